@@ -1,0 +1,28 @@
+"""Fixtures every test may use: the recorded data of the PyTorch implementation.
+
+The small recordings are in `tests/golden`. The large ones (VQ checkpoints, gradients) stay outside
+the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped, aloud.
+"""
+
+import os
+import pathlib
+
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden("vq_tiny/outputs.npz")` is the path of a recorded file."""
+
+    def path(name: str) -> pathlib.Path:
+        if (GOLDEN / name).exists():
+            return GOLDEN / name
+        outside = os.environ.get("TOKLIP_GOLDEN")
+        if outside is None:
+            pytest.skip(f"NOT CHECKED: {name} is not in the clone and TOKLIP_GOLDEN is not set")
+        assert (found := pathlib.Path(outside) / name).exists(), f"{found} is missing"
+        return found
+
+    return path

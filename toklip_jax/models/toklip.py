@@ -1,0 +1,94 @@
+"""TokLIP: a VQ tokenizer, the token encoder on its codes, and a text tower."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.models.config import Compute, TextConfig, VisionConfig
+from toklip_jax.models.text_tower import TextTower
+from toklip_jax.models.token_encoder import TokenEncoder
+from toklip_jax.models.vq import VQConfig
+
+INITIAL_LOGIT_SCALE = float(np.log(1 / 0.07))  # CLIP's temperature
+INITIAL_LOGIT_BIAS = -10.0  # SigLIP, section 3.2
+
+
+@dataclasses.dataclass(frozen=True)
+class TokLIPConfig:
+    """Sizes of the three parts.
+
+    Attributes:
+        has_logit_bias: released files carry one; the released recipe trains without.
+    """
+
+    vq: VQConfig
+    vision: VisionConfig
+    text: TextConfig
+    has_logit_bias: bool = True
+
+    def __post_init__(self):
+        if self.vision.patch_size != self.vq.downsample:
+            raise ValueError(
+                f"expected patch_size {self.vq.downsample}, the VQ tokenizer's down-sampling, got "
+                f"{self.vision.patch_size}"
+            )
+
+
+class TokLIP(nn.Module):
+    """Everything right of `ids` works from ids alone."""
+
+    config: TokLIPConfig
+    compute: Compute
+
+    def setup(self):
+        self.vq = self.config.vq.build(self.compute)
+        self.token_encoder = TokenEncoder(self.config.vision, self.compute)
+        self.text_tower = TextTower(self.config.text, self.compute)
+        constant = nn.initializers.constant
+        self.logit_scale = self.param("logit_scale", constant(INITIAL_LOGIT_SCALE), ())
+        if self.config.has_logit_bias:
+            self.logit_bias = self.param("logit_bias", constant(INITIAL_LOGIT_BIAS), ())
+
+    def __call__(self, images: Float[Array, "b h w 3"], token_ids: Int[Array, "b t"]):
+        """Runs every parameter: what initialisation calls."""
+        output = self.vq(images)
+        return output, self.image_features(output.ids), self.text_features(token_ids)
+
+    def tokenize(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b n"]:
+        """Returns ids, int32, of RGB images in [-1, 1]."""
+        return self.vq.tokenize(images)
+
+    def detokenize(self, ids: Int[Array, "b n"]) -> Float[Array, "b h w 3"]:
+        """Returns images, float32, nominally in [-1, 1]."""
+        return self.vq.detokenize(ids)
+
+    def semantic_tokens(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
+        """Returns the tokens after the final norm: what a language model consumes."""
+        return self.token_encoder.tokens(self._code_vectors(ids))
+
+    def image_features(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """Returns the pooled feature, not normalised."""
+        return self.token_encoder(self._code_vectors(ids))
+
+    def text_features(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b d"]:
+        """Returns text features, not normalised."""
+        return self.text_tower(token_ids)
+
+    def _code_vectors(self, ids):
+        vectors = self.vq.code_vectors(ids)
+        return jax.lax.stop_gradient(vectors).astype(self.compute.jax_dtype)
+
+
+def similarity(
+    image_features: Float[Array, "b d"],
+    text_features: Float[Array, "t d"],
+    logit_scale: Float[Array, ""],
+    logit_bias: Float[Array, ""] | None = None,
+) -> Float[Array, "b t"]:
+    """Returns logits exp(logit_scale) x y^T + logit_bias of normalised features, float32."""
+    logits = jnp.exp(logit_scale) * image_features @ text_features.T
+    return logits if logit_bias is None else logits + logit_bias

@@ -1,0 +1,146 @@
+"""The convolutional encoder and decoder that VQGAN's descendants share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from toklip_jax.ops.attention import attention
+
+GROUP_NORM_EPS = 1e-6
+
+
+class Encoder(nn.Module):
+    """Images to latents: residual levels, each but the last halving the resolution.
+
+    Attention stands after each residual block of the last level, and in the middle.
+    """
+
+    channels: int
+    multipliers: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W z"]:
+        x = conv(self.channels, self.dtype, "conv_in")(x)
+        last = len(self.multipliers) - 1
+        for i, multiplier in enumerate(self.multipliers):
+            width = self.channels * multiplier
+            for j in range(self.num_res_blocks):
+                x = ResBlock(width, self.dtype, name=f"levels_{i}_res_{j}")(x)
+                if i == last:
+                    x = AttentionBlock(self.dtype, name=f"levels_{i}_attn_{j}")(x)
+            if i != last:
+                x = Downsample(self.dtype, name=f"levels_{i}_downsample")(x)
+        x = middle(x, self.dtype)
+        x = jax.nn.swish(group_norm(self.dtype, "norm_out")(x))
+        return conv(self.z_channels, self.dtype, "conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """Latents to images: the encoder's mirror, one residual block more a level.
+
+    Levels are counted from the lowest resolution; attention stands in the first.
+    """
+
+    channels: int
+    multipliers: tuple[int, ...]
+    num_res_blocks: int
+    out_channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:
+        x = conv(self.channels * self.multipliers[-1], self.dtype, "conv_in")(x)
+        x = middle(x, self.dtype)
+        last = len(self.multipliers) - 1
+        for i, multiplier in enumerate(reversed(self.multipliers)):
+            width = self.channels * multiplier
+            for j in range(self.num_res_blocks + 1):
+                x = ResBlock(width, self.dtype, name=f"levels_{i}_res_{j}")(x)
+                if i == 0:
+                    x = AttentionBlock(self.dtype, name=f"levels_{i}_attn_{j}")(x)
+            if i != last:
+                x = Upsample(self.dtype, name=f"levels_{i}_upsample")(x)
+        x = jax.nn.swish(group_norm(self.dtype, "norm_out")(x))
+        return conv(self.out_channels, self.dtype, "conv_out")(x)
+
+
+def middle(x: Float[Array, "b h w c"], dtype: jnp.dtype) -> Float[Array, "b h w c"]:
+    """Residual, attention and residual block at the lowest resolution, in the caller's scope."""
+    x = ResBlock(x.shape[-1], dtype, name="mid_res_0")(x)
+    x = AttentionBlock(dtype, name="mid_attn")(x)
+    return ResBlock(x.shape[-1], dtype, name="mid_res_1")(x)
+
+
+class ResBlock(nn.Module):
+    """x + conv(swish(norm(conv(swish(norm(x)))))); a 1x1 shortcut where the width changes."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        y = conv(self.width, self.dtype, "conv1")(jax.nn.swish(group_norm(self.dtype, "norm1")(x)))
+        y = conv(self.width, self.dtype, "conv2")(jax.nn.swish(group_norm(self.dtype, "norm2")(y)))
+        if x.shape[-1] != self.width:
+            x = conv(self.width, self.dtype, "shortcut", kernel=1)(x)
+        return x + y
+
+
+class AttentionBlock(nn.Module):
+    """Single-head attention over all positions, scale c^-0.5, with a residual."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        y = group_norm(self.dtype, "norm")(x)
+        heads = [conv(c, self.dtype, name, 1)(y).reshape(b, h * w, 1, c) for name in ("q", "k", "v")]
+        out = attention(*heads).reshape(b, h, w, c)
+        return x + conv(c, self.dtype, "proj", kernel=1)(out)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2, padded at right and bottom only."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+        x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        return conv(x.shape[-1], self.dtype, "conv", stride=2, padding="VALID")(x)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to twice the size, then a 3x3 convolution."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+        x = x.repeat(2, axis=1).repeat(2, axis=2)
+        return conv(x.shape[-1], self.dtype, "conv")(x)
+
+
+def conv(
+    features: int,
+    dtype: jnp.dtype,
+    name: str,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: str | int | None = None,
+) -> nn.Conv:
+    """A square convolution, padded by half its kernel with zeros unless told otherwise."""
+    padding = kernel // 2 if padding is None else padding
+    return nn.Conv(features, (kernel,) * 2, stride, padding=padding, dtype=dtype, name=name)
+
+
+def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
+    """Group norm of 32 groups; float32 statistics by the two-pass formula."""
+    return nn.GroupNorm(
+        num_groups=32, epsilon=GROUP_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name
+    )

@@ -1,0 +1,36 @@
+"""Dot-product attention: the one place that chooses an implementation."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def attention(
+    query: Float[Array, "b t k e"],
+    key: Float[Array, "b s k e"],
+    value: Float[Array, "b s k e"],
+    *,
+    is_causal: bool = False,
+) -> Float[Array, "b t k e"]:
+    """Softmax attention with scale e^-0.5; position t sees s <= t where `is_causal`.
+
+    Logits and softmax are float32 whatever the inputs' type; the result has the value's type.
+    """
+    return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+
+
+def attention_reference(
+    query: Float[Array, "b t k e"],
+    key: Float[Array, "b s k e"],
+    value: Float[Array, "b s k e"],
+    *,
+    is_causal: bool = False,
+) -> Float[Array, "b t k e"]:
+    """The same in its shortest form: softmax(q k^T / sqrt(e)) v."""
+    logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)
+    logits = logits * query.shape[-1] ** -0.5
+    if is_causal:
+        visible = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        logits = jnp.where(visible, logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bkts,bske->btke", weights, value)
