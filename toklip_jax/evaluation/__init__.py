@@ -1,0 +1,1 @@
+"""Evaluations: each a function of passed-in encode functions and data."""

@@ -1,0 +1,22 @@
+"""Metrics: small states that are emptied, merged and computed, and the per-example functions."""
+
+from toklip_jax.metrics.codes import CodeUsage, UsageSummary
+from toklip_jax.metrics.images import psnr, ssim, to_unit_range
+from toklip_jax.metrics.mean import Mean
+from toklip_jax.metrics.ranking import TopK, best_ranks
+from toklip_jax.metrics.state import AnyArray, Estimate, State, merge_across_hosts
+
+__all__ = [
+    "AnyArray",
+    "CodeUsage",
+    "Estimate",
+    "Mean",
+    "State",
+    "TopK",
+    "UsageSummary",
+    "best_ranks",
+    "merge_across_hosts",
+    "psnr",
+    "ssim",
+    "to_unit_range",
+]

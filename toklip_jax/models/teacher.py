@@ -83,3 +83,7 @@ class ImageTower(nn.Module):
         x = x.reshape(len(x), -1, x.shape[-1])  # [b, n, d]
         x = x + self.pos_embed.astype(self.compute.jax_dtype)
         return self.norm(self.stack(x))
+
+    def pool_tokens(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        """Returns the pooled feature of `tokens`, not normalised."""
+        return self.pool(tokens)

@@ -70,6 +70,10 @@ class TokLIP(nn.Module):
         """Returns the tokens after the final norm: what a language model consumes."""
         return self.token_encoder.tokens(self._code_vectors(ids))
 
+    def pool_tokens(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        """Returns the pooled feature of `tokens`, not normalised."""
+        return self.token_encoder.pool(tokens)
+
     def image_features(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Returns the pooled feature, not normalised."""
         return self.token_encoder(self._code_vectors(ids))

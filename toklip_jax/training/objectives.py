@@ -1,0 +1,251 @@
+"""What is trained: an objective is a model, a loss over a batch, and which parameters move.
+
+The loop and the step know no more of it than `Objective` says; a new one is a class and a config.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from toklip_jax import losses
+from toklip_jax.models.config import Compute, VisionConfig
+from toklip_jax.models.teacher import ImageTower, Teacher, TeacherConfig
+from toklip_jax.models.toklip import TokLIP, TokLIPConfig
+from toklip_jax.models.vq import VQConfig
+from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.ops.resample import resize_images
+from toklip_jax.training.state import Params
+
+MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, CLIP's bound; the released recipe clamps to [0, ln 100]
+Batch = dict[str, Any]
+Result = tuple[jax.Array, dict[str, jax.Array]]
+
+
+class Objective(Protocol):
+    """A training task.
+
+    Attributes:
+        trainable: patterns of the parameters that move (see `state.partition`).
+    """
+
+    trainable: tuple[str, ...]
+
+    def init(self, rng: jax.Array) -> Params:
+        """Returns fresh parameters of everything the loss needs; traceable."""
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+        """Returns the loss to minimise and metrics, all float32 scalars."""
+
+    def constrain(self, params: Params) -> Params:
+        """Returns trainable parameters put back into their bounds after an update."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VQObjective:
+    """Reconstruction through the quantiser: |x - y|^2 + |x - y| with codebook terms (VQ-VAE).
+
+    Batches: `images` uint8 or float [b, h, w, 3].
+    """
+
+    model_config: VQConfig
+    compute: Compute
+    l1_weight: float = 0.0
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25  # LlamaGen's beta
+    entropy_weight: float = 0.0  # LlamaGen's ratio
+    trainable: tuple[str, ...] = (".*",)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.model_config.build(self.compute)
+
+    def init(self, rng: jax.Array) -> Params:
+        size = self.model_config.downsample
+        return self.model.init(rng, jnp.zeros((1, size, size, 3)))["params"]
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+        images = as_float(batch["images"])
+        out = self.model.apply({"params": params}, images)
+        error = out.images - images
+        parts = {
+            "mse": jnp.mean(error**2),
+            "l1": jnp.mean(jnp.abs(error)),
+            "codebook": losses.codebook_loss(out.latents, out.code_vectors),
+            "commitment": losses.commitment_loss(out.latents, out.code_vectors),
+        }
+        total = (
+            parts["mse"]
+            + self.l1_weight * parts["l1"]
+            + self.codebook_weight * parts["codebook"]
+            + self.commitment_weight * parts["commitment"]
+        )
+        if self.entropy_weight:
+            parts["entropy"] = losses.entropy_loss(out.latents, out.codebook)
+            total = total + self.entropy_weight * parts["entropy"]
+        used = jnp.zeros(self.model_config.codebook_size).at[out.ids.reshape(-1)].set(1)
+        return total, parts | {"codes_in_batch": jnp.mean(used)}
+
+    def constrain(self, params: Params) -> Params:
+        return params
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherObjective:
+    """Image-text contrast from pixels, by SigLIP's sigmoid loss or CLIP's softmax.
+
+    Batches: `images` [b, h, w, 3], `token_ids` int32 [b, t]. Texts that are equal within a batch
+    match each other's images under the sigmoid loss.
+    """
+
+    model_config: TeacherConfig
+    compute: Compute
+    contrastive: str = "sigmoid"
+    trainable: tuple[str, ...] = (".*",)
+
+    def __post_init__(self):
+        check_contrastive(self.contrastive, self.model_config.has_logit_bias)
+
+    @property
+    def model(self) -> Teacher:
+        return Teacher(self.model_config, self.compute)
+
+    def init(self, rng: jax.Array) -> Params:
+        size, length = self.model_config.vision.image_size, self.model_config.text.context_length
+        images, token_ids = jnp.zeros((1, size, size, 3)), jnp.zeros((1, length), jnp.int32)
+        return self.model.init(rng, images, token_ids)["params"]
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+        images, token_ids = as_float(batch["images"]), batch["token_ids"]
+        image, text = self.model.apply({"params": params}, images, token_ids)
+        loss = contrastive_loss(self.contrastive, image, text, params, token_ids)
+        return loss, {"contrastive": loss, "logit_scale": jnp.exp(params["logit_scale"])}
+
+    def constrain(self, params: Params) -> Params:
+        return clamp_logit_scale(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokLIPObjective:
+    """Contrast on the frozen text tower, and distillation of the teacher's image feature.
+
+    Batches as `TeacherObjective`'s. One image batch serves both; where the teacher takes another
+    size it is resized bilinearly. Parameters: TokLIP's, and the teacher's image tower's under
+    `teacher`; the teacher's text tower never enters the loss.
+
+    Attributes:
+        distillation_weight: of the mean squared error of normalised pooled features (paper: 1000).
+        token_weight: of the same between normalised tokens (paper: 10); 0 leaves it out. Student
+            and teacher need equal grids.
+    """
+
+    model_config: TokLIPConfig
+    teacher_config: VisionConfig
+    compute: Compute
+    contrastive: str = "softmax"
+    contrastive_weight: float = 1.0
+    distillation_weight: float = 1000.0
+    token_weight: float = 0.0
+    trainable: tuple[str, ...] = ("token_encoder/.*", "logit_scale")
+
+    def __post_init__(self):
+        check_contrastive(self.contrastive, self.model_config.has_logit_bias)
+        grids = self.model_config.vision.grid, self.teacher_config.grid
+        if self.token_weight and grids[0] != grids[1]:
+            raise ValueError(
+                f"expected token_weight 0 where student and teacher differ in grid, got "
+                f"{self.token_weight} with grids {grids[0]} and {grids[1]}"
+            )
+
+    @property
+    def model(self) -> TokLIP:
+        return TokLIP(self.model_config, self.compute)
+
+    @property
+    def teacher(self) -> ImageTower:
+        return ImageTower(self.teacher_config, self.compute)
+
+    def init(self, rng: jax.Array) -> Params:
+        size, length = self.model_config.vision.image_size, self.model_config.text.context_length
+        images, token_ids = jnp.zeros((1, size, size, 3)), jnp.zeros((1, length), jnp.int32)
+        params = self.model.init(rng, images, token_ids)["params"]
+        size = self.teacher_config.image_size
+        teacher = self.teacher.init(rng, jnp.zeros((1, size, size, 3)))["params"]
+        return params | {"teacher": teacher}
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+        images, token_ids = as_float(batch["images"]), batch["token_ids"]
+        ids = self._apply(params, images, "tokenize")
+        tokens = self._apply(params, ids, "semantic_tokens")
+        image = self._apply(params, tokens, "pool_tokens")
+        text = self._apply(params, token_ids, "text_features")
+        target_tokens, target = self._teach(params["teacher"], images)
+        parts = {
+            "contrastive": contrastive_loss(self.contrastive, image, text, params, token_ids),
+            "distillation": losses.distillation_loss(l2_normalize(image), target),
+        }
+        total = (
+            self.contrastive_weight * parts["contrastive"]
+            + self.distillation_weight * parts["distillation"]
+        )
+        if self.token_weight:
+            parts["token_distillation"] = losses.distillation_loss(
+                l2_normalize(tokens), l2_normalize(target_tokens)
+            )
+            total = total + self.token_weight * parts["token_distillation"]
+        return total, parts | {"logit_scale": jnp.exp(params["logit_scale"])}
+
+    def constrain(self, params: Params) -> Params:
+        return clamp_logit_scale(params)
+
+    def _apply(self, params, inputs, method):
+        return self.model.apply({"params": params}, inputs, method=method)
+
+    def _teach(self, params, images):
+        size = self.teacher_config.image_size
+        if images.shape[1] != size:
+            images = resize_images(images, size, size)
+        teacher, params = self.teacher, {"params": params}
+        tokens = teacher.apply(params, images, method="tokens")
+        return tokens, l2_normalize(teacher.apply(params, tokens, method="pool_tokens"))
+
+
+def contrastive_loss(
+    kind: str,
+    image_features: Float[Array, "b d"],
+    text_features: Float[Array, "b d"],
+    params: Params,
+    token_ids: Int[Array, "b t"],
+) -> Float[Array, ""]:
+    """Returns the loss of features that are not yet normalised."""
+    image, text = l2_normalize(image_features), l2_normalize(text_features)
+    if kind == "softmax":
+        return losses.softmax_contrastive_loss(image, text, params["logit_scale"])
+    is_match = jnp.all(token_ids[:, None] == token_ids[None], axis=-1).astype(jnp.float32)
+    scale, bias = params["logit_scale"], params["logit_bias"]
+    return losses.sigmoid_contrastive_loss(image, text, scale, bias, is_match)
+
+
+def check_contrastive(kind: str, has_logit_bias: bool) -> None:
+    """Raises ValueError for an unknown loss, or a sigmoid without the bias it needs."""
+    if kind not in ("softmax", "sigmoid"):
+        raise ValueError(f"expected contrastive 'softmax' or 'sigmoid', got {kind!r}")
+    if kind == "sigmoid" and not has_logit_bias:
+        raise ValueError("expected has_logit_bias=True with the sigmoid loss, got False")
+
+
+def clamp_logit_scale(params: Params) -> Params:
+    """Returns parameters with `logit_scale`, where it is among them, within [0, ln 100]."""
+    if "logit_scale" not in params:
+        return params
+    return params | {"logit_scale": jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)}
+
+
+def as_float(images: jax.Array) -> Float[Array, "b h w 3"]:
+    """Returns images in [-1, 1]: uint8 as (u / 255 - 0.5) / 0.5, float as they are."""
+    if images.dtype == jnp.uint8:
+        return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
+    return images.astype(jnp.float32)

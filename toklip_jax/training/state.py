@@ -1,0 +1,55 @@
+"""The training state, and the split of parameters into trainable and frozen."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import flax.traverse_util
+import jax
+
+Params = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes and a checkpoint holds; frozen parameters are neither.
+
+    Attributes:
+        step: number of updates done, int32 scalar.
+        params: the trainable parameters, float32.
+        opt_state: optax's state of them.
+        ema: running mean of `params`, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema: Params | None = None
+
+
+def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:
+    """Splits parameters into (trainable, frozen): paths that match one of the patterns, the rest.
+
+    Patterns are regular expressions over slash paths, such as `token_encoder/.*`.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    for pattern in trainable:
+        if not any(re.fullmatch(pattern, name) for name in flat):
+            tops = sorted({name.split("/")[0] for name in flat})
+            raise ValueError(f"expected a pattern of parameters under {tops}, got {pattern!r}")
+    chosen = {n for n in flat if any(re.fullmatch(p, n) for p in trainable)}
+    halves = ({n: v for n, v in flat.items() if (n in chosen) == want} for want in (True, False))
+    return tuple(flax.traverse_util.unflatten_dict(half, sep="/") for half in halves)
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+    """Undoes `partition`."""
+    merged = dict(frozen)
+    for name, value in trainable.items():
+        is_both = isinstance(value, dict) and name in frozen
+        merged[name] = merge(value, frozen[name]) if is_both else value
+    return merged
