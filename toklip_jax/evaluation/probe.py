@@ -94,9 +94,7 @@ def fit_logistic_regression(
     def step(carry):
         weights, state, _, taken = carry
         value, grad = value_and_grad(weights, state=state)
-        updates, state = solver.update(
-            grad, state, weights, value=value, grad=grad, value_fn=loss
-        )
+        updates, state = solver.update(grad, state, weights, value=value, grad=grad, value_fn=loss)
         norm = optax.tree.norm(grad)
         return optax.apply_updates(weights, updates), state, norm, taken + 1
 

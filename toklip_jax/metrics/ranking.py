@@ -47,7 +47,9 @@ class TopK(State):
         mask: Bool[AnyArray, " b"] | None = None,
     ) -> Self:
         """Counts how often the label is among the k largest logits."""
-        return cls.from_ranks(best_ranks(jnp.asarray(logits), jnp.asarray(labels)[:, None]), ks, mask)
+        return cls.from_ranks(
+            best_ranks(jnp.asarray(logits), jnp.asarray(labels)[:, None]), ks, mask
+        )
 
     def compute(self) -> dict[int, Estimate]:
         """Returns, per k, the share p of hits and its standard error sqrt(p (1 - p) / n)."""

@@ -1,0 +1,52 @@
+"""The one place that formats result tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from toklip_jax.metrics import Estimate
+
+Cell = Estimate | float | int | str | None
+NOTHING = "-"
+
+
+def results_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] | None = None) -> str:
+    """Returns a Markdown table, its columns aligned so that it also reads well as plain text.
+
+    Estimates are printed with their standard errors; a missing cell or a NaN is a dash.
+
+    Args:
+        rows: column name to cell.
+        columns: which, in order; by default all that occur, in order of appearance.
+    """
+    columns = list(columns or dict.fromkeys(name for row in rows for name in row))
+    body = [[format_cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(columns, *body, strict=True)]
+    # Words are set to the left, figures to the right.
+    is_text = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
+
+    def line(cells):
+        padded = [
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(cells, widths, is_text, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rules = [
+        "-" * width if left else "-" * (width - 1) + ":"
+        for width, left in zip(widths, is_text, strict=True)
+    ]
+    return "\n".join([line(columns), line(rules), *map(line, body)]) + "\n"
+
+
+def format_cell(cell: Cell) -> str:
+    """Returns "0.412 ± 0.012", "22.41", "1024", text as it is, or a dash."""
+    if cell is None:
+        return NOTHING
+    if isinstance(cell, str | int):
+        return str(cell)
+    value, error = cell if isinstance(cell, Estimate) else (cell, math.nan)
+    if math.isnan(value):
+        return NOTHING
+    digits = 2 if abs(value) >= 10 else 3  # decibels, or shares of one
+    text = f"{value:.{digits}f}"
+    return text if math.isnan(error) else f"{text} ± {error:.{digits}f}"
