@@ -10,18 +10,18 @@ from jaxtyping import Bool, Float, Int, UInt8
 from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores, pixel_features
 from toklip_jax.evaluation.batches import map_batches
 from toklip_jax.evaluation.figures import ImageQuery, TextQuery
-from toklip_jax.evaluation.probe import linear_probe
+from toklip_jax.evaluation.probe import linear_probe_logits
 from toklip_jax.evaluation.retrieval import nearest_keys, positives_from_labels, recall_at_k
 from toklip_jax.evaluation.tables import Cell
-from toklip_jax.evaluation.zeroshot import build_classifier, zero_shot_accuracy
-from toklip_jax.metrics import AnyArray, Estimate, TopK, to_unit_range
+from toklip_jax.evaluation.zeroshot import build_classifier, classify
+from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks, to_unit_range
 from toklip_jax.ops.normalize import l2_normalize
 
 ImageEncoder = Callable[[np.ndarray], AnyArray]  # float32 [b, h, w, 3] in [-1, 1] -> [b, d]
 KS = (1, 5)
 NAME_TEMPLATES = ("{}", "an emoji of {}")  # two of the kinds of caption trained on
 GROUP_TEMPLATES = ("{}",)
-GROUPS_COLUMN = "groups top-1"
+GROUPS = "groups top-1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,12 @@ def evaluate_emoji(
     rows = []
     for label, encoder in encoders.items():
         features = encode_images(encoder, task.held_out.images, batch_size)
-        accuracy = zero_shot_accuracy(features, task.held_out.group_ids, groups, ks=(1,))
         recalls = name_recalls(features, names.T, task)
-        rows.append({"model": label, **recalls, GROUPS_COLUMN: accuracy.compute()[1]})
+        hits = group_hits(classify(features, groups), task)
+        rows.append({"model": label, **recalls, **hits})
     for label, encoder in (probes or {}).items():
-        accuracy = probe_groups(encoder, task, batch_size)
-        rows.append({"model": f"{label}, linear probe", GROUPS_COLUMN: accuracy})
+        hits = probe_groups(encoder, task, batch_size)
+        rows.append({"model": f"{label}, linear probe", **hits})
     return [*rows, pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
 
 
@@ -112,7 +112,7 @@ def name_recalls(
     name_features: Float[np.ndarray, "n d"],
     task: EmojiTask,
 ) -> dict[str, Cell]:
-    """Returns R@1 and R@5, image to text and back, among all names and among the unseen."""
+    """Returns R@1 and R@5, image to text and back, of the seen names and of the unseen."""
     cells = {}
     for prefix, is_asked in _name_sets(task):
         pictures = is_asked[task.held_out.name_ids]
@@ -124,14 +124,24 @@ def name_recalls(
     return cells
 
 
-def probe_groups(encoder: ImageEncoder, task: EmojiTask, batch_size: int) -> Estimate:
+def group_hits(logits: Float[AnyArray, "b c"], task: EmojiTask) -> dict[str, Cell]:
+    """Returns how often the right group comes first, for pictures of seen and of unseen names."""
+    cells = {}
+    for prefix, is_asked in _name_sets(task):
+        mask = is_asked[task.held_out.name_ids]
+        counts = TopK.from_logits(logits, task.held_out.group_ids, (1,), mask)
+        cells[prefix + GROUPS] = counts.compute()[1]
+    return cells
+
+
+def probe_groups(encoder: ImageEncoder, task: EmojiTask, batch_size: int) -> dict[str, Cell]:
     """Returns the group accuracy of a linear probe on `encoder`'s features, not normalised."""
     train = task.references.where(~task.is_unseen[task.references.name_ids])
     train_x, test_x = (
         map_batches(lambda batch: encoder(to_unit_range(batch)), (part.images,), batch_size)
         for part in (train, task.held_out)
     )
-    return linear_probe(train_x, train.group_ids, test_x, task.held_out.group_ids)
+    return group_hits(linear_probe_logits(train_x, train.group_ids, test_x), task)
 
 
 def pixel_neighbour_row(task: EmojiTask) -> dict[str, Cell]:
@@ -146,18 +156,12 @@ def pixel_neighbour_row(task: EmojiTask) -> dict[str, Cell]:
     for prefix, is_asked in _name_sets(task):
         pictures = is_asked[test.name_ids]
         asked = scores[pictures][:, is_asked]  # [b, n]
-        labels, columns = test.name_ids[pictures], np.flatnonzero(is_asked)
-        # Scores instead of features: rows of the identity pick them, exactly.
-        to_text = recall_at_k(
-            asked, np.eye(len(columns)), positives_from_labels(labels, columns), KS
-        )
-        to_image = recall_at_k(
-            asked.T, np.eye(len(labels)), positives_from_labels(columns, labels), KS
-        )
+        images, texts = test.name_ids[pictures], np.flatnonzero(is_asked)
+        to_text = _recalls_of_scores(asked, images, texts)
+        to_image = _recalls_of_scores(asked.T, texts, images)
         cells |= _recall_cells(prefix, to_text, to_image)
     by_group = neighbour_scores(queries, keys, references.group_ids, len(task.groups))
-    accuracy = TopK.from_logits(by_group, test.group_ids, ks=(1,)).compute()[1]
-    return {"model": "pixel neighbour, 16 px", **cells, GROUPS_COLUMN: accuracy}
+    return {"model": "pixel neighbour, 16 px", **cells, **group_hits(by_group, task)}
 
 
 def chance_row(task: EmojiTask) -> dict[str, Cell]:
@@ -166,17 +170,21 @@ def chance_row(task: EmojiTask) -> dict[str, Cell]:
     for prefix, is_asked in _name_sets(task):
         labels = task.held_out.name_ids[is_asked[task.held_out.name_ids]]
         per_name = np.bincount(labels, minlength=len(is_asked))[is_asked]
+        one_each = np.ones(len(labels), np.int64)
         for k in KS:
-            one = np.ones(len(labels), np.int64)
-            cells[f"{prefix}I→T R@{k}"] = chance_recall(len(per_name), one, k)
+            cells[f"{prefix}I→T R@{k}"] = chance_recall(len(per_name), one_each, k)
             cells[f"{prefix}T→I R@{k}"] = chance_recall(len(labels), per_name, k)
-    return {"model": "chance", **cells, GROUPS_COLUMN: Estimate(1 / len(task.groups))}
+        cells[prefix + GROUPS] = Estimate(1 / len(task.groups))
+    return {"model": "chance", **cells}
 
 
 def largest_group_row(task: EmojiTask) -> dict[str, Cell]:
-    """Returns what answering the most frequent group each time reaches."""
-    share = float(np.max(np.bincount(task.held_out.group_ids)) / len(task.held_out.group_ids))
-    return {"model": "largest group", GROUPS_COLUMN: Estimate(share)}
+    """Returns what always answering the most frequent group of the set reaches."""
+    cells = {}
+    for prefix, is_asked in _name_sets(task):
+        groups = task.held_out.group_ids[is_asked[task.held_out.name_ids]]
+        cells[prefix + GROUPS] = Estimate(float(np.bincount(groups).max() / len(groups)))
+    return {"model": "largest group", **cells}
 
 
 def retrieval_cases(
@@ -205,7 +213,15 @@ def retrieval_cases(
 
 
 def _name_sets(task):
-    return (("", np.ones(len(task.names), bool)), ("unseen ", np.asarray(task.is_unseen)))
+    sets = (("", ~task.is_unseen), ("unseen ", task.is_unseen))
+    return [(prefix, is_asked) for prefix, is_asked in sets if is_asked.any()]
+
+
+def _recalls_of_scores(scores, query_labels, key_labels):
+    ranks = best_ranks(
+        jnp.asarray(scores), jnp.asarray(positives_from_labels(query_labels, key_labels))
+    )
+    return TopK.from_ranks(ranks, KS)
 
 
 def _recall_cells(prefix, to_text, to_image):

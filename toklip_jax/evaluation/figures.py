@@ -3,7 +3,7 @@
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,6 +13,7 @@ from toklip_jax.metrics import to_unit_range
 RIGHT, WRONG, INK, FAINT = "#1a7f37", "#57606a", "#1f2328", "#d0d7de"
 LINES = "#0969da"
 DPI = 150
+NAMES_WIDTH = 4.2  # inches of a picture and its names
 SMOOTHING = 0.02  # share of a curve's points over which it is smoothed
 Image = Float[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"]
 Images = Float[np.ndarray, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
@@ -57,7 +58,7 @@ def reconstruction_grid(
         attribution: licence line under it.
     """
     pairs = math.ceil(len(originals) / columns)
-    height = 2 + (0.3 if notes else 0.08)
+    height = 2 + (0.25 if notes else 0.08)
     figure = _figure(1.15 * columns, 1.15 * height * pairs + 0.75)
     grid = figure.add_gridspec(pairs, columns, wspace=0.06, hspace=0.0, **_margins(figure))
     for i, (original, restored) in enumerate(zip(originals, reconstructions, strict=True)):
@@ -86,9 +87,9 @@ def retrieval_examples(
     """
     rows = max(len(image_queries), len(text_queries))
     depth = max((len(query.images) for query in text_queries), default=1)
-    figure = _figure(5.2 + 1.75 + depth, 1.12 * rows + 1.0)
+    figure = _figure(NAMES_WIDTH + 1.75 + depth, 1.12 * rows + 0.9)
     left, right = figure.add_gridspec(
-        1, 2, width_ratios=[5.0, 1.75 + depth], wspace=0.02, **_margins(figure)
+        1, 2, width_ratios=[NAMES_WIDTH, 1.75 + depth], wspace=0.02, **_margins(figure)
     )
     named = left.subgridspec(rows, 2, width_ratios=[1, 3.4], wspace=0.06, hspace=0.12)
     for row, query in enumerate(image_queries):
@@ -108,7 +109,7 @@ def retrieval_examples(
 
 
 def loss_curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[str, tuple[Any, Any]],
     path: Path,
     *,
     columns: int = 3,
@@ -117,7 +118,7 @@ def loss_curves(
     """Writes one panel a curve, since losses differ in scale: raw values faint, smoothed in front.
 
     Args:
-        series: panel's title to (steps, values).
+        series: panel's title to (steps, values), two arrays or sequences of numbers.
         path: the PNG to write.
         columns: panels a row.
         title: over the panels.
@@ -146,16 +147,12 @@ def _list_names(axes, query):
     axes.set_axis_off()
     count = len(query.names)
     for i, (name, is_right) in enumerate(zip(query.names, query.is_right, strict=True)):
-        axes.text(
-            0,
-            1 - (i + 0.5) / count,
-            f"{'✓' if is_right else ' '} {_shorten(name, 40)}",
-            color=RIGHT if is_right else WRONG,
-            weight="bold" if is_right else "normal",
-            fontsize=8,
-            va="center",
-            family="DejaVu Sans",
-        )
+        y = 1 - (i + 0.5) / count
+        style = {"color": RIGHT if is_right else WRONG, "fontsize": 8, "va": "center"}
+        weight = "bold" if is_right else "normal"
+        axes.text(0.05, y, _shorten(name, 40), weight=weight, **style)
+        if is_right:
+            axes.text(0, y, "✓", **style)
 
 
 def _write(axes, text):

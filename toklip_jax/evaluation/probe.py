@@ -37,16 +37,28 @@ def linear_probe(
         train_x: frozen features.
         train_y: class ids from 0.
         test_x: features to judge.
-        test_y: their classes.
+        test_y: their classes; one that never occurs in `train_y` counts as wrong.
         l2: weight decay of the weights (not of the bias).
         max_steps: L-BFGS steps, fewer where the gradient vanishes first.
     """
+    logits = linear_probe_logits(train_x, train_y, test_x, l2=l2, max_steps=max_steps)
+    return TopK.from_logits(logits, test_y, ks=(1,)).compute()[1]
+
+
+def linear_probe_logits(
+    train_x: Float[AnyArray, "n d"],
+    train_y: Int[AnyArray, " n"],
+    test_x: Float[AnyArray, "m d"],
+    *,
+    l2: float = L2,
+    max_steps: int = MAX_STEPS,
+) -> Float[Array, "m c"]:
+    """Returns the probe's logits of `test_x`; arguments as `linear_probe`."""
     train_x, test_x = _standardize(np.asarray(train_x), np.asarray(test_x))
-    num_classes = 1 + int(max(np.max(train_y), np.max(test_y)))
     weights = fit_logistic_regression(
-        train_x, jnp.asarray(train_y), num_classes, l2=l2, max_steps=max_steps
+        train_x, jnp.asarray(train_y), 1 + int(np.max(train_y)), l2=l2, max_steps=max_steps
     )
-    return TopK.from_logits(_logits(weights, test_x), test_y, ks=(1,)).compute()[1]
+    return _logits(weights, test_x)
 
 
 def knn(
@@ -63,14 +75,13 @@ def knn(
     """
     train_x, test_x = l2_normalize(jnp.asarray(train_x)), l2_normalize(jnp.asarray(test_x))
     indices, cosines = nearest_keys(test_x, train_x, min(k, len(train_x)))
-    num_classes = 1 + int(max(np.max(train_y), np.max(test_y)))
-    votes = np.zeros((len(indices), num_classes), np.float32)
+    votes = np.zeros((len(indices), 1 + int(np.max(train_y))), np.float32)
     rows = np.arange(len(indices))[:, None]
     np.add.at(votes, (rows, np.asarray(train_y)[indices]), np.exp(cosines / KNN_TEMPERATURE))
     return TopK.from_logits(votes, test_y, ks=(1,)).compute()[1]
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "max_steps"))
+@functools.partial(jax.jit, static_argnames=("num_classes", "l2", "max_steps"))
 def fit_logistic_regression(
     x: Float[Array, "n d"], y: Int[Array, " n"], num_classes: int, *, l2: float, max_steps: int
 ) -> dict[str, Array]:

@@ -1,6 +1,6 @@
 """How much of a codebook is used."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import flax.struct
 import numpy as np
@@ -28,7 +28,7 @@ class CodeUsage(State):
     counts: Int[np.ndarray, " z"]
 
     @classmethod
-    def empty(cls, codebook_size: int) -> Self:
+    def empty(cls, codebook_size: int) -> "CodeUsage":
         return cls(counts=np.zeros(codebook_size, np.int64))
 
     @classmethod
@@ -37,7 +37,7 @@ class CodeUsage(State):
         ids: Int[AnyArray, "b n"],
         codebook_size: int,
         mask: Bool[AnyArray, " b"] | None = None,
-    ) -> Self:
+    ) -> "CodeUsage":
         """Counts the ids of the images where `mask` is True.
 
         Raises:

@@ -1,7 +1,6 @@
 """Mean of per-example values, with its standard error."""
 
 import math
-from typing import Self
 
 import flax.struct
 import numpy as np
@@ -22,7 +21,7 @@ class Mean(State):
     weight: float
 
     @classmethod
-    def empty(cls) -> Self:
+    def empty(cls) -> "Mean":
         return cls(total=0.0, squares=0.0, weight=0.0)
 
     @classmethod
@@ -30,7 +29,7 @@ class Mean(State):
         cls,
         values: Float[AnyArray, " b"],
         weights: Bool[AnyArray, " b"] | Float[AnyArray, " b"] | Int[AnyArray, " b"] | None = None,
-    ) -> Self:
+    ) -> "Mean":
         """Counts each of `values` `weights` times (once where None); weight 0 ignores even NaN."""
         values = np.asarray(values, np.float64)
         weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)

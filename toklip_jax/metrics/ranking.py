@@ -4,7 +4,6 @@ Both ask at which rank the right answer stands; a hit at k is a rank (from 0) be
 """
 
 import math
-from typing import Self
 
 import flax.struct
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ class TopK(State):
     count: int
 
     @classmethod
-    def empty(cls, ks: tuple[int, ...] = (1, 5)) -> Self:
+    def empty(cls, ks: tuple[int, ...] = (1, 5)) -> "TopK":
         return cls(ks=ks, hits=np.zeros(len(ks), np.int64), count=0)
 
     @classmethod
@@ -32,7 +31,7 @@ class TopK(State):
         ranks: Int[AnyArray, " b"],
         ks: tuple[int, ...] = (1, 5),
         mask: Bool[AnyArray, " b"] | None = None,
-    ) -> Self:
+    ) -> "TopK":
         """Counts ranks (0 is best) where `mask` is True."""
         ranks = np.asarray(ranks) if mask is None else np.asarray(ranks)[np.asarray(mask)]
         hits = np.array([np.count_nonzero(ranks < k) for k in ks], np.int64)
@@ -45,7 +44,7 @@ class TopK(State):
         labels: Int[AnyArray, " b"],
         ks: tuple[int, ...] = (1, 5),
         mask: Bool[AnyArray, " b"] | None = None,
-    ) -> Self:
+    ) -> "TopK":
         """Counts how often the label is among the k largest logits."""
         return cls.from_ranks(
             best_ranks(jnp.asarray(logits), jnp.asarray(labels)[:, None]), ks, mask
@@ -67,8 +66,9 @@ def share(hits: int, count: int) -> Estimate:
 def best_ranks(scores: Float[Array, "b s"], positives: Int[Array, "b p"]) -> Int[Array, " b"]:
     """Returns the rank, from 0, of each row's best-scored right answer, int32.
 
-    Rank = how many answers score higher, or score the same at a lower index. A row with a NaN among
-    its right answers ranks last: a model that diverged must not look perfect.
+    Rank = how many answers score higher, or score the same at a lower index. A row ranks last if a
+    right answer scores NaN (a model that diverged must not look perfect) or is not among the
+    answers (a class that a probe never saw).
 
     Args:
         scores: one row per query, higher is better.
@@ -76,7 +76,9 @@ def best_ranks(scores: Float[Array, "b s"], positives: Int[Array, "b p"]) -> Int
     """
     num_answers = scores.shape[-1]
     is_padding = positives < 0
-    candidates = jnp.take_along_axis(scores, jnp.maximum(positives, 0), axis=-1)
+    candidates = jnp.take_along_axis(
+        scores, jnp.maximum(positives, 0), axis=-1, mode="fill", fill_value=jnp.nan
+    )
     candidates = jnp.where(is_padding, -jnp.inf, candidates)
     best = jnp.max(candidates, axis=-1, keepdims=True)
     is_best = (candidates == best) & ~is_padding

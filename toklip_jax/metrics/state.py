@@ -6,7 +6,7 @@ the result: counts are equal, means agree to the last digits of float64.
 """
 
 import operator
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
 class State:
     """Base of metric states, which are `flax.struct` dataclasses whose leaves are all sums."""
 
-    def merge(self, other: Self) -> Self:
+    def merge(self: "StateT", other: "StateT") -> "StateT":
         """Returns the state of both parts' examples together."""
         return jax.tree.map(operator.add, self, other)
 

@@ -1,0 +1,123 @@
+import hashlib
+import json
+
+import ml_dtypes
+import numpy as np
+import PIL.Image
+import pytest
+
+from toklip_jax.data.images import (
+    check_images,
+    random_resized_crop,
+    read_image,
+    shortest_side_crop,
+    squash,
+    to_float,
+    to_uint8,
+)
+
+RESIZE = {"squash": squash, "shortest": shortest_side_crop}
+SOURCES = [
+    "camera_gray_L_301x200",
+    "astronaut_tall_200x512",
+    "chelsea_451x300",
+    "chelsea_rgba_300x260",
+    "coffee_small_120x90",
+    "rocket_640x427",
+]
+GRADIENT = PIL.Image.fromarray(
+    np.stack(np.broadcast_arrays(np.arange(80)[:, None], np.arange(120), 7), -1).astype(np.uint8)
+)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_resizing_equals_the_recorded_images_exactly(golden, source):
+    image = read_image(golden(f"preprocess/{source}.png"))
+    recorded = np.load(golden(f"preprocess/{source}.npz"))
+    outputs = json.loads(golden("preprocess/meta.json").read_text())["images"][source]["outputs"]
+    for name, expected in outputs.items():
+        mode, size = name.split("_")
+        ours = RESIZE[mode](image, int(size))
+        np.testing.assert_array_equal(ours, recorded[f"{name}_u8_hwc"])
+        values = np.ascontiguousarray(to_float(ours).transpose(2, 0, 1))
+        assert hashlib.sha256(values.tobytes()).hexdigest() == expected["sha256_float_chw"]
+
+
+def test_uint8_and_float_are_each_others_inverse():
+    levels = np.arange(256, dtype=np.uint8)
+    assert to_float(levels).dtype == np.float32
+    assert to_float(levels)[0] == -1
+    assert to_float(levels)[-1] == 1
+    np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
+    np.testing.assert_array_equal(to_uint8(np.array([-3.0, 3.0])), [0, 255])
+
+
+def test_random_crop_obeys_scale_and_ratio():
+    """The gradient's values are coordinates: their span in the result is the crop's size."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        crop = random_resized_crop(GRADIENT, 40, (0.2, 0.5), rng).astype(int)
+        height, width = (np.ptp(crop[..., axis]) + 1 for axis in (0, 1))
+        assert 0.15 < height * width / (80 * 120) < 0.55
+        assert 0.65 < width / height < 1.5
+    again = random_resized_crop(GRADIENT, 40, (0.2, 0.5), np.random.default_rng(1))
+    same = random_resized_crop(GRADIENT, 40, (0.2, 0.5), np.random.default_rng(1))
+    np.testing.assert_array_equal(again, same)
+
+
+def test_random_crop_of_an_extreme_shape_falls_back_to_the_centre():
+    strip = GRADIENT.crop((0, 38, 120, 42))
+    crop = random_resized_crop(strip, 8, (0.9, 1.0), np.random.default_rng(0)).astype(int)
+    assert crop.shape == (8, 8, 3)
+    assert 57 <= crop[..., 1].min() <= crop[..., 1].max() <= 62
+
+
+def test_images_are_taken_as_uint8_float_or_pillow():
+    levels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    expected = to_float(levels)
+    pillow = [PIL.Image.fromarray(image) for image in levels]
+    for images in (levels, expected, expected.astype(np.float64), pillow, list(levels)):
+        checked = check_images(images, 16)
+        assert checked.dtype == np.float32
+        np.testing.assert_array_equal(checked, expected)
+    half = check_images(expected.astype(ml_dtypes.bfloat16), 16)
+    np.testing.assert_allclose(half, expected, atol=0.005)
+    np.testing.assert_array_equal(check_images([GRADIENT], 16)[0], to_float(squash(GRADIENT, 16)))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 256, 256, 3)), r"\[b, 384, 384, 3\], got \(4, 256, 256, 3\): resize them, or"),
+        (np.zeros((4, 384, 256, 3)), "resize them"),
+        (np.zeros((384, 384, 3)), r"images\[None\]"),
+        (np.zeros((2, 3, 384, 384)), "transpose"),
+        (np.zeros((2, 384, 384, 4)), "RGB"),
+        (np.zeros((0, 384, 384, 3)), "batch"),
+        (np.zeros((2, 384, 384, 3), np.int32), "uint8, or float"),
+        (np.full((1, 384, 384, 3), 255.0), r"from 255 to 255: pass uint8"),
+        (np.full((1, 384, 384, 3), np.nan), "nan"),
+        ([], "at least one"),
+        (GRADIENT, r"\[image\]"),
+        ([np.zeros((384, 384, 3)), np.zeros((3, 3, 3))], "resize them alike"),
+        ([GRADIENT, "x.png"], "list"),
+        ("x.png", "uint8, or float"),
+    ],
+)
+def test_wrong_images_say_what_to_do(images, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_images(images, 384)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_image_file_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(FileNotFoundError, match="a.png"):
+        read_image(path)
+    GRADIENT.save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="a.png"):
+        read_image(path)
+    path.write_text("no image")
+    with pytest.raises(ValueError, match="a.png"):
+        read_image(path)

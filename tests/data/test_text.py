@@ -1,0 +1,102 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from toklip_jax.data.text import CLEANERS, TextTokenizer, train_tokenizer
+
+CAPTIONS = ["an emoji of a red apple", "an emoji of a green apple", "a red car, a green car"]
+
+
+@pytest.fixture
+def tokenizer():
+    return TextTokenizer(train_tokenizer(CAPTIONS, 64), context_length=8)
+
+
+def gemma_like():
+    """A tokenizer file with a bos and an eos of its own, in Gemma's order of special tokens."""
+    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4, "dog": 5, "cat": 6}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", sorted(CLEANERS))
+def test_cleaning_equals_the_recorded_strings(golden, name):
+    rows = json.loads(golden("tokenizer/clean.json").read_text())["rows"]
+    assert len(rows) == 36
+    assert [CLEANERS[name](row["input"]) for row in rows] == [row[name] for row in rows]
+
+
+def test_ids_are_ended_once_and_padded_whatever_the_file_adds():
+    ids = TextTokenizer(gemma_like(), 5)(["A dog!", "", "a cat"])
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids, [[4, 5, 1, 0, 0], [1, 0, 0, 0, 0], [4, 6, 1, 0, 0]])
+
+
+def test_a_long_text_keeps_its_end_token_and_is_reported_once(caplog):
+    tokenizer = TextTokenizer(gemma_like(), 3)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(tokenizer(["a dog"]), [[4, 5, 1]])
+        assert not caplog.records
+        np.testing.assert_array_equal(tokenizer(["a dog a cat"]), [[4, 5, 1]])
+        tokenizer(["a dog a cat"])
+    assert len(caplog.records) == 1
+    assert "longer than 3 tokens" in caplog.text
+
+
+def test_a_saved_tokenizer_gives_the_same_ids(tokenizer, tmp_path):
+    path = tokenizer.save(tmp_path)
+    for name in (path, tmp_path, str(tmp_path)):
+        loaded = TextTokenizer.load(name, 8)
+        np.testing.assert_array_equal(loaded(CAPTIONS), tokenizer(CAPTIONS))
+    np.testing.assert_array_equal(TextTokenizer.from_hub(tmp_path, 8)(CAPTIONS), loaded(CAPTIONS))
+
+
+def test_training_puts_special_tokens_first_and_ignores_order():
+    first, second = (train_tokenizer(texts, 64) for texts in (CAPTIONS, CAPTIONS[::-1] * 2))
+    assert first.to_str() == second.to_str()
+    assert [first.token_to_id(token) for token in ("<pad>", "<eos>", "<unk>")] == [0, 1, 2]
+    assert first.decode(first.encode("a red apple").ids) == "a red apple"
+    assert first.get_vocab_size() <= 64
+
+
+def test_unknown_characters_are_unk_and_stay_in_the_vocabulary(tokenizer):
+    ids = tokenizer(["a 狗"])
+    assert 2 in ids
+    assert ids.max() < tokenizer.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda path: TextTokenizer.load(path / "none.json", 8), FileNotFoundError, "no file"),
+        (lambda path: TextTokenizer.load(path, 8), FileNotFoundError, "tokenizer.json"),
+        (lambda path: TextTokenizer.load(path / "x.json", 8), ValueError, "could not read"),
+        (lambda path: TextTokenizer(Tokenizer(models.BPE()), 8), ValueError, "<pad>"),
+        (lambda path: TextTokenizer(gemma_like(), 8, "upper"), ValueError, "canonicalize"),
+        (lambda path: TextTokenizer(gemma_like(), 0), ValueError, "context_length"),
+        (lambda path: TextTokenizer(gemma_like(), 8)("a dog"), ValueError, "pass \\['a dog'\\]"),
+    ],
+)
+def test_bad_input_gets_one_line(tmp_path, make, error, message):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(error, match=message) as caught:
+        make(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_fails_names_the_local_way(monkeypatch):
+    import huggingface_hub
+
+    def fail(*args):
+        raise OSError("no network\nlong trace")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(FileNotFoundError, match="no network: pass the path of a local"):
+        TextTokenizer.load("owner/model", 8)
