@@ -18,22 +18,29 @@ class Compute:
     Attributes:
         dtype: type of activations; parameters stay float32, and norms, softmax, losses and
             codebook distances compute in float32.
+        vq_dtype: of the VQ tokenizer's activations; ids depend on it, so lower it knowingly.
         is_scanned: one stacked block scanned over the layers (fast to compile), or `depth` blocks.
             The parameters' layout follows: `convert` stacks and unstacks it.
         is_rematerialised: recompute a block's activations in the backward pass.
     """
 
     dtype: str = "float32"
+    vq_dtype: str = "float32"
     is_scanned: bool = True
     is_rematerialised: bool = False
 
     def __post_init__(self):
-        if self.dtype not in DTYPES:
-            raise ValueError(f"expected dtype of {sorted(DTYPES)}, got {self.dtype!r}")
+        for dtype in (self.dtype, self.vq_dtype):
+            if dtype not in DTYPES:
+                raise ValueError(f"expected a dtype of {sorted(DTYPES)}, got {dtype!r}")
 
     @property
-    def jax_dtype(self):
+    def jax_dtype(self) -> type:
         return DTYPES[self.dtype]
+
+    @property
+    def vq_jax_dtype(self) -> type:
+        return DTYPES[self.vq_dtype]
 
 
 @dataclasses.dataclass(frozen=True)

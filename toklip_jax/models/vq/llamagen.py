@@ -65,7 +65,7 @@ class LlamaGenVQ(nn.Module):
     compute: Compute
 
     def setup(self):
-        config, dtype = self.config, self.compute.jax_dtype
+        config, dtype = self.config, self.compute.vq_jax_dtype
         sizes = (config.channels, config.multipliers, config.num_res_blocks)
         self.encoder = Encoder(*sizes, config.z_channels, dtype)
         self.quant_conv = conv(config.codebook_dim, dtype, None, kernel=1)
@@ -116,7 +116,10 @@ class LlamaGenVQ(nn.Module):
             raise ValueError(
                 f"expected image sides divisible by {factor}, got {height}x{width}: resize them"
             )
-        x = self.quant_conv(self.encoder(space_to_depth(images, self.config.stem_patch)))
+        # Accelerators round float32 products to bfloat16 by default, which would change ids.
+        precision = "highest" if self.compute.vq_dtype == "float32" else None
+        with jax.default_matmul_precision(precision):
+            x = self.quant_conv(self.encoder(space_to_depth(images, self.config.stem_patch)))
         grid = (height // factor, width // factor)
         return self._handed_on(x.reshape(b, -1, x.shape[-1])), grid  # [b, n, c]
 

@@ -1,0 +1,242 @@
+"""Text to token ids: cleaning as the released models do it, a fixed length, end token kept."""
+
+import html
+import logging
+import pathlib
+import string
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int32
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+logger = logging.getLogger(__name__)
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"  # Gemma's spelling; ids 0, 1 and (in ours) 2
+TOKENIZER_FILE = "tokenizer.json"
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class TextTokenizer:
+    """Texts to int32 ids of one length, by a Hugging Face `tokenizers` tokenizer.
+
+    Texts are cleaned, encoded without the tokenizer's own special tokens, cut to leave room for
+    one end token, ended, and padded: what open_clip's HFTokenizer gives with SigLIP 2's Gemma
+    tokenizer.
+
+    Attributes:
+        context_length: ids per text.
+        vocab_size: ids lie in [0, vocab_size).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context_length: int, clean: str = "canonicalize"):
+        """Wraps `tokenizer`, which must know the tokens `<pad>` and `<eos>`.
+
+        Args:
+            clean: one of `CLEANERS`.
+
+        Raises:
+            ValueError: a token is missing, or a wrong length or cleaner.
+        """
+        if context_length < 1:
+            raise ValueError(f"expected a context_length of at least 1, got {context_length}")
+        if clean not in CLEANERS:
+            raise ValueError(f"expected clean to be one of {sorted(CLEANERS)}, got {clean!r}")
+        self.context_length = context_length
+        self.clean = clean
+        self._tokenizer = tokenizer
+        self._pad_id, self._eos_id = (_special_id(tokenizer, token) for token in (PAD, EOS))
+        self._has_reported = False
+
+    @classmethod
+    def load(
+        cls, name: str | pathlib.Path, context_length: int, clean: str = "canonicalize"
+    ) -> "TextTokenizer":
+        """Reads `tokenizer.json`: `name` is a file, a directory that holds one, or a hub id.
+
+        The hub is asked only for a name of the form "owner/name" that is no local path.
+
+        Raises:
+            FileNotFoundError: there is no such file, nor such a model on the hub.
+            ValueError: the file is no tokenizer.
+        """
+        is_hub_id = str(name).count("/") == 1 and pathlib.Path(name).suffix != ".json"
+        if is_hub_id and not pathlib.Path(name).exists():
+            return cls.from_hub(name, context_length, clean)
+        return cls.from_file(name, context_length, clean)
+
+    @classmethod
+    def from_file(
+        cls, path: str | pathlib.Path, context_length: int, clean: str = "canonicalize"
+    ) -> "TextTokenizer":
+        """Reads a Hugging Face `tokenizer.json`, or the one in directory `path`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no tokenizer.
+        """
+        path = pathlib.Path(path)
+        path = path / TOKENIZER_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"expected a Hugging Face {TOKENIZER_FILE}, found no file {path}: a tokenizer "
+                f"kept otherwise becomes one by transformers' AutoTokenizer and save_pretrained"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} ({reason}): "
+                f"save it anew with Tokenizer.save"
+            ) from error
+        return cls(tokenizer, context_length, clean)
+
+    @classmethod
+    def from_hub(
+        cls, name: str | pathlib.Path, context_length: int, clean: str = "canonicalize"
+    ) -> "TextTokenizer":
+        """Reads from a local path if there is one, else from the Hugging Face hub.
+
+        Args:
+            name: such as "timm/ViT-L-16-SigLIP2-384", whose tokenizer is Gemma's.
+
+        Raises:
+            FileNotFoundError: the hub does not give the file; says what to pass instead.
+        """
+        if pathlib.Path(name).exists():
+            return cls.from_file(name, context_length, clean)
+        import huggingface_hub  # slow to import, and needed by the hub only
+
+        try:
+            path = huggingface_hub.hf_hub_download(str(name), TOKENIZER_FILE)
+        except Exception as error:  # offline, gated, misnamed: many types, one thing to do
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise FileNotFoundError(
+                f"expected {TOKENIZER_FILE} of {name} locally or on the Hugging Face hub, got: "
+                f"{reason}: pass the path of a local {TOKENIZER_FILE}"
+            ) from error
+        return cls.from_file(path, context_length, clean)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "b t"]:
+        """Returns ids, each row ended by the end token and padded to `context_length`.
+
+        Texts that are too long lose their tail; the first time this is logged as a warning.
+
+        Raises:
+            ValueError: not a sequence of strings.
+        """
+        _check_texts(texts)
+        room = self.context_length - 1
+        cleaned = [clean_text(text, self.clean) for text in texts]
+        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
+        ids = np.full((len(cleaned), self.context_length), self._pad_id, np.int32)  # [b, t]
+        for row, encoding in zip(ids, encodings, strict=True):
+            kept = encoding.ids[:room]
+            row[: len(kept)] = kept
+            row[len(kept)] = self._eos_id
+        self._report_truncated([i for i, e in enumerate(encodings) if len(e.ids) > room], texts)
+        return ids
+
+    def save(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Writes a `tokenizer.json`, into `path` if that is a directory; returns its path."""
+        path = pathlib.Path(path)
+        path = path / TOKENIZER_FILE if path.is_dir() else path
+        self._tokenizer.save(str(path))
+        return path
+
+    def _report_truncated(self, rows, texts):
+        if not rows or self._has_reported:
+            return
+        self._has_reported = True
+        logger.warning(
+            "%d of %d texts are longer than %d tokens and lose their tail, first %.60r; "
+            "this is said once",
+            len(rows), len(texts), self.context_length, texts[rows[0]],
+        )  # fmt: skip
+
+
+def train_tokenizer(
+    captions: Iterable[str], vocab_size: int, clean: str = "canonicalize"
+) -> Tokenizer:
+    """Trains byte-pair encoding on `captions`: `<pad>` is 0, `<eos>` 1, `<unk>` 2.
+
+    Words keep a mark at their start, as in Gemma's tokenizer. The result is a function of the set
+    of captions: neither order nor repetition counts.
+
+    Args:
+        vocab_size: ids at most; fewer if the captions give no more.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, EOS, UNK], show_progress=False
+    )
+    cleaned = sorted({clean_text(caption, clean) for caption in captions})
+    tokenizer.train_from_iterator(cleaned, trainer)
+    return tokenizer
+
+
+def clean_text(text: str, clean: str) -> str:
+    """Returns `text` cleaned by `CLEANERS[clean]`; "canonicalize" is the released models'."""
+    return CLEANERS[clean](text)
+
+
+def basic_clean(text: str) -> str:
+    """Mends mis-decoded text (ftfy) and HTML entities, doubly escaped ones too, and strips it."""
+    import ftfy  # its tables are slow to import
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+def whitespace_clean(text: str) -> str:
+    """Cleans, and makes one space of every run of white space."""
+    return _single_spaces(basic_clean(text))
+
+
+def lower_clean(text: str) -> str:
+    """Cleans, makes white space single, and lower-cases: OpenAI CLIP's."""
+    return whitespace_clean(text).lower()
+
+
+def canonicalize(text: str) -> str:
+    """Cleans, makes `_` a space, drops ASCII punctuation, lower-cases, makes white space single.
+
+    SigLIP's, after big_vision's `canonicalize`; it joins hyphenated words.
+    """
+    text = basic_clean(text).replace("_", " ").translate(_NO_PUNCTUATION)
+    return _single_spaces(text.lower())
+
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "basic": basic_clean,
+    "whitespace": whitespace_clean,
+    "lower": lower_clean,
+    "canonicalize": canonicalize,
+}
+
+
+def _single_spaces(text):
+    return " ".join(text.split())
+
+
+def _special_id(tokenizer, token):
+    if (token_id := tokenizer.token_to_id(token)) is None:
+        raise ValueError(
+            f"expected a tokenizer with the token {token}, as Gemma's has, got one without: "
+            f"name the tokenizer that the weights were trained with"
+        )
+    return token_id
+
+
+def _check_texts(texts):
+    if isinstance(texts, str):
+        raise ValueError(f"expected a list of texts, got one string: pass [{texts[:40]!r}]")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"expected a list of texts, got a {type(text).__name__} in it")

@@ -1,0 +1,134 @@
+"""The stages of a run: each trains one model and leaves its weights for those that follow.
+
+    workdir/
+        STAGE/checkpoints/   while it trains: state, optimizer
+        STAGE/metrics.jsonl, STAGE/tensorboard/
+        STAGE/weights/       when it is done: a directory that `toklip_jax.load` and `convert` read
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from toklip_jax.convert import read_weights, start_toklip
+from toklip_jax.models.config import Compute
+from toklip_jax.models.serialization import config_from_dict
+from toklip_jax.sharding import shardings
+from toklip_jax.training.loop import Batches, LoopConfig, train
+from toklip_jax.training.objectives import (
+    Objective,
+    TeacherObjective,
+    TokLIPObjective,
+    VQObjective,
+)
+from toklip_jax.training.optimizer import OptimizerConfig
+from toklip_jax.training.state import Params
+from toklip_jax.weights import Weights, save_weights
+
+STAGE_PREFIX = "stage:"  # in `init`: the weights that another stage of this run left
+
+
+def train_stage(
+    name: str,
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+    batches: Batches,
+    tokenizer_path: pathlib.Path | None,
+) -> pathlib.Path:
+    """Trains stage `name` of `config`, or goes on with it, and returns its weights' directory.
+
+    Args:
+        batches: see `loop.train`; what it yields must fit the stage's objective.
+        tokenizer_path: of the text tokenizer the batches are made with, saved with the weights.
+    """
+    weights = weights_directory(workdir, name)
+    if weights.exists():
+        return weights
+    stage = config[name]
+    compute = Compute(**config.compute)
+    objective, params = build_stage(stage, compute, workdir, mesh, config.seed)
+    params = train(
+        objective,
+        params,
+        batches,
+        OptimizerConfig(**stage.optimizer),
+        LoopConfig(**stage.loop),
+        mesh,
+        workdir / name,
+        config.seed,
+        title=name,
+    )
+    params = {key: value for key, value in params.items() if key != "teacher"}
+    model = objective.model_config
+    save_weights(weights, params, model, compute.is_scanned, tokenizer_path=tokenizer_path)
+    return weights
+
+
+def weights_directory(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns where stage `name` leaves its weights; it exists when the stage is done."""
+    return workdir / name / "weights"
+
+
+def build_stage(
+    stage: ml_collections.ConfigDict,
+    compute: Compute,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> tuple[Objective, Params]:
+    """Returns a stage's objective and its parameters at the start, sharded over the mesh.
+
+    Raises:
+        ValueError: an unknown objective, or a field it doesn't have.
+    """
+    if stage.objective not in BUILDERS:
+        raise ValueError(f"expected an objective of {sorted(BUILDERS)}, got {stage.objective!r}")
+    return BUILDERS[stage.objective](stage, compute, workdir, mesh, seed)
+
+
+def _build_vq(stage, compute, workdir, mesh, seed):
+    objective = VQObjective(_model(stage), compute, **stage.loss)
+    return objective, _fresh(objective, mesh, seed)
+
+
+def _build_teacher(stage, compute, workdir, mesh, seed):
+    objective = TeacherObjective(_model(stage), compute, **stage.loss)
+    return objective, _fresh(objective, mesh, seed)
+
+
+def _build_toklip(stage, compute, workdir, mesh, seed):
+    """TokLIP starts from a SigLIP 2 teacher and a VQ tokenizer, as released."""
+    teacher, vq = (_read(stage.init[name], workdir, compute) for name in ("teacher", "vq"))
+    start = start_toklip(teacher, vq, is_causal=stage.is_causal, seed=seed)
+    print("\n".join(start.report))
+    model = dataclasses.replace(start.weights.config, has_logit_bias=stage.has_logit_bias)
+    params = start.weights.params | {"teacher": teacher.params["image_tower"]}
+    if not stage.has_logit_bias:
+        params.pop("logit_bias", None)
+    objective = TokLIPObjective(model, teacher.config.vision, compute, **stage.loss)
+    return objective, jax.device_put(params, shardings(params, mesh))
+
+
+BUILDERS = {"vq": _build_vq, "teacher": _build_teacher, "toklip": _build_toklip}
+
+
+def _fresh(objective: Objective, mesh: jax.sharding.Mesh, seed: int) -> Params:
+    """Fresh parameters, born sharded."""
+    key = jax.random.key(seed)
+    lies = shardings(jax.eval_shape(objective.init, key), mesh)
+    return jax.jit(objective.init, out_shardings=lies)(key)
+
+
+def _read(source: str, workdir: pathlib.Path, compute: Compute) -> Weights:
+    path = source
+    if source.startswith(STAGE_PREFIX):
+        path = weights_directory(workdir, source.removeprefix(STAGE_PREFIX))
+    return read_weights(path).with_layout(compute.is_scanned)
+
+
+def _model(stage: ml_collections.ConfigDict) -> Any:
+    return config_from_dict(stage.model.to_dict())
