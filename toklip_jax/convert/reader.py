@@ -1,0 +1,156 @@
+"""Checkpoints as named arrays, whatever file they come in."""
+
+import dataclasses
+import json
+import mmap
+import pathlib
+import re
+import tarfile
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from toklip_jax.convert.torch_zip import RESAVE, Inert, is_zip, read_torch_zip
+
+# Where training scripts keep the weights, the one to prefer first.
+CONTAINERS = ("ema", "model_ema", "state_dict", "model", "model_state_dict", "module")
+PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
+SAFETENSORS_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Named arrays, read-only views of the mapped file.
+
+    Attributes:
+        format: "safetensors" or "torch".
+        dropped: what was left aside, with the reason.
+    """
+
+    path: pathlib.Path
+    format: str
+    tensors: dict[str, np.ndarray]
+    dropped: dict[str, str]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self.tensors.values())
+
+
+def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
+    """Reads a `.safetensors` file or one of `torch.save`; the content decides, not the name.
+
+    The weights are taken out of their container (`state_dict`, `model`, `ema`, ...), prefixes of
+    wrappers go, and so does all that is no weight; `dropped` tells.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: empty, cut off, damaged, unsafe, or of another format; says which.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"expected a checkpoint at {path}, found nothing")
+    if path.is_dir():
+        raise ValueError(f"expected a checkpoint file, got the directory {path}")
+    if path.stat().st_size < 16:
+        raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
+    if is_zip(path):
+        tree, kind = read_torch_zip(path), "torch"
+    else:
+        _refuse_others(path)
+        tree, kind = _read_safetensors(path), "safetensors"
+    tensors, dropped = _select(tree, path)
+    return Checkpoint(path, kind, tensors, dropped)
+
+
+def _refuse_others(path):
+    with path.open("rb") as file:
+        head = file.read(512)
+    resave = RESAVE.format(name=path)
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or tarfile.is_tarfile(path):
+        raise ValueError(
+            f"{path} is in a format of torch before 1.6, which can't be read safely here: where "
+            f"torch is installed, run {resave}"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
+    if int.from_bytes(head[:8], "little") > path.stat().st_size or head[8:9] != b"{":
+        raise ValueError(
+            f"expected a .safetensors file or one of torch.save, got something else or a file cut "
+            f"off: {path} begins with {head[:8]!r}"
+        )
+
+
+def _read_safetensors(path):
+    with path.open("rb") as file:
+        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ValueError(f"{path} is damaged or cut off: its header ends past the file")
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes())
+        body = data[8 + length :]
+        return {
+            name: _safetensor(path, name, entry, body)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: its header can't be read ({error})") from error
+
+
+def _safetensor(path, name, entry, body):
+    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if dtype not in SAFETENSORS_DTYPES:
+        raise ValueError(f"expected a dtype of {sorted(SAFETENSORS_DTYPES)}, got {dtype}: {name}")
+    count = 1
+    for axis in shape:
+        count *= axis if type(axis) is int and axis >= 0 else -1
+    size = count * SAFETENSORS_DTYPES[dtype].itemsize
+    if count < 0 or not 0 <= start <= end <= len(body) or end - start != size:
+        raise ValueError(f"{path} is damaged or cut off: {name} reaches past the file")
+    return body[start:end].view(SAFETENSORS_DTYPES[dtype]).reshape(shape)
+
+
+def _select(tree: Any, path):
+    """Returns the arrays of the innermost container of weights, and what lay beside them."""
+    dropped = {}
+    prefix = ""
+    while isinstance(tree, dict) and not _holds_arrays(tree):
+        name = next((n for n in CONTAINERS if isinstance(tree.get(n), dict)), None)
+        if name is None:
+            break
+        for other in tree:
+            if other != name:
+                dropped[f"{prefix}{other}"] = f"beside the weights, which are in {prefix}{name}"
+        tree, prefix = tree[name], f"{prefix}{name}."
+    if not isinstance(tree, dict) or not _holds_arrays(tree):
+        raise ValueError(f"expected named tensors in {path}, found none")
+    tensors = {}
+    for key, value in tree.items():
+        if isinstance(value, np.ndarray):
+            name = PREFIXES.sub("", str(key))
+            if name in tensors:
+                raise ValueError(f"expected each tensor once in {path}, got {name} twice")
+            tensors[name] = value
+        else:
+            kind = value.name if isinstance(value, Inert) else type(value).__name__
+            dropped[f"{prefix}{key}"] = f"no tensor ({kind})"
+    return tensors, dropped
+
+
+def _holds_arrays(tree):
+    return any(isinstance(value, np.ndarray) for value in tree.values())

@@ -1,0 +1,143 @@
+"""Conversion maps as data, and the engine that applies them in both directions.
+
+A rule pairs a PyTorch name with a path of ours and an einops pattern. The pattern is read from left
+to right on the way in and from right to left on the way out, so a map can't disagree with itself;
+the sizes it needs come from the model's own shapes.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import einops
+import numpy as np
+
+SAME = ""  # the pattern of a tensor that is taken as it is
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of a map.
+
+    Attributes:
+        source: PyTorch's name; `{i}` and `{j}` stand for numbers.
+        target: slash path of ours, with the same placeholders; None carries the tensor along
+            unchanged, beside the parameters.
+        pattern: einops pattern from PyTorch's axes to ours.
+        reason: why a carried tensor is no parameter.
+    """
+
+    source: str
+    target: str | None
+    pattern: str = SAME
+    reason: str = ""
+
+
+class MapError(ValueError):
+    """All that does not fit between a checkpoint and a model, in one report."""
+
+
+def to_jax(
+    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Shapes
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns (parameters by slash path, carried tensors by PyTorch's name); views where possible.
+
+    Args:
+        shapes: of every parameter of the model, its layers unrolled.
+
+    Raises:
+        MapError: unknown, missing, duplicate or misshaped keys.
+    """
+    params, carried, faults, origin = {}, {}, [], {}
+    for name, array in tensors.items():
+        rule, path = _match(name, rules)
+        if rule is None or (path is not None and path not in shapes):
+            faults.append(f"unknown: {name} {array.shape}")
+        elif path is None:
+            carried[name] = array
+        elif path in params:
+            faults.append(f"duplicate: {name} and {origin[path]} both give {path}")
+        elif array.shape != (expected := torch_shape(rule.pattern, shapes[path])):
+            faults.append(f"misshaped: {name} is {array.shape}, expected {expected}")
+            params[path] = origin[path] = None
+        else:
+            params[path], origin[path] = _forward(array, rule.pattern, shapes[path]), name
+    sources = {path: name for name, path in reverse_names(rules, shapes).items()}
+    for path in sorted(set(shapes) - set(params)):
+        faults.append(f"missing: {sources.get(path, path)} {shapes[path]}")
+    _raise(faults)
+    return params, carried
+
+
+def to_torch(
+    params: Mapping[str, np.ndarray], rules: Sequence[Rule], carried: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns PyTorch's tensors of unrolled parameters; undoes `to_jax` to the bit."""
+    shapes = {path: np.shape(array) for path, array in params.items()}
+    names = reverse_names(rules, shapes)
+    faults = [f"unknown: {path} {shapes[path]}" for path in shapes if path not in names.values()]
+    _raise(faults)
+    tensors = {}
+    for name, path in names.items():
+        tensors[name] = _backward(np.asarray(params[path]), _match(name, rules)[0].pattern)
+    return {**tensors, **carried}
+
+
+def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
+    """Returns PyTorch's name of every path that a rule covers."""
+    names = {}
+    for path in paths:
+        for rule in rules:
+            if rule.target and (found := re.fullmatch(_regex(rule.target), path)):
+                names[rule.source.format(**found.groupdict())] = path
+                break
+    return names
+
+
+def torch_shape(pattern: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns PyTorch's shape of a parameter that has `shape` here."""
+    if not pattern:
+        return tuple(shape)
+    left, right = _sides(pattern)
+    sizes = dict(zip(right.split(), shape, strict=True)) | {"1": 1}
+    groups = re.findall(r"\([^)]*\)|\S+", left)
+    return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
+
+
+def _forward(array, pattern, shape):
+    if not pattern:
+        return array
+    sizes = dict(zip(_sides(pattern)[1].split(), shape, strict=True))
+    return einops.rearrange(array, pattern, **sizes)
+
+
+def _backward(array, pattern):
+    if not pattern:
+        return array
+    left, right = _sides(pattern)
+    return einops.rearrange(array, f"{right} -> {left}")
+
+
+def _sides(pattern):
+    left, _, right = pattern.partition("->")
+    return left.strip(), right.strip()
+
+
+def _match(name, rules):
+    for rule in rules:
+        if found := re.fullmatch(_regex(rule.source), name):
+            return rule, rule.target and rule.target.format(**found.groupdict())
+    return None, None
+
+
+def _regex(template):
+    escaped = re.escape(template)
+    return re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", escaped)
+
+
+def _raise(faults):
+    if faults:
+        shown = faults[:40] + ([f"... and {len(faults) - 40} more"] if len(faults) > 40 else [])
+        raise MapError(f"{len(faults)} keys don't fit:\n  " + "\n  ".join(shown))

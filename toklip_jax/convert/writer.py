@@ -1,0 +1,53 @@
+"""Named arrays into files of PyTorch's world; never over an existing one."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def write_checkpoint(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes `.safetensors`, or `.pt` where torch is installed; whole or not at all.
+
+    Raises:
+        FileExistsError: `path` exists.
+        ValueError: another ending, or `.pt` without torch.
+    """
+    path = pathlib.Path(path)
+    writers = {".safetensors": _write_safetensors, ".pt": _write_torch}
+    if path.suffix not in writers:
+        raise ValueError(f"expected a path ending in {' or '.join(writers)}, got {path}")
+    if path.exists():
+        raise FileExistsError(f"expected a new file, got {path}, which exists: choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writers[path.suffix](temporary, tensors)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_safetensors(path, tensors):
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+
+
+def _write_torch(path, tensors):
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            "expected torch to write .pt, and it is not installed: "
+            "pip install 'toklip_jax[torch]', or write .safetensors"
+        ) from error
+    torch.save({name: _to_torch(torch, array) for name, array in tensors.items()}, path)
+
+
+def _to_torch(torch, array):
+    array = np.array(array)  # contiguous, writable
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
