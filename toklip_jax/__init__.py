@@ -1,0 +1,5 @@
+"""TokLIP in JAX: images to discrete ids, and ids to tokens with CLIP-level meaning."""
+
+from toklip_jax.tokenizer import Tokenizer, load
+
+__all__ = ["Tokenizer", "load"]
