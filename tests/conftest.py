@@ -22,7 +22,8 @@ def golden():
         outside = os.environ.get("TOKLIP_GOLDEN")
         if outside is None:
             pytest.skip(f"NOT CHECKED: {name} is not in the clone and TOKLIP_GOLDEN is not set")
-        assert (found := pathlib.Path(outside) / name).exists(), f"{found} is missing"
+        found = pathlib.Path(outside) / name
+        assert found.exists(), f"{found} is missing"
         return found
 
     return path

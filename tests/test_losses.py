@@ -16,7 +16,8 @@ def test_softmax_loss_is_the_mean_of_two_cross_entropies():
     logits = jnp.exp(scale) * image @ text.T
     labels = jnp.arange(6)
     want = sum(
-        optax.softmax_cross_entropy_with_integer_labels(x, labels).mean() for x in (logits, logits.T)
+        optax.softmax_cross_entropy_with_integer_labels(x, labels).mean()
+        for x in (logits, logits.T)
     )
     got = losses.softmax_contrastive_loss(image, text, scale)
     np.testing.assert_allclose(got, want / 2, rtol=1e-6)

@@ -73,9 +73,7 @@ def commitment_loss(
     return jnp.mean((jax.lax.stop_gradient(code_vectors) - latents) ** 2)
 
 
-def entropy_loss(
-    latents: Float[Array, "*b c"], codebook: Float[Array, "z c"]
-) -> Float[Array, ""]:
+def entropy_loss(latents: Float[Array, "*b c"], codebook: Float[Array, "z c"]) -> Float[Array, ""]:
     """E[H(p)] - H(E[p]) of soft assignments p = softmax(-|v - e|^2 / 0.01), nats.
 
     Low when each latent is sure of its code and all codes are used alike. The epsilons are

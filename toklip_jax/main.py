@@ -7,7 +7,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from toklip_jax.training.run import run
+from toklip_jax.run import run
 
 
 def main(argv: list[str]) -> int:

@@ -82,6 +82,9 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     for pattern, axes in RULES:
         if re.fullmatch(pattern, name) and len(axes) <= len(shape):
             axes = (None,) * (len(shape) - len(axes)) + axes
-            fits = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, shape, strict=True)]
+            fits = [
+                a if a and n % mesh.shape[a] == 0 else None
+                for a, n in zip(axes, shape, strict=True)
+            ]
             return P(*fits)
     return P()

@@ -14,8 +14,8 @@ from toklip_jax.convert import read_weights
 from toklip_jax.data.images import check_images
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.config import Compute
-from toklip_jax.models.toklip import TokLIP, TokLIPConfig, similarity
 from toklip_jax.models.resize import resize_model
+from toklip_jax.models.toklip import TokLIP, TokLIPConfig, similarity
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.weights import Weights
 
@@ -86,6 +86,10 @@ class Tokenizer:
             ValueError: another shape, type or range.
         """
         return self._apply(check_images(images, self.config.vision.image_size), "tokenize")
+
+    def code_vectors(self, ids: Int[Any, "b n"]) -> Float[Array, "b n c"]:
+        """Returns the vectors of ids in the VQ's codebook, float32: ids before meaning."""
+        return self._apply(self._check_ids(ids), "code_vectors")
 
     def semantic_tokens(self, ids: Int[Any, "b n"]) -> Float[Array, "b n d"]:
         """Returns the token encoder's output after the final norm, float32; no pixels needed."""

@@ -1,10 +1,10 @@
 """Weights on disk: a directory that says what it holds, so that loading asks nothing.
 
-    weights/
-        toklip.json          format version, model config, layout, where it came from
-        params/              the parameters, by Orbax, in the dtypes they came in
-        carried.safetensors  tensors of the PyTorch file that are no parameters, if any
-        tokenizer.json       the text tokenizer, if any
+weights/
+    toklip.json          format version, model config, layout, where it came from
+    params/              the parameters, by Orbax, in the dtypes they came in
+    carried.safetensors  tensors of the PyTorch file that are no parameters, if any
+    tokenizer.json       the text tokenizer, if any
 """
 
 import dataclasses
@@ -160,7 +160,9 @@ def _load_params(directory, dtypes):
     found = {name: str(x.dtype) for name, x in _flat(params).items()}
     if found != dtypes:
         differ = sorted(n for n in found.keys() | dtypes if found.get(n) != dtypes.get(n))
-        raise ValueError(f"{directory} is damaged: {', '.join(differ[:5])} differ from {DESCRIPTION}")
+        raise ValueError(
+            f"{directory} is damaged: {', '.join(differ[:5])} differ from {DESCRIPTION}"
+        )
     return params
 
 

@@ -126,7 +126,9 @@ def _heads(hint, named, field):
 
 def _shape(tensors, name):
     if name not in tensors:
-        raise ValueError(f"expected a tensor called {name}, found none: the checkpoint lacks a part")
+        raise ValueError(
+            f"expected a tensor called {name}, found none: the checkpoint lacks a part"
+        )
     return tensors[name].shape
 
 

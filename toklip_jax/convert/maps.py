@@ -89,9 +89,7 @@ def tower_rules(target: str) -> list[Rule]:
 TEXT_RULES = [
     Rule("text.token_embedding.weight", "text_tower/token_embed"),
     Rule("text.positional_embedding", "text_tower/pos_embed"),
-    *block_rules(
-        "text.transformer.resblocks.{i}", "text_tower/stack/blocks_{i}", OPEN_CLIP_BLOCK
-    ),
+    *block_rules("text.transformer.resblocks.{i}", "text_tower/stack/blocks_{i}", OPEN_CLIP_BLOCK),
     *norm("text.ln_final", "text_tower/norm"),
     *linear("text.text_projection", "text_tower/proj"),
     Rule("logit_scale", "logit_scale"),

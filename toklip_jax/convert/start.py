@@ -41,9 +41,7 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
     vision = dataclasses.replace(
         teacher.config.vision, is_causal=is_causal, patch_size=vq.config.downsample
     )
-    config = TokLIPConfig(
-        vq.config, vision, teacher.config.text, teacher.config.has_logit_bias
-    )
+    config = TokLIPConfig(vq.config, vision, teacher.config.text, teacher.config.has_logit_bias)
     tower = teacher.params["image_tower"]
     encoder = {name: value for name, value in tower.items() if name not in LEFT_OUT}
     encoder["pos_embed"] = _positions(tower["pos_embed"], vision.grid)

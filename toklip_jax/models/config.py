@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from toklip_jax.ops.activations import activation
 
 SO400M_MLP_RATIO = 3.7362  # 4304 / 1152, the shape of SigLIP's So400m
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Compute:
                 raise ValueError(f"expected a dtype of {sorted(DTYPES)}, got {dtype!r}")
 
     @property
-    def jax_dtype(self) -> type:
+    def jax_dtype(self) -> jnp.dtype:
         return DTYPES[self.dtype]
 
     @property
-    def vq_jax_dtype(self) -> type:
+    def vq_jax_dtype(self) -> jnp.dtype:
         return DTYPES[self.vq_dtype]
 
 
@@ -78,14 +78,23 @@ class VisionConfig(TransformerConfig):
         image_size: side of the square image, pixels.
         patch_size: pixels of a patch's side; under a token encoder, the VQ's down-sampling.
         mapping_activation: between the two layers that map code vectors to the width.
+        pool_num_heads: of the pooling; 0: as the blocks.
     """
 
     image_size: int = 256
     patch_size: int = 16
+    pool_num_heads: int = 0
     mapping_activation: str = "gelu_erf"
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.pool_num_heads:
+            object.__setattr__(self, "pool_num_heads", self.num_heads)
+        if self.width % self.pool_num_heads:
+            raise ValueError(
+                f"expected pool_num_heads to divide the width, got {self.pool_num_heads} and "
+                f"{self.width}"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"expected patch_size to divide image_size, got {self.patch_size} and "

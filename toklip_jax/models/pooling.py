@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from toklip_jax.models.config import Compute, TransformerConfig
+from toklip_jax.models.config import Compute, VisionConfig
 from toklip_jax.models.transformer import Mlp, Projection, layer_norm
 from toklip_jax.ops.attention import attention
 
@@ -16,13 +16,14 @@ class MapPool(nn.Module):
     above a causal stack.
     """
 
-    config: TransformerConfig
+    config: VisionConfig
     compute: Compute
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         config, dtype = self.config, self.compute.jax_dtype
-        d, heads = config.width, (config.num_heads, config.head_dim)
+        d = config.width
+        heads = (config.pool_num_heads, d // config.pool_num_heads)
         latent = self.param("latent", nn.initializers.truncated_normal(d**-0.5), (1, d))
         query = Projection((d,), heads, dtype, name="q")(latent)  # [1, k, e]
         query = jnp.broadcast_to(query, (len(tokens), *query.shape))  # [b, 1, k, e]

@@ -47,4 +47,3 @@ def named_size(name: str, sizes: dict):
     if name not in sizes:
         raise ValueError(f"expected a size of {sorted(sizes)}, got {name!r}")
     return sizes[name]
-

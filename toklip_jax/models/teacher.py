@@ -3,7 +3,6 @@
 import dataclasses
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.config import Compute, TextConfig, VisionConfig

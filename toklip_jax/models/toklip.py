@@ -66,6 +66,10 @@ class TokLIP(nn.Module):
         """Returns images, float32, nominally in [-1, 1]."""
         return self.vq.detokenize(ids)
 
+    def code_vectors(self, ids: Int[Array, "b n"]) -> Float[Array, "b n c"]:
+        """Returns the codes' vectors, float32, as the token encoder sees them."""
+        return self.vq.code_vectors(ids)
+
     def semantic_tokens(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
         """Returns the tokens after the final norm: what a language model consumes."""
         return self.token_encoder.tokens(self._code_vectors(ids))

@@ -1,4 +1,4 @@
-"""Activation functions by name: libraries disagree on what plain "gelu" means, so we never say it."""
+"""Activation functions by name: libraries disagree on what plain "gelu" means."""
 
 import functools
 

@@ -11,9 +11,7 @@ GROUP = 128  # codes whose maximum is taken before the arg max; the fastest of 6
 ROWS = 64  # vectors scored at a time: 64 x 16,384 scores are 4 MiB, and stay in cache
 
 
-def nearest_code(
-    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"]
-) -> Int[Array, " n"]:
+def nearest_code(vectors: Float[Array, "n c"], codebook: Float[Array, "z c"]) -> Int[Array, " n"]:
     """Returns the index of the nearest row of `codebook` for each vector, int32.
 
     Distances are float32 at highest matmul precision whatever the inputs' type, so that ids do not

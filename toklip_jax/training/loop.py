@@ -74,7 +74,9 @@ def train(
         start = int(state.step)
         if start < config.steps:
             with RunLog(directory, title, config.steps, start) as log:
-                state = _run(step, state, frozen, batches(start), start, config, mesh, checkpoints, log)
+                state = _run(
+                    step, state, frozen, batches(start), start, config, mesh, checkpoints, log
+                )
     return merge(state.params if state.ema is None else state.ema, frozen)
 
 

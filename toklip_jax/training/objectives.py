@@ -20,7 +20,9 @@ from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.ops.resample import resize_images
 from toklip_jax.training.state import Params
 
-MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, CLIP's bound; the released recipe clamps to [0, ln 100]
+MAX_LOGIT_SCALE = (
+    4.605170185988092  # ln 100, CLIP's bound; the released recipe clamps to [0, ln 100]
+)
 Batch = dict[str, Any]
 Result = tuple[jax.Array, dict[str, jax.Array]]
 

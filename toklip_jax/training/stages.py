@@ -1,9 +1,9 @@
 """The stages of a run: each trains one model and leaves its weights for those that follow.
 
-    workdir/
-        STAGE/checkpoints/   while it trains: state, optimizer
-        STAGE/metrics.jsonl, STAGE/tensorboard/
-        STAGE/weights/       when it is done: a directory that `toklip_jax.load` and `convert` read
+workdir/
+    STAGE/checkpoints/   while it trains: state, optimizer
+    STAGE/metrics.jsonl, STAGE/tensorboard/
+    STAGE/weights/       when it is done: a directory that `toklip_jax.load` and `convert` read
 """
 
 import dataclasses
@@ -64,7 +64,11 @@ def train_stage(
     )
     params = {key: value for key, value in params.items() if key != "teacher"}
     model = objective.model_config
-    save_weights(weights, params, model, compute.is_scanned, tokenizer_path=tokenizer_path)
+    source = f"stage {name} of {workdir}"
+    save_weights(
+        weights,
+        Weights(model, params, compute.is_scanned, {}, tokenizer_path, source),
+    )
     return weights
 
 

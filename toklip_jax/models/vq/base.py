@@ -51,5 +51,3 @@ class VQOutput:
     latents: jax.Array
     code_vectors: jax.Array
     codebook: jax.Array
-
-

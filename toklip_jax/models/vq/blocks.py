@@ -99,7 +99,9 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         y = group_norm(self.dtype, "norm")(x)
-        heads = [conv(c, self.dtype, name, 1)(y).reshape(b, h * w, 1, c) for name in ("q", "k", "v")]
+        heads = [
+            conv(c, self.dtype, name, 1)(y).reshape(b, h * w, 1, c) for name in ("q", "k", "v")
+        ]
         out = attention(*heads).reshape(b, h, w, c)
         return x + conv(c, self.dtype, "proj", kernel=1)(out)
 
@@ -129,7 +131,7 @@ class Upsample(nn.Module):
 def conv(
     features: int,
     dtype: jnp.dtype,
-    name: str,
+    name: str | None,
     kernel: int = 3,
     stride: int = 1,
     padding: str | int | None = None,

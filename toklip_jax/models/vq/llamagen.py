@@ -1,4 +1,4 @@
-"""LlamaGen's VQ-16 and VQ-8 (arXiv 2406.06525): a convolutional VQ with an L2-normalised codebook."""
+"""LlamaGen's VQ-16 and VQ-8 (arXiv 2406.06525): convolutional, with an L2-normalised codebook."""
 
 import dataclasses
 

@@ -1,0 +1,237 @@
+"""The reader of PyTorch's files, as an attacker would meet it."""
+
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from toklip_jax.convert.reader import read_checkpoint
+from toklip_jax.convert.torch_zip import Inert, UnsafeFileError, read_torch_zip
+
+
+class Named:
+    """Pickles as the global `module.name`, called with `args`."""
+
+    def __init__(self, name, *args):
+        self.name, self.args = name, args
+
+
+class Pid:
+    def __init__(self, dtype, key, numel):
+        self.pid = ("storage", dtype, key, "cpu", numel)
+
+
+def tensor(size, stride=None, offset=0, key="0", numel=6, dtype="FloatStorage"):
+    stride = stride if stride is not None else strides(size)
+    return Named("torch._utils _rebuild_tensor_v2", Pid(dtype, key, numel), offset, size, stride)
+
+
+def strides(size):
+    out = []
+    for i in range(len(size)):
+        out.append(int(np.prod(size[i + 1 :], dtype=np.int64)))
+    return tuple(out)
+
+
+def dumps(value):
+    """A pickle (protocol 2) written by hand, so that no real class is needed."""
+    return b"\x80\x02" + encode(value) + b"."
+
+
+def encode(value):
+    if isinstance(value, Named):
+        module, _, name = value.name.partition(" ")
+        args = encode(tuple(value.args))
+        return f"c{module}\n{name}\n".encode() + args + b"R"
+    if isinstance(value, Pid):
+        head, dtype, *rest = value.pid
+        items = encode(head) + f"ctorch\n{dtype}\n".encode() + b"".join(map(encode, rest))
+        return b"(" + items + b"tQ"
+    if isinstance(value, dict):
+        items = b"".join(encode(k) + encode(v) for k, v in value.items())
+        return b"}(" + items + b"u"
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(encode, value)) + b"t"
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def write(path, tree, storages=None, raw=None, compression=zipfile.ZIP_STORED, names=()):
+    storages = {"0": np.arange(6, dtype="<f4").tobytes()} if storages is None else storages
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", dumps(tree) if raw is None else raw)
+        archive.writestr("archive/byteorder", "little")
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+        for name, data in names:
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint.pt"
+
+
+def test_views_strides_and_scalars_are_exact(path):
+    tree = {
+        "whole": tensor((2, 3)),
+        "transposed": tensor((3, 2), (1, 3)),
+        "part": tensor((2,), (3,), 1),
+        "scalar": tensor((), (), 5),
+        "empty": tensor((0, 4)),
+    }
+    got = read_torch_zip(write(path, tree))
+    whole = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(got["whole"], whole)
+    np.testing.assert_array_equal(got["transposed"], whole.T)
+    np.testing.assert_array_equal(got["part"], [1, 4])
+    assert got["scalar"] == 5
+    assert got["empty"].shape == (0, 4)
+    assert not got["whole"].flags.writeable
+
+
+def test_bfloat16_keeps_its_bits(path):
+    bits = np.array([0x3F80, 0xC049], "<u2")
+    write(path, {"x": tensor((2,), numel=2, dtype="BFloat16Storage")}, {"0": bits.tobytes()})
+    got = read_torch_zip(path)["x"]
+    assert got.dtype.name == "bfloat16"
+    np.testing.assert_array_equal(got.view(np.uint16), bits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "posix system",
+        "os system",
+        "builtins eval",
+        "builtins getattr",
+        "subprocess Popen",
+        "runpy run_path",
+        "torch.hub load",
+        "urllib.request urlopen",
+        "pathlib Path",
+    ],
+)
+def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(path, tmp_path, name):
+    victim = tmp_path / "ran"
+    write(path, {"w": tensor((2, 3)), "x": Named(name, f"touch {victim}")})
+    with pytest.raises(UnsafeFileError, match=name.replace(" ", ".")):
+        read_torch_zip(path)
+    assert not victim.exists()
+
+
+def test_an_unknown_class_is_inert_and_never_imported(path):
+    write(path, {"w": tensor((2, 3)), "args": Named("toklip_no_such_module Config", "x")})
+    got = read_torch_zip(path)
+    assert isinstance(got["args"], Inert)
+    np.testing.assert_array_equal(got["w"].shape, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("what", "hostile"),
+    [
+        ("outside", tensor((2, 4))),
+        ("offset", tensor((2, 3), offset=1)),
+        ("negative size", tensor((-2, 3), (3, 1))),
+        ("negative offset", tensor((2,), (1,), -1)),
+        ("negative stride", tensor((2,), (-1,), 3)),
+        ("overflow", tensor((2**62, 4), (4, 1))),
+        ("expanded", tensor((10**12,), (0,))),
+        ("float size", tensor((2.0,), (1,))),
+        ("ragged", tensor((2, 3), (1,))),
+        ("missing storage", tensor((2, 3), key="../../etc/passwd")),
+        ("storage too small", tensor((2, 3), numel=10**9)),
+        ("no storage", Named("torch._utils _rebuild_tensor_v2", 3, 0, (1,), (1,))),
+    ],
+)
+def test_hostile_tensors_are_refused(path, what, hostile):
+    with pytest.raises(ValueError, match="damaged"):
+        read_torch_zip(write(path, {"w": hostile}))
+
+
+def test_a_tensors_record_cannot_be_changed_after_it_is_built(path):
+    build = encode(tensor((2, 3))) + encode((None, {"offset": 10**6})) + b"b"
+    raw = b"\x80\x02}(" + encode("w") + build + b"u."
+    with pytest.raises(ValueError, match="damaged"):
+        read_torch_zip(write(path, None, raw=raw))
+
+
+def test_nested_sharing_does_not_explode(path):
+    # Each list holds the one before twice: 2^60 leaves if they were walked one by one.
+    raw = b"\x80\x02]q\x00" + b"".join(
+        b"]q" + bytes([i + 1]) + b"(h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(60)
+    )
+    raw = b"\x80\x02}(" + encode("x") + raw[2:] + encode("w") + encode(tensor((2, 3))) + b"u."
+    # the stack keeps sixty lists; the dict takes the last as a value of an odd key
+    with pytest.raises(ValueError, match="damaged"):
+        read_torch_zip(write(path, None, raw=raw))
+
+
+def test_compressed_and_duplicate_entries_are_refused(path):
+    with pytest.raises(ValueError, match="compressed"):
+        read_torch_zip(write(path, {"w": tensor((2, 3))}, compression=zipfile.ZIP_DEFLATED))
+    with pytest.warns(UserWarning, match="Duplicate"):
+        write(path, {"w": tensor((2, 3))}, names=[("archive/data/0", b"x" * 24)])
+    with pytest.raises(ValueError, match="twice"):
+        read_torch_zip(path)
+
+
+def test_files_cut_off_anywhere_give_one_clear_error(path, golden, tmp_path):
+    data = golden("toklip_tiny/checkpoint.pt").read_bytes()
+    for share in (0.001, 0.3, 0.9, 0.999):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ValueError, match=r"damaged|cut"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 bytes"),
+        (b"\x89PNG\r\n\x1a\n" + b"0" * 64, "something else"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "something else"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs"),
+        (pickle.dumps({"state": [1.0] * 9}, 2), "before 1.6.*weights_only=True"),
+        (struct.pack("<Q", 10**9) + b"{" + b" " * 64, "cut off"),
+        (struct.pack("<Q", 20) + b"{not json at all....", "header can't be read"),
+        (
+            struct.pack("<Q", 65)
+            + b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'.ljust(65)
+            + b"1234",
+            "damaged or cut off",
+        ),
+    ],
+)
+def test_foreign_files_are_named_for_what_they_are(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(path)
+
+
+def test_zips_that_are_no_checkpoint_are_refused(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "<xml/>")
+    with pytest.raises(ValueError, match="another zip"):
+        read_checkpoint(path)
+
+
+def test_weights_are_taken_out_of_containers_and_wrappers(path):
+    weights = {"module.a": tensor((2, 3)), "module.b": tensor((6,)), "epoch": 3}
+    write(path, {"model": weights, "optimizer": {"lr": 1.0}, "epoch": 7})
+    checkpoint = read_checkpoint(path)
+    assert sorted(checkpoint.tensors) == ["a", "b"]
+    assert set(checkpoint.dropped) == {"optimizer", "epoch", "model.epoch"}
+    write(path, {"model": {"a": tensor((6,))}, "ema": {"a": tensor((2, 3))}})
+    assert read_checkpoint(path).tensors["a"].shape == (2, 3)
+
+
+def test_the_recorded_pt_and_safetensors_hold_the_same(golden):
+    for name in ("toklip_tiny", "teacher_tiny"):
+        pt = read_checkpoint(golden(f"{name}/checkpoint.pt")).tensors
+        safe = read_checkpoint(golden(f"{name}/checkpoint.safetensors")).tensors
+        assert pt.keys() == safe.keys()
+        assert all(pt[k].dtype == safe[k].dtype and (pt[k] == safe[k]).all() for k in pt)
+
+

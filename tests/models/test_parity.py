@@ -1,0 +1,215 @@
+"""Parity with the PyTorch implementation, stage by stage; bounds as the recordings' README says.
+
+float32 at highest matmul precision. Noise of float32 against float64 is up to 6e-6 for the towers
+and 2.5e-5 for the VQ's inner levels and images, whose activations are large: hence 2e-5 and 1e-4.
+"""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.convert import read_weights
+from toklip_jax.losses import codebook_loss, commitment_loss, entropy_loss
+from toklip_jax.models.build import build_model
+from toklip_jax.models.config import Compute
+from toklip_jax.models.toklip import similarity
+from toklip_jax.ops.normalize import l2_normalize
+
+ATOL, VQ_ATOL = 2e-5, 1e-4
+
+
+@pytest.fixture(autouse=True)
+def _highest_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def close(got, want, atol=ATOL):
+    np.testing.assert_allclose(np.asarray(got), want, atol=atol, rtol=1e-5)
+
+
+def nhwc(array):
+    return array.transpose(0, 2, 3, 1)
+
+
+def run(weights, inputs, method=None, **changes):
+    """Outputs and every submodule's output, by path."""
+    model = build_model(dataclasses.replace(weights.config, **changes), Compute(is_scanned=False))
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights.params)
+
+    @jax.jit
+    def apply(params, inputs):
+        return model.apply(
+            {"params": params},
+            inputs,
+            method=method,
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
+
+    out, state = apply(params, jnp.asarray(inputs))
+    return out, state.get("intermediates", {})
+
+
+def at(inner, path, index=0):
+    for name in path.split("/"):
+        inner = inner[name]
+    return inner["__call__"][index]
+
+
+@pytest.fixture(scope="module")
+def toklip(golden):
+    return read_weights(golden("toklip_tiny/checkpoint.pt"))
+
+
+@pytest.fixture(scope="module")
+def teacher(golden):
+    return read_weights(golden("teacher_tiny/checkpoint.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def inputs(golden):
+    return np.load(golden("toklip_tiny/inputs.npz"))
+
+
+def with_mask(toklip, is_causal):
+    vision = dataclasses.replace(toklip.config.vision, is_causal=is_causal)
+    return dataclasses.replace(toklip, config=dataclasses.replace(toklip.config, vision=vision))
+
+
+def test_toklip_ids_equal_the_recorded_ones(toklip, inputs, golden):
+    want = np.load(golden("toklip_tiny/outputs_causal.npz"))
+    ids, inner = run(toklip, inputs["image_nhwc"], "tokenize")
+    close(nhwc(want["vq_prequant"]), at(inner, "vq/quant_conv"))
+    np.testing.assert_array_equal(ids, want["vq_indices"])
+    codes, _ = run(toklip, want["vq_indices"], lambda m, ids: m.vq.code_vectors(ids))
+    close(codes, want["vq_quant_seq"])
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_token_encoder_equals_the_recorded_stages(toklip, golden, is_causal):
+    causal = np.load(golden("toklip_tiny/outputs_causal.npz"))
+    want = dict(causal) | dict(
+        np.load(golden(f"toklip_tiny/outputs_{'causal' if is_causal else 'full'}.npz"))
+    )
+    weights = with_mask(toklip, is_causal)
+    tokens, inner = run(weights, causal["vq_indices"], "semantic_tokens")
+    encoder = inner["token_encoder"]
+    close(at(encoder, "mapping/fc1"), want["vq_table_out"])
+    close(at(encoder, "mapping"), want["vq_mapped"])
+    block = encoder["stack"]["blocks_0"]
+    close(at(block, "norm1"), want["block0_norm1"])
+    close(at(block, "attn"), want["block0_attn"])
+    close(at(block, "mlp"), want["block0_mlp"])
+    for i in range(3):
+        close(at(encoder, f"stack/blocks_{i}"), want[f"block{i}"])
+    close(tokens, want["tokens"])
+    feature, inner = run(weights, causal["vq_indices"], "image_features")
+    pool = inner["token_encoder"]["pool"]
+    close(at(pool, "kv").reshape(4, 16, 128), want["pool_kv"])
+    close(at(pool, "proj"), want["pool_attn"])
+    close(at(pool, "mlp"), want["pool_mlp"])
+    close(feature, want["image_feature"])
+    close(l2_normalize(feature), want["image_feature_norm"])
+
+
+def text_is_recorded(weights, token_ids, want):
+    feature, inner = run(weights, token_ids, "text_features")
+    tower = inner["text_tower"]
+    for i in range(2):
+        close(at(tower, f"stack/blocks_{i}"), want[f"text_block{i}"])
+    close(at(tower, "norm"), want["text_tokens"])
+    close(feature, want["text_feature"])
+    return l2_normalize(feature)
+
+
+def test_text_tower_and_logits_equal_the_recorded_ones(toklip, inputs, golden):
+    want = np.load(golden("toklip_tiny/outputs_causal.npz"))
+    text = text_is_recorded(toklip, inputs["token_ids"], want)
+    close(text, want["text_feature_norm"])
+    image = jnp.asarray(want["image_feature_norm"])
+    scale, bias = (jnp.asarray(toklip.params[f"logit_{name}"]) for name in ("scale", "bias"))
+    close(similarity(image, text, scale, bias), want["image_logits"])
+    close(similarity(image, text, scale, bias).T, want["text_logits"])
+
+
+def test_teacher_equals_the_recorded_stages(teacher, inputs, golden):
+    want = np.load(golden("teacher_tiny/outputs.npz"))
+    feature, inner = run(teacher, inputs["image_nhwc"], "image_features")
+    tower = inner["image_tower"]
+    close(at(tower, "patch_embed").reshape(4, 16, 64), want["patch_embed"])
+    for i in range(3):
+        close(at(tower, f"stack/blocks_{i}"), want[f"block{i}"])
+    close(at(tower, "norm"), want["tokens"])
+    close(feature, want["image_feature"])
+    text_is_recorded(teacher, inputs["token_ids"], want)
+
+
+@pytest.mark.parametrize("name", ["vq_tiny", "vq_tiny_8"])
+@pytest.mark.parametrize("is_l2_normalised", [True, False])
+def test_vq_ids_and_images_equal_the_recorded_ones(name, is_l2_normalised, golden):
+    want = np.load(golden(f"{name}/outputs.npz"))
+    images = np.load(golden(f"{name}/inputs.npz"))["image_nhwc"]
+    weights = read_weights(
+        golden(f"{name}/checkpoint.safetensors"), is_l2_normalised=is_l2_normalised
+    )
+    prefix = "" if is_l2_normalised else "nol2_"
+    out, inner = run(weights, images)
+    np.testing.assert_array_equal(out.ids, want[f"{prefix}indices"].reshape(4, -1))
+    assert want[f"{prefix}margin"].min() > 2e-3  # so that equal ids are no luck
+    close(at(inner, "encoder"), nhwc(want["encoder_out"]))
+    close(at(inner, "quant_conv"), nhwc(want["prequant"]))
+    quant = nhwc(want[f"{prefix}quant"]).reshape(out.code_vectors.shape)
+    close(out.code_vectors, quant)
+    image, _ = run(weights, np.asarray(out.ids[:1]), "detokenize")
+    close(image, nhwc(want[f"{prefix}decoded_code_image0"]), VQ_ATOL)
+    if is_l2_normalised:
+        close(out.images, nhwc(want["decoded"]), VQ_ATOL)
+        vq_levels_are_recorded(inner, want)
+
+
+def vq_levels_are_recorded(inner, want):
+    levels = sum(f"enc_level{i}_stats" in want for i in range(9))
+    for half, short in (("encoder", "enc"), ("decoder", "dec")):
+        stages = {f"{short}_mid": "mid_res_1"}
+        for i in range(levels):
+            last = [n for n in inner[half] if n.startswith(f"levels_{i}_") and n != "__call__"]
+            stages[f"{short}_level{i}"] = end_of_level(last, i)
+        for recorded, path in stages.items():
+            got = np.asarray(at(inner[half], path))
+            axes = (1, 2, 3)
+            stats = np.stack(
+                [got.mean(axes), got.std(axes, ddof=1), got.min(axes), got.max(axes)], 1
+            )
+            close(stats, want[f"{recorded}_stats"], VQ_ATOL)
+            if recorded in want:
+                close(got, nhwc(want[recorded]), VQ_ATOL)
+
+
+def end_of_level(names, i):
+    for kind in ("downsample", "upsample"):
+        if f"levels_{i}_{kind}" in names:
+            return f"levels_{i}_{kind}"
+    attention = [n for n in names if "_attn_" in n]
+    return max(attention or [n for n in names if "_res_" in n], key=lambda n: int(n.split("_")[-1]))
+
+
+@pytest.mark.parametrize("name", ["vq_tiny", "vq_tiny_8"])
+@pytest.mark.parametrize("prefix", ["", "no_l2_"])
+def test_vq_training_losses_equal_the_recorded_ones(name, prefix, golden):
+    want = json.loads(golden(f"{name}/train_losses.json").read_text())[f"{prefix}ratio_0.1"]
+    images = np.load(golden(f"{name}/inputs.npz"))["image_nhwc"]
+    weights = read_weights(golden(f"{name}/checkpoint.safetensors"), is_l2_normalised=not prefix)
+    out, _ = run(weights, images)
+    np.testing.assert_allclose(codebook_loss(out.latents, out.code_vectors), want["vq_loss"], 1e-5)
+    commitment = 0.25 * commitment_loss(out.latents, out.code_vectors)
+    np.testing.assert_allclose(commitment, want["commit_loss"], 1e-5)
+    entropy = 0.1 * entropy_loss(out.latents, out.codebook)
+    np.testing.assert_allclose(entropy, want["entropy_loss"], 1e-5)
+    # The recorded figure counts the usage buffer's initial zeros as a use of code 0.
+    used = np.union1d(np.asarray(out.ids), [0])
+    assert len(used) / weights.config.codebook_size == want["codebook_usage"]

@@ -1,0 +1,165 @@
+"""Every way of computing gives what the plain way gives."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.models.build import build_model, init_params, param_shapes
+from toklip_jax.models.config import Compute, VisionConfig
+from toklip_jax.models.layout import to_scanned, to_unrolled
+from toklip_jax.models.resize import resize_model
+from toklip_jax.models.serialization import config_from_dict, config_to_dict
+from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES, VQ_SIZES
+from toklip_jax.models.token_encoder import TokenEncoder
+
+CONFIG = VisionConfig(32, 3, 4, is_causal=True, image_size=64)
+PLAIN = Compute(is_scanned=False)
+
+
+@pytest.fixture(autouse=True)
+def _highest_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return jax.random.normal(jax.random.key(1), (2, 16, 8))
+
+
+@pytest.fixture(scope="module")
+def params(codes):
+    return TokenEncoder(CONFIG, PLAIN).init(jax.random.key(0), codes)["params"]
+
+
+def value_and_grad(compute, params, codes):
+    encoder = TokenEncoder(CONFIG, compute)
+
+    def loss(params):
+        tokens = encoder.apply({"params": params}, codes, method="tokens")
+        feature = encoder.apply({"params": params}, codes)
+        return jnp.sum(jnp.sin(tokens)) + jnp.sum(feature**2), tokens
+
+    (_, tokens), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return tokens, grads
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+@pytest.mark.parametrize("is_rematerialised", [False, True])
+def test_scan_and_remat_change_neither_values_nor_gradients(
+    params, codes, is_scanned, is_rematerialised
+):
+    want_tokens, want_grads = value_and_grad(PLAIN, params, codes)
+    compute = Compute(is_scanned=is_scanned, is_rematerialised=is_rematerialised)
+    changed = to_scanned(params, jnp.stack) if is_scanned else params
+    tokens, grads = value_and_grad(compute, changed, codes)
+    np.testing.assert_allclose(tokens, want_tokens, atol=1e-6)
+    grads = to_unrolled(grads) if is_scanned else grads
+    for path, want in jax.tree_util.tree_leaves_with_path(want_grads):
+        got = grads
+        for key in path:
+            got = got[key.key]
+        np.testing.assert_allclose(got, want, atol=1e-6 * max(1, float(jnp.abs(want).max())))
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+@pytest.mark.parametrize("is_rematerialised", [False, True])
+def test_causal_mask_survives_scan_and_remat(params, codes, is_scanned, is_rematerialised):
+    compute = Compute(is_scanned=is_scanned, is_rematerialised=is_rematerialised)
+    changed = to_scanned(params, jnp.stack) if is_scanned else params
+    encoder = TokenEncoder(CONFIG, compute)
+    at = 9
+
+    def token_before(codes):
+        return encoder.apply({"params": changed}, codes, method="tokens")[:, at].sum()
+
+    grad = np.abs(jax.grad(token_before)(codes)).sum((0, 2))
+    assert (grad[: at + 1] > 0).all()
+    assert (grad[at + 1 :] == 0).all()
+
+
+def test_without_mask_every_token_sees_every_id(params, codes):
+    encoder = TokenEncoder(dataclasses.replace(CONFIG, is_causal=False), PLAIN)
+    grad = jax.grad(
+        lambda codes: encoder.apply({"params": params}, codes, method="tokens")[:, 9].sum()
+    )(codes)
+    assert (np.abs(grad).sum((0, 2)) > 0).all()
+
+
+def test_changing_an_id_changes_no_token_before_it():
+    config = TOKLIP_SIZES["tiny"]
+    model = build_model(config, PLAIN)
+    params = jax.jit(lambda rng: init_params(config, PLAIN, rng))(jax.random.key(0))
+    ids = jax.random.randint(jax.random.key(1), (2, 16), 0, 512)
+    tokens = jax.jit(lambda ids: model.apply({"params": params}, ids, method="semantic_tokens"))
+    before = tokens(ids)
+    for i in (0, 7, 15):
+        after = tokens(ids.at[:, i].set((ids[:, i] + 1) % 512))
+        np.testing.assert_array_equal(after[:, :i], before[:, :i])
+        assert (np.abs(after[:, i:] - before[:, i:]).max((0, 2)) > 0).all()
+
+
+def test_bfloat16_stays_near_float32_and_keeps_parameters_float32(codes):
+    config = dataclasses.replace(TOKLIP_SIZES["tiny"])
+    low = Compute(dtype="bfloat16", is_scanned=False)
+    params = jax.jit(lambda rng: init_params(config, low, rng))(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    ids = jax.random.randint(jax.random.key(1), (2, 16), 0, 512)
+    features = [
+        build_model(config, compute).apply({"params": params}, ids, method="image_features")
+        for compute in (low, PLAIN)
+    ]
+    assert features[0].dtype == jnp.bfloat16
+    similarity = np.sum(np.prod([f.astype(np.float32) for f in features], axis=0), -1)
+    norms = np.prod([np.linalg.norm(f.astype(np.float32), axis=-1) for f in features], axis=0)
+    assert (similarity / norms > 0.999).all()
+
+
+def test_bfloat16_towers_do_not_change_ids():
+    config = TOKLIP_SIZES["tiny"]
+    params = jax.jit(lambda rng: init_params(config, PLAIN, rng))(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3), minval=-1)
+    ids = [
+        jax.jit(build_model(config, compute).apply, static_argnames="method")(
+            {"params": params}, images, method="tokenize"
+        )
+        for compute in (PLAIN, Compute(dtype="bfloat16", is_scanned=False))
+    ]
+    np.testing.assert_array_equal(*ids)
+
+
+def test_a_number_of_tokens_that_is_not_the_tables_is_refused(params):
+    encoder = TokenEncoder(CONFIG, PLAIN)
+    with pytest.raises(ValueError, match=r"expected 16 tokens .* got 25"):
+        encoder.apply({"params": params}, jnp.zeros((1, 25, 8)))
+
+
+def test_a_resized_model_takes_the_new_number_of_tokens():
+    config = TOKLIP_SIZES["tiny"]
+    params = jax.jit(lambda rng: init_params(config, PLAIN, rng))(jax.random.key(0))
+    config, params = resize_model(config, params, 96)
+    tokens = build_model(config, PLAIN).apply(
+        {"params": params}, jnp.zeros((1, 36), jnp.int32), method="semantic_tokens"
+    )
+    assert tokens.shape == (1, 36, 64)
+
+
+@pytest.mark.parametrize("config", [*VQ_SIZES.values(), *TOKLIP_SIZES.values(), TEACHER_SIZES["tiny"]])
+def test_configs_survive_json(config):
+    import json
+
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+def test_layouts_undo_each_other():
+    shapes = param_shapes(TEACHER_SIZES["tiny"])
+    assert "image_tower/stack/blocks_2/mlp/fc1/kernel" in shapes
+    tree = {"stack": {f"blocks_{i}": {"w": np.full((2,), i)} for i in range(11)}, "norm": {"b": 1}}
+    scanned = to_scanned(tree)
+    assert scanned["stack"]["blocks"]["w"].shape == (11, 2)
+    np.testing.assert_array_equal(scanned["stack"]["blocks"]["w"][:, 0], np.arange(11))
+    again = to_unrolled(scanned)
+    assert list(again["stack"]) == list(tree["stack"])
