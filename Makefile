@@ -1,0 +1,24 @@
+# `make demo` and `make test` need Python 3.11 or newer, make, and a package index; nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
+
+test: $(VENV)/.installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[demo,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
