@@ -2,11 +2,14 @@
 
 import pickle
 import struct
+import time
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
+from toklip_jax.convert.mapped import MappedFile
 from toklip_jax.convert.reader import read_checkpoint
 from toklip_jax.convert.torch_zip import Inert, UnsafeFileError, read_torch_zip
 
@@ -69,6 +72,10 @@ def write(path, tree, storages=None, raw=None, compression=zipfile.ZIP_STORED, n
     return path
 
 
+def read(path):
+    return read_torch_zip(MappedFile(path))
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "checkpoint.pt"
@@ -82,7 +89,7 @@ def test_views_strides_and_scalars_are_exact(path):
         "scalar": tensor((), (), 5),
         "empty": tensor((0, 4)),
     }
-    got = read_torch_zip(write(path, tree))
+    got = read(write(path, tree))
     whole = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.testing.assert_array_equal(got["whole"], whole)
     np.testing.assert_array_equal(got["transposed"], whole.T)
@@ -95,7 +102,7 @@ def test_views_strides_and_scalars_are_exact(path):
 def test_bfloat16_keeps_its_bits(path):
     bits = np.array([0x3F80, 0xC049], "<u2")
     write(path, {"x": tensor((2,), numel=2, dtype="BFloat16Storage")}, {"0": bits.tobytes()})
-    got = read_torch_zip(path)["x"]
+    got = read(path)["x"]
     assert got.dtype.name == "bfloat16"
     np.testing.assert_array_equal(got.view(np.uint16), bits)
 
@@ -111,20 +118,21 @@ def test_bfloat16_keeps_its_bits(path):
         "runpy run_path",
         "torch.hub load",
         "urllib.request urlopen",
-        "pathlib Path",
+        "__builtin__ eval",
+        "torch.serialization load",
     ],
 )
 def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(path, tmp_path, name):
     victim = tmp_path / "ran"
     write(path, {"w": tensor((2, 3)), "x": Named(name, f"touch {victim}")})
     with pytest.raises(UnsafeFileError, match=name.replace(" ", ".")):
-        read_torch_zip(path)
+        read(path)
     assert not victim.exists()
 
 
 def test_an_unknown_class_is_inert_and_never_imported(path):
     write(path, {"w": tensor((2, 3)), "args": Named("toklip_no_such_module Config", "x")})
-    got = read_torch_zip(path)
+    got = read(path)
     assert isinstance(got["args"], Inert)
     np.testing.assert_array_equal(got["w"].shape, (2, 3))
 
@@ -148,34 +156,85 @@ def test_an_unknown_class_is_inert_and_never_imported(path):
 )
 def test_hostile_tensors_are_refused(path, what, hostile):
     with pytest.raises(ValueError, match="damaged"):
-        read_torch_zip(write(path, {"w": hostile}))
+        read(write(path, {"w": hostile}))
 
 
 def test_a_tensors_record_cannot_be_changed_after_it_is_built(path):
     build = encode(tensor((2, 3))) + encode((None, {"offset": 10**6})) + b"b"
     raw = b"\x80\x02}(" + encode("w") + build + b"u."
     with pytest.raises(ValueError, match="damaged"):
-        read_torch_zip(write(path, None, raw=raw))
+        read(write(path, None, raw=raw))
 
 
-def test_nested_sharing_does_not_explode(path):
-    # Each list holds the one before twice: 2^60 leaves if they were walked one by one.
-    raw = b"\x80\x02]q\x00" + b"".join(
-        b"]q" + bytes([i + 1]) + b"(h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(60)
-    )
-    raw = b"\x80\x02}(" + encode("x") + raw[2:] + encode("w") + encode(tensor((2, 3))) + b"u."
-    # the stack keeps sixty lists; the dict takes the last as a value of an odd key
-    with pytest.raises(ValueError, match="damaged"):
-        read_torch_zip(write(path, None, raw=raw))
+def shared_nest(depth, make):
+    """A nest whose every level holds the one below twice: 2^depth leaves, if walked."""
+    level = encode("leaf") + b"q\x00"
+    for i in range(depth):
+        level += b"0" + make(b"h" + bytes([i]) + b"h" + bytes([i])) + b"q" + bytes([i + 1])
+    return level
+
+
+TUPLES = shared_nest(60, lambda pair: b"(" + pair + b"t")
+LISTS = shared_nest(60, lambda pair: b"](" + pair + b"e")
+STORAGE_OF_A_NEST = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((" + TUPLES + b"tQK\x00K\x01\x85K\x01\x85tR"
+)
+
+
+@pytest.mark.parametrize(
+    ("attack", "is_readable"),
+    [
+        pytest.param(encode("x") + LISTS, True, id="lists"),
+        pytest.param(encode("x") + TUPLES, True, id="tuples"),
+        pytest.param(TUPLES + encode("x"), True, id="a key that takes ages to hash"),
+        pytest.param(encode("x") + STORAGE_OF_A_NEST, False, id="a message that takes ages"),
+        pytest.param(encode("x") + b"]r\xff\xff\xff\x7f", True, id="a memo of 2^31 places"),
+        pytest.param(encode("x") + b"\x8b\xff\xff\xff\x7f" + b"1", False, id="an integer of 2 GB"),
+        pytest.param(encode("x") + b"(" * 10_000 + b"t" * 10_000, False, id="ten thousand deep"),
+    ],
+)
+def test_no_pickle_takes_more_than_it_weighs(path, attack, is_readable):
+    write(path, None, raw=b"\x80\x02}(" + attack + encode("w") + encode(tensor((6,))) + b"u.")
+    begin = time.process_time()
+    tracemalloc.start()
+    if is_readable:
+        np.testing.assert_array_equal(read(path)["w"], np.arange(6))
+    else:
+        with pytest.raises(ValueError, match=r"^.{,200}damaged.{,200}$"):
+            read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.process_time() - begin < 10  # the attacks take hours, or gigabytes
+    assert peak < 100e6
+
+
+def test_a_pickle_changes_nothing_outside_its_own_values(path):
+    # BUILD on a function of ours would set its attributes for the rest of the process.
+    functions = (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctoklip_jax.convert.torch_zip\nshown\n")
+    for function in functions:
+        attack = function + encode((None, {"__defaults__": (1, 2)})) + b"b"
+        write(path, None, raw=b"\x80\x02}(" + encode("x") + attack + encode("w") + b"Nu.")
+        with pytest.raises(ValueError, match="attributes set on what has none"):
+            read(path)
+
+
+def test_cycles_and_subclasses_of_dict_are_read(path):
+    cycle = b"]q\x07h\x07a"
+    ordered = b"ccollections\nOrderedDict\n)R(" + encode("w") + encode(tensor((6,))) + b"u"
+    ordered += b"}" + encode("_metadata") + b"}sb"  # what a module's state_dict() carries along
+    raw = b"\x80\x02}(" + encode("c") + cycle + encode("state_dict") + ordered + b"u."
+    got = read(write(path, None, raw=raw))
+    assert got["c"][0] is got["c"]
+    np.testing.assert_array_equal(got["state_dict"]["w"], np.arange(6))
 
 
 def test_compressed_and_duplicate_entries_are_refused(path):
     with pytest.raises(ValueError, match="compressed"):
-        read_torch_zip(write(path, {"w": tensor((2, 3))}, compression=zipfile.ZIP_DEFLATED))
+        read(write(path, {"w": tensor((2, 3))}, compression=zipfile.ZIP_DEFLATED))
     with pytest.warns(UserWarning, match="Duplicate"):
         write(path, {"w": tensor((2, 3))}, names=[("archive/data/0", b"x" * 24)])
     with pytest.raises(ValueError, match="twice"):
-        read_torch_zip(path)
+        read(path)
 
 
 def test_files_cut_off_anywhere_give_one_clear_error(path, golden, tmp_path):
@@ -213,7 +272,7 @@ def test_foreign_files_are_named_for_what_they_are(path, content, message):
 def test_zips_that_are_no_checkpoint_are_refused(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "<xml/>")
-    with pytest.raises(ValueError, match="another zip"):
+    with pytest.raises(ValueError, match="another kind of zip"):
         read_checkpoint(path)
 
 
@@ -233,5 +292,3 @@ def test_the_recorded_pt_and_safetensors_hold_the_same(golden):
         safe = read_checkpoint(golden(f"{name}/checkpoint.safetensors")).tensors
         assert pt.keys() == safe.keys()
         assert all(pt[k].dtype == safe[k].dtype and (pt[k] == safe[k]).all() for k in pt)
-
-

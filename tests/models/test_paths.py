@@ -1,6 +1,7 @@
 """Every way of computing gives what the plain way gives."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from toklip_jax.models.token_encoder import TokenEncoder
 
 CONFIG = VisionConfig(32, 3, 4, is_causal=True, image_size=64)
 PLAIN = Compute(is_scanned=False)
+TOKLIP = TOKLIP_SIZES["tiny"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,11 @@ def codes():
 @pytest.fixture(scope="module")
 def params(codes):
     return TokenEncoder(CONFIG, PLAIN).init(jax.random.key(0), codes)["params"]
+
+
+@pytest.fixture(scope="module")
+def toklip_params():
+    return jax.jit(lambda rng: init_params(TOKLIP, PLAIN, rng))(jax.random.key(0))
 
 
 def value_and_grad(compute, params, codes):
@@ -89,10 +96,8 @@ def test_without_mask_every_token_sees_every_id(params, codes):
     assert (np.abs(grad).sum((0, 2)) > 0).all()
 
 
-def test_changing_an_id_changes_no_token_before_it():
-    config = TOKLIP_SIZES["tiny"]
-    model = build_model(config, PLAIN)
-    params = jax.jit(lambda rng: init_params(config, PLAIN, rng))(jax.random.key(0))
+def test_changing_an_id_changes_no_token_before_it(toklip_params):
+    model, params = build_model(TOKLIP, PLAIN), toklip_params
     ids = jax.random.randint(jax.random.key(1), (2, 16), 0, 512)
     tokens = jax.jit(lambda ids: model.apply({"params": params}, ids, method="semantic_tokens"))
     before = tokens(ids)
@@ -102,33 +107,28 @@ def test_changing_an_id_changes_no_token_before_it():
         assert (np.abs(after[:, i:] - before[:, i:]).max((0, 2)) > 0).all()
 
 
-def test_bfloat16_stays_near_float32_and_keeps_parameters_float32(codes):
-    config = dataclasses.replace(TOKLIP_SIZES["tiny"])
+def test_bfloat16_stays_near_float32_and_keeps_parameters_float32(toklip_params):
     low = Compute(dtype="bfloat16", is_scanned=False)
-    params = jax.jit(lambda rng: init_params(config, low, rng))(jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    shapes = jax.eval_shape(lambda rng: init_params(TOKLIP, low, rng), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     ids = jax.random.randint(jax.random.key(1), (2, 16), 0, 512)
-    features = [
-        build_model(config, compute).apply({"params": params}, ids, method="image_features")
-        for compute in (low, PLAIN)
-    ]
+    features = [run(compute, toklip_params, ids, "image_features") for compute in (low, PLAIN)]
     assert features[0].dtype == jnp.bfloat16
     similarity = np.sum(np.prod([f.astype(np.float32) for f in features], axis=0), -1)
     norms = np.prod([np.linalg.norm(f.astype(np.float32), axis=-1) for f in features], axis=0)
     assert (similarity / norms > 0.999).all()
 
 
-def test_bfloat16_towers_do_not_change_ids():
-    config = TOKLIP_SIZES["tiny"]
-    params = jax.jit(lambda rng: init_params(config, PLAIN, rng))(jax.random.key(0))
+def test_bfloat16_towers_do_not_change_ids(toklip_params):
     images = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3), minval=-1)
-    ids = [
-        jax.jit(build_model(config, compute).apply, static_argnames="method")(
-            {"params": params}, images, method="tokenize"
-        )
-        for compute in (PLAIN, Compute(dtype="bfloat16", is_scanned=False))
-    ]
+    low = Compute(dtype="bfloat16", is_scanned=False)
+    ids = [run(compute, toklip_params, images, "tokenize") for compute in (PLAIN, low)]
     np.testing.assert_array_equal(*ids)
+
+
+def run(compute, params, inputs, method):
+    model = build_model(TOKLIP, compute)
+    return jax.jit(lambda p, x: model.apply({"params": p}, x, method=method))(params, inputs)
 
 
 def test_a_number_of_tokens_that_is_not_the_tables_is_refused(params):
@@ -137,20 +137,19 @@ def test_a_number_of_tokens_that_is_not_the_tables_is_refused(params):
         encoder.apply({"params": params}, jnp.zeros((1, 25, 8)))
 
 
-def test_a_resized_model_takes_the_new_number_of_tokens():
-    config = TOKLIP_SIZES["tiny"]
-    params = jax.jit(lambda rng: init_params(config, PLAIN, rng))(jax.random.key(0))
-    config, params = resize_model(config, params, 96)
-    tokens = build_model(config, PLAIN).apply(
-        {"params": params}, jnp.zeros((1, 36), jnp.int32), method="semantic_tokens"
+def test_a_resized_model_takes_the_new_number_of_tokens(toklip_params):
+    config, params = resize_model(TOKLIP, toklip_params, 96)
+    model = build_model(config, PLAIN)
+    tokens = jax.jit(lambda ids: model.apply({"params": params}, ids, method="semantic_tokens"))(
+        jnp.zeros((1, 36), jnp.int32)
     )
     assert tokens.shape == (1, 36, 64)
 
 
-@pytest.mark.parametrize("config", [*VQ_SIZES.values(), *TOKLIP_SIZES.values(), TEACHER_SIZES["tiny"]])
+@pytest.mark.parametrize(
+    "config", [*VQ_SIZES.values(), *TOKLIP_SIZES.values(), TEACHER_SIZES["tiny"]]
+)
 def test_configs_survive_json(config):
-    import json
-
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import mmap
 import pathlib
 import re
 import tarfile
@@ -11,7 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from toklip_jax.convert.torch_zip import RESAVE, Inert, is_zip, read_torch_zip
+from toklip_jax.convert.mapped import MappedFile
+from toklip_jax.convert.torch_zip import Inert, is_zip, read_torch_zip
 
 # Where training scripts keep the weights, the one to prefer first.
 CONTAINERS = ("ema", "model_ema", "state_dict", "model", "model_state_dict", "module")
@@ -29,6 +29,9 @@ SAFETENSORS_DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+RESAVE = (
+    "python -c \"import torch; torch.save(torch.load('{name}', weights_only=True), 'resaved.pt')\""
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +71,10 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     if path.stat().st_size < 16:
         raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
     if is_zip(path):
-        tree, kind = read_torch_zip(path), "torch"
+        tree, kind = read_torch_zip(MappedFile(path)), "torch"
     else:
         _refuse_others(path)
-        tree, kind = _read_safetensors(path), "safetensors"
+        tree, kind = _read_safetensors(MappedFile(path)), "safetensors"
     tensors, dropped = _select(tree, path)
     return Checkpoint(path, kind, tensors, dropped)
 
@@ -94,9 +97,8 @@ def _refuse_others(path):
         )
 
 
-def _read_safetensors(path):
-    with path.open("rb") as file:
-        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+def _read_safetensors(file):
+    path, data = file.path, file.bytes
     length = int.from_bytes(data[:8].tobytes(), "little")
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"{path} is damaged or cut off: its header ends past the file")

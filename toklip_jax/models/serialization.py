@@ -43,9 +43,10 @@ def config_from_dict(data: dict):
             f"expected the fields of a {kind} config, got {sorted(unknown)} as well: "
             f"the weights may come from a newer version"
         )
-    return cls(
-        **{
-            name: config_from_dict(value) if isinstance(value, dict) else value
-            for name, value in fields.items()
-        }
-    )
+    return cls(**{name: _from_plain(value) for name, value in fields.items()})
+
+
+def _from_plain(value):
+    if isinstance(value, list):  # json knows no tuples
+        return tuple(value)
+    return config_from_dict(value) if isinstance(value, dict) else value
