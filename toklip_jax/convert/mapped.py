@@ -1,0 +1,26 @@
+"""A file as an array of bytes that takes memory only while it is read."""
+
+import mmap
+import pathlib
+
+import numpy as np
+
+
+class MappedFile:
+    """A read-only view of a file.
+
+    Attributes:
+        path: of the file.
+        bytes: uint8, all of the file; views of it stay valid as long as they live.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        with self.path.open("rb") as file:
+            self._mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.bytes = np.frombuffer(self._mmap, np.uint8)
+
+    def release(self) -> None:
+        """Lets go of the memory that reading took; what is read again comes from the file."""
+        if hasattr(self._mmap, "madvise"):  # not on Windows
+            self._mmap.madvise(mmap.MADV_DONTNEED)
