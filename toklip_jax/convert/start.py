@@ -41,6 +41,11 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
     vision = dataclasses.replace(
         teacher.config.vision, is_causal=is_causal, patch_size=vq.config.downsample
     )
+    if vision.pool != "map" and vision.grid != teacher.config.vision.grid:
+        raise ValueError(
+            f"expected a VQ tokenizer that gives the teacher's {teacher.config.vision.num_tokens} "
+            f"tokens, which its pooling {vision.pool!r} is tied to, got one of {vision.num_tokens}"
+        )
     config = TokLIPConfig(vq.config, vision, teacher.config.text, teacher.config.has_logit_bias)
     tower = teacher.params["image_tower"]
     encoder = {name: value for name, value in tower.items() if name not in LEFT_OUT}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from toklip_jax.ops.activations import activation
 
 SO400M_MLP_RATIO = 3.7362  # 4304 / 1152, the shape of SigLIP's So400m
+POOLS = ("map", "flatten")
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -72,29 +73,24 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(TransformerConfig):
-    """An image tower with MAP pooling: the teacher's, or the token encoder.
+    """An image tower with pooling: the teacher's, or the token encoder.
 
     Attributes:
         image_size: side of the square image, pixels.
         patch_size: pixels of a patch's side; under a token encoder, the VQ's down-sampling.
         mapping_activation: between the two layers that map code vectors to the width.
-        pool_num_heads: of the pooling; 0: as the blocks.
+        pool: "map", attention pooling, as all released weights; or "flatten" (see `pooling`).
     """
 
     image_size: int = 256
     patch_size: int = 16
-    pool_num_heads: int = 0
+    pool: str = "map"
     mapping_activation: str = "gelu_erf"
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.pool_num_heads:
-            object.__setattr__(self, "pool_num_heads", self.num_heads)
-        if self.width % self.pool_num_heads:
-            raise ValueError(
-                f"expected pool_num_heads to divide the width, got {self.pool_num_heads} and "
-                f"{self.width}"
-            )
+        if self.pool not in POOLS:
+            raise ValueError(f"expected a pool of {POOLS}, got {self.pool!r}")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"expected patch_size to divide image_size, got {self.patch_size} and "

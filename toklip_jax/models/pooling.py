@@ -1,4 +1,4 @@
-"""Attention pooling (MAP): a learned latent asks one question of all tokens."""
+"""Pooling: from all tokens to one feature."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,8 +9,15 @@ from toklip_jax.models.transformer import Mlp, Projection, layer_norm
 from toklip_jax.ops.attention import attention
 
 
+def build_pool(config: VisionConfig, compute: Compute) -> nn.Module:
+    """Returns the module that pools tokens [b, n, d] to a feature [b, d], not normalised."""
+    return {"map": MapPool, "flatten": FlattenPool}[config.pool](config, compute)
+
+
 class MapPool(nn.Module):
-    """y = proj(attn(q(latent), kv(tokens))); feature = y + mlp(norm(y)).
+    """Attention pooling: a learned latent asks one question of all tokens.
+
+    y = proj(attn(q(latent), kv(tokens))); feature = y + mlp(norm(y)).
 
     As SigLIP's: no q or k norm, and no residual from the latent. It attends to all tokens, also
     above a causal stack.
@@ -23,7 +30,7 @@ class MapPool(nn.Module):
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         config, dtype = self.config, self.compute.jax_dtype
         d = config.width
-        heads = (config.pool_num_heads, d // config.pool_num_heads)
+        heads = (config.num_heads, config.head_dim)
         latent = self.param("latent", nn.initializers.truncated_normal(d**-0.5), (1, d))
         query = Projection((d,), heads, dtype, name="q")(latent)  # [1, k, e]
         query = jnp.broadcast_to(query, (len(tokens), *query.shape))  # [b, 1, k, e]
@@ -32,3 +39,19 @@ class MapPool(nn.Module):
         out = Projection(heads, (d,), dtype, name="proj")(out)  # [b, 1, d]
         mlp = Mlp(config.mlp_dim, d, config.activation, dtype, name="mlp")
         return (out + mlp(layer_norm(config.norm_eps, dtype, "norm")(out)))[:, 0]
+
+
+class FlattenPool(nn.Module):
+    """feature = W [token 1; ...; token n] + b: one linear layer that sees every place apart.
+
+    For small models that train for minutes: it knows from the first step where things are, which
+    attention pooling has yet to learn. It is tied to the number of tokens.
+    """
+
+    config: VisionConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        flat = tokens.reshape(len(tokens), -1)  # [b, n * d]
+        return nn.Dense(self.config.width, dtype=self.compute.jax_dtype, name="linear")(flat)

@@ -15,8 +15,14 @@ def resize_model(
     """Returns TokLIP's config and parameters with the position table resampled.
 
     Raises:
-        ValueError: the VQ tokenizer's down-sampling does not divide `image_size`.
+        ValueError: the VQ tokenizer's down-sampling does not divide `image_size`, or the pooling is
+            tied to the number of tokens.
     """
+    if config.vision.pool != "map":
+        raise ValueError(
+            f"expected images of {config.vision.image_size} px, got {image_size}: the pooling "
+            f"{config.vision.pool!r} is tied to the number of tokens"
+        )
     vision = dataclasses.replace(config.vision, image_size=image_size)
     encoder = params["token_encoder"]
     table = jnp.asarray(encoder["pos_embed"], jnp.float32)

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.config import Compute, TextConfig, VisionConfig
-from toklip_jax.models.pooling import MapPool
+from toklip_jax.models.pooling import build_pool
 from toklip_jax.models.text_tower import TextTower
 from toklip_jax.models.transformer import Stack, layer_norm
 
@@ -54,7 +54,7 @@ class Teacher(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Patch embedding, position table, blocks, final norm, MAP pooling."""
+    """Patch embedding, position table, blocks, final norm, pooling."""
 
     config: VisionConfig
     compute: Compute
@@ -67,7 +67,7 @@ class ImageTower(nn.Module):
         self.pos_embed = self.param("pos_embed", init, (config.num_tokens, config.width))
         self.stack = Stack(config, self.compute)
         self.norm = layer_norm(config.norm_eps, dtype, None)
-        self.pool = MapPool(config, self.compute)
+        self.pool = build_pool(config, self.compute)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         return self.pool(self.tokens(images))

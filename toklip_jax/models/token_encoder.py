@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.models.config import Compute, VisionConfig
-from toklip_jax.models.pooling import MapPool
+from toklip_jax.models.pooling import build_pool
 from toklip_jax.models.transformer import Stack, layer_norm
 from toklip_jax.ops.activations import activation
 
@@ -14,7 +14,7 @@ MAPPING_RATIO = 4  # hidden size of the mapping MLP, in widths
 
 
 class TokenEncoder(nn.Module):
-    """mapping MLP, position table, (causal) blocks, final norm; MAP pooling apart.
+    """mapping MLP, position table, (causal) blocks, final norm; pooling apart.
 
     It knows code vectors only, not which VQ tokenizer they come from.
     """
@@ -29,7 +29,7 @@ class TokenEncoder(nn.Module):
         self.pos_embed = self.param("pos_embed", init, (config.num_tokens, config.width))
         self.stack = Stack(config, self.compute)
         self.norm = layer_norm(config.norm_eps, dtype, None)
-        self.pool = MapPool(config, self.compute)
+        self.pool = build_pool(config, self.compute)
 
     def __call__(self, code_vectors: Float[Array, "b n c"]) -> Float[Array, "b d"]:
         """Returns the pooled image feature, not normalised."""
