@@ -35,7 +35,7 @@ class MapPool(nn.Module):
         query = Projection((d,), heads, dtype, name="q")(latent)  # [1, k, e]
         query = jnp.broadcast_to(query, (len(tokens), *query.shape))  # [b, 1, k, e]
         kv = Projection((d,), (2, *heads), dtype, name="kv")(tokens)  # [b, n, 2, k, e]
-        out = attention(query, *jnp.moveaxis(kv, 2, 0))  # [b, 1, k, e]
+        out = attention(query, kv[:, :, 0], kv[:, :, 1])  # [b, 1, k, e]
         out = Projection(heads, (d,), dtype, name="proj")(out)  # [b, 1, d]
         mlp = Mlp(config.mlp_dim, d, config.activation, dtype, name="mlp")
         return (out + mlp(layer_norm(config.norm_eps, dtype, "norm")(out)))[:, 0]
