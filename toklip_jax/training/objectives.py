@@ -4,7 +4,7 @@ The loop and the step know no more of it than `Objective` says; a new one is a c
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,7 @@ Batch = dict[str, Any]
 Result = tuple[jax.Array, dict[str, jax.Array]]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training task.
 

@@ -44,7 +44,7 @@ def make_step(
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
         metrics = metrics | {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         return TrainState(state.step + 1, params, opt_state, ema), metrics
