@@ -7,6 +7,7 @@ the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped
 import os
 import pathlib
 
+import jax
 import pytest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -27,3 +28,10 @@ def golden():
         return found
 
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Steps that several tests build anew are compiled once a session."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -15,7 +15,11 @@ class Checkpoints:
 
     def __init__(self, directory: str | pathlib.Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options)
+        self._manager = ocp.CheckpointManager(
+            pathlib.Path(directory).absolute(),
+            options=options,
+            item_handlers=ocp.StandardCheckpointHandler(),  # else a new manager reads no metadata
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self

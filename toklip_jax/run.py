@@ -6,16 +6,15 @@ import pathlib
 import jax
 import ml_collections
 
-from toklip_jax.data.captions import all_captions
-from toklip_jax.data.emoji import named_split
 from toklip_jax.data.pipeline import batches
-from toklip_jax.data.sources import build_source
+from toklip_jax.data.sources import SOURCES, build_source, source_texts
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.data.transforms import Chain, PickCaption, ShiftAndScale
 from toklip_jax.demo import evaluate_demo
+from toklip_jax.fields import known
 from toklip_jax.sharding import make_mesh
 from toklip_jax.training.loop import Batches
-from toklip_jax.training.stages import train_stage, weights_directory
+from toklip_jax.training.stages import check_stage, train_stage, weights_directory
 from toklip_jax.training.workdir import open_workdir
 
 MODES = ("train", "eval")
@@ -40,10 +39,16 @@ def run(
     """
     if mode not in MODES:
         raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
+    # All that can be checked is, before the workdir is claimed for this config.
+    mesh = make_mesh(config.mesh.to_dict())
+    for name in config.stages:
+        check_stage(name, config)
+    known("source.kind", config.source.kind, SOURCES)
+    if config.evaluation:
+        known("evaluation", config.evaluation, EVALUATIONS)
     if mode == "eval":
         _expect_trained(config, pathlib.Path(workdir))
     workdir = open_workdir(workdir, config, restart)
-    mesh = make_mesh(config.mesh)
     tokenizer_path = _text_tokenizer(config, workdir)
     for name in config.stages if mode == "train" else ():
         stage_batches = _batches(config, name, tokenizer_path)
@@ -64,30 +69,46 @@ def _expect_trained(config, workdir):
             )
 
 
-def _text_tokenizer(config, workdir) -> pathlib.Path:
-    """The tokenizer a run's texts go through: the one named, or one trained on the captions."""
-    if config.text.tokenizer:
-        return pathlib.Path(config.text.tokenizer)
+def _text_tokenizer(config, workdir) -> pathlib.Path | None:
+    """Keeps in `workdir` the tokenizer of the run's texts: the one named, or one trained here."""
     path = workdir / "tokenizer.json"
-    if not path.exists():
-        concepts = named_split(config.source.split, config.source.size).train.concepts
-        tokenizer = train_tokenizer(all_captions(concepts), config.text.vocab_size)
-        TextTokenizer(tokenizer, config.text.context_length).save(path)
-    return path
+    if path.exists():
+        return path
+    length = config.text.context_length
+    if config.text.tokenizer:
+        tokenizer = TextTokenizer.load(config.text.tokenizer, length)
+    elif (texts := source_texts(config.source.to_dict())) is not None:
+        tokenizer = TextTokenizer(train_tokenizer(texts, config.text.vocab_size), length)
+    else:
+        return None
+    return tokenizer.save(path)
+
+
+def _check_vocabulary(text, stage):
+    size = stage.get("model", {}).get("text", {}).get("vocab_size", text.vocab_size)
+    if text.vocab_size > size:
+        raise ValueError(
+            f"expected a text tokenizer of at most {size} ids, the model's vocab_size, got one of "
+            f"{text.vocab_size}: raise model.text.vocab_size"
+        )
 
 
 def _batches(config, name, tokenizer_path) -> Batches:
     """Batches of stage `name`, from any step on."""
     stage = config[name]
-    text = TextTokenizer.load(tokenizer_path, config.text.context_length)
-    transforms = [ShiftAndScale(**stage.augment)] if stage.augment else []
-    if stage.objective != "vq":
-        transforms.insert(0, PickCaption())
+    has_text = stage.objective != "vq"
+    transforms = [PickCaption()] if has_text else []
+    if stage.augment:
+        transforms.append(ShiftAndScale(**stage.augment))
+    text = None
+    if has_text and tokenizer_path is not None:
+        text = TextTokenizer.load(tokenizer_path, config.text.context_length)
+        _check_vocabulary(text, stage)
 
     @functools.cache
     def source():
         # Read when the stage trains, so that a finished run starts at once.
-        return build_source(config.source, text if stage.objective != "vq" else None)
+        return build_source(config.source.to_dict(), text)
 
     def from_step(start):
         return batches(

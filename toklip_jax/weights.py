@@ -2,7 +2,7 @@
 
 weights/
     toklip.json          format version, model config, layout, where it came from
-    params/              the parameters, by Orbax, in the dtypes they came in
+    params.safetensors   the parameters by slash path, in the dtypes they came in
     carried.safetensors  tensors of the PyTorch file that are no parameters, if any
     tokenizer.json       the text tokenizer, if any
 """
@@ -12,22 +12,20 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from safetensors.numpy import load_file, save_file
 
+from toklip_jax.files import MappedFile, read_safetensors, write_safetensors
 from toklip_jax.models.layout import to_scanned, to_unrolled
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
 
 FORMAT = 1
 DESCRIPTION, PARAMS, CARRIED, TOKENIZER = (
     "toklip.json",
-    "params",
+    "params.safetensors",
     "carried.safetensors",
     "tokenizer.json",
 )
@@ -44,6 +42,7 @@ class Weights:
         carried: tensors of a PyTorch file that are no parameters, by its names.
         tokenizer_path: of the text tokenizer, a `tokenizer.json`, or None.
         source: what it was converted or trained from, for people.
+        file: that the parameters are views of, or None.
     """
 
     config: Any
@@ -52,13 +51,14 @@ class Weights:
     carried: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     tokenizer_path: pathlib.Path | None = None
     source: str = ""
+    file: MappedFile | None = None
 
-    def with_layout(self, is_scanned: bool) -> "Weights":
-        """Returns the same weights with layers stacked or apart."""
+    def with_layout(self, is_scanned: bool, stack: Callable = np.stack) -> "Weights":
+        """Returns the same weights with layers stacked, by `stack`, or apart."""
         if is_scanned == self.is_scanned:
             return self
-        change = to_scanned if is_scanned else to_unrolled
-        return dataclasses.replace(self, params=change(self.params), is_scanned=is_scanned)
+        params = to_scanned(self.params, stack) if is_scanned else to_unrolled(self.params)
+        return dataclasses.replace(self, params=params, is_scanned=is_scanned)
 
 
 def is_weights(path: str | pathlib.Path) -> bool:
@@ -82,10 +82,9 @@ def save_weights(directory: str | pathlib.Path, weights: Weights) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        _save_params(temporary / PARAMS, weights.params)
+        write_safetensors(temporary / PARAMS, _flat(weights.params))
         if weights.carried:
-            arrays = {name: np.ascontiguousarray(x) for name, x in weights.carried.items()}
-            save_file(arrays, temporary / CARRIED)
+            write_safetensors(temporary / CARRIED, weights.carried)
         if weights.tokenizer_path is not None:
             shutil.copyfile(weights.tokenizer_path, temporary / TOKENIZER)
         (temporary / DESCRIPTION).write_text(json.dumps(_describe(weights), indent=2) + "\n")
@@ -95,7 +94,7 @@ def save_weights(directory: str | pathlib.Path, weights: Weights) -> None:
 
 
 def load_weights(directory: str | pathlib.Path) -> Weights:
-    """Reads what `save_weights` wrote; parameters are numpy arrays in the dtypes saved.
+    """Reads what `save_weights` wrote; parameters are read-only views of the mapped file.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -109,21 +108,22 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
             f"expected a directory with {DESCRIPTION}, got {directory}: convert a checkpoint with "
             f"`python -m toklip_jax.convert to-jax FILE OUT`"
         )
-    description = json.loads((directory / DESCRIPTION).read_text())
+    description = _read_description(directory / DESCRIPTION)
     if description.get("format") != FORMAT:
         raise ValueError(
             f"expected weights of format {FORMAT}, got {description.get('format')} in {directory}: "
             f"they come from another version of toklip_jax"
         )
-    params = _load_params(directory, description["dtypes"])
+    file = _map(directory / PARAMS)
     carried, tokenizer = directory / CARRIED, directory / TOKENIZER
     return Weights(
         config=config_from_dict(description["config"]),
-        params=params,
+        params=flax.traverse_util.unflatten_dict(read_safetensors(file), sep="/"),
         is_scanned=description["is_scanned"],
-        carried=load_file(carried) if carried.exists() else {},
+        carried=read_safetensors(_map(carried)) if carried.exists() else {},
         tokenizer_path=tokenizer if tokenizer.exists() else None,
         source=description["source"],
+        file=file,
     )
 
 
@@ -133,37 +133,24 @@ def _describe(weights):
         "is_scanned": weights.is_scanned,
         "source": weights.source,
         "config": config_to_dict(weights.config),
-        "dtypes": {name: str(x.dtype) for name, x in _flat(weights.params).items()},
     }
 
 
-def _save_params(path, params):
-    # One array at a time: the arrays may be views of a mapped file larger than memory is free.
-    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=1)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(path, args=ocp.args.PyTreeSave(params))
-
-
-def _load_params(directory, dtypes):
+def _read_description(path):
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(directory / PARAMS).item_metadata.tree
-            args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            params = checkpointer.restore(
-                directory / PARAMS, args=ocp.args.PyTreeRestore(restore_args=args)
-            )
-    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        description = json.loads(path.read_text())
+        return description if isinstance(description, dict) else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): convert the checkpoint again") from error
+
+
+def _map(path):
+    if not path.is_file() or not path.stat().st_size:
         raise ValueError(
-            f"{directory} is damaged: its parameters can't be read ({type(error).__name__}); "
-            f"convert the checkpoint again"
-        ) from error
-    found = {name: str(x.dtype) for name, x in _flat(params).items()}
-    if found != dtypes:
-        differ = sorted(n for n in found.keys() | dtypes if found.get(n) != dtypes.get(n))
-        raise ValueError(
-            f"{directory} is damaged: {', '.join(differ[:5])} differ from {DESCRIPTION}"
+            f"{path.parent} is damaged: {path.name} is missing or empty; convert the checkpoint "
+            f"again"
         )
-    return params
+    return MappedFile(path)
 
 
 def _flat(params):

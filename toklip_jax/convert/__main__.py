@@ -13,6 +13,7 @@ from toklip_jax.convert.infer import Hints
 from toklip_jax.convert.reader import Checkpoint, read_checkpoint
 from toklip_jax.convert.start import start_toklip
 from toklip_jax.convert.writer import write_checkpoint
+from toklip_jax.files import lazy_stack
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.weights import Weights, is_weights, load_weights, save_weights
 
@@ -52,7 +53,7 @@ def to_jax(args: argparse.Namespace) -> int:
     weights = _read(args.file, args)
     if args.tokenizer:
         weights = _with_tokenizer(weights, args.tokenizer)
-    weights = weights.with_layout(args.layout == "scanned")
+    weights = weights.with_layout(args.layout == "scanned", lazy_stack)
     for name in weights.carried:
         print(f"kept beside the parameters, to be written back: {name}")
     save_weights(args.out, weights)
@@ -69,11 +70,15 @@ def to_torch(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Compares a PyTorch file with a converted directory, tensor by tensor, to the bit."""
-    want = read_checkpoint(args.file).tensors
-    got = export_tensors(load_weights(args.directory))
+    checkpoint, weights = read_checkpoint(args.file), load_weights(args.directory)
+    want, got = checkpoint.tensors, export_tensors(weights)
     faults = [f"only in {args.file}: {name}" for name in want if name not in got]
     faults += [f"only in {args.directory}: {name}" for name in got if name not in want]
-    faults += [f"differs: {name}" for name in want if name in got and not _same(want, got, name)]
+    for name in sorted(want.keys() & got):
+        if not _same(want[name], got[name]):
+            faults.append(f"differs: {name}")
+        checkpoint.file.release()
+        weights.file.release()
     if faults:
         raise ValueError(f"{len(faults)} tensors differ:\n  " + "\n  ".join(faults[:40]))
     print(f"equal to the bit: {len(want)} tensors")
@@ -89,7 +94,7 @@ def start(args: argparse.Namespace) -> int:
     vq = _read(args.vq, args).with_layout(teacher.is_scanned)
     joined = start_toklip(teacher, vq, is_causal=not args.full_attention, seed=args.seed)
     print("\n".join(joined.report))
-    save_weights(args.out, joined.weights.with_layout(args.layout == "scanned"))
+    save_weights(args.out, joined.weights.with_layout(args.layout == "scanned", lazy_stack))
     print(f"wrote {args.out}")
     return 0
 
@@ -168,9 +173,12 @@ def _print_config(config):
         print(f"{name}: {value}")
 
 
-def _same(want, got, name):
-    a, b = want[name], got[name]
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+def _same(a, b):
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    # Compared as bytes: NaN equals itself, and 0 is not -0.
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return np.array_equal(a, b)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from toklip_jax.convert import infer, maps
 from toklip_jax.convert.infer import Hints
 from toklip_jax.convert.reader import Checkpoint
 from toklip_jax.convert.rules import Rule, to_jax, to_torch
+from toklip_jax.files import AnyLazy
 from toklip_jax.models.build import param_shapes
 from toklip_jax.models.teacher import TeacherConfig
 from toklip_jax.models.toklip import TokLIPConfig
@@ -86,11 +87,21 @@ def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
     config = family.infer(checkpoint.tensors, hints)
     flat, carried = to_jax(checkpoint.tensors, family.rules, param_shapes(config))
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return Weights(config, params, False, carried, source=f"{family.title}, {checkpoint.path.name}")
+    return Weights(
+        config,
+        params,
+        is_scanned=False,
+        carried=carried,
+        source=f"{family.title}, {checkpoint.file.path.name}",
+        file=checkpoint.file,
+    )
 
 
-def export_tensors(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns PyTorch's tensors of weights; undoes `convert_checkpoint` to the bit."""
+def export_tensors(weights: Weights) -> dict[str, AnyLazy]:
+    """Returns PyTorch's tensors of weights; undoes `convert_checkpoint` to the bit.
+
+    They are made one by one, as they are looked at.
+    """
     rules = next(f.rules for f in FAMILIES.values() if isinstance(weights.config, f.config_type))
     params = weights.with_layout(False).params
     return to_torch(flax.traverse_util.flatten_dict(params, sep="/"), rules, weights.carried)

@@ -1,34 +1,19 @@
 """Checkpoints as named arrays, whatever file they come in."""
 
 import dataclasses
-import json
 import pathlib
 import re
 import tarfile
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from toklip_jax.convert.mapped import MappedFile
 from toklip_jax.convert.torch_zip import Inert, is_zip, read_torch_zip
+from toklip_jax.files import MappedFile, read_safetensors
 
 # Where training scripts keep the weights, the one to prefer first.
 CONTAINERS = ("ema", "model_ema", "state_dict", "model", "model_state_dict", "module")
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
-SAFETENSORS_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 RESAVE = (
     "python -c \"import torch; torch.save(torch.load('{name}', weights_only=True), 'resaved.pt')\""
 )
@@ -43,14 +28,10 @@ class Checkpoint:
         dropped: what was left aside, with the reason.
     """
 
-    path: pathlib.Path
+    file: MappedFile
     format: str
     tensors: dict[str, np.ndarray]
     dropped: dict[str, str]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.tensors.values())
 
 
 def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
@@ -70,13 +51,15 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         raise ValueError(f"expected a checkpoint file, got the directory {path}")
     if path.stat().st_size < 16:
         raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
-    if is_zip(path):
-        tree, kind = read_torch_zip(MappedFile(path)), "torch"
-    else:
+    if not is_zip(path):
         _refuse_others(path)
-        tree, kind = _read_safetensors(MappedFile(path)), "safetensors"
+    file = MappedFile(path)
+    if is_zip(path):
+        tree, kind = read_torch_zip(file), "torch"
+    else:
+        tree, kind = read_safetensors(file), "safetensors"
     tensors, dropped = _select(tree, path)
-    return Checkpoint(path, kind, tensors, dropped)
+    return Checkpoint(file, kind, tensors, dropped)
 
 
 def _refuse_others(path):
@@ -95,36 +78,6 @@ def _refuse_others(path):
             f"expected a .safetensors file or one of torch.save, got something else or a file cut "
             f"off: {path} begins with {head[:8]!r}"
         )
-
-
-def _read_safetensors(file):
-    path, data = file.path, file.bytes
-    length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ValueError(f"{path} is damaged or cut off: its header ends past the file")
-    try:
-        header = json.loads(data[8 : 8 + length].tobytes())
-        body = data[8 + length :]
-        return {
-            name: _safetensor(path, name, entry, body)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: its header can't be read ({error})") from error
-
-
-def _safetensor(path, name, entry, body):
-    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if dtype not in SAFETENSORS_DTYPES:
-        raise ValueError(f"expected a dtype of {sorted(SAFETENSORS_DTYPES)}, got {dtype}: {name}")
-    count = 1
-    for axis in shape:
-        count *= axis if type(axis) is int and axis >= 0 else -1
-    size = count * SAFETENSORS_DTYPES[dtype].itemsize
-    if count < 0 or not 0 <= start <= end <= len(body) or end - start != size:
-        raise ValueError(f"{path} is damaged or cut off: {name} reaches past the file")
-    return body[start:end].view(SAFETENSORS_DTYPES[dtype]).reshape(shape)
 
 
 def _select(tree: Any, path):

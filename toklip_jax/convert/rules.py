@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import einops
 import numpy as np
 
+from toklip_jax.files import AnyLazy, LazyArray
+
 SAME = ""  # the pattern of a tensor that is taken as it is
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -72,16 +74,19 @@ def to_jax(
 
 
 def to_torch(
-    params: Mapping[str, np.ndarray], rules: Sequence[Rule], carried: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Returns PyTorch's tensors of unrolled parameters; undoes `to_jax` to the bit."""
-    shapes = {path: np.shape(array) for path, array in params.items()}
+    params: Mapping[str, AnyLazy], rules: Sequence[Rule], carried: Mapping[str, np.ndarray]
+) -> dict[str, AnyLazy]:
+    """Returns PyTorch's tensors of unrolled parameters; undoes `to_jax` to the bit.
+
+    Each is rearranged only when it is looked at: all of them at once would double the memory.
+    """
+    shapes = {path: tuple(array.shape) for path, array in params.items()}
     names = reverse_names(rules, shapes)
     faults = [f"unknown: {path} {shapes[path]}" for path in shapes if path not in names.values()]
     _raise(faults)
     tensors = {}
     for name, path in names.items():
-        tensors[name] = _backward(np.asarray(params[path]), _match(name, rules)[0].pattern)
+        tensors[name] = _backward(params[path], _match(name, rules)[0].pattern)
     return {**tensors, **carried}
 
 
@@ -117,7 +122,11 @@ def _backward(array, pattern):
     if not pattern:
         return array
     left, right = _sides(pattern)
-    return einops.rearrange(array, f"{right} -> {left}")
+
+    def make():
+        return einops.rearrange(np.asarray(array), f"{right} -> {left}")
+
+    return LazyArray(torch_shape(pattern, array.shape), array.dtype, make)
 
 
 def _sides(pattern):

@@ -24,8 +24,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from toklip_jax.convert.mapped import MappedFile
 from toklip_jax.convert.pickle_data import Call, Global, PersistentId, WrappedKey, read_pickle
+from toklip_jax.files import MappedFile
 
 DTYPES = {
     "DoubleStorage": np.dtype(np.float64),

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from toklip_jax.files import AnyLazy, write_safetensors
 
-def write_checkpoint(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+
+def write_checkpoint(path: str | pathlib.Path, tensors: Mapping[str, AnyLazy]) -> None:
     """Writes `.safetensors`, or `.pt` where torch is installed; whole or not at all.
 
     Raises:
@@ -15,7 +17,7 @@ def write_checkpoint(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]
         ValueError: another ending, or `.pt` without torch.
     """
     path = pathlib.Path(path)
-    writers = {".safetensors": _write_safetensors, ".pt": _write_torch}
+    writers = {".safetensors": write_safetensors, ".pt": _write_torch}
     if path.suffix not in writers:
         raise ValueError(f"expected a path ending in {' or '.join(writers)}, got {path}")
     if path.exists():
@@ -27,12 +29,6 @@ def write_checkpoint(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _write_safetensors(path, tensors):
-    from safetensors.numpy import save_file
-
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
 
 
 def _write_torch(path, tensors):
@@ -47,7 +43,7 @@ def _write_torch(path, tensors):
 
 
 def _to_torch(torch, array):
-    array = np.array(array)  # contiguous, writable
+    array = np.array(array, order="C")  # a copy: torch wants it writable
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)

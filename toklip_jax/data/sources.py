@@ -1,6 +1,5 @@
 """What a config's data section may name; a new kind is a function and a line in `SOURCES`."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from toklip_jax.data.captions import caption_table
+from toklip_jax.data.captions import all_captions, caption_table
 from toklip_jax.data.emoji import EmojiSet, named_split
 from toklip_jax.data.pipeline import Source
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
+from toklip_jax.fields import known
 
 
 class ArraySource:
@@ -61,11 +61,18 @@ def build_source(config: Mapping[str, Any], tokenizer: TextTokenizer | None = No
     """
     arguments = dict(config)
     kind = arguments.pop("kind", None)
-    build = SOURCES[_known("kind", kind, list(SOURCES))]
+    build = SOURCES[known("kind", kind, list(SOURCES))]
     names = [name for name in inspect.signature(build).parameters if name != "tokenizer"]
     for name in arguments:
-        _known(f"argument of {kind}", name, names)
+        known(f"argument of {kind}", name, names)
     return build(tokenizer=tokenizer, **arguments)
+
+
+def source_texts(config: Mapping[str, Any]) -> list[str] | None:
+    """Returns the texts of a source, to train a tokenizer on; None for a kind that has only ids."""
+    if config["kind"] not in TEXTS:
+        return None
+    return TEXTS[config["kind"]](config)
 
 
 def emoji(
@@ -85,7 +92,7 @@ def emoji(
         size: in pixels.
         num_captions: drawn per concept, by `seed`; training picks among them.
     """
-    _known("part", part, ["train", "test", "references"])
+    known("part", part, ["train", "test", "references"])
     pictures = getattr(named_split(split, size), part)
     table = tokenizer and caption_table(pictures.concepts, tokenizer, num_captions, seed)
     return EmojiSource(pictures, table)
@@ -96,15 +103,17 @@ def synthetic(
     image_size: int = 16,
     context_length: int = 8,
     vocab_size: int = 64,
+    num_captions: int = 2,
     seed: int = 0,
     *,
     tokenizer: TextTokenizer | None = None,
 ) -> ArraySource:
-    """Random `images` and `token_ids`, for tests and speed measurements."""
+    """Random `images`, and random ids as their `captions`, for tests and speed measurements."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_samples, image_size, image_size, 3), np.uint8)
-    token_ids = rng.integers(0, vocab_size, (num_samples, context_length), np.int32)
-    return ArraySource(images=images, token_ids=token_ids)
+    shape = (num_samples, num_captions, context_length)
+    captions = rng.integers(0, vocab_size, shape, np.int32)
+    return ArraySource(images=images, captions=captions)
 
 
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -113,9 +122,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def _known(what: str, name: Any, names: list[str]) -> str:
-    if name in names:
-        return name
-    near = difflib.get_close_matches(str(name), names, 1)
-    hint = f": did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"expected {what} among {names}, got {name!r}{hint}")
+TEXTS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "emoji": lambda config: all_captions(
+        named_split(config["split"], config["size"]).train.concepts
+    ),
+}

@@ -11,7 +11,11 @@ Params = dict[str, Any]
 
 
 def to_scanned(params: Params, stack: Callable = np.stack) -> Params:
-    """Returns parameters with every run of `blocks_0`, `blocks_1`, ... stacked into `blocks`."""
+    """Returns parameters with every run of `blocks_0`, `blocks_1`, ... stacked into `blocks`.
+
+    Args:
+        stack: makes one leaf of a list of the layers' leaves.
+    """
     out, layers = {}, {}
     for name, value in params.items():
         if found := re.fullmatch(r"blocks_(\d+)", name):

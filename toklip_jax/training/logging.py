@@ -36,7 +36,7 @@ class RunLog:
         """Counts one step."""
         self._bar.update()
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Records metrics of `step` (updates done)."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -52,7 +52,7 @@ class RunLog:
         self.path.write_text(text)
 
 
-def read_metrics(path: str | pathlib.Path) -> list[dict[str, float]]:
+def read_metrics(path: str | pathlib.Path) -> list[dict[str, float | int]]:
     """Returns what `RunLog` wrote, in order; a torn last line is left out."""
     path = pathlib.Path(path)
     records = []

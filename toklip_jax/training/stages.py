@@ -14,6 +14,7 @@ import jax
 import ml_collections
 
 from toklip_jax.convert import read_weights, start_toklip
+from toklip_jax.fields import build, known
 from toklip_jax.models.config import Compute
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.sharding import shardings
@@ -49,14 +50,14 @@ def train_stage(
     if weights.exists():
         return weights
     stage = config[name]
-    compute = Compute(**config.compute)
+    compute = build(Compute, config.compute.to_dict(), "compute")
     objective, params = build_stage(stage, compute, workdir, mesh, config.seed)
     params = train(
         objective,
         params,
         batches,
-        OptimizerConfig(**stage.optimizer),
-        LoopConfig(**stage.loop),
+        build(OptimizerConfig, stage.optimizer.to_dict(), f"{name}.optimizer"),
+        build(LoopConfig, stage.loop.to_dict(), f"{name}.loop"),
         mesh,
         workdir / name,
         config.seed,
@@ -70,6 +71,19 @@ def train_stage(
         Weights(model, params, compute.is_scanned, {}, tokenizer_path, source),
     )
     return weights
+
+
+def check_stage(name: str, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for what a stage's section has wrong, as far as it shows beforehand."""
+    if name not in config:
+        raise ValueError(f"expected a section for each of stages, found none called {name!r}")
+    stage = config[name]
+    known(f"{name}.objective", stage.objective, BUILDERS)
+    build(Compute, config.compute.to_dict(), "compute")
+    build(OptimizerConfig, stage.optimizer.to_dict(), f"{name}.optimizer")
+    build(LoopConfig, stage.loop.to_dict(), f"{name}.loop")
+    if "model" in stage:
+        _model(stage)
 
 
 def weights_directory(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -87,20 +101,18 @@ def build_stage(
     """Returns a stage's objective and its parameters at the start, sharded over the mesh.
 
     Raises:
-        ValueError: an unknown objective, or a field it doesn't have.
+        ValueError: a field that the objective doesn't have, or weights that don't fit.
     """
-    if stage.objective not in BUILDERS:
-        raise ValueError(f"expected an objective of {sorted(BUILDERS)}, got {stage.objective!r}")
     return BUILDERS[stage.objective](stage, compute, workdir, mesh, seed)
 
 
 def _build_vq(stage, compute, workdir, mesh, seed):
-    objective = VQObjective(_model(stage), compute, **stage.loss)
+    objective = _objective(VQObjective, stage, model_config=_model(stage), compute=compute)
     return objective, _fresh(objective, mesh, seed)
 
 
 def _build_teacher(stage, compute, workdir, mesh, seed):
-    objective = TeacherObjective(_model(stage), compute, **stage.loss)
+    objective = _objective(TeacherObjective, stage, model_config=_model(stage), compute=compute)
     return objective, _fresh(objective, mesh, seed)
 
 
@@ -113,11 +125,21 @@ def _build_toklip(stage, compute, workdir, mesh, seed):
     params = start.weights.params | {"teacher": teacher.params["image_tower"]}
     if not stage.has_logit_bias:
         params.pop("logit_bias", None)
-    objective = TokLIPObjective(model, teacher.config.vision, compute, **stage.loss)
+    objective = _objective(
+        TokLIPObjective,
+        stage,
+        model_config=model,
+        teacher_config=teacher.config.vision,
+        compute=compute,
+    )
     return objective, jax.device_put(params, shardings(params, mesh))
 
 
 BUILDERS = {"vq": _build_vq, "teacher": _build_teacher, "toklip": _build_toklip}
+
+
+def _objective(cls: type, stage: ml_collections.ConfigDict, **others: Any) -> Objective:
+    return build(cls, stage.loss.to_dict(), f"the {stage.objective} stage's loss", **others)
 
 
 def _fresh(objective: Objective, mesh: jax.sharding.Mesh, seed: int) -> Params:

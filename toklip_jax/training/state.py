@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.struct
 import flax.traverse_util
-import jax
 
 Params = dict[str, Any]
 
@@ -20,12 +19,14 @@ class TrainState:
         params: the trainable parameters, float32.
         opt_state: optax's state of them.
         ema: running mean of `params`, or None.
+
+    The leaves' types are left open: the same structure also holds shapes and shardings.
     """
 
-    step: jax.Array
-    params: Params
+    step: Any
+    params: Any
     opt_state: Any
-    ema: Params | None = None
+    ema: Any = None
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:

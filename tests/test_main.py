@@ -1,0 +1,172 @@
+"""The command line, from outside: what it leaves, how it goes on, what it says of bad input."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import toklip_jax
+from toklip_jax.main import main
+from toklip_jax.training.logging import read_metrics
+
+CONFIG = pathlib.Path(__file__).parent / "training" / "tiny_run.py"
+
+
+def run(workdir, *flags, config=CONFIG):
+    return main(["main", f"--config={config}", f"--workdir={workdir}", *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run(workdir) == 0
+    return workdir
+
+
+def losses(workdir, stage):
+    return [record["loss"] for record in read_metrics(workdir / stage / "metrics.jsonl")]
+
+
+def test_a_run_leaves_weights_metrics_and_events_of_every_stage(finished):
+    for stage in ("vq", "teacher", "toklip"):
+        assert [r["step"] for r in read_metrics(finished / stage / "metrics.jsonl")] == list(
+            range(1, 11)
+        )
+        assert list((finished / stage / "tensorboard").glob("events*"))
+        assert (finished / stage / "weights" / "toklip.json").exists()
+
+
+def test_the_weights_of_a_run_load_as_a_tokenizer(finished):
+    toklip = toklip_jax.load(finished / "toklip" / "weights")
+    images = np.zeros((2, 16, 16, 3), np.uint8)
+    ids = toklip.tokenize(images)
+    assert ids.shape == (2, 4)
+    assert toklip.semantic_tokens(ids).shape == (2, 4, 32)
+
+
+def test_frozen_parts_leave_toklips_training_as_they_came(finished):
+    toklip, teacher, vq = (
+        toklip_jax.convert.read_weights(finished / stage / "weights").params
+        for stage in ("toklip", "teacher", "vq")
+    )
+    for name, got, want in (
+        ("vq", toklip["vq"], vq),
+        ("text", toklip["text_tower"], teacher["text_tower"]),
+    ):
+        leaves = zip(*(leaves_of(tree) for tree in (got, want)), strict=True)
+        assert all((a == b).all() for a, b in leaves), name
+    moved = toklip["token_encoder"]["norm"]["scale"] != teacher["image_tower"]["norm"]["scale"]
+    assert moved.any()
+
+
+def leaves_of(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_a_finished_run_is_left_alone_and_restart_begins_anew(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    before = (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns
+    assert run(workdir) == 0
+    assert (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert run(workdir, "--restart") == 0
+    assert (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns > before
+    assert losses(workdir, "toklip") == losses(finished, "toklip")
+
+
+def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(finished, tmp_path):
+    """As after a kill: later stages gone, this one's end gone, a half-written save left over."""
+    workdir = tmp_path / "cut"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "toklip")
+    shutil.rmtree(workdir / "teacher" / "weights")
+    checkpoints = workdir / "teacher" / "checkpoints"
+    shutil.rmtree(checkpoints / "10")
+    (checkpoints / "10.orbax-checkpoint-tmp").mkdir()
+    assert run(workdir) == 0
+    for stage in ("teacher", "toklip"):
+        assert losses(workdir, stage) == losses(finished, stage)
+
+
+def test_eight_devices_give_the_losses_of_one(finished, tmp_path):
+    flags = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    command = [sys.executable, "-m", "toklip_jax.main", f"--config={CONFIG}", *flags]
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'run'}"],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **devices},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for stage in ("vq", "teacher", "toklip"):
+        got, want = losses(tmp_path / "run", stage), losses(finished, stage)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=0)
+
+
+def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
+    assert run(tmp_path / "none", "--mode=eval") == 2
+    assert "expected a finished run" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.teacher.loop.stepz=3"], 'Did you mean "steps"'),
+        (["--config.teacher.loop.steps=many"], "many"),
+        (["--config.seed=0", "stray"], "expected flags only, got 'stray'"),
+        (["--mode=evaluate"], "train"),
+        (["--config.source.kind=synthetics"], "did you mean 'synthetic'"),
+        (["--config.mesh.data=3"], "expected mesh sizes that multiply to"),
+        (["--config.vq.loop.steps=0"], "of at least 1"),
+        (["--config.vq.objective=vqq"], "expected an objective of"),
+        (["--config.compute.dtype=float31"], "expected a dtype of"),
+    ],
+)
+def test_bad_flags_give_one_clear_error(flags, message, tmp_path, capsys):
+    assert run(tmp_path / "run", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+def test_a_missing_config_is_named(tmp_path, capsys):
+    assert run(tmp_path / "run", config=tmp_path / "none.py") == 2
+    assert "none.py" in capsys.readouterr().err
+    assert main(["main", f"--workdir={tmp_path}"]) == 2
+    assert "expected --config" in capsys.readouterr().err
+    assert main(["main", f"--config={CONFIG}"]) == 2
+    assert "expected --workdir" in capsys.readouterr().err
+
+
+def test_a_workdir_of_another_run_is_refused_and_untouched(finished, tmp_path, capsys):
+    before = sorted(path.name for path in finished.rglob("*"))
+    assert run(finished, "--config.seed=1") == 2
+    assert "holds a run of another config (seed: 0 there, 1 now)" in capsys.readouterr().err
+    assert sorted(path.name for path in finished.rglob("*")) == before
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert run(tmp_path, "--restart") == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_the_command_itself_exits_with_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "toklip_jax.main", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: expected --config=..., got none"
+
+
+def test_the_config_is_kept_with_the_run(finished):
+    kept = json.loads((finished / "config.json").read_text())
+    assert kept["toklip"]["loop"]["steps"] == 10

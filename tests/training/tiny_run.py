@@ -1,0 +1,63 @@
+"""The smallest run: random pictures, all three stages, a few steps each."""
+
+from ml_collections import ConfigDict
+
+from toklip_jax.models.config import TextConfig, VisionConfig
+from toklip_jax.models.serialization import config_to_dict
+from toklip_jax.models.teacher import TeacherConfig
+from toklip_jax.models.vq import LlamaGenConfig
+
+SIZE, CONTEXT, VOCABULARY = 16, 6, 32
+VQ = LlamaGenConfig(
+    32, channels=32, multipliers=(1,), num_res_blocks=1, z_channels=32, stem_patch=8
+)
+TEACHER = TeacherConfig(
+    VisionConfig(32, 2, 4, 64, image_size=SIZE, patch_size=8),
+    TextConfig(32, 1, 4, 64, vocab_size=VOCABULARY, context_length=CONTEXT),
+)
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "compute": {"dtype": "float32", "is_scanned": False, "is_rematerialised": False},
+            "source": {
+                "kind": "synthetic",
+                "num_samples": 20,
+                "image_size": SIZE,
+                "context_length": CONTEXT,
+                "vocab_size": VOCABULARY,
+            },
+            "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
+            "num_workers": 0,
+            "stages": ("vq", "teacher", "toklip"),
+            "evaluation": "",
+            "vq": {"objective": "vq", "model": config_to_dict(VQ), "loss": {}, **_training()},
+            "teacher": {
+                "objective": "teacher",
+                "model": config_to_dict(TEACHER),
+                "loss": {"contrastive": "sigmoid"},
+                **_training(),
+            },
+            "toklip": {
+                "objective": "toklip",
+                "init": {"vq": "stage:vq", "teacher": "stage:teacher"},
+                "is_causal": True,
+                "has_logit_bias": False,
+                "loss": {},
+                **_training(),
+            },
+        }
+    )
+
+
+def _training():
+    return {
+        # Low: where the first codes change hands fast, rounding alone parts two runs.
+        "optimizer": {"learning_rate": 1e-4, "warmup_steps": 2, "clip_norm": 1.0},
+        "loop": {"steps": 10, "log_every": 1, "save_every": 4},
+        "batch_size": 8,
+        "augment": {},
+    }
