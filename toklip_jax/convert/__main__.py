@@ -15,7 +15,7 @@ from toklip_jax.convert.start import start_toklip
 from toklip_jax.convert.writer import write_checkpoint
 from toklip_jax.files import lazy_stack
 from toklip_jax.models.serialization import config_to_dict
-from toklip_jax.weights import Weights, is_weights, load_weights, save_weights
+from toklip_jax.weights import Weights, load_weights, save_weights
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     """Says what a file or directory holds."""
-    if is_weights(args.file):
+    if args.file.is_dir():
         weights = load_weights(args.file)
         print(f"{args.file}: converted weights ({weights.source})")
         print(f"layout: {'scanned' if weights.is_scanned else 'unrolled'}")
