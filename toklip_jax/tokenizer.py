@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -56,7 +55,8 @@ def load(
 class Tokenizer:
     """TokLIP with its parameters: images to ids, ids to tokens, features and images.
 
-    Each method compiles once per batch shape. Results are JAX arrays.
+    Each method compiles once per batch shape. Results are JAX arrays. Ids, where they are taken, are
+    integers [b, n] in [0, codebook_size), as arrays or nested lists; others raise ValueError.
 
     Attributes:
         config: the model's sizes.
@@ -87,15 +87,15 @@ class Tokenizer:
         """
         return self._apply(check_images(images, self.config.vision.image_size), "tokenize")
 
-    def code_vectors(self, ids: Int[Any, "b n"]) -> Float[Array, "b n c"]:
+    def code_vectors(self, ids: Any) -> Float[Array, "b n c"]:
         """Returns the vectors of ids in the VQ's codebook, float32: ids before meaning."""
         return self._apply(self._check_ids(ids), "code_vectors")
 
-    def semantic_tokens(self, ids: Int[Any, "b n"]) -> Float[Array, "b n d"]:
+    def semantic_tokens(self, ids: Any) -> Float[Array, "b n d"]:
         """Returns the token encoder's output after the final norm, float32; no pixels needed."""
         return self._apply(self._check_ids(ids), "semantic_tokens")
 
-    def detokenize(self, ids: Int[Any, "b n"]) -> Float[Array, "b h w 3"]:
+    def detokenize(self, ids: Any) -> Float[Array, "b h w 3"]:
         """Returns images, RGB float32, clipped to [-1, 1]."""
         return jnp.clip(self._apply(self._check_ids(ids), "detokenize"), -1, 1)
 
@@ -109,10 +109,8 @@ class Tokenizer:
         features = self._apply(ids, "image_features")
         return l2_normalize(features) if normalize else features
 
-    def text_features(
-        self, texts: Sequence[str] | Int[Any, "b t"], *, normalize: bool = True
-    ) -> Float[Array, "b d"]:
-        """Returns features, float32, of texts or of token ids [b, t].
+    def text_features(self, texts: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
+        """Returns features, float32, of texts (a list of strings, or one) or of token ids [b, t].
 
         Raises:
             ValueError: texts without a tokenizer, or token ids of another shape or range.

@@ -1,0 +1,158 @@
+"""The public API, as a user holds it."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import toklip_jax
+from toklip_jax.data.text import TextTokenizer, train_tokenizer
+
+ATOL = 2e-5  # as the recordings' README recommends; images 1e-4
+
+
+@pytest.fixture(scope="module")
+def path(golden):
+    return golden("toklip_tiny/checkpoint.pt")
+
+
+@pytest.fixture(scope="module")
+def toklip(path):
+    return toklip_jax.load(path)
+
+
+@pytest.fixture(scope="module")
+def inputs(golden):
+    return np.load(golden("toklip_tiny/inputs.npz"))
+
+
+@pytest.fixture(scope="module")
+def want(golden):
+    return np.load(golden("toklip_tiny/outputs_causal.npz"))
+
+
+def test_the_three_lines_give_the_recorded_outputs(toklip, inputs, want):
+    ids = toklip.tokenize(inputs["image_u8_nhwc"])
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids, want["vq_indices"])
+    tokens = toklip.semantic_tokens(ids)
+    assert tokens.dtype == np.float32
+    np.testing.assert_allclose(tokens, want["tokens"], atol=ATOL, rtol=1e-5)
+    image = toklip.detokenize(ids)
+    assert (image.shape, image.dtype) == ((4, 64, 64, 3), np.float32)
+    assert np.abs(image).max() <= 1
+
+
+def test_features_and_similarity_are_the_recorded_ones(toklip, inputs, want):
+    by_ids = toklip.image_features(ids=want["vq_indices"])
+    by_images = toklip.image_features(inputs["image_u8_nhwc"])
+    np.testing.assert_allclose(by_ids, want["image_feature_norm"], atol=ATOL)
+    np.testing.assert_array_equal(by_ids, by_images)
+    raw = toklip.image_features(ids=want["vq_indices"], normalize=False)
+    np.testing.assert_allclose(raw, want["image_feature"], atol=ATOL, rtol=1e-5)
+    text = toklip.text_features(inputs["token_ids"])
+    np.testing.assert_allclose(text, want["text_feature_norm"], atol=ATOL)
+    logits = toklip.similarity(by_ids, text)
+    np.testing.assert_allclose(logits, want["image_logits"], atol=ATOL, rtol=1e-5)
+
+
+def test_uint8_floats_and_pillow_images_give_the_same_ids(toklip, inputs):
+    images = inputs["image_u8_nhwc"]
+    ids = toklip.tokenize(images)
+    np.testing.assert_array_equal(toklip.tokenize(inputs["image_nhwc"]), ids)
+    pillow = [PIL.Image.fromarray(image) for image in images]
+    np.testing.assert_array_equal(toklip.tokenize(pillow), ids)
+
+
+def test_each_method_compiles_once_a_shape(toklip, want):
+    ids = want["vq_indices"]
+    toklip.semantic_tokens(ids)
+    count = toklip._jitted._cache_size()
+    for _ in range(3):
+        toklip.semantic_tokens(ids)
+    assert toklip._jitted._cache_size() == count
+    toklip.semantic_tokens(ids[:1])
+    assert toklip._jitted._cache_size() == count + 1
+
+
+def test_bfloat16_keeps_ids_and_stays_near(path, toklip, inputs, want):
+    low = toklip_jax.load(path, dtype="bfloat16")
+    np.testing.assert_array_equal(low.tokenize(inputs["image_u8_nhwc"]), want["vq_indices"])
+    features = low.image_features(ids=want["vq_indices"])
+    assert features.dtype == np.float32
+    assert (np.sum(features * want["image_feature_norm"], -1) > 0.999).all()
+
+
+def test_another_image_size_resamples_the_position_table(path, inputs):
+    larger = toklip_jax.load(path, image_size=96)
+    ids = larger.tokenize([PIL.Image.fromarray(inputs["image_u8_nhwc"][0])])
+    assert ids.shape == (1, 36)
+    assert larger.semantic_tokens(ids).shape == (1, 36, 64)
+    assert larger.detokenize(ids).shape == (1, 96, 96, 3)
+    with pytest.raises(ValueError, match="image_size"):
+        toklip_jax.load(path, image_size=100)
+
+
+def test_text_goes_through_the_tokenizer_given(path, tmp_path):
+    tokenizer = TextTokenizer(train_tokenizer(["a dog", "two cats"], 64), 16)
+    toklip = toklip_jax.load(path, tokenizer=tokenizer.save(tmp_path))
+    features = toklip.text_features(["a dog", "two cats"])
+    np.testing.assert_array_equal(features, toklip.text_features(tokenizer(["a dog", "two cats"])))
+    np.testing.assert_allclose(toklip.text_features("a dog"), features[:1], atol=1e-6)
+
+
+def test_text_without_a_tokenizer_is_a_clear_error(toklip):
+    with pytest.raises(ValueError, match=r"no text tokenizer: pass load\(..., tokenizer=PATH\)"):
+        toklip.text_features(["a dog"])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((1, 32, 32, 3), np.uint8), r"expected images \[b, 64, 64, 3\], got"),
+        (np.zeros((64, 64, 3), np.uint8), "add a batch axis"),
+        (np.zeros((1, 3, 64, 64), np.uint8), "move the channels last"),
+        (np.zeros((1, 64, 64, 3), np.int64), "got int64"),
+        (np.full((1, 64, 64, 3), 255.0), "pass uint8, or scale them"),
+        (np.full((1, 64, 64, 3), np.nan), "floats in"),
+        ([], "got none"),
+    ],
+)
+def test_wrong_images_are_refused(toklip, images, message):
+    with pytest.raises(ValueError, match=message):
+        toklip.tokenize(images)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.zeros((1, 15), np.int32), r"expected integer ids \[b, 16\]"),
+        (np.zeros((16,), np.int32), r"expected integer ids \[b, 16\]"),
+        (np.zeros((1, 16), np.float32), "got float32"),
+        (np.full((1, 16), 512, np.int32), r"expected ids in \[0, 512\)"),
+        (np.full((1, 16), -1, np.int32), r"expected ids in \[0, 512\)"),
+    ],
+)
+def test_wrong_ids_are_refused(toklip, ids, message):
+    for method in (toklip.semantic_tokens, toklip.detokenize, toklip.code_vectors):
+        with pytest.raises(ValueError, match=message):
+            method(ids)
+    with pytest.raises(ValueError, match=message):
+        toklip.image_features(ids=ids)
+
+
+def test_wrong_token_ids_are_refused(toklip):
+    with pytest.raises(ValueError, match=r"expected token ids \[b, 16\]"):
+        toklip.text_features(np.zeros((1, 8), np.int32))
+    with pytest.raises(ValueError, match=r"token ids in \[0, 512\)"):
+        toklip.text_features(np.full((1, 16), 600))
+    with pytest.raises(ValueError, match="either images or ids"):
+        toklip.image_features()
+
+
+def test_other_weights_are_refused(golden, tmp_path):
+    with pytest.raises(ValueError, match="expected TokLIP's weights"):
+        toklip_jax.load(golden("teacher_tiny/checkpoint.safetensors"))
+    with pytest.raises(FileNotFoundError, match="found nothing"):
+        toklip_jax.load(tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="expected a dtype"):
+        toklip_jax.load(golden("toklip_tiny/checkpoint.pt"), dtype="float8")
