@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+AnyMesh = Mesh | AbstractMesh  # of devices, or of the shape alone
 
 # Path pattern -> axes of the last dimensions; a scanned layout's leading layer axis stays whole.
 # The first match counts, and what matches none is replicated. An axis that does not divide its
@@ -47,7 +48,7 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: AnyMesh) -> Any:
     """Returns the `NamedSharding` of every leaf of parameters, or of a state made of them."""
 
     def one(path, leaf):
@@ -57,12 +58,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Batches are split over `data` and `fsdp` along their first axis."""
     return NamedSharding(mesh, BATCH)
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
+def put_batch(batch: Any, mesh: AnyMesh) -> Any:
     """Makes global arrays of this process's rows of a batch.
 
     Raises:
@@ -78,7 +79,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def _spec(name: str, shape: tuple[int, ...], mesh: AnyMesh) -> P:
     for pattern, axes in RULES:
         if re.fullmatch(pattern, name) and len(axes) <= len(shape):
             axes = (None,) * (len(shape) - len(axes)) + axes

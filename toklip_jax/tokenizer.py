@@ -55,7 +55,7 @@ def load(
 class Tokenizer:
     """TokLIP with its parameters: images to ids, ids to tokens, features and images.
 
-    Each method compiles once per batch shape. Results are JAX arrays. Ids, where they are taken, are
+    Each method compiles once per batch shape. Results are JAX arrays. Ids, where taken, are
     integers [b, n] in [0, codebook_size), as arrays or nested lists; others raise ValueError.
 
     Attributes:
