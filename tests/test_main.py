@@ -128,7 +128,7 @@ def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
         (["--config.source.kind=synthetics"], "did you mean 'synthetic'"),
         (["--config.mesh.data=3"], "expected mesh sizes that multiply to"),
         (["--config.vq.loop.steps=0"], "of at least 1"),
-        (["--config.vq.objective=vqq"], "expected an objective of"),
+        (["--config.vq.objective=vqq"], "got 'vqq': did you mean 'vq'"),
         (["--config.compute.dtype=float31"], "expected a dtype of"),
     ],
 )
@@ -149,6 +149,38 @@ def test_a_missing_config_is_named(tmp_path, capsys):
     assert "expected --workdir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("import nothing_of_this_name\n", "nothing_of_this_name"),
+        (
+            "import runpy\n"
+            "def get_config():\n"
+            f"    config = runpy.run_path({str(CONFIG)!r})['get_config']()\n"
+            "    del config.vq.loop\n"
+            "    return config\n",
+            "loop",
+        ),
+        (
+            "import runpy\n"
+            "def get_config():\n"
+            f"    config = runpy.run_path({str(CONFIG)!r})['get_config']()\n"
+            "    config.vq.optimizer.learning_rat = 1.0\n"
+            "    return config\n",
+            "got 'learning_rat': did you mean 'learning_rate'",
+        ),
+    ],
+)
+def test_a_broken_config_is_one_clear_error(text, message, tmp_path, capsys):
+    (tmp_path / "config.py").write_text(text)
+    assert run(tmp_path / "run", config=tmp_path / "config.py") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_of_another_run_is_refused_and_untouched(finished, tmp_path, capsys):
     before = sorted(path.name for path in finished.rglob("*"))
     assert run(finished, "--config.seed=1") == 2
@@ -161,10 +193,13 @@ def test_a_workdir_of_another_run_is_refused_and_untouched(finished, tmp_path, c
 
 
 def test_the_command_itself_exits_with_2_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "toklip_jax.main", f"--workdir={tmp_path / 'run'}"]
+    (tmp_path / "config.py").write_text("x = 1\n")
+    command = [sys.executable, "-m", "toklip_jax.main", f"--config={tmp_path / 'config.py'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: expected --config=..., got none"
+    assert done.stderr.startswith("error: in --config: AttributeError")
+    assert "get_config" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_config_is_kept_with_the_run(finished):

@@ -5,7 +5,7 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from toklip_jax.run import run
 
@@ -17,16 +17,23 @@ def main(argv: list[str]) -> int:
     logging.getLogger("absl").setLevel(logging.WARNING)
     try:
         values = _parse(argv)
-        run(
-            values.config,
-            values.workdir,
-            mode=values.mode,
-            restart=values.restart,
-        )
-    except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return _report(error)
+    try:
+        run(values.config, values.workdir, mode=values.mode, restart=values.restart)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if values.traceback:
+            raise
+        return _report(error)
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130  # the shell's status of an interrupted command
     return 0
+
+
+def _report(error):
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _parse(argv):
@@ -36,24 +43,33 @@ def _parse(argv):
     )
     flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval only", flag_values=values)
+    flags.DEFINE_bool("traceback", False, "show where an error came from", flag_values=values)
     flags.DEFINE_bool("restart", False, "delete the workdir's run first", flag_values=values)
+    # ml_collections looks for overrides in sys.argv, whatever it is called with.
+    kept, sys.argv = sys.argv, argv
     try:
         rest = values(argv)
     except flags.Error as error:
-        raise ValueError(_first_line(error)) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        # ml_collections names the nearest field: "Did you mean ...?"
-        raise ValueError(f"in --config: {_first_line(error)}") from error
+        raise ValueError(_one_line(error)) from error
+    except Exception as error:  # the config's own code runs here, and may raise anything
+        # Of a mistyped field, ml_collections names the nearest: "Did you mean ...?"
+        raise ValueError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
+    finally:
+        sys.argv = kept
     if len(rest) > 1:
         raise ValueError(f"expected flags only, got {' '.join(rest[1:])!r}")
     for name in ("config", "workdir"):
         if values[name].value is None:
             raise ValueError(f"expected --{name}=..., got none")
+    if not isinstance(values.config, ConfigDict):  # ml_collections puts off its own error
+        name = config_flags.get_config_filename(values["config"])
+        raise ValueError(f"expected --config to name a Python file, found none at {name}")
     return values
 
 
-def _first_line(error):
-    return str(error.args[0] if error.args else error).strip().splitlines()[0]
+def _one_line(error):
+    text = str(error.args[0]) if error.args and isinstance(error.args[0], str) else str(error)
+    return " ".join(text.replace("\\n", " ").replace("\\'", "'").split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -39,13 +39,7 @@ def run(
     """
     if mode not in MODES:
         raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
-    # All that can be checked is, before the workdir is claimed for this config.
-    mesh = make_mesh(config.mesh.to_dict())
-    for name in config.stages:
-        check_stage(name, config)
-    known("source.kind", config.source.kind, SOURCES)
-    if config.evaluation:
-        known("evaluation", config.evaluation, EVALUATIONS)
+    mesh = _check(config)
     if mode == "eval":
         _expect_trained(config, pathlib.Path(workdir))
     workdir = open_workdir(workdir, config, restart)
@@ -58,6 +52,20 @@ def run(
 
 
 EVALUATIONS = {"demo": evaluate_demo}
+
+
+def _check(config) -> jax.sharding.Mesh:
+    """Makes the mesh, and checks what can be before the workdir is claimed for this config."""
+    try:
+        mesh = make_mesh(config.mesh.to_dict())
+        for name in config.stages:
+            check_stage(name, config)
+        known("source.kind", config.source.kind, SOURCES)
+        if config.evaluation:
+            known("evaluation", config.evaluation, EVALUATIONS)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(f"in the config, {str(error).splitlines()[0]}") from error
+    return mesh
 
 
 def _expect_trained(config, workdir):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 
@@ -23,7 +24,7 @@ class LazyArray:
         return np.asarray(self.make(), dtype)
 
 
-AnyLazy = np.ndarray | LazyArray
+AnyLazy = np.ndarray | jax.Array | LazyArray
 
 
 def lazy_stack(arrays: Sequence[AnyLazy]) -> LazyArray:
