@@ -35,3 +35,17 @@ def _compile_once(tmp_path_factory):
     """Steps that several tests build anew are compiled once a session."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the largest difference from the PyTorch recordings that each parity test met."""
+    lines = []
+    for report in terminalreporter.getreports("passed"):
+        largest = {}
+        for name, value in report.user_properties:
+            if name.startswith("largest error"):
+                largest[name] = max(value, largest.get(name, 0.0))
+        lines += [f"{v:.1e}  {n}  {report.nodeid}" for n, v in largest.items()]
+    if lines:
+        terminalreporter.section("differences from the PyTorch recordings")
+        terminalreporter.write_line("\n".join(lines))

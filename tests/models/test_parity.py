@@ -28,8 +28,16 @@ def _highest_precision():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _node(request):
+    close.node = request.node
+
+
 def close(got, want, atol=ATOL):
-    np.testing.assert_allclose(np.asarray(got), want, atol=atol, rtol=1e-5)
+    got = np.asarray(got)
+    error = float(np.max(np.abs(got - want)))
+    close.node.user_properties.append((f"largest error (bound {atol:g})", error))
+    np.testing.assert_allclose(got, want, atol=atol, rtol=1e-5)
 
 
 def nhwc(array):

@@ -33,6 +33,11 @@ def _highest_precision():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _node(request):
+    assert_close.node = request.node
+
+
 @pytest.fixture(scope="module")
 def recipe(golden):
     """Objective, trainable and frozen parameters, batch."""
@@ -94,7 +99,7 @@ def test_gradients_of_step_0_are_the_recorded_ones(recipe, golden):
     got = torch_names(gradient(trainable))
     assert set(got) == set(want.files)
     for name in want.files:
-        np.testing.assert_allclose(got[name], want[name], atol=2e-5, rtol=1e-4, err_msg=name)
+        assert_close(got[name], want[name], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("run", ["lr1e-5", "lr1e-3", "clamp_lr1e-5"])
@@ -115,7 +120,7 @@ def test_weights_after_ten_steps_are_the_recorded_ones(recipe, trained, run, ato
     got = torch_names(trained(run)[-1][0])
     assert set(got) == set(want)
     for name in want:
-        np.testing.assert_allclose(got[name], want[name], atol=atol, rtol=0, err_msg=name)
+        assert_close(got[name], want[name], atol=atol, rtol=0)
     differences = np.concatenate([(got[n] - want[n]).ravel() for n in want])
     assert np.sqrt(np.mean(differences**2)) < rms
     start = torch_names(recipe[1])
@@ -141,5 +146,10 @@ def test_frozen_parameters_are_neither_trained_nor_in_the_state(recipe, trained)
     assert set(trained("lr1e-5")[-1][0]) == set(trainable)
 
 
-def assert_close(got, want):
-    np.testing.assert_allclose(np.asarray(got), want, rtol=RTOL)
+def assert_close(got, want, rtol=RTOL, atol=0.0):
+    difference = np.max(np.abs(np.asarray(got) - want))
+    relative = not atol
+    error = difference / abs(want) if relative else difference
+    name = f"largest error ({'relative' if relative else 'absolute'}, bound {atol or rtol:g})"
+    assert_close.node.user_properties.append((name, float(error)))
+    np.testing.assert_allclose(np.asarray(got), want, rtol=rtol, atol=atol)

@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
 def _training():
     return {
         # Low: where the first codes change hands fast, rounding alone parts two runs.
-        "optimizer": {"learning_rate": 1e-4, "warmup_steps": 2, "clip_norm": 1.0},
+        "optimizer": {"learning_rate": 3e-5, "warmup_steps": 2, "clip_norm": 1.0},
         "loop": {"steps": 10, "log_every": 1, "save_every": 4},
         "batch_size": 8,
         "augment": {},
