@@ -9,6 +9,7 @@ may drop them. Linux only.
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
 import re
@@ -39,14 +40,17 @@ def main():
         heads = ["--num-heads=16", "--text-num-heads=16"]
         for layout in ("unrolled", "scanned"):
             out, back = folder / layout, folder / f"{layout}.safetensors"
-            for command in (
+            commands = [
                 ["to-jax", checkpoint, out, f"--layout={layout}", *heads],
                 ["to-torch", out, back],
                 ["verify", checkpoint, out],
-            ):
+            ]
+            if importlib.util.find_spec("torch"):
+                commands.append(["to-torch", out, back.with_suffix(".pt")])
+            for command in commands:
                 memory, seconds = peak(command)
-                share = (memory - base) / size
-                print(f"{layout:9} {command[0]:9} {share:.2f} x, {seconds:.0f} s", flush=True)
+                label = f"{layout:9} {command[0]:9} {pathlib.Path(command[2]).suffix:12}"
+                print(f"{label} {(memory - base) / size:.2f} x, {seconds:.0f} s", flush=True)
             back.unlink()
 
 

@@ -63,7 +63,8 @@ def to_jax(args: argparse.Namespace) -> int:
 
 def to_torch(args: argparse.Namespace) -> int:
     """Converts a directory into a PyTorch file."""
-    write_checkpoint(args.out, export_tensors(load_weights(args.directory)))
+    weights = load_weights(args.directory)
+    write_checkpoint(args.out, export_tensors(weights), weights.file.release)
     print(f"wrote {args.out}")
     return 0
 

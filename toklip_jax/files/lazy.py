@@ -21,7 +21,8 @@ class LazyArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.asarray(self.make(), dtype)
+        made = np.asarray(self.make(), dtype)
+        return made.copy() if copy else made
 
 
 AnyLazy = np.ndarray | jax.Array | LazyArray
