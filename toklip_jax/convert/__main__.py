@@ -8,7 +8,13 @@ import sys
 import flax.traverse_util
 import numpy as np
 
-from toklip_jax.convert.families import FAMILIES, convert_checkpoint, export_tensors, find_family
+from toklip_jax.convert.families import (
+    FAMILIES,
+    carried_reason,
+    convert_checkpoint,
+    export_tensors,
+    find_family,
+)
 from toklip_jax.convert.infer import Hints
 from toklip_jax.convert.reader import Checkpoint, read_checkpoint
 from toklip_jax.convert.start import start_toklip
@@ -55,7 +61,7 @@ def to_jax(args: argparse.Namespace) -> int:
         weights = _with_tokenizer(weights, args.tokenizer)
     weights = weights.with_layout(args.layout == "scanned", lazy_stack)
     for name in weights.carried:
-        print(f"kept beside the parameters, to be written back: {name}")
+        print(f"kept to be written back: {name}: {carried_reason(name)}")
     save_weights(args.out, weights)
     print(f"wrote {args.out}: {weights.source}")
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from toklip_jax.convert import infer, maps
 from toklip_jax.convert.infer import Hints
 from toklip_jax.convert.reader import Checkpoint
-from toklip_jax.convert.rules import Rule, to_jax, to_torch
+from toklip_jax.convert.rules import Rule, match, to_jax, to_torch
 from toklip_jax.files import AnyLazy
 from toklip_jax.models.build import param_shapes
 from toklip_jax.models.teacher import TeacherConfig
@@ -95,6 +95,12 @@ def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
         source=f"{family.title}, {checkpoint.file.path.name}",
         file=checkpoint.file,
     )
+
+
+def carried_reason(name: str) -> str:
+    """Returns why a map carries a tensor along instead of taking it as a parameter."""
+    rules = (match(name, family.rules)[0] for family in FAMILIES.values())
+    return next(rule.reason for rule in rules if rule is not None)
 
 
 def export_tensors(weights: Weights) -> dict[str, AnyLazy]:

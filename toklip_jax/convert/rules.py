@@ -54,7 +54,7 @@ def to_jax(
     """
     params, carried, faults, origin = {}, {}, [], {}
     for name, array in tensors.items():
-        rule, path = _match(name, rules)
+        rule, path = match(name, rules)
         if rule is None or (path is not None and path not in shapes):
             faults.append(f"unknown: {name} {array.shape}")
         elif path is None:
@@ -86,7 +86,7 @@ def to_torch(
     _raise(faults)
     tensors = {}
     for name, path in names.items():
-        tensors[name] = _backward(params[path], _match(name, rules)[0].pattern)
+        tensors[name] = _backward(params[path], match(name, rules)[0].pattern)
     return {**tensors, **carried}
 
 
@@ -99,6 +99,14 @@ def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
                 names[rule.source.format(**found.groupdict())] = path
                 break
     return names
+
+
+def match(name: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:
+    """Returns the rule that covers a PyTorch name, and the path it gives; (None, None) if none."""
+    for rule in rules:
+        if found := re.fullmatch(_regex(rule.source), name):
+            return rule, rule.target and rule.target.format(**found.groupdict())
+    return None, None
 
 
 def torch_shape(pattern: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -132,13 +140,6 @@ def _backward(array, pattern):
 def _sides(pattern):
     left, _, right = pattern.partition("->")
     return left.strip(), right.strip()
-
-
-def _match(name, rules):
-    for rule in rules:
-        if found := re.fullmatch(_regex(rule.source), name):
-            return rule, rule.target and rule.target.format(**found.groupdict())
-    return None, None
 
 
 def _regex(template):

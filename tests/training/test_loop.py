@@ -1,0 +1,135 @@
+"""The loop and the step, on an objective small enough to check by hand."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.sharding import make_mesh
+from toklip_jax.training.logging import read_metrics
+from toklip_jax.training.loop import LoopConfig, train
+from toklip_jax.training.objectives import MAX_LOGIT_SCALE, clamp_logit_scale
+from toklip_jax.training.optimizer import OptimizerConfig, learning_rate
+from toklip_jax.training.state import merge, partition
+from toklip_jax.training.step import create_state, make_step
+
+
+class Line:
+    """y = a x + b: fits the slope `a`; `b` is frozen."""
+
+    trainable = ("slope/a",)
+
+    def init(self, rng):
+        return {"slope": {"a": jnp.zeros(()), "b": jnp.float32(1)}}
+
+    def loss(self, params, batch, rng):
+        error = params["slope"]["a"] * batch["x"] + params["slope"]["b"] - batch["y"]
+        return jnp.mean(error**2), {"noise": jax.random.normal(rng)}
+
+    def constrain(self, params):
+        return params
+
+
+def batches(start):
+    for step in itertools.count(start):
+        x = np.random.default_rng(step).normal(size=8).astype(np.float32)
+        yield {"x": x, "y": 3 * x + 1}
+
+
+def fit(directory, steps=40, *, source=batches, optimizer=None, **loop):
+    optimizer = optimizer or OptimizerConfig(0.3, 2, weight_decay=0.0)
+    config = LoopConfig(steps, **{"log_every": 1, "save_every": 10, **loop})
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    return train(Line(), Line().init(jax.random.key(0)), source, optimizer, config, mesh, directory)
+
+
+def test_it_fits_what_trains_and_leaves_the_rest(tmp_path):
+    params = fit(tmp_path, 120)
+    np.testing.assert_allclose(params["slope"]["a"], 3, atol=0.02)
+    assert params["slope"]["b"] == 1
+
+
+def test_a_run_that_broke_off_ends_where_an_unbroken_one_does(tmp_path):
+    class Broken(Exception):
+        pass
+
+    def breaks_off(start):
+        for step, batch in enumerate(batches(start), start):
+            if step == 25:
+                raise Broken
+            yield batch
+
+    with pytest.raises(Broken):
+        fit(tmp_path / "broken", source=breaks_off)
+    assert [r["step"] for r in read_metrics(tmp_path / "broken" / "metrics.jsonl")][-1] == 25
+    resumed, unbroken = fit(tmp_path / "broken"), fit(tmp_path / "unbroken")
+    np.testing.assert_array_equal(resumed["slope"]["a"], unbroken["slope"]["a"])
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("broken", "unbroken")]
+    assert logs[0] == logs[1]  # randomness too; each step once
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
+    def bad(start):
+        for step, batch in enumerate(batches(start), start):
+            yield batch if step < 12 else {"x": batch["x"] * np.nan, "y": batch["y"]}
+
+    with pytest.raises(FloatingPointError, match="grad_norm, loss"):
+        fit(tmp_path, source=bad)
+    assert (tmp_path / "checkpoints" / "10").exists()
+    assert not (tmp_path / "checkpoints" / "20").exists()
+
+
+def test_the_running_mean_is_what_is_returned(tmp_path):
+    decay = 0.9
+    optimizer = OptimizerConfig(0.3, 2, weight_decay=0.0, ema_decay=decay)
+    step = jax.jit(make_step(Line(), optimizer, 5))
+    trainable, frozen = partition(Line().init(None), Line.trainable)
+    state, mean = create_state(trainable, optimizer, 5), 0.0
+    for _, batch in zip(range(5), batches(0), strict=False):
+        state, _ = step(state, frozen, batch)
+        mean = decay * mean + (1 - decay) * float(state.params["slope"]["a"])
+    np.testing.assert_allclose(state.ema["slope"]["a"], mean, rtol=1e-6)
+    got = fit(tmp_path, 5, optimizer=optimizer)
+    np.testing.assert_allclose(got["slope"]["a"], mean, rtol=1e-6)
+
+
+def test_a_gradient_is_clipped_to_its_norm_and_reported_unclipped():
+    norms = []
+    for clip_norm in (0.0, 1e-3):
+        optimizer = OptimizerConfig(0.3, 1, weight_decay=0.0, eps=1.0, clip_norm=clip_norm)
+        trainable, frozen = partition(Line().init(None), Line.trainable)
+        state = create_state(trainable, optimizer, 5)
+        state, metrics = make_step(Line(), optimizer, 5)(state, frozen, next(batches(0)))
+        norms.append(float(metrics["grad_norm"]))
+        moved = float(state.params["slope"]["a"])
+        # AdamW's first step: lr g / (|g| + eps).
+        gradient = clip_norm or norms[-1]
+        np.testing.assert_allclose(moved, 0.3 * gradient / (gradient + 1), rtol=1e-4)
+    assert norms[0] == norms[1]
+
+
+def test_the_schedule_warms_up_and_ends_at_zero():
+    rates = [float(learning_rate(OptimizerConfig(1.0, 4), 12)(step)) for step in range(13)]
+    np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(rates[8], 0.5, atol=1e-6)
+    np.testing.assert_allclose(rates[12], 0, atol=1e-6)
+
+
+def test_the_logit_scale_stays_within_its_bounds():
+    for value, want in ((9.0, MAX_LOGIT_SCALE), (-1.0, 0.0), (2.0, 2.0)):
+        got = clamp_logit_scale({"logit_scale": jnp.float32(value)})["logit_scale"]
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert clamp_logit_scale({"other": 1}) == {"other": 1}
+
+
+def test_partition_and_merge_undo_each_other_and_a_stray_pattern_is_refused():
+    params = {"a": {"x": 1, "y": 2}, "b": 3}
+    trainable, frozen = partition(params, ("a/x",))
+    assert (trainable, frozen) == ({"a": {"x": 1}}, {"a": {"y": 2}, "b": 3})
+    assert merge(trainable, frozen) == params
+    with pytest.raises(ValueError, match=r"expected a pattern of parameters under \['a', 'b'\]"):
+        partition(params, ("c/.*",))
+    with pytest.raises(ValueError, match="of at least 1"):
+        LoopConfig(0)
