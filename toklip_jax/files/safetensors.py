@@ -29,6 +29,14 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000  # the format's limit
+HEADER_ERRORS = (  # what a header that is not of the format runs into
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
 ALIGNMENT = 8  # the header is filled up with spaces, so that the tensors begin at a multiple
 
 
@@ -50,8 +58,9 @@ def read_safetensors(file: MappedFile) -> dict[str, np.ndarray]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: its header can't be read ({error})") from error
+    except HEADER_ERRORS as error:
+        reason = type(error).__name__
+        raise ValueError(f"{path} is damaged: its header can't be read ({reason})") from error
 
 
 def write_safetensors(path: str | pathlib.Path, tensors: Mapping[str, AnyLazy]) -> None:
@@ -79,7 +88,10 @@ def _write(file: BinaryIO, name, array):
 
 
 def _view(path, name, entry, body):
-    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    dtype, shape, offsets = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if len(offsets) != 2:
+        raise ValueError(f"{path} is damaged: {name} has no two offsets")
+    start, end = offsets
     if dtype not in DTYPES:
         raise ValueError(f"expected a dtype of {sorted(DTYPES)}, got {dtype}: {name}")
     count = 1
