@@ -30,6 +30,13 @@ def golden():
     return path
 
 
+@pytest.fixture
+def highest_precision():
+    """Float32 products as such, on every backend."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Steps that several tests build anew are compiled once a session."""

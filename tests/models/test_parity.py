@@ -19,13 +19,9 @@ from toklip_jax.models.config import Compute
 from toklip_jax.models.toklip import similarity
 from toklip_jax.ops.normalize import l2_normalize
 
+pytestmark = pytest.mark.usefixtures("highest_precision")
+
 ATOL, VQ_ATOL = 2e-5, 1e-4
-
-
-@pytest.fixture(autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(autouse=True)

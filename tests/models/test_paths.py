@@ -16,15 +16,11 @@ from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES, VQ_SIZES
 from toklip_jax.models.token_encoder import TokenEncoder
 
+pytestmark = pytest.mark.usefixtures("highest_precision")
+
 CONFIG = VisionConfig(32, 3, 4, is_causal=True, image_size=64)
 PLAIN = Compute(is_scanned=False)
 TOKLIP = TOKLIP_SIZES["tiny"]
-
-
-@pytest.fixture(autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,9 @@ from toklip_jax.training.optimizer import OptimizerConfig, decay_mask
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step
 
+pytestmark = pytest.mark.usefixtures("highest_precision")
+
 RTOL = 1e-5  # of losses, gradient norm and logit scale; float32 noise is 7e-7
-
-
-@pytest.fixture(autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(autouse=True)
