@@ -38,8 +38,8 @@ def get_config() -> ConfigDict:
                 "objective": "vq",
                 "model": config_to_dict(VQ),
                 # Less commitment than LlamaGen's 0.25 and a little entropy: more codes in use.
-                "loss": {"commitment_weight": 0.1, "entropy_weight": 0.002},
-                "optimizer": _optimizer(2e-3, 100, weight_decay=0.0),
+                "loss": {"commitment_weight": 0.1, "entropy_weight": 3e-4},
+                "optimizer": _optimizer(3e-3, 100, weight_decay=0.0),
                 "loop": _loop(3000),
                 "batch_size": 16,
                 "augment": {},
@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
                 # In batches this small the softmax loss learns twice as fast as SigLIP's sigmoid.
                 "loss": {"contrastive": "softmax"},
                 "optimizer": _optimizer(2e-3, 100),
-                "loop": _loop(750),
+                "loop": _loop(820),
                 "batch_size": 128,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
             },
@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
                     "token_weight": 0.0,
                 },
                 "optimizer": _optimizer(1e-3, 100),
-                "loop": _loop(800),
+                "loop": _loop(880),
                 "batch_size": 64,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
             },
