@@ -57,7 +57,7 @@ def record(golden):
 
 def torch_names(params):
     flat = flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
-    return to_torch(flat, TOKLIP, {})
+    return {name: np.asarray(array) for name, array in to_torch(flat, TOKLIP, {}).items()}
 
 
 @pytest.fixture(scope="module")
