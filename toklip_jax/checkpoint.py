@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 class Checkpoints:
     """The checkpoints under one directory; the newest `keep` stay.
 
-    A save that was cut off leaves only a temporary folder, which the next run removes.
+    A save that was cut off leaves only a temporary folder, which is gone by the next save.
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int = 2):
