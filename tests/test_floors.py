@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "toklip_jax"
 # A name stands for the module or package and all in it. Units on one floor don't import each other.
 FLOORS = (
     {"ops", "files", "fields", "sharding"},
-    {"models", "losses", "metrics", "data"},
+    {"models", "losses", "contrastive", "metrics", "data"},
     {"weights", "checkpoint", "evaluation"},
     {"convert"},
     {"training", "tokenizer"},

@@ -10,7 +10,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp")  # what a batch is split over
+BATCH = P(BATCH_AXES)
 AnyMesh = Mesh | AbstractMesh  # of devices, or of the shape alone
 
 # Path pattern -> axes of the last dimensions; a scanned layout's leading layer axis stays whole.
