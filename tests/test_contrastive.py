@@ -63,7 +63,11 @@ def test_devices_change_neither_value_nor_gradient_and_hold_their_rows_only():
     }
     program = f"import runpy; runpy.run_path({str(pathlib.Path(__file__))!r}, run_name='devices')"
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agree") == 4, done.stdout

@@ -1,7 +1,7 @@
 """The contrastive loss over a batch that is spread over devices; no device holds all its logits.
 
-Each device has its rows (images) against all texts, in blocks of texts when asked. The plain losses,
-which these equal in value and gradient, are in `losses`.
+Each device has its rows (images) against all texts, in blocks of texts when asked. The plain
+losses, which these equal in value and gradient, are in `losses`.
 """
 
 import functools

@@ -10,13 +10,13 @@ import pytest
 from toklip_jax.sharding import make_mesh
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.training.loop import LoopConfig, train
-from toklip_jax.training.objectives import MAX_LOGIT_SCALE, clamp_logit_scale
+from toklip_jax.training.objectives import MAX_LOGIT_SCALE, Encoded, Objective, clamp_logit_scale
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step
 
 
-class Line:
+class Line(Objective):
     """y = a x + b: fits the slope `a`; `b` is frozen."""
 
     trainable = ("slope/a",)
@@ -24,12 +24,9 @@ class Line:
     def init(self, rng):
         return {"slope": {"a": jnp.zeros(()), "b": jnp.float32(1)}}
 
-    def loss(self, params, batch, rng):
+    def encode(self, params, batch, rng):
         error = params["slope"]["a"] * batch["x"] + params["slope"]["b"] - batch["y"]
-        return jnp.mean(error**2), {"noise": jax.random.normal(rng)}
-
-    def constrain(self, params):
-        return params
+        return Encoded({}, jnp.mean(error**2), {"noise": jax.random.normal(rng)})
 
 
 def batches(start):

@@ -4,14 +4,16 @@ The loop and the step know no more of it than `Objective` says; a new one is a c
 """
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from toklip_jax import losses
+from toklip_jax.contrastive import KINDS, contrastive_loss
 from toklip_jax.models.config import Compute, VisionConfig
 from toklip_jax.models.teacher import ImageTower, Teacher, TeacherConfig
 from toklip_jax.models.toklip import TokLIP, TokLIPConfig
@@ -27,28 +29,64 @@ Batch = dict[str, Any]
 Result = tuple[jax.Array, dict[str, jax.Array]]
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A training task.
+@flax.struct.dataclass
+class Encoded:
+    """What an objective makes of some rows of a batch.
+
+    Attributes:
+        features: float arrays [b, ...] that `compare` sets against those of all other rows.
+        loss: the mean over these rows of all that needs no other rows, float32 scalar.
+        metrics: float32 scalars, means over the rows.
+    """
+
+    features: dict[str, Any]
+    loss: Any
+    metrics: dict[str, Any]
+
+
+class Objective:
+    """A training task: loss = mean over rows of `encode(...).loss`, plus `compare` of all rows.
+
+    In these parts, a batch larger than fits can be taken chunk by chunk (see `step.gradients`).
 
     Attributes:
         trainable: patterns of the parameters that move (see `state.partition`).
+        model_config: of the model whose weights the stage leaves.
     """
 
     trainable: tuple[str, ...]
+    model_config: Any
 
     def init(self, rng: jax.Array) -> Params:
         """Returns fresh parameters of everything the loss needs; traceable."""
+        raise NotImplementedError
 
-    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
-        """Returns the loss to minimise and metrics, all float32 scalars."""
+    def prepare(self, params: Params, batch: Batch) -> Batch:
+        """Returns the batch with what frozen parameters make of it, computed once a step."""
+        return batch
+
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
+        """Computes what depends on each row alone, of a prepared batch."""
+        raise NotImplementedError
+
+    def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
+        """Returns the loss between rows and its metrics, of the whole (prepared) batch."""
+        return jnp.float32(0), {}
 
     def constrain(self, params: Params) -> Params:
         """Returns trainable parameters put back into their bounds after an update."""
+        return params
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+        """Returns the loss to minimise and metrics, all float32 scalars."""
+        batch = self.prepare(params, batch)
+        encoded = self.encode(params, batch, rng)
+        loss, metrics = self.compare(params, encoded.features, batch)
+        return encoded.loss + loss, encoded.metrics | metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class VQObjective:
+class VQObjective(Objective):
     """Reconstruction through the quantiser: |x - y|^2 + |x - y| with codebook terms (VQ-VAE).
 
     Batches: `images` uint8 or float [b, h, w, 3].
@@ -70,7 +108,7 @@ class VQObjective:
         size = self.model_config.downsample
         return self.model.init(rng, jnp.zeros((1, size, size, 3)))["params"]
 
-    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
         images = as_float(batch["images"])
         out = self.model.apply({"params": params}, images)
         error = out.images - images
@@ -90,14 +128,11 @@ class VQObjective:
             parts["entropy"] = losses.entropy_loss(out.latents, out.codebook)
             total = total + self.entropy_weight * parts["entropy"]
         used = jnp.zeros(self.model_config.codebook_size).at[out.ids.reshape(-1)].set(1)
-        return total, parts | {"codes_in_batch": jnp.mean(used)}
-
-    def constrain(self, params: Params) -> Params:
-        return params
+        return Encoded({}, total, parts | {"codes_in_batch": jnp.mean(used)})
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherObjective:
+class TeacherObjective(Objective):
     """Image-text contrast from pixels, by SigLIP's sigmoid loss or CLIP's softmax.
 
     Batches: `images` [b, h, w, 3], `token_ids` int32 [b, t]. Texts that are equal within a batch
@@ -107,6 +142,7 @@ class TeacherObjective:
     model_config: TeacherConfig
     compute: Compute
     contrastive: str = "sigmoid"
+    contrastive_block: int = 0  # texts at a time in the loss, 0 for all
     trainable: tuple[str, ...] = (".*",)
 
     def __post_init__(self):
@@ -121,18 +157,20 @@ class TeacherObjective:
         images, token_ids = jnp.zeros((1, size, size, 3)), jnp.zeros((1, length), jnp.int32)
         return self.model.init(rng, images, token_ids)["params"]
 
-    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
         images, token_ids = as_float(batch["images"]), batch["token_ids"]
         image, text = self.model.apply({"params": params}, images, token_ids)
-        loss = contrastive_loss(self.contrastive, image, text, params, token_ids)
-        return loss, {"contrastive": loss, "logit_scale": jnp.exp(params["logit_scale"])}
+        return Encoded(_features(image, text), jnp.float32(0), {})
+
+    def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
+        return _contrast(self, params, features, batch)
 
     def constrain(self, params: Params) -> Params:
         return clamp_logit_scale(params)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokLIPObjective:
+class TokLIPObjective(Objective):
     """Contrast on the frozen text tower, and distillation of the teacher's image feature.
 
     Batches as `TeacherObjective`'s. One image batch serves both; where the teacher takes another
@@ -140,6 +178,7 @@ class TokLIPObjective:
     `teacher`; the teacher's text tower never enters the loss.
 
     Attributes:
+        contrastive_block: texts at a time in the contrastive loss, 0 for all.
         distillation_weight: of the mean squared error of normalised pooled features (paper: 1000).
         token_weight: of the same between normalised tokens (paper: 10); 0 leaves it out. Student
             and teacher need equal grids.
@@ -149,6 +188,7 @@ class TokLIPObjective:
     teacher_config: VisionConfig
     compute: Compute
     contrastive: str = "softmax"
+    contrastive_block: int = 0
     contrastive_weight: float = 1.0
     distillation_weight: float = 1000.0
     token_weight: float = 0.0
@@ -179,27 +219,36 @@ class TokLIPObjective:
         teacher = self.teacher.init(rng, jnp.zeros((1, size, size, 3)))["params"]
         return params | {"teacher": teacher}
 
-    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
-        images, token_ids = as_float(batch["images"]), batch["token_ids"]
-        ids = self._apply(params, images, "tokenize")
-        tokens = self._apply(params, ids, "semantic_tokens")
-        image = self._apply(params, tokens, "pool_tokens")
-        text = self._apply(params, token_ids, "text_features")
-        target_tokens, target = self._teach(params["teacher"], images)
-        parts = {
-            "contrastive": contrastive_loss(self.contrastive, image, text, params, token_ids),
-            "distillation": losses.distillation_loss(l2_normalize(image), target),
+    def prepare(self, params: Params, batch: Batch) -> Batch:
+        images = as_float(batch["images"])
+        tokens, feature = self._teach(params["teacher"], images)
+        prepared = {
+            "token_ids": batch["token_ids"],
+            "ids": self._apply(params, images, "tokenize"),
+            "teacher_feature": feature,
         }
-        total = (
-            self.contrastive_weight * parts["contrastive"]
-            + self.distillation_weight * parts["distillation"]
-        )
+        if self.token_weight:
+            prepared["teacher_tokens"] = l2_normalize(tokens)
+        return jax.lax.stop_gradient(prepared)
+
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
+        tokens = self._apply(params, batch["ids"], "semantic_tokens")
+        image = self._apply(params, tokens, "pool_tokens")
+        text = self._apply(params, batch["token_ids"], "text_features")
+        parts = {
+            "distillation": losses.distillation_loss(l2_normalize(image), batch["teacher_feature"])
+        }
+        total = self.distillation_weight * parts["distillation"]
         if self.token_weight:
             parts["token_distillation"] = losses.distillation_loss(
-                l2_normalize(tokens), l2_normalize(target_tokens)
+                l2_normalize(tokens), batch["teacher_tokens"]
             )
             total = total + self.token_weight * parts["token_distillation"]
-        return total, parts | {"logit_scale": jnp.exp(params["logit_scale"])}
+        return Encoded(_features(image, text), total, parts)
+
+    def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
+        loss, metrics = _contrast(self, params, features, batch)
+        return self.contrastive_weight * loss, metrics
 
     def constrain(self, params: Params) -> Params:
         return clamp_logit_scale(params)
@@ -216,26 +265,27 @@ class TokLIPObjective:
         return tokens, l2_normalize(teacher.apply(params, tokens, method="pool_tokens"))
 
 
-def contrastive_loss(
-    kind: str,
-    image_features: Float[Array, "b d"],
-    text_features: Float[Array, "b d"],
-    params: Params,
-    token_ids: Int[Array, "b t"],
-) -> Float[Array, ""]:
-    """Returns the loss of features that are not yet normalised."""
-    image, text = l2_normalize(image_features), l2_normalize(text_features)
-    if kind == "softmax":
-        return losses.softmax_contrastive_loss(image, text, params["logit_scale"])
-    is_match = jnp.all(token_ids[:, None] == token_ids[None], axis=-1).astype(jnp.float32)
-    scale, bias = params["logit_scale"], params["logit_bias"]
-    return losses.sigmoid_contrastive_loss(image, text, scale, bias, is_match)
+def _features(image, text):
+    return {"image": l2_normalize(image), "text": l2_normalize(text)}
+
+
+def _contrast(objective, params, features, batch):
+    loss = contrastive_loss(
+        objective.contrastive,
+        features["image"],
+        features["text"],
+        params["logit_scale"],
+        params.get("logit_bias"),
+        batch["token_ids"],
+        objective.contrastive_block,
+    )
+    return loss, {"contrastive": loss, "logit_scale": jnp.exp(params["logit_scale"])}
 
 
 def check_contrastive(kind: str, has_logit_bias: bool) -> None:
     """Raises ValueError for an unknown loss, or a sigmoid without the bias it needs."""
-    if kind not in ("softmax", "sigmoid"):
-        raise ValueError(f"expected contrastive 'softmax' or 'sigmoid', got {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"expected contrastive of {KINDS}, got {kind!r}")
     if kind == "sigmoid" and not has_logit_bias:
         raise ValueError("expected has_logit_bias=True with the sigmoid loss, got False")
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import flax.struct
 import flax.traverse_util
+import jax
+
+from toklip_jax.models.config import Compute
 
 Params = dict[str, Any]
 
@@ -19,6 +22,7 @@ class TrainState:
         params: the trainable parameters, float32.
         opt_state: optax's state of them.
         ema: running mean of `params`, or None.
+        skipped: number of steps that changed nothing, as loss or gradient were not finite.
 
     The leaves' types are left open: the same structure also holds shapes and shardings.
     """
@@ -27,6 +31,19 @@ class TrainState:
     params: Any
     opt_state: Any
     ema: Any = None
+    skipped: Any = 0
+
+
+def cast_frozen(frozen: Params, compute: Compute) -> Params:
+    """Returns frozen parameters in the compute type, which halves what they take; the VQ's stay.
+
+    Ids depend on the VQ's precision. The towers would cast at every use; here it is done once.
+    """
+    dtype = compute.jax_dtype
+    return {
+        name: value if name == "vq" else jax.tree.map(lambda x: x.astype(dtype), value)
+        for name, value in frozen.items()
+    }
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:

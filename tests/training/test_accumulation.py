@@ -1,0 +1,72 @@
+"""A batch in chunks gives what the whole batch gives, with contrast and distillation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.models.config import Compute
+from toklip_jax.models.sizes import TINY_TEXT, TOKLIP_SIZES, tiny
+from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.training.state import merge, partition
+from toklip_jax.training.step import gradients
+
+BOUND = 1e-5  # relative to the largest entry of each array
+
+
+@pytest.fixture(scope="module")
+def case():
+    text = dataclasses.replace(TINY_TEXT, context_length=4)
+    config = dataclasses.replace(TOKLIP_SIZES["tiny"], text=text, has_logit_bias=True)
+    rng = np.random.default_rng(0)
+    batch = {
+        "images": rng.integers(0, 256, (8, 64, 64, 3), np.uint8),
+        "token_ids": rng.integers(0, 4, (8, 4), np.int32),
+    }
+
+    def make(**fields):
+        return TokLIPObjective(
+            config, tiny(False), Compute(), distillation_weight=1000.0, token_weight=10.0, **fields
+        )
+
+    params = jax.jit(make().init)(jax.random.key(1))
+    return make, params, jax.tree.map(jnp.asarray, batch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trainable"),
+    [
+        ("softmax", ("token_encoder/.*", "logit_scale")),
+        ("sigmoid", ("token_encoder/.*", "text_tower/.*", "logit_.*")),
+    ],
+)
+@pytest.mark.usefixtures("highest_precision")
+def test_chunks_give_the_large_batch_with_distillation_on(case, kind, trainable):
+    make, params, batch = case
+    objective = make(contrastive=kind, contrastive_block=3, trainable=trainable)
+    halves = partition(params, trainable)
+
+    def of(chunks):
+        fn = jax.jit(lambda t, f: gradients(objective, t, f, batch, jax.random.key(0), chunks))
+        return fn(*halves)
+
+    want, got = of(1), of(4)
+    assert float(want[1]["contrastive"]) > 0.1
+    assert float(want[1]["distillation"]) > 0
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=BOUND, atol=BOUND * float(jnp.abs(b).max()))
+    norms = [float(jnp.abs(g).max()) for g in jax.tree.leaves(want[2])]
+    assert min(norms) >= 0
+    assert max(norms) > 1e-3
+
+
+def test_chunks_do_not_average_the_contrastive_loss_of_small_batches(case):
+    make, params, batch = case
+    objective = make()
+    halves = partition(params, objective.trainable)
+    whole, _, _ = gradients(objective, *halves, batch, jax.random.key(0), 4)
+    quarter = jax.tree.map(lambda x: x[:2], batch)
+    small, _ = objective.loss(merge(*halves), quarter, jax.random.key(0))
+    assert abs(float(whole) - float(small)) > 0.1
