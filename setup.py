@@ -5,9 +5,11 @@ from setuptools import find_packages, setup
 # Each range holds what resolves on Python 3.11 (the lower ends) and on 3.12 and newer.
 REQUIREMENTS = [
     "absl-py>=2.1",
+    "array_record>=0.8,<0.9",
     "chex>=0.1.92,<0.2",
     "einops>=0.8",
     "flax>=0.12.8,<0.13",
+    "fsspec>=2024.6",
     "ftfy>=6.3,<7",
     "grain>=0.2.18,<0.3",
     "huggingface_hub>=1",
@@ -20,6 +22,7 @@ REQUIREMENTS = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.3,<0.13",
     "pillow>=11",
+    "pyarrow>=17",
     "safetensors>=0.5",
     "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<5",

@@ -3,6 +3,9 @@
 The order and the augmentation of step s are a function of seed and s, whatever the number of
 worker processes and of hosts: each host takes every `hosts`-th sample of the same sequence, and a
 run resumes by starting at its step. (Grain's own iterator state depends on the worker count.)
+
+Batches of a source with `key(index)` also hold two plain lists: `keys`, the names of its samples,
+and `skipped`, a (name, cause) for each bad sample that another stands in for (see `reader`).
 """
 
 from collections.abc import Iterator
@@ -12,16 +15,20 @@ import grain
 import numpy as np
 from absl import flags
 
+from toklip_jax.data.reader import KEY, SKIPPED, Reader
 from toklip_jax.data.transforms import Sample, Transform
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays, and the lists `keys` and `skipped`
 _READ_THREADS = 2  # of each process; decoding holds the interpreter's lock, so more don't help
 _READ_AHEAD = 4  # batches
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Samples by index."""
+    """Samples by index; `key(index) -> str` names them, if it is there.
+
+    A mixture also has `parts`, their `starts` in it, and `weights`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -40,7 +47,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Returns an endless iterator of shuffled batches, one permutation of the source per epoch.
 
-    Epochs follow each other without a break: a batch may span two.
+    Epochs follow each other without a break: a batch may span two. A mixture's parts have their
+    own epochs.
 
     Args:
         transform: applied per sample with a generator of its own; pickled if there are workers.
@@ -53,30 +61,83 @@ def batches(
         ValueError: an empty source, or sizes that don't fit; says which.
     """
     _check(source, batch_size, start_step, host, hosts)
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    if transform is not None:
-        # Before the slice: the randomness belongs to the sample's place in the whole sequence.
-        dataset = dataset.random_map(transform)
+    # Before the slice: the randomness belongs to the sample's place in the whole sequence.
+    dataset = _order(source, seed).random_map(Reader(source, transform))
     dataset = dataset[host::hosts].batch(batch_size // hosts, batch_fn=_stack)[start_step:]
-    ahead = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_AHEAD)
-    dataset = dataset.to_iter_dataset(ahead)
+    return _closing(_ahead(dataset, num_workers))
+
+
+def evaluation_batches(
+    source: Source,
+    batch_size: int,
+    transform: Transform | None = None,
+    num_workers: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """Returns an iterator over the source once, in order, with `mask` bool [b]: which rows count.
+
+    The last batch is filled up with the last sample. A bad sample is replaced as in training, and
+    its row doesn't count. All hosts have the same number of batches.
+
+    Args:
+        transform: as for `batches`.
+        batch_size: of all hosts together.
+        host: this host's index of `hosts`; it gets every `hosts`-th row of each batch, from its
+            index on.
+
+    Raises:
+        ValueError: an empty source, or sizes that don't fit; says which.
+    """
+    _check(source, batch_size, 0, host, hosts)
+    rows = -(-len(source) // batch_size) * batch_size
+    dataset = grain.MapDataset.range(rows).seed(0).random_map(_Masked(Reader(source, transform)))
+    dataset = dataset[host::hosts].batch(batch_size // hosts, batch_fn=_stack)
+    return _closing(_ahead(dataset, num_workers))
+
+
+class _Masked:
+    """A row of an evaluation: its sample, and in `mask` whether it counts."""
+
+    def __init__(self, reader: Reader):
+        self.reader = reader
+
+    def __call__(self, row: int, rng: np.random.Generator) -> Sample:
+        last = len(self.reader.source) - 1
+        sample = self.reader(min(row, last), rng)
+        if row > last and SKIPPED in sample:
+            sample[SKIPPED] = []  # the last sample's own row has named them
+        return sample | {"mask": np.bool_(row <= last and not sample.get(SKIPPED))}
+
+
+class _Add:
+    def __init__(self, start: int):
+        self.start = start
+
+    def __call__(self, index: int) -> int:
+        return self.start + index
+
+
+def _order(source, seed):
+    """The endless sequence of a source's indices; a mixture's is made of its parts'."""
+    if not hasattr(source, "weights"):
+        return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    seeds = np.random.SeedSequence(seed).generate_state(len(source.parts)).tolist()
+    parts = [
+        _order(part, its_seed).map(_Add(start))
+        for part, its_seed, start in zip(source.parts, seeds, source.starts, strict=False)
+    ]
+    return grain.MapDataset.mix(parts, source.weights).seed(seed)
+
+
+def _ahead(dataset, num_workers):
+    options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_AHEAD)
+    dataset = dataset.to_iter_dataset(options)
     if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # workers take over the flags; a script may have none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return _closing(dataset)
-
-
-def evaluation_batches(source: Source, batch_size: int) -> Iterator[Batch]:
-    """Yields the source once, in order, with `mask` bool [b]: which rows count.
-
-    The last batch is filled up with the last sample.
-    """
-    last = len(source) - 1
-    for start in range(0, len(source), batch_size):
-        rows = np.arange(start, start + batch_size)
-        batch = _stack([source[min(row, last)] for row in rows.tolist()])
-        yield batch | {"mask": rows <= last}
+    return dataset
 
 
 def _closing(dataset: Any) -> Iterator[Batch]:
@@ -90,7 +151,17 @@ def _closing(dataset: Any) -> Iterator[Batch]:
 
 
 def _stack(samples):
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    if mixed := [sample for sample in samples if sample.keys() != samples[0].keys()]:
+        raise ValueError(
+            f"expected samples of the same fields, got {sorted(samples[0])} and "
+            f"{sorted(mixed[0])}: give the parts of a mixture the same ones"
+        )
+    names = [name for name in samples[0] if name not in (KEY, SKIPPED)]
+    batch: Batch = {name: np.stack([sample[name] for sample in samples]) for name in names}
+    if KEY in samples[0]:
+        batch["keys"] = [sample[KEY] for sample in samples]
+        batch["skipped"] = [problem for sample in samples for problem in sample[SKIPPED]]
+    return batch
 
 
 def _check(source, batch_size, start_step, host, hosts):

@@ -1,17 +1,24 @@
 """What a config's data section may name; a new kind is a function and a line in `SOURCES`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
+from toklip_jax.data.array_record import ArrayRecordSource
 from toklip_jax.data.captions import all_captions, caption_table
 from toklip_jax.data.emoji import EmojiSet, named_split
+from toklip_jax.data.image_folder import ImageFolderSource
+from toklip_jax.data.mixture import Mixture
 from toklip_jax.data.pipeline import Source
+from toklip_jax.data.table import TableSource
+from toklip_jax.data.tar_index import Extensions
 from toklip_jax.data.text import TextTokenizer
+from toklip_jax.data.tfds import TfdsSource
 from toklip_jax.data.transforms import Sample
+from toklip_jax.data.webdataset import WebDatasetSource
 from toklip_jax.fields import known
 
 
@@ -62,10 +69,29 @@ def build_source(config: Mapping[str, Any], tokenizer: TextTokenizer | None = No
     arguments = dict(config)
     kind = arguments.pop("kind", None)
     build = SOURCES[known("kind", kind, list(SOURCES))]
-    names = [name for name in inspect.signature(build).parameters if name != "tokenizer"]
+    parameters = list(inspect.signature(build).parameters)
     for name in arguments:
-        known(f"argument of {kind}", name, names)
-    return build(tokenizer=tokenizer, **arguments)
+        known(f"argument of {kind}", name, [p for p in parameters if p != "tokenizer"])
+    if "tokenizer" in parameters:
+        arguments["tokenizer"] = tokenizer
+    return build(**arguments)
+
+
+def is_raw(config: Mapping[str, Any]) -> bool:
+    """Says whether a config's samples are records that `decode.Decode` must turn into arrays.
+
+    Raises:
+        ValueError: a mixture of both.
+    """
+    if config["kind"] != "mixture":
+        return config["kind"] in RAW
+    kinds = {is_raw(part) for part in config["parts"]}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"expected parts of a mixture that are all encoded images ({', '.join(sorted(RAW))}) "
+            f"or all arrays, got both: write the arrays as one of these kinds"
+        )
+    return kinds == {True}
 
 
 def source_texts(config: Mapping[str, Any]) -> list[str] | None:
@@ -116,10 +142,49 @@ def synthetic(
     return ArraySource(images=images, captions=captions)
 
 
+def webdataset(
+    shards: str | Sequence[str],
+    image: tuple[str, ...] = Extensions.image,
+    text: tuple[str, ...] = Extensions.text,
+    label: tuple[str, ...] = Extensions.label,
+    index_dir: str | None = None,
+) -> WebDatasetSource:
+    """Tars as img2dataset writes them.
+
+    Args:
+        shards: such as "gs://bucket/cc12m/{00000..00331}.tar", or several.
+        image: extensions; `text` and `label` likewise.
+        index_dir: where indexes are kept; None for beside the shards, or the user's cache.
+    """
+    return WebDatasetSource(shards, Extensions(tuple(image), tuple(text), tuple(label)), index_dir)
+
+
+def mixture(
+    parts: Sequence[Mapping[str, Any]], *, tokenizer: TextTokenizer | None = None
+) -> Mixture:
+    """Several sources: configs like any other, each with a `weight` beside."""
+    weights, built = [], []
+    for part in map(dict, parts):
+        if "weight" not in part:
+            raise ValueError(f"expected a weight in each part of a mixture, got {part}")
+        weights.append(float(part.pop("weight")))
+        built.append(build_source(part, tokenizer))
+    return Mixture(built, weights)
+
+
 SOURCES: dict[str, Callable[..., Source]] = {
+    "array_record": ArrayRecordSource,
     "emoji": emoji,
+    "image_folder": ImageFolderSource,
+    "mixture": mixture,
     "synthetic": synthetic,
+    "table": TableSource,
+    "tfds": TfdsSource,
+    "webdataset": webdataset,
 }
+
+# Kinds whose samples are records of an encoded `image`, a `text` and a `label`.
+RAW = frozenset({"array_record", "image_folder", "table", "tfds", "webdataset"})
 
 
 TEXTS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {

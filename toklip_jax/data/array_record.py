@@ -1,0 +1,120 @@
+"""Image-text pairs in ArrayRecord files of the project's own: one JSON header and the image each.
+
+A record is the header's length (4 bytes, little-endian), the header with `text` and `label` where
+there are any, and the encoded image.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import grain
+
+from toklip_jax.data.health import BadSample
+from toklip_jax.data.paths import base_name, expand, is_local
+
+_LENGTH = struct.Struct("<I")
+
+
+def write_array_record(path: str | pathlib.Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Writes one file and returns the number of records.
+
+    Args:
+        records: each with `image` (encoded bytes) and optionally `text` (str, or UTF-8 bytes) and
+            `label` (int).
+
+    Raises:
+        ValueError: a record without an image, or whose text isn't UTF-8; names its row. Nothing
+            is left at `path` then.
+    """
+    from array_record.python import array_record_module
+
+    draft = f"{path}.part"
+    writer = array_record_module.ArrayRecordWriter(draft, "group_size:1")  # for random access
+    row = -1
+    try:
+        for row, record in enumerate(records):
+            writer.write(_pack(record, row))
+    except BaseException:
+        writer.close()
+        os.unlink(draft)
+        raise
+    writer.close()
+    os.replace(draft, path)
+    return row + 1
+
+
+class ArrayRecordSource:
+    """Records as `write_array_record` took them, text as str."""
+
+    def __init__(self, files: str | Sequence[str]):
+        """Opens files.
+
+        Args:
+            files: local paths or patterns as for `paths.expand`.
+
+        Raises:
+            FileNotFoundError: files that don't exist; names them.
+            ValueError: no record, or a path that isn't local.
+        """
+        self.files = expand(files)
+        if remote := [path for path in self.files if not is_local(path)]:
+            raise ValueError(f"expected local ArrayRecord files, got {remote[0]}: copy or mount it")
+        if missing := [path for path in self.files if not os.path.isfile(path)]:
+            raise FileNotFoundError(
+                f"expected ArrayRecord files, found no file {', '.join(missing[:10])}: check the "
+                f"path and the range"
+            )
+        self._starts = [0, *itertools.accumulate(_count(path) for path in self.files)]
+        self._records = grain.sources.ArrayRecordDataSource(self.files)
+        if len(self) == 0:
+            raise ValueError(f"expected records in {files!r}, found none: write them anew")
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns a record.
+
+        Raises:
+            BadSample: the record wasn't written by `write_array_record`.
+        """
+        data = self._records[index]
+        try:
+            (length,) = _LENGTH.unpack_from(data)
+            end = _LENGTH.size + length
+            return json.loads(data[_LENGTH.size : end]) | {"image": data[end:]}
+        except (struct.error, ValueError, TypeError):
+            raise BadSample("not a record of this project") from None
+
+    def key(self, index: int) -> str:
+        """Returns the file's name and the row in it."""
+        file = max(i for i, start in enumerate(self._starts[:-1]) if start <= index)
+        return f"{base_name(self.files[file])}:{index - self._starts[file]}"
+
+
+def _pack(record, row):
+    if not isinstance(record.get("image"), bytes):
+        raise ValueError(f"expected the bytes of an image in record {row}, got {list(record)}")
+    header = {name: record[name] for name in ("text", "label") if record.get(name) is not None}
+    if isinstance(header.get("text"), bytes):
+        try:
+            header["text"] = header["text"].decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"expected UTF-8 in record {row}, got {header['text']!r}") from None
+    packed = json.dumps(header).encode()
+    return _LENGTH.pack(len(packed)) + packed + record["image"]
+
+
+def _count(path):
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(path)
+    try:
+        return reader.num_records()
+    finally:
+        reader.close()

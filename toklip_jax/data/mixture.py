@@ -1,0 +1,63 @@
+"""Several sources as one, drawn from by weight."""
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from toklip_jax.data.health import Problem
+from toklip_jax.data.pipeline import Source
+from toklip_jax.data.reader import following, key_of
+
+
+class Mixture:
+    """The samples of all parts, one part after another; `pipeline` draws them by `weights`.
+
+    Each part has its own order and its own epochs: a part that is small for its weight is repeated
+    more often. Evaluation reads all samples once and ignores the weights.
+
+    Attributes:
+        starts: index at which each part begins.
+        problems: of all parts.
+    """
+
+    def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
+        """Joins sources.
+
+        Args:
+            weights: shares of the samples of each part; they need not add up to 1.
+
+        Raises:
+            ValueError: no parts, an empty one, or weights that don't fit or aren't positive.
+        """
+        if not parts or len(parts) != len(weights) or min(weights) <= 0:
+            raise ValueError(
+                f"expected parts with a positive weight each, got {len(parts)} with {weights}"
+            )
+        if empty := [i for i, part in enumerate(parts) if len(part) == 0]:
+            raise ValueError(f"expected samples in each part, got none in number {empty[0]}")
+        self.parts, self.weights = tuple(parts), tuple(map(float, weights))
+        self.starts = [0, *itertools.accumulate(len(part) for part in parts)]
+        found = [getattr(part, "problems", []) for part in parts]
+        self.problems: list[Problem] = list(itertools.chain(*found))
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        part, row = self._place(index)
+        return self.parts[part][row]
+
+    def key(self, index: int) -> str:
+        """Returns the name that the part gives the sample."""
+        part, row = self._place(index)
+        return key_of(self.parts[part], row)
+
+    def following(self, index: int) -> int:
+        """Returns the index that stands in for a bad sample: the next one of its part."""
+        part, row = self._place(index)
+        return self.starts[part] + following(self.parts[part], row)
+
+    def _place(self, index):
+        part = bisect.bisect_right(self.starts, index) - 1
+        return part, index - self.starts[part]

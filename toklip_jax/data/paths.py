@@ -1,0 +1,133 @@
+"""Paths of data files: brace and glob patterns, and bytes from local disks or fsspec."""
+
+import collections
+import os
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_OPEN_FILES = 128  # per process; limits of 1,024 are common, and a data set may have more shards
+
+
+def expand(patterns: str | Sequence[str]) -> list[str]:
+    """Returns the paths that patterns name: sorted within a glob, else in the order given.
+
+    Args:
+        patterns: local paths or fsspec URLs. Braces stand for a range ("{00000..00331}", which
+            keeps leading zeros) or alternatives ("{a,b}"); `*`, `?` and `[` match existing files.
+
+    Raises:
+        ValueError: no pattern, a range that runs backwards, or a glob without a match.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns or not all(patterns):
+        raise ValueError(
+            f"expected paths or patterns of files, got {patterns!r}: name at least one"
+        )
+    return [path for pattern in patterns for one in _braces(pattern) for path in _glob(one)]
+
+
+def is_local(path: str) -> bool:
+    """Says whether `path` is on a file system of this machine, not an fsspec URL."""
+    return "://" not in path and "::" not in path
+
+
+def base_name(path: str) -> str:
+    """Returns what follows the last slash."""
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns a whole file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if is_local(path):
+        with open(path, "rb") as file:
+            return file.read()
+    system, name = fsspec.core.url_to_fs(path)
+    return system.cat_file(name)
+
+
+def file_state(path: str) -> dict[str, Any]:
+    """Returns what changes when a file does: `size`, and a time or checksum as text.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if is_local(path):
+        stat = os.stat(path)
+        return {"size": stat.st_size, "version": str(stat.st_mtime_ns)}
+    system, name = fsspec.core.url_to_fs(path)
+    info = system.info(name)
+    known = {"etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
+    found = sorted((k, str(v)) for k, v in info.items() if k.lower() in known)
+    return {"size": info["size"], "version": repr(found)}
+
+
+class RangeReader:
+    """Byte ranges of many files: `os.pread` locally, ranged reads of fsspec elsewhere.
+
+    Safe among threads; open files stay behind when it is pickled.
+    """
+
+    def __init__(self):
+        self._files: collections.OrderedDict[str, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()
+
+    def read(self, path: str, start: int, size: int) -> bytes:
+        """Returns up to `size` bytes from `start`; fewer at the file's end."""
+        if is_local(path):
+            return os.pread(self._open(path).fileno(), size, start)
+        system, name = fsspec.core.url_to_fs(path)
+        return system.cat_file(name, start=start, end=start + size)
+
+    def _open(self, path):
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
+                if len(self._files) > _OPEN_FILES:
+                    # Only forgotten: it closes when the last thread that reads it lets go.
+                    self._files.popitem(last=False)
+            self._files.move_to_end(path)
+            return self._files[path]
+
+
+def _braces(pattern):
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [head + choice + rest for choice in _choices(match[1]) for rest in _braces(tail)]
+
+
+def _choices(text):
+    bounds = _RANGE.fullmatch(text)
+    if bounds is None:
+        return text.split(",")
+    first, last = (int(number) for number in bounds.groups())
+    if last < first:
+        raise ValueError(f"expected a range upward, got {{{text}}}: swap its ends")
+    return [str(number).zfill(len(bounds[1])) for number in range(first, last + 1)]
+
+
+def _glob(path):
+    if not any(mark in path for mark in "*?["):
+        return [path]
+    system, name = fsspec.core.url_to_fs(path)
+    found = sorted(system.glob(name))
+    if not found:
+        raise ValueError(f"expected files that match {path}, found none: check the pattern")
+    return found if is_local(path) else [system.unstrip_protocol(match) for match in found]

@@ -1,0 +1,59 @@
+"""An index to a sample that is good: transformed, or replaced by the next that can be."""
+
+from typing import Any
+
+import numpy as np
+
+from toklip_jax.data.health import BadSample, Problem
+from toklip_jax.data.transforms import Sample, Transform
+
+KEY, SKIPPED = "_key", "_skipped"  # of a sample; they become `keys` and `skipped` of a batch
+MAX_TRIES = 100  # a longer run of bad samples is a fault of the data set
+
+
+class Reader:
+    """Reads and transforms samples.
+
+    What stands in for a bad sample depends on the source alone, not on workers or hosts, so that
+    batches stay full and equal. Samples of a source with `key(index)` also carry its name, and the
+    names and causes of what was skipped in its place.
+    """
+
+    def __init__(self, source: Any, transform: Transform | None):
+        self.source, self.transform = source, transform
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
+        """Returns the sample at `index`, or the first good one after it.
+
+        Raises:
+            ValueError: none of the next `MAX_TRIES` is good; lists them.
+        """
+        skipped: list[Problem] = []
+        for _ in range(min(MAX_TRIES, len(self.source))):
+            try:
+                sample = self._read(index, rng)
+            except BadSample as error:
+                skipped.append((key_of(self.source, index), error.cause))
+                index = following(self.source, index)
+            else:
+                if not hasattr(self.source, "key"):
+                    return sample
+                return sample | {KEY: self.source.key(index), SKIPPED: skipped}
+        names = "".join(f"\n  {key}: {cause}" for key, cause in skipped[:20])
+        raise ValueError(f"expected a good sample, got {len(skipped)} bad ones in a row:{names}")
+
+    def _read(self, index, rng):
+        sample = self.source[index]
+        return sample if self.transform is None else self.transform(sample, rng)
+
+
+def key_of(source: Any, index: int) -> str:
+    """Returns a sample's name, or its index where the source has no names."""
+    return source.key(index) if hasattr(source, "key") else str(index)
+
+
+def following(source: Any, index: int) -> int:
+    """Returns the index that stands in for a bad sample."""
+    if hasattr(source, "following"):
+        return source.following(index)
+    return (index + 1) % len(source)

@@ -1,0 +1,85 @@
+"""Data sets of TensorFlow Datasets as ArrayRecord, read without TensorFlow."""
+
+from typing import Any
+
+from toklip_jax.fields import known
+
+
+class TfdsSource:
+    """Records of `image` (encoded, as stored), and `text` and `label` where named."""
+
+    def __init__(
+        self,
+        directory: str | None = None,
+        split: str = "train",
+        name: str | None = None,
+        data_dir: str | None = None,
+        image: str = "image",
+        text: str | None = None,
+        label: str | None = None,
+    ):
+        """Opens a data set that was prepared with `file_format="array_record"`.
+
+        Args:
+            directory: of one version, such as ".../pairs/1.0.0"; the builder's code isn't needed.
+            name: instead of `directory`, of a registered builder; `data_dir` is where it lies.
+            image: feature that is an encoded image; it isn't decoded here.
+            text: feature of captions; None for none.
+            label: feature of integers; None for none.
+
+        Raises:
+            FileNotFoundError: there is no data set.
+            ValueError: no or both of `directory` and `name`, a split or feature that isn't there,
+                or a file format without random access.
+        """
+        if (directory is None) == (name is None):
+            raise ValueError(f"expected directory or name, got {directory!r} and {name!r}")
+        builder = _builder(directory, name, data_dir)
+        self.name, self.split = builder.name, split
+        fields = {"image": image, "text": text, "label": label}
+        self.features = {field: f for field, f in fields.items() if f is not None}
+        self._rows = _rows(builder, split, self.features)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._rows[index]
+        record = {field: row[feature] for field, feature in self.features.items()}
+        if "label" in record:
+            record["label"] = int(record["label"])
+        return record
+
+    def key(self, index: int) -> str:
+        """Returns the data set's name, the split and the row."""
+        return f"{self.name}/{self.split}:{index}"
+
+
+def _builder(directory, name, data_dir):
+    import tensorflow_datasets as tfds
+
+    try:
+        if directory is not None:
+            return tfds.builder_from_directory(directory)
+        return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except (FileNotFoundError, tfds.core.registered.DatasetNotFoundError) as error:
+        raise FileNotFoundError(
+            f"expected a prepared data set at {directory or name}, found none "
+            f"({str(error).splitlines()[0]}): name the directory of its version"
+        ) from error
+
+
+def _rows(builder, split, features):
+    import tensorflow_datasets as tfds
+
+    known(f"a split of {builder.name}", split.split("[")[0], builder.info.splits)
+    for feature in features.values():
+        known(f"a feature of {builder.name}", feature, builder.info.features)
+    decoders = {features["image"]: tfds.decode.SkipDecoding()}
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"expected {builder.name} in a format of random access: prepare it with "
+            f'file_format="array_record"'
+        ) from error

@@ -1,0 +1,115 @@
+"""Image-text pairs in WebDataset tars, as img2dataset writes them, by random access."""
+
+import bisect
+import concurrent.futures
+import itertools
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from toklip_jax.data.health import BadSample, Problem
+from toklip_jax.data.paths import RangeReader, base_name, expand
+from toklip_jax.data.records import label_of
+from toklip_jax.data.tar_index import FIELDS, Extensions, load_index
+
+logger = logging.getLogger(__name__)
+
+_SCANS = 8  # threads; they wait for storage
+_GAP = 2**14  # bytes between two members up to which one read fetches both
+
+
+class WebDatasetSource:
+    """Records of `image` and, where the tar has them, `text` (bytes both) and `label` (int).
+
+    Attributes:
+        problems: tars with a broken tail, known from the index.
+    """
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        extensions: Extensions | None = None,
+        index_dir: str | pathlib.Path | None = None,
+    ):
+        """Finds the samples of all shards; scans those whose index isn't there yet.
+
+        Args:
+            shards: paths or patterns as for `paths.expand`.
+            index_dir: as for `tar_index.load_index`.
+
+        Raises:
+            FileNotFoundError: shards that don't exist; names them.
+            ValueError: patterns that name none, or no sample in any.
+        """
+        self.shards = expand(shards)
+        indexes = _load_all(self.shards, extensions or Extensions(), index_dir)
+        self._index_paths = [index.path for index in indexes]
+        self._starts = [0, *itertools.accumulate(index.samples for index in indexes)]
+        self.problems: list[Problem] = [p for index in indexes for p in index.problems]
+        self._reader, self._indexes = RangeReader(), {}
+        if len(self) == 0:
+            raise ValueError(
+                f"expected samples in {shards!r}, found none in {len(self.shards)} shards: check "
+                f"that they are uncompressed tars with {extensions or Extensions()}"
+            )
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_indexes": {}}  # each process maps the files anew
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns a record.
+
+        Raises:
+            BadSample: there is no image in it, or the label is no number.
+        """
+        shard, row = self._row(index)
+        places = {field: row[field].tolist() for field in FIELDS if row[field][1] >= 0}
+        if "image" not in places:
+            raise BadSample("missing image")
+        record: dict[str, Any] = self._read(self.shards[shard], places)
+        if "label" in record:
+            record["label"] = label_of(record["label"])
+        return record
+
+    def key(self, index: int) -> str:
+        """Returns the sample's name, such as "00012.tar:000123456"."""
+        shard, row = self._row(index)
+        name = row["key"].decode("utf-8", "backslashreplace")
+        return f"{base_name(self.shards[shard])}:{name}"
+
+    def _row(self, index):
+        shard = bisect.bisect_right(self._starts, index) - 1
+        if shard not in self._indexes:
+            self._indexes[shard] = np.load(self._index_paths[shard], mmap_mode="r")
+        return shard, self._indexes[shard][index - self._starts[shard]]
+
+    def _read(self, path, places):
+        start = min(offset for offset, _ in places.values())
+        end = max(offset + size for offset, size in places.values())
+        if end - start > sum(size for _, size in places.values()) + _GAP:
+            return {f: self._reader.read(path, *place) for f, place in places.items()}
+        data = self._reader.read(path, start, end - start)
+        return {f: data[at - start : at - start + size] for f, (at, size) in places.items()}
+
+
+def _load_all(shards, extensions, index_dir):
+    def load(path):
+        try:
+            return load_index(path, extensions, index_dir)
+        except FileNotFoundError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
+        indexes = list(pool.map(load, shards))
+    if missing := [path for path, index in zip(shards, indexes, strict=True) if index is None]:
+        raise FileNotFoundError(
+            f"expected {len(shards)} shards, found no file for {len(missing)} of them: "
+            f"{', '.join(missing[:10])}: check the path and the range"
+        )
+    return indexes
