@@ -1,0 +1,113 @@
+"""A raw record to a sample: the picture decoded and resized, the caption as ids."""
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Int32
+
+from toklip_jax.data.health import BadSample
+from toklip_jax.data.images import random_resized_crop, squash
+from toklip_jax.data.text import TextTokenizer
+from toklip_jax.data.transforms import Sample
+
+RECIPE_SCALE = (0.9, 1.0)  # of the released recipe's random crop
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """Makes `images` uint8 [s, s, 3], `token_ids` int32 [t] and `labels` int32 of a record.
+
+    Training takes a random crop of the picture, bicubic; evaluation squashes all of it. Pictures
+    of any mode are converted to RGB, CMYK too.
+
+    Attributes:
+        image_size: side in pixels.
+        is_training: random crop, or squash.
+        tokenizer: of the captions; without one there are no `token_ids`, and text isn't looked at.
+        scale: the crop's share of the picture's area.
+        min_side: in pixels; what is smaller is a placeholder, such as 1 x 1.
+        max_pixels: of a picture; refused from its header, before anything is decoded.
+    """
+
+    image_size: int
+    is_training: bool
+    tokenizer: TextTokenizer | None = None
+    scale: tuple[float, float] = RECIPE_SCALE
+    min_side: int = 8
+    max_pixels: int = 2**26
+
+    def __post_init__(self):
+        if self.image_size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"expected image_size of at least 1 and scale within (0, 1], got "
+                f"{self.image_size} and {self.scale}"
+            )
+
+    def __call__(self, record: Sample, rng: np.random.Generator) -> Sample:
+        """Returns the sample of a record: `image` bytes, `text` str or bytes, `label` int.
+
+        Raises:
+            BadSample: from the picture or the text; says what is wrong.
+        """
+        sample: Sample = {}
+        if self.tokenizer is not None:  # first, as it is cheap
+            sample["token_ids"] = token_ids(record.get("text"), self.tokenizer)
+        sample["images"] = self._image(record["image"], rng)
+        if record.get("label") is not None:
+            sample["labels"] = np.int32(record["label"])
+        return sample
+
+    def _image(self, data, rng):
+        image = open_image(data, self.min_side, self.max_pixels)
+        try:
+            image.load()
+            if self.is_training:
+                return random_resized_crop(image, self.image_size, self.scale, rng)
+            return squash(image, self.image_size)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's plugins raise whatever their parsing meets
+            is_cut = "truncated" in str(error).lower()
+            raise BadSample("truncated image" if is_cut else "undecodable image") from error
+
+
+def open_image(data: Any, min_side: int, max_pixels: int) -> PIL.Image.Image:
+    """Reads a picture's header.
+
+    Raises:
+        BadSample: there are no bytes, they are no picture, or its size is out of bounds.
+    """
+    if not data:
+        raise BadSample("missing image")
+    try:
+        image = PIL.Image.open(io.BytesIO(data))
+    except PIL.Image.DecompressionBombError:
+        raise BadSample("too many pixels") from None
+    except MemoryError:
+        raise
+    except Exception:  # UnidentifiedImageError, and what broken headers make of plugins
+        raise BadSample("not an image") from None
+    if image.width * image.height > max_pixels:
+        raise BadSample("too many pixels")
+    if min(image.size) < min_side:
+        raise BadSample("too small")
+    return image
+
+
+def token_ids(text: Any, tokenizer: TextTokenizer) -> Int32[np.ndarray, " t"]:
+    """Returns the ids of one caption.
+
+    Raises:
+        BadSample: there is none, or it isn't UTF-8.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadSample("non-UTF-8 text") from None
+    if not isinstance(text, str) or not text.strip():
+        raise BadSample("missing caption")
+    return tokenizer([text])[0]
