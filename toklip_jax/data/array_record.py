@@ -87,7 +87,8 @@ class ArrayRecordSource:
         try:
             (length,) = _LENGTH.unpack_from(data)
             end = _LENGTH.size + length
-            return json.loads(data[_LENGTH.size : end]) | {"image": data[end:]}
+            header = json.loads(data[_LENGTH.size : end]) if end < len(data) else None
+            return header | {"image": data[end:]}
         except (struct.error, ValueError, TypeError):
             raise BadSample("not a record of this project") from None
 

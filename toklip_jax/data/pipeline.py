@@ -21,6 +21,7 @@ from toklip_jax.data.transforms import Sample, Transform
 Batch = dict[str, Any]  # arrays, and the lists `keys` and `skipped`
 _READ_THREADS = 2  # of each process; decoding holds the interpreter's lock, so more don't help
 _READ_AHEAD = 4  # batches
+_ENDLESS = 2**62  # samples; Grain's own end, sys.maxsize, overflows in batches of one
 
 
 @runtime_checkable
@@ -63,7 +64,7 @@ def batches(
     _check(source, batch_size, start_step, host, hosts)
     # Before the slice: the randomness belongs to the sample's place in the whole sequence.
     dataset = _order(source, seed).random_map(Reader(source, transform))
-    dataset = dataset[host::hosts].batch(batch_size // hosts, batch_fn=_stack)[start_step:]
+    dataset = dataset[host:_ENDLESS:hosts].batch(batch_size // hosts, batch_fn=_stack)[start_step:]
     return _closing(_ahead(dataset, num_workers))
 
 

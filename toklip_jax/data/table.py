@@ -90,10 +90,14 @@ class TableSource:
 
 
 def _read_parquet(path, columns):
+    import pyarrow
     import pyarrow.parquet
 
     with _open(path) as file:
-        table = pyarrow.parquet.ParquetFile(file)
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"expected a Parquet file, got {path}: {error}") from error
         for column in columns:
             known(f"a column of {path}", column, table.schema_arrow.names)
         return table.read(columns)

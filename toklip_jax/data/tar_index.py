@@ -159,12 +159,19 @@ def _open(tar) -> Any:
 
 def _places(tar, directory):
     """Paths without suffix, in the order they are tried."""
-    digest = hashlib.sha256(os.path.abspath(tar).encode() if is_local(tar) else tar.encode())
-    cached = f"{base_name(tar)}-{digest.hexdigest()[:16]}.index"
+    digest = hashlib.sha256(_full_name(tar).encode()).hexdigest()
+    cached = f"{base_name(tar)}-{digest[:16]}.index"
     if directory is not None:
         return [pathlib.Path(directory).expanduser() / cached]
     beside = [pathlib.Path(f"{tar}.index")] if is_local(tar) else []
     return [*beside, pathlib.Path.home() / ".cache/toklip_jax/indexes" / cached]
+
+
+def _full_name(tar):
+    if is_local(tar):
+        return os.path.abspath(tar)
+    system, name = fsspec.core.url_to_fs(tar)
+    return system.unstrip_protocol(name)  # the same, however the URL is spelled
 
 
 def _read(stem, state):

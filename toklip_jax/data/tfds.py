@@ -58,11 +58,19 @@ class TfdsSource:
 def _builder(directory, name, data_dir):
     import tensorflow_datasets as tfds
 
+    absent = (
+        FileNotFoundError,
+        tfds.core.registered.DatasetNotFoundError,
+        tfds.core.dataset_info.DatasetInfoFileError,
+    )
     try:
         if directory is not None:
             return tfds.builder_from_directory(directory)
-        return tfds.builder(name, data_dir=data_dir, try_gcs=False)
-    except (FileNotFoundError, tfds.core.registered.DatasetNotFoundError) as error:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+        if not builder.info.splits:
+            raise FileNotFoundError(f"no splits in {builder.data_dir}")
+        return builder
+    except absent as error:
         raise FileNotFoundError(
             f"expected a prepared data set at {directory or name}, found none "
             f"({str(error).splitlines()[0]}): name the directory of its version"

@@ -1,0 +1,62 @@
+"""Small data sets in the formats that the sources read."""
+
+import io
+import tarfile
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from toklip_jax.data.text import TextTokenizer, train_tokenizer
+
+WORDS = "one red blue green circle square small large"
+
+
+def jpeg(level=0, size=(24, 20), mode="RGB"):
+    """A smooth picture whose mean tells `level` apart."""
+    pixels = np.add.outer(np.arange(size[1]), np.arange(size[0])) + level
+    image = PIL.Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+    return encoded(image, "JPEG")
+
+
+def encoded(image, form):
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def tar_bytes(members):
+    """An archive of (name, data) in their order."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def pairs(first, number, label=False):
+    """Members of `number` samples as img2dataset orders them: jpg, json, txt."""
+    members = []
+    for i in range(first, first + number):
+        members += [
+            (f"{i:09d}.jpg", jpeg(4 * i)),
+            (f"{i:09d}.json", b"{}"),
+            (f"{i:09d}.txt", f"one circle {i}".encode()),
+        ]
+        if label:
+            members.append((f"{i:09d}.cls", str(i % 3).encode()))
+    return members
+
+
+@pytest.fixture
+def raw():
+    """Makers of raw data: `raw.jpeg(...)`, `raw.tar_bytes(...)` and so on."""
+    return types.SimpleNamespace(jpeg=jpeg, encoded=encoded, tar_bytes=tar_bytes, pairs=pairs)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return TextTokenizer(train_tokenizer([WORDS], 64), 8)

@@ -1,0 +1,252 @@
+import io
+import pickle
+import shutil
+
+import numpy as np
+import PIL.Image
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from toklip_jax.data.array_record import write_array_record
+from toklip_jax.data.health import BadSample
+from toklip_jax.data.mixture import Mixture
+from toklip_jax.data.sources import ArraySource, build_source, is_raw
+
+
+def records(raw, number, first=0):
+    return [
+        {"image": raw.jpeg(4 * i), "text": f"círculo {i}", "label": i}
+        for i in range(first, first + number)
+    ]
+
+
+def test_array_records_are_read_back_as_written_over_several_files(tmp_path, raw):
+    written = records(raw, 5)
+    written[1] = {"image": b"x"}  # neither text nor label
+    written[3]["text"] = written[3]["text"].encode()
+    assert write_array_record(tmp_path / "00.array_record", written[:3]) == 3
+    assert write_array_record(tmp_path / "01.array_record", iter(written[3:])) == 2
+    source = build_source({"kind": "array_record", "files": f"{tmp_path}/{{00..01}}.array_record"})
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        read = [one[i] for i in range(len(one))]
+        assert read == [*written[:3], records(raw, 5)[3], written[4]]
+    assert source.key(2) == "00.array_record:2"
+    assert source.key(3) == "01.array_record:0"
+
+
+def test_a_record_that_cannot_be_written_leaves_no_file(tmp_path):
+    path = tmp_path / "a"
+    for bad, message in [({"image": b"x", "text": b"\xff"}, "UTF-8 in record 1"), ({}, "record 1")]:
+        with pytest.raises(ValueError, match=message):
+            write_array_record(path, [{"image": b"x"}, bad])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_array_record_is_a_bad_sample(tmp_path):
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(str(tmp_path / "a"), "group_size:1")
+    for data in (b"", b"\x05\0\0\0{}", b"\xff\xff\0\0\xff", b"\x01\0\0\x003"):
+        writer.write(data)
+    writer.close()
+    source = build_source({"kind": "array_record", "files": f"{tmp_path}/a"})
+    for i in range(4):
+        with pytest.raises(BadSample, match="not a record"):
+            source[i]
+
+
+def test_an_image_folders_classes_are_its_directories(tmp_path, raw):
+    for name in ("cat/2.jpg", "cat/sub/1.PNG", "bird/é.jpeg", "bird/notes.txt", ".hid/x.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "stray.jpg").write_bytes(b"")
+    source = build_source({"kind": "image_folder", "root": f"{tmp_path}/"})
+    assert source.classes == ("bird", "cat")
+    found = {source.key(i): source[i] for i in range(len(source))}
+    assert found == {
+        "bird/é.jpeg": {"image": "bird/é.jpeg".encode(), "label": 0},
+        "cat/2.jpg": {"image": b"cat/2.jpg", "label": 1},
+        "cat/sub/1.PNG": {"image": b"cat/sub/1.PNG", "label": 1},
+    }
+    (tmp_path / "cat/2.jpg").unlink()
+    with pytest.raises(BadSample, match="missing image"):
+        source[1]
+
+
+CSV = b'text,file,n\n007,a.jpg,3\n"two, ""lines""\nof text",a.jpg,x\n,none.jpg,1\n\xff,,1\n'
+
+
+def test_a_csv_gives_paths_relative_to_it_and_text_as_it_stands(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"img")
+    (tmp_path / "t.csv").write_bytes(CSV)
+    source = build_source({"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file"})
+    assert len(source) == 4
+    assert source[0] == {"image": b"img", "text": b"007"}
+    assert source[1] == {"image": b"img", "text": b'two, "lines"\nof text'}
+    assert source.key(1) == "t.csv:1"
+    for row in (2, 3):  # no such file, and no path
+        with pytest.raises(BadSample, match="missing image"):
+            source[row]
+    config = {"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file", "label": "n"}
+    labelled = build_source(config | {"text": None})
+    assert labelled[0] == {"image": b"img", "label": 3}
+    with pytest.raises(BadSample, match="label is no number"):
+        labelled[1]
+
+
+def test_a_parquet_file_gives_paths_or_the_images_themselves(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.jpg").write_bytes(b"img")
+    path = f"{tmp_path}/t.parquet"
+    columns = {
+        "p": ["a.jpg", f"{tmp_path}/images/a.jpg", None],
+        "bytes": [b"1", b"2", b""],
+        "c": ["ä", None, "z"],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    config = {"kind": "table", "path": path, "text": "c"}
+    paths = build_source(config | {"image": "p", "root": f"{tmp_path}/images/"})
+    paths = pickle.loads(pickle.dumps(paths))
+    assert [paths[0], paths[1]] == [{"image": b"img", "text": "ä"}, {"image": b"img", "text": None}]
+    inline = build_source(config | {"image": "bytes"})
+    assert inline[1] == {"image": b"2", "text": None}
+    for source in (paths, inline):
+        with pytest.raises(BadSample, match="missing image"):
+            source[2]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A TFDS data set of 5 samples, prepared as ArrayRecord; its directory."""
+    import tensorflow_datasets as tfds
+
+    root = tmp_path_factory.mktemp("tfds")
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (9, 9)).save(buffer, "PNG")
+    png = buffer.getvalue()
+
+    class Pairs(tfds.core.GeneratorBasedBuilder):
+        __module__ = "__main__"  # elsewhere TFDS would look for the builder as a package
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+            label = tfds.features.ClassLabel(num_classes=5)
+            features = {"image": image, "caption": tfds.features.Text(), "label": label}
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(5):
+                image = io.BytesIO(png)  # an array would need TensorFlow
+                yield i, {"image": image, "caption": f"c {i}", "label": i}
+
+    Pairs(data_dir=root, file_format="array_record").download_and_prepare()
+    return f"{root}/pairs/1.0.0"
+
+
+def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
+    config = {"kind": "tfds", "directory": prepared, "text": "caption", "label": "label"}
+    source = build_source(config)
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        read = [one[i] for i in range(len(one))]
+        assert sorted(record["label"] for record in read) == list(range(5))
+        assert all(record["image"].startswith(b"\x89PNG") for record in read)
+        captions = [bytes(r["text"]).decode() for r in read]
+        assert captions == [f"c {record['label']}" for record in read]
+    assert source.key(2) == "pairs/train:2"
+    assert set(build_source({"kind": "tfds", "directory": prepared})[0]) == {"image"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"split": "trian"}, ValueError, "got 'trian': did you mean 'train'"),
+        ({"text": "captoin"}, ValueError, "got 'captoin': did you mean 'caption'"),
+        ({"directory": "/none"}, FileNotFoundError, "data set at /none, found none"),
+        ({"directory": None, "name": "no_such_set"}, FileNotFoundError, "data set at no_such_set"),
+        ({"directory": None, "name": "mnist"}, FileNotFoundError, "no splits in .*mnist"),
+        ({"name": "mnist"}, ValueError, "directory or name"),
+    ],
+)
+def test_a_wrong_tfds_config_is_one_clear_error(prepared, change, error, message):
+    with pytest.raises(error, match=message):
+        build_source({"kind": "tfds", "directory": prepared, "data_dir": "/none"} | change)
+
+
+def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "1.0.0")
+    about = tmp_path / "1.0.0/dataset_info.json"
+    about.write_text(about.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match='file_format="array_record"'):
+        build_source({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"})
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"kind": "table", "path": "{}/t.csv", "image": "fil"}, ValueError, "mean 'file'"),
+        ({"kind": "table", "path": "{}/none.csv"}, FileNotFoundError, "found no file .*none.csv"),
+        ({"kind": "table", "path": "{}/head.csv"}, ValueError, "expected rows"),
+        ({"kind": "table", "path": "{}/ragged.csv"}, ValueError, "a CSV of 2 columns"),
+        (
+            {"kind": "table", "path": "{}/t.parquet", "text": None},
+            ValueError,
+            "a Parquet file",
+        ),
+        ({"kind": "image_folder", "root": "{}/none"}, FileNotFoundError, "found none at"),
+        ({"kind": "image_folder", "root": "{}"}, ValueError, "directory above"),
+        ({"kind": "array_record", "files": "{}/{{0..1}}"}, FileNotFoundError, "no file .*0, .*1"),
+        ({"kind": "array_record", "files": "gs://b/x"}, ValueError, "local"),
+        ({"kind": "webdataset", "shard": "x"}, ValueError, "did you mean 'shards'"),
+        ({"kind": "mixture", "parts": ()}, ValueError, "expected parts"),
+        ({"kind": "mixture", "parts": ({"kind": "synthetic"},)}, ValueError, "a weight"),
+    ],
+)
+def test_a_wrong_source_is_one_clear_error(tmp_path, config, error, message):
+    (tmp_path / "t.csv").write_bytes(CSV)
+    (tmp_path / "head.csv").write_bytes(b"image,text\n")
+    (tmp_path / "ragged.csv").write_bytes(b"image,text\na,b,c\n")
+    (tmp_path / "t.parquet").write_bytes(b"not parquet")
+    filled = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in config.items()}
+    with pytest.raises(error, match=message):
+        build_source(filled)
+
+
+def test_a_mixture_holds_all_samples_under_their_own_names(tmp_path, raw):
+    for i in range(2):
+        write_array_record(tmp_path / f"{i}", records(raw, 2, first=2 * i))
+    (tmp_path / "0.tar").write_bytes(raw.tar_bytes(raw.pairs(0, 2))[:4200])
+    parts = (
+        {"kind": "array_record", "files": f"{tmp_path}/0", "weight": 3},
+        {"kind": "webdataset", "shards": f"{tmp_path}/0.tar", "weight": 0.5},
+        {"kind": "array_record", "files": f"{tmp_path}/1", "weight": 1},
+    )
+    source = build_source({"kind": "mixture", "parts": parts})
+    keys = [source.key(i) for i in range(len(source))]
+    assert keys == ["0:0", "0:1", "0.tar:000000000", "1:0", "1:1"]
+    assert source[4]["label"] == 3
+    assert source.weights == (3.0, 0.5, 1.0)
+    assert source.problems == [("0.tar:000000001", "broken tar tail")]
+    assert [source.following(i) for i in range(5)] == [1, 0, 2, 4, 3]
+
+
+def test_weights_that_do_not_fit_are_refused():
+    part = ArraySource(x=np.zeros(2))
+    for parts, weights in [([part], [0.0]), ([part], [1.0, 1.0]), ([part], [-1.0])]:
+        with pytest.raises(ValueError, match="positive weight each"):
+            Mixture(parts, weights)
+    with pytest.raises(ValueError, match="none in number 1"):
+        Mixture([part, ArraySource(x=np.zeros(0))], [1.0, 1.0])
+
+
+def test_a_mixture_is_of_encoded_images_or_of_arrays():
+    arrays, encoded = {"kind": "synthetic"}, {"kind": "webdataset"}
+    assert is_raw({"kind": "mixture", "parts": (encoded, {"kind": "mixture", "parts": [encoded]})})
+    assert not is_raw({"kind": "mixture", "parts": (arrays, arrays)})
+    with pytest.raises(ValueError, match="got both"):
+        is_raw({"kind": "mixture", "parts": (arrays, encoded)})
