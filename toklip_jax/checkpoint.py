@@ -1,25 +1,64 @@
-"""Checkpoints of a training run: Orbax, asynchronous, atomic, restorable onto another mesh."""
+"""Checkpoints of a training run: Orbax, asynchronous, atomic, restorable onto another mesh.
 
-import pathlib
+A directory may be local or a bucket's (`gs://`, `s3://`): Orbax and etils' paths open both.
+"""
+
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+_log = logging.getLogger(__name__)
+BROKEN_PREFIX = "broken-"  # what a checkpoint that can't be read is renamed to
+
+
+class CheckpointMismatch(ValueError):
+    """A checkpoint of another structure, shape or dtype than what was asked for."""
 
 
 class Checkpoints:
-    """The checkpoints under one directory; the newest `keep` stay.
+    """The checkpoints under one directory.
 
     A save that was cut off leaves only a temporary folder, which is gone by the next save.
+
+    Args:
+        keep: the newest that stay.
+        keep_every: those of steps that this divides stay too; 0 for none.
+        best: name of a metric; the checkpoint where it was highest stays too.
+        description: what is saved beside every state, as json: the run's config, say.
     """
 
-    def __init__(self, directory: str | pathlib.Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(
-            pathlib.Path(directory).absolute(),
-            options=options,
-            item_handlers=ocp.StandardCheckpointHandler(),  # else a new manager reads no metadata
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        keep: int = 2,
+        keep_every: int = 0,
+        best: str = "",
+        description: Mapping[str, Any] | None = None,
+    ):
+        policies = [preservation_policy.LatestN(keep)]
+        if keep_every:
+            policies.append(preservation_policy.EveryNSteps(keep_every))
+        if best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
         )
+        self._directory = absolute(directory)
+        self._best, self._description = best, dict(description or {})
+        self._manager = self._open()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -33,12 +72,23 @@ class Checkpoints:
         self._manager.wait_until_finished()
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts saving `state`; training goes on meanwhile."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+    def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Starts saving `state`; training goes on meanwhile. A step that is there is left."""
+        if step in self._manager.all_steps():
+            return
+        known = {k: v for k, v in (metrics or {}).items() if k == self._best}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description)
+            ),
+            metrics=known or None,
+        )
 
     def restore(self, state: Any, step: int | None = None) -> Any:
         """Returns the state saved at `step`, the newest unless given.
+
+        A newest checkpoint that can't be read is set aside, and the one before it taken, aloud.
 
         Args:
             state: its structure: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
@@ -46,29 +96,98 @@ class Checkpoints:
         Raises:
             ValueError: no checkpoint, or one of another structure, shape or dtype.
         """
-        step = self.latest_step if step is None else step
-        if step is None:
-            raise ValueError(f"expected a checkpoint in {self._manager.directory}, found none")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        self._check(step, abstract)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        if step is not None:
+            return self._restore(abstract, step)
+        while (step := self.latest_step) is not None:
+            try:
+                return self._restore(abstract, step)
+            except CheckpointMismatch:
+                raise
+            except Exception as error:
+                self._set_aside(step, error)
+        raise ValueError(f"expected a checkpoint in {self._directory}, found none that can be read")
+
+    def describe(self, step: int) -> dict[str, Any]:
+        """Returns the description saved with `step`."""
+        args = ocp.args.Composite(description=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args).description
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises what went wrong with it."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
 
     def close(self) -> None:
         """Waits for the last save and lets go of the directory."""
         self._manager.wait_until_finished()
         self._manager.close()
 
+    def _open(self):
+        return ocp.CheckpointManager(
+            self._directory,
+            options=self._options,
+            # Named, as a new manager reads no metadata otherwise.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "description": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def _restore(self, abstract, step):
+        self._check(step, abstract)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=args).state
+
+    def _set_aside(self, step, error):
+        broken = self._directory / f"{BROKEN_PREFIX}{step}"
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        _log.warning(
+            "checkpoint %s in %s can't be read (%s): it is now %s, and the one before it is taken",
+            *(step, self._directory, reason[0][:200], broken.name),
+        )
+        self._manager.close()
+        if jax.process_index() == 0:
+            if broken.exists():
+                broken.rmtree()
+            (self._directory / str(step)).rename(broken)
+        multihost_utils.sync_global_devices("set aside") if jax.process_count() > 1 else None
+        self._manager = self._open()
+
     def _check(self, step, abstract):
         # Orbax reports shapes only one by one, and casts a differing dtype silently.
-        saved = _leaves(self._manager.item_metadata(step))
+        saved = _leaves(self._manager.item_metadata(step)["state"])
         wanted = _leaves(abstract)
         differ = sorted(n for n in saved.keys() | wanted if saved.get(n) != wanted.get(n))
+        if differ and not saved:
+            raise OSError("it has no metadata")
         if differ:
             lines = [f"{n}: saved {saved.get(n)}, wanted {wanted.get(n)}" for n in differ[:5]]
-            raise ValueError(
-                f"checkpoint {step} in {self._manager.directory} is of another model or optimizer; "
+            raise CheckpointMismatch(
+                f"checkpoint {step} in {self._directory} is of another model or optimizer; "
                 f"{len(differ)} entries differ: " + "; ".join(lines)
             )
+
+
+def keep_once(directory: epath.PathLike, tree: Any) -> Any:
+    """Saves `tree` at `directory`, or returns what was saved there, with `tree`'s shardings.
+
+    For what a run needs and never changes: frozen parameters.
+    """
+    directory = absolute(directory)
+    if not jax.tree.leaves(tree):
+        return tree
+    with ocp.StandardCheckpointer() as checkpointer:
+        if not directory.exists():
+            checkpointer.save(directory, tree)
+            return tree
+        return checkpointer.restore(directory, jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns a path that Orbax takes: absolute where it is local, a bucket's as it is."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else epath.Path(path.absolute())
 
 
 def _leaves(tree):

@@ -2,16 +2,24 @@
 
 import logging
 import os
+import re
 import sys
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from toklip_jax import distributed
 from toklip_jax.run import run
+from toklip_jax.training.faults import Preempted
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: a launcher runs the command again
 
 
 def main(argv: list[str]) -> int:
-    """Parses, then runs; returns the exit status: 0, or 2 for what the user can mend."""
+    """Parses, then runs; returns the exit status.
+
+    0, or 2 for what the user can mend, or PREEMPTED: the same command goes on from there.
+    """
     # Set before any device is touched: TensorFlow-style start-up chatter helps nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     logging.getLogger("absl").setLevel(logging.WARNING)
@@ -20,7 +28,16 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         return _report(error)
     try:
-        run(values.config, values.workdir, mode=values.mode, restart=values.restart)
+        profile = _steps(values.profile)
+        distributed.start(**values.config.get("distributed", {}))
+        run(
+            *(values.config, values.workdir, values.mode, values.restart),
+            values.allow_config_change,
+            profile,
+        )
+    except Preempted as error:
+        print(f"preempted: {error}; the same command goes on from there", file=sys.stderr)
+        return PREEMPTED
     except (ValueError, OSError, FloatingPointError) as error:
         if values.traceback:
             raise
@@ -44,6 +61,10 @@ def _parse(argv):
     flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval only", flag_values=values)
     flags.DEFINE_bool("traceback", False, "show where an error came from", flag_values=values)
+    flags.DEFINE_bool(
+        "allow_config_change", False, "go on with a run of another config", flag_values=values
+    )
+    flags.DEFINE_string("profile", "", "FIRST:LAST: steps to profile", flag_values=values)
     flags.DEFINE_bool("restart", False, "delete the workdir's run first", flag_values=values)
     # ml_collections looks for overrides in sys.argv, whatever it is called with.
     kept, sys.argv = sys.argv, argv
@@ -65,6 +86,15 @@ def _parse(argv):
         name = config_flags.get_config_filename(values["config"])
         raise ValueError(f"expected --config to name a Python file, found none at {name}")
     return values
+
+
+def _steps(text):
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(f"expected --profile=FIRST:LAST with FIRST below LAST, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 def _one_line(error):

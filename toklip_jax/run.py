@@ -2,15 +2,16 @@
 
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
 
-from toklip_jax.data.pipeline import batches
-from toklip_jax.data.sources import SOURCES, build_source, source_texts
+from toklip_jax.data.build import evaluation_batches, training_batches
+from toklip_jax.data.sources import SOURCES, source_texts
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
-from toklip_jax.data.transforms import Chain, PickCaption, ShiftAndScale
 from toklip_jax.demo import evaluate_demo
+from toklip_jax.distributed import barrier, is_main_host
 from toklip_jax.fields import known
 from toklip_jax.sharding import make_mesh
 from toklip_jax.training.loop import Batches
@@ -25,6 +26,8 @@ def run(
     workdir: str | pathlib.Path,
     mode: str = "train",
     restart: bool = False,
+    allow_config_change: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> None:
     """Trains what is not yet trained, then evaluates.
 
@@ -33,6 +36,8 @@ def run(
         workdir: resumed if it holds a run of this config.
         mode: "train", or "eval" to evaluate only, of a run that is finished.
         restart: delete the run that is there and begin anew.
+        allow_config_change: go on with a run whose config differs, after printing how.
+        profile: steps [first, last) of each stage to write a profile of.
 
     Raises:
         ValueError: from the config or the workdir; says what to change.
@@ -42,12 +47,17 @@ def run(
     mesh = _check(config)
     if mode == "eval":
         _expect_trained(config, pathlib.Path(workdir))
-    workdir = open_workdir(workdir, config, restart)
+    workdir = pathlib.Path(workdir)
+    if is_main_host():
+        open_workdir(workdir, config, restart, allow_config_change)
+    barrier("workdir")
     tokenizer_path = _text_tokenizer(config, workdir)
     for name in config.stages if mode == "train" else ():
-        stage_batches = _batches(config, name, tokenizer_path)
-        train_stage(name, config, workdir, mesh, stage_batches, tokenizer_path)
-    if config.evaluation:
+        batches, validation = _batches(config, name, tokenizer_path)
+        train_stage(
+            name, config, workdir, mesh, batches, tokenizer_path, validation, profile=profile
+        )
+    if config.evaluation and is_main_host():
         EVALUATIONS[config.evaluation](config, workdir)
 
 
@@ -80,16 +90,21 @@ def _expect_trained(config, workdir):
 def _text_tokenizer(config, workdir) -> pathlib.Path | None:
     """Keeps in `workdir` the tokenizer of the run's texts: the one named, or one trained here."""
     path = workdir / "tokenizer.json"
-    if path.exists():
-        return path
+    if not path.exists() and is_main_host():
+        _make_tokenizer(config, path)
+    barrier("tokenizer")
+    return path if path.exists() else None
+
+
+def _make_tokenizer(config, path):
     length = config.text.context_length
     if config.text.tokenizer:
         tokenizer = TextTokenizer.load(config.text.tokenizer, length)
     elif (texts := source_texts(config.source.to_dict())) is not None:
         tokenizer = TextTokenizer(train_tokenizer(texts, config.text.vocab_size), length)
     else:
-        return None
-    return tokenizer.save(path)
+        return
+    tokenizer.save(path)
 
 
 def _check_vocabulary(text, stage):
@@ -101,33 +116,31 @@ def _check_vocabulary(text, stage):
         )
 
 
-def _batches(config, name, tokenizer_path) -> Batches:
-    """Batches of stage `name`, from any step on."""
+def _batches(config, name, tokenizer_path) -> tuple[Batches, Callable | None]:
+    """This host's training batches of stage `name` from any step on, and its validation batches."""
     stage = config[name]
     has_text = stage.objective != "vq"
-    transforms = [PickCaption()] if has_text else []
-    if stage.augment:
-        transforms.append(ShiftAndScale(**stage.augment))
     text = None
     if has_text and tokenizer_path is not None:
         text = TextTokenizer.load(tokenizer_path, config.text.context_length)
         _check_vocabulary(text, stage)
-
-    @functools.cache
-    def source():
-        # Read when the stage trains, so that a finished run starts at once.
-        return build_source(config.source.to_dict(), text)
-
-    def from_step(start):
-        return batches(
-            source(),
-            Chain(*transforms),
-            stage.batch_size,
-            config.seed,
-            start,
-            config.num_workers,
-            jax.process_index(),
-            jax.process_count(),
-        )
-
-    return from_step
+    image_size = config.get("image_size", 0)
+    shared = {
+        "image_size": image_size,
+        "tokenizer": text,
+        "batch_size": stage.batch_size,
+        "num_workers": config.num_workers,
+        "host": jax.process_index(),
+        "hosts": jax.process_count(),
+    }
+    training = training_batches(
+        config.source.to_dict(),
+        seed=config.seed,
+        has_text=has_text,
+        augment=stage.augment.to_dict(),
+        **shared,
+    )
+    if "validation" not in stage:
+        return training, None
+    source = stage.validation.to_dict()
+    return training, functools.partial(evaluation_batches, source, **shared)

@@ -1,49 +1,96 @@
-"""What a run says while it trains: a progress bar, TensorBoard events, a file of json lines."""
+"""What a run says while it trains: a line a minute, a bar, TensorBoard, json lines, W&B."""
 
 import json
+import math
 import pathlib
+import sys
+import time
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import tqdm
 from tensorboardX import SummaryWriter
 
+SECONDS_PER_LINE = 60
+METRICS_NAME = "metrics.jsonl"
+
 
 class RunLog:
-    """Writes metrics of one stage under `directory`; host 0 alone should make one.
+    """Writes metrics of one stage under `directory`; on hosts other than 0 it writes nothing.
 
     Attributes:
-        path: of the json lines: one object a logged step, `step` and every metric as numbers.
+        path: of the json lines: one object a logged step: `step`, every metric as a number (null
+            where not finite), and the figures of `Speed` under `speed`.
     """
 
-    def __init__(self, directory: str | pathlib.Path, title: str, total_steps: int, start: int):
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "metrics.jsonl"
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        title: str,
+        total_steps: int,
+        start: int,
+        wandb: Mapping[str, Any] | None = None,
+    ):
+        self.path = pathlib.Path(directory) / METRICS_NAME
+        self._title, self._total, self._last_line = title, total_steps, -math.inf
+        self._is_main = jax.process_index() == 0
+        self._bar = self._events = self._wandb = None
+        if not self._is_main:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._drop_from(start)
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start)
+        self._events = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=start)
+        # A bar where there is a terminal, lines elsewhere.
         self._bar = tqdm.tqdm(
-            total=total_steps, initial=start, desc=title, unit="step", mininterval=1.0
+            total=total_steps, initial=start, desc=title, unit="step", mininterval=1.0, disable=None
         )
+        if wandb:
+            self._wandb = _start_wandb(wandb, title, self.path.parent)
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *error) -> None:
-        self._bar.close()
-        self._events.close()
+        for part in (self._bar, self._events):
+            if part is not None:
+                part.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def advance(self) -> None:
         """Counts one step."""
-        self._bar.update()
+        if self._is_main:
+            self._bar.update()
 
-    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, float | int],
+        speed: Mapping[str, float] | None = None,
+    ) -> None:
         """Records metrics of `step` (updates done)."""
+        if not self._is_main:
+            return
+        record = {"step": step, **{k: _or_null(v) for k, v in metrics.items()}}
+        if speed:
+            record["speed"] = dict(speed)
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
+            file.write(json.dumps(record) + "\n")
+        scalars = dict(metrics) | {f"speed/{k}": v for k, v in (speed or {}).items()}
+        for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
-        shown = {k: f"{metrics[k]:.4g}" for k in ("loss", "learning_rate") if k in metrics}
-        self._bar.set_postfix(shown, refresh=False)
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
+        self._say(step, metrics, speed)
+
+    def _say(self, step, metrics, speed):
+        now = time.monotonic()
+        if now - self._last_line < SECONDS_PER_LINE and step != self._total:
+            return
+        self._last_line = now
+        tqdm.tqdm.write(line(self._title, step, self._total, metrics, speed or {}), sys.stdout)
+        sys.stdout.flush()
 
     def _drop_from(self, start):
         # A run that was killed may have logged steps after its last checkpoint.
@@ -52,13 +99,49 @@ class RunLog:
         self.path.write_text(text)
 
 
-def read_metrics(path: str | pathlib.Path) -> list[dict[str, float | int]]:
+def line(
+    title: str,
+    step: int,
+    total: int,
+    metrics: Mapping[str, float | int],
+    speed: Mapping[str, float],
+) -> str:
+    """Returns one line for people: step, losses and rate, images/s a chip, MFU, waiting, rest."""
+    parts = [f"{title} {step}/{total}", *(f"{k} {v:.4g}" for k, v in metrics.items())]
+    if speed:
+        parts.append(f"{speed['images_per_second_per_chip']:.4g} images/s/chip")
+        if "mfu" in speed:
+            parts.append(f"MFU {speed['mfu']:.1%}")
+        parts.append(f"data wait {speed['data_wait']:.0%}")
+        minutes = round(speed["seconds_left"] / 60)
+        parts.append(f"{minutes // 60}:{minutes % 60:02} left")
+    return " | ".join(parts)
+
+
+def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """Returns what `RunLog` wrote, in order; a torn last line is left out."""
     path = pathlib.Path(path)
     records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for text in path.read_text().splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
+            records.append(json.loads(text))
         except json.JSONDecodeError:
             break
     return records
+
+
+def _or_null(value):
+    return value if math.isfinite(value) else None
+
+
+def _start_wandb(settings, title, directory):
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            "expected wandb to be installed, as the config's wandb section asks for it: "
+            "pip install wandb, or empty the section"
+        ) from error
+    # The stage's directory names the run, so that a resumed one goes on with it.
+    name = f"{directory.parent.name}-{title}"
+    return wandb.init(name=name, id=name, resume="allow", dir=str(directory), **settings)

@@ -2,21 +2,32 @@
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from toklip_jax.checkpoint import Checkpoints
+from toklip_jax.checkpoint import Checkpoints, keep_once
+from toklip_jax.data.health import BadSamples
+try:
+    from toklip_jax.flops import count_flops
+except ImportError:
+    count_flops = lambda *a: 0
+from toklip_jax.models.config import Compute
 from toklip_jax.sharding import put_batch, shardings
+from toklip_jax.training.faults import Preempted, Preemption, SkippedSteps
 from toklip_jax.training.logging import RunLog
 from toklip_jax.training.objectives import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.state import Params, TrainState, merge, partition
+from toklip_jax.training.speed import Speed
+from toklip_jax.training.state import Params, TrainState, cast_frozen, merge, partition, place
 from toklip_jax.training.step import create_state, jit_step, make_step
 
 Batches = Callable[[int], Iterator[Any]]  # start step -> batches from there on
+Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
+HOST_FIELDS = ("keys", "skipped")  # of a batch: what no device sees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +38,55 @@ class LoopConfig:
         steps: updates in all.
         log_every: steps between metrics; also how often the device is waited for.
         save_every: steps between checkpoints; the last step is always saved.
-        keep: checkpoints that stay.
+        keep: newest checkpoints that stay.
+        keep_every: checkpoints of steps that this divides stay for good; 0 for none.
+        best: name of an evaluation's metric; the checkpoint where it was highest stays too.
+        evaluate_every: steps between evaluations, after each of which is saved; 0 for none.
+        accumulation: chunks a batch is taken in, exactly (`step.gradients`), to save memory.
+        max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after so
+            many in a row the run stops.
+        max_bad_share: of samples that can't be read; above it the run stops.
     """
 
     steps: int
     log_every: int = 50
     save_every: int = 1000
     keep: int = 2
+    keep_every: int = 0
+    best: str = ""
+    evaluate_every: int = 0
+    accumulation: int = 1
+    max_skipped_in_a_row: int = 10
+    max_bad_share: float = 0.01
 
     def __post_init__(self):
-        if min(self.steps, self.log_every, self.save_every, self.keep) < 1:
-            raise ValueError(
-                f"expected steps, log_every, save_every and keep of at least 1, got {self}"
-            )
+        positive = ("steps", "log_every", "save_every", "keep", "accumulation")
+        positive = (*positive, "max_skipped_in_a_row")
+        if min(getattr(self, name) for name in positive) < 1:
+            raise ValueError(f"expected {', '.join(positive)} of at least 1, got {self}")
+        if self.best and not self.evaluate_every:
+            raise ValueError(f"expected evaluate_every with best={self.best!r}, got 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a loop is given besides the task itself.
+
+    Attributes:
+        title: of its lines and bar.
+        evaluate: what `evaluate_every` calls, with the running mean where one is kept.
+        description: saved with every checkpoint, as json.
+        profile: steps [first, last) of which a profile is written.
+        wandb: arguments of `wandb.init`; empty for none.
+        compute: frozen towers are kept in its dtype.
+    """
+
+    title: str = "train"
+    evaluate: Evaluate | None = None
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    profile: tuple[int, int] | None = None
+    wandb: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
 
 def train(
@@ -51,7 +98,7 @@ def train(
     mesh: jax.sharding.Mesh,
     directory: str | pathlib.Path,
     seed: int = 0,
-    title: str = "train",
+    surroundings: Surroundings | None = None,
 ) -> Params:
     """Trains until `config.steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -62,22 +109,148 @@ def train(
 
     Returns:
         All parameters at the end, the running mean in place of the trained ones where it is kept.
+
+    Raises:
+        Preempted: told to stop by SIGTERM; all is saved.
+        FloatingPointError, ValueError: too many steps not finite, too many bad samples.
     """
-    directory = pathlib.Path(directory)
-    trainable, frozen = partition(params, objective.trainable)
-    state = _create(trainable, optimizer, config.steps, mesh)
-    frozen = jax.device_put(frozen, shardings(frozen, mesh))
-    step = jit_step(make_step(objective, optimizer, config.steps, seed), mesh, state, frozen)
-    with Checkpoints(directory / "checkpoints", config.keep) as checkpoints:
-        if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state)
-        start = int(state.step)
-        if start < config.steps:
-            with RunLog(directory, title, config.steps, start) as log:
-                state = _run(
-                    step, state, frozen, batches(start), start, config, mesh, checkpoints, log
-                )
-    return merge(state.params if state.ema is None else state.ema, frozen)
+    surroundings = surroundings or Surroundings()
+    loop = _Loop(objective, optimizer, config, mesh, pathlib.Path(directory), surroundings)
+    return loop.run(params, batches, seed)
+
+
+class _Loop:
+    def __init__(self, objective, optimizer, config, mesh, directory, surroundings):
+        self.objective, self.optimizer, self.config = objective, optimizer, config
+        self.mesh, self.directory, self.surroundings = mesh, directory, surroundings
+
+    def run(self, params, batches, seed) -> Params:
+        config = self.config
+        trainable, untouched = partition(params, self.objective.trainable)
+        state = _create(place(trainable, self.mesh), self.optimizer, config.steps, self.mesh)
+        frozen = place(cast_frozen(untouched, self.surroundings.compute), self.mesh)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        frozen = keep_once(self.directory / "frozen", frozen)
+        step = make_step(self.objective, self.optimizer, config.steps, seed, config.accumulation)
+        self.step = jit_step(step, self.mesh, state, frozen)
+        described = self.surroundings.description
+        with Checkpoints(
+            *(self.directory / "checkpoints", config.keep, config.keep_every, config.best),
+            described,
+        ) as checkpoints:
+            if checkpoints.latest_step is not None:
+                state = checkpoints.restore(state)
+            start = int(state.step)
+            if start < config.steps:
+                stream = batches(start)
+                try:
+                    state = self._train(state, frozen, stream, start, checkpoints)
+                finally:
+                    _close(stream)
+        return merge(state.params if state.ema is None else state.ema, untouched)
+
+    def _train(self, state, frozen, stream, start, checkpoints) -> TrainState:
+        config, total = self.config, self.config.steps
+        bad = BadSamples(config.max_bad_share)
+        skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
+        profile = _Profile(self.surroundings.profile, self.directory / "profile")
+        log = RunLog(
+            *(self.directory, self.surroundings.title, total, start), self.surroundings.wandb
+        )
+        speed = None
+        with log, Preemption() as preemption, profile:
+            for done in range(start + 1, total + 1):
+                fetched = time.perf_counter()
+                batch, keys = self._fetch(stream, bad)
+                fetched = time.perf_counter() - fetched
+                profile.at(done - 1)
+                with jax.set_mesh(self.mesh):
+                    state, metrics = self.step(state, frozen, batch)
+                # The first step compiles: it is no measure of speed.
+                if speed:
+                    speed.waited(fetched)
+                log.advance()
+                try:
+                    skipped.add(done, metrics["is_skipped"], keys)
+                    if done == total:
+                        skipped.finish()
+                except FloatingPointError:
+                    checkpoints.save(done, state)
+                    raise
+                figures = self._evaluate(done, state, frozen)
+                if figures or done == total or done % config.log_every == 0:
+                    values = _to_host(metrics) | {"bad_samples": bad.counts.total()} | figures
+                    log.write(done, values, speed and speed.report(done))
+                if speed is None:
+                    jax.block_until_ready(metrics)
+                    flops = self._flops(state, frozen, batch)
+                    speed = Speed(len(batch_leaf(batch)), total, done, flops)
+                if figures or done == total or done % config.save_every == 0:
+                    checkpoints.save(done, state, figures)
+                if done < total and preemption.is_reached(done):
+                    checkpoints.save(done, state)
+                    checkpoints.wait()
+                    raise Preempted(f"saved step {done} of {total} and stopped")
+        return state
+
+    def _fetch(self, stream, bad):
+        batch = dict(next(stream))
+        host = {name: batch.pop(name) for name in HOST_FIELDS if name in batch}
+        keys = host.get("keys", [])
+        bad.add(len(batch_leaf(batch)), host.get("skipped", []))
+        return put_batch(batch, self.mesh), keys
+
+    def _evaluate(self, done, state, frozen) -> dict[str, float]:
+        every = self.config.evaluate_every
+        if not every or (done % every and done != self.config.steps):
+            return {}
+        return self.surroundings.evaluate(
+            merge(state.params if state.ema is None else state.ema, frozen)
+        )
+
+    def _flops(self, state, frozen, batch) -> float:
+        compute = dataclasses.replace(self.surroundings.compute, is_rematerialised=False)
+        if not hasattr(self.objective, "compute"):
+            return 0.0
+        plain = dataclasses.replace(self.objective, compute=compute)
+        step = make_step(plain, self.optimizer, self.config.steps)
+        abstract = jax.tree.map(_abstract, (state, frozen, batch))
+        with jax.set_mesh(self.mesh):
+            return float(count_flops(step, *abstract))
+
+
+class _Profile:
+    """Starts and stops jax's profiler around the steps asked for, on host 0."""
+
+    def __init__(self, steps, directory):
+        self._steps, self._directory, self._is_on = steps, directory, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._is_on:
+            jax.profiler.stop_trace()
+
+    def at(self, step):
+        if self._steps is None or jax.process_index():
+            return
+        first, last = self._steps
+        if step == first and not self._is_on:
+            jax.profiler.start_trace(str(self._directory))
+            self._is_on = True
+        elif step >= last and self._is_on:
+            jax.profiler.stop_trace()
+            self._is_on = False
+
+
+def batch_leaf(batch: Mapping[str, Any]) -> Any:
+    """Returns any array of a batch: they all have its length."""
+    return jax.tree.leaves(batch)[0]
+
+
+def _abstract(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _create(trainable: Params, optimizer: OptimizerConfig, steps: int, mesh) -> TrainState:
@@ -88,21 +261,10 @@ def _create(trainable: Params, optimizer: OptimizerConfig, steps: int, mesh) -> 
     return jax.jit(create, out_shardings=lies)(trainable)
 
 
-def _run(step, state, frozen, batches, start, config, mesh, checkpoints, log) -> TrainState:
-    for done in range(start, config.steps):
-        batch = put_batch(next(batches), mesh)
-        state, metrics = step(state, frozen, batch)
-        log.advance()
-        last = done + 1 == config.steps
-        if last or (done + 1) % config.log_every == 0:
-            log.write(done + 1, _to_host(metrics))
-        if last or (done + 1) % config.save_every == 0:
-            checkpoints.save(done + 1, state)
-    return state
+def _close(stream):
+    if hasattr(stream, "close"):
+        stream.close()
 
 
 def _to_host(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-    values = {name: float(np.asarray(value)) for name, value in metrics.items()}
-    if bad := sorted(name for name, value in values.items() if not np.isfinite(value)):
-        raise FloatingPointError(f"expected finite metrics, got a non-finite {', '.join(bad)}")
-    return values
+    return {name: float(np.asarray(value)) for name, value in metrics.items()}

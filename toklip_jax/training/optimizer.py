@@ -1,14 +1,18 @@
 """AdamW and its schedule, as the released recipe has them."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 WITHOUT_DECAY = ("bias", "scale", "logit_scale", "logit_bias")  # vectors and scalars
+EMBEDDINGS = r"(mapping|patch_embed|pos_embed|token_embed)(/|$)"  # what stands below all blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +25,8 @@ class OptimizerConfig:
         weight_decay: decoupled, on tensors of two or more dimensions (in the usual layout: heads
             and layers are no dimensions), position tables and the pool's latent included.
         clip_norm: largest global norm of the gradient; 0 clips nothing.
+        layer_decay: factor on the update from each block to the one below it; embeddings stand
+            below the first block, norms, pooling and scales above the last. 1 changes nothing.
         ema_decay: of the running mean of parameters that is evaluated and saved; 0 keeps none.
     """
 
@@ -31,6 +37,7 @@ class OptimizerConfig:
     eps: float = 1e-6
     weight_decay: float = 0.1
     clip_norm: float = 0.0
+    layer_decay: float = 1.0
     ema_decay: float = 0.0
 
 
@@ -57,9 +64,52 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         weight_decay=config.weight_decay,
         mask=decay_mask,
     )
-    if not config.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts.append(adamw)
+    if config.layer_decay != 1:
+        parts.append(scale_by_layer(config.layer_decay))
+    return optax.chain(*parts) if len(parts) > 1 else adamw
+
+
+def scale_by_layer(decay: float) -> optax.GradientTransformation:
+    """Returns a transformation that multiplies updates by `decay` once for each layer above.
+
+    Weight decay is part of the update, so it is scaled alike. Layers may be stacked or not.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        flat = flax.traverse_util.flatten_dict(updates, sep="/")
+        depths = _depths(flat)
+        scaled = {name: _scale_layers(name, value, depths, decay) for name, value in flat.items()}
+        return flax.traverse_util.unflatten_dict(scaled, sep="/"), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _depths(flat):
+    """Tower -> number of blocks."""
+    depths = {}
+    for name, value in flat.items():
+        if found := re.search(r"(.*?)/?stack/blocks(?:_(\d+))?/", name):
+            depth = len(value) if found[2] is None else int(found[2]) + 1
+            depths[found[1]] = max(depth, depths.get(found[1], 0))
+    return depths
+
+
+def _scale_layers(name, value, depths, decay):
+    for tower, depth in depths.items():
+        rest = name.removeprefix(f"{tower}/") if tower else name
+        if tower and rest == name:
+            continue
+        if found := re.match(r"stack/blocks_(\d+)/", rest):
+            return value * decay ** (depth - 1 - int(found[1]))
+        if rest.startswith("stack/blocks/"):
+            powers = decay ** np.arange(depth - 1, -1, -1, dtype=np.float32)
+            return value * powers.reshape(-1, *(1,) * (value.ndim - 1))
+        if re.match(EMBEDDINGS, rest):
+            return value * decay**depth
+    return value
 
 
 def decay_mask(params: Any) -> Any:

@@ -7,18 +7,21 @@ workdir/
 """
 
 import dataclasses
+import json
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 
 from toklip_jax.convert import read_weights, start_toklip
+from toklip_jax.distributed import barrier, is_main_host
 from toklip_jax.fields import build, known
 from toklip_jax.models.config import Compute
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.sharding import shardings
-from toklip_jax.training.loop import Batches, LoopConfig, train
+from toklip_jax.training.loop import Batches, LoopConfig, Surroundings, train
 from toklip_jax.training.objectives import (
     Objective,
     TeacherObjective,
@@ -26,7 +29,8 @@ from toklip_jax.training.objectives import (
     VQObjective,
 )
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.state import Params
+from toklip_jax.training.state import Params, to_host
+from toklip_jax.training.validation import validation
 from toklip_jax.weights import Weights, save_weights
 
 STAGE_PREFIX = "stage:"  # in `init`: the weights that another stage of this run left
@@ -39,12 +43,19 @@ def train_stage(
     mesh: jax.sharding.Mesh,
     batches: Batches,
     tokenizer_path: pathlib.Path | None,
+    validation_batches: Callable[[], Iterator[Any]] | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> pathlib.Path:
     """Trains stage `name` of `config`, or goes on with it, and returns its weights' directory.
 
     Args:
         batches: see `loop.train`; what it yields must fit the stage's objective.
         tokenizer_path: of the text tokenizer the batches are made with, saved with the weights.
+        validation_batches: what `loop.evaluate_every` validates on.
+        profile: steps to profile, see `loop.Surroundings`.
+
+    Raises:
+        ValueError: `evaluate_every` without `validation_batches`.
     """
     weights = weights_directory(workdir, name)
     if weights.exists():
@@ -52,25 +63,35 @@ def train_stage(
     stage = config[name]
     compute = build(Compute, config.compute.to_dict(), "compute")
     objective, params = build_stage(stage, compute, workdir, mesh, config.seed)
-    params = train(
-        objective,
-        params,
-        batches,
-        build(OptimizerConfig, stage.optimizer.to_dict(), f"{name}.optimizer"),
-        build(LoopConfig, stage.loop.to_dict(), f"{name}.loop"),
-        mesh,
-        workdir / name,
-        config.seed,
+    loop = build(LoopConfig, stage.loop.to_dict(), f"{name}.loop")
+    surroundings = Surroundings(
         title=name,
+        evaluate=_evaluation(name, objective, loop, validation_batches, mesh),
+        description=json.loads(config.to_json()),
+        profile=profile,
+        wandb=config.get("wandb", {}),
+        compute=compute,
     )
-    params = {key: value for key, value in params.items() if key != "teacher"}
-    model = objective.model_config
-    source = f"stage {name} of {workdir}"
-    save_weights(
-        weights,
-        Weights(model, params, compute.is_scanned, {}, tokenizer_path, source),
+    optimizer = build(OptimizerConfig, stage.optimizer.to_dict(), f"{name}.optimizer")
+    params = train(
+        *(objective, params, batches, optimizer, loop, mesh, workdir / name, config.seed),
+        surroundings,
     )
+    params = to_host({key: value for key, value in params.items() if key != "teacher"})
+    if is_main_host():
+        source = f"stage {name} of {workdir}"
+        weights_of = objective.model_config, params, compute.is_scanned, {}, tokenizer_path, source
+        save_weights(weights, Weights(*weights_of))
+    barrier(f"weights of {name}")
     return weights
+
+
+def _evaluation(name, objective, loop, batches, mesh):
+    if not loop.evaluate_every:
+        return None
+    if batches is None:
+        raise ValueError(f"expected a section {name}.validation with evaluate_every, found none")
+    return validation(objective, batches, mesh)
 
 
 def check_stage(name: str, config: ml_collections.ConfigDict) -> None:
@@ -120,7 +141,8 @@ def _build_toklip(stage, compute, workdir, mesh, seed):
     """TokLIP starts from a SigLIP 2 teacher and a VQ tokenizer, as released."""
     teacher, vq = (_read(stage.init[name], workdir, compute) for name in ("teacher", "vq"))
     start = start_toklip(teacher, vq, is_causal=stage.is_causal, seed=seed)
-    print("\n".join(start.report))
+    if is_main_host():
+        print("\n".join(start.report))
     model = dataclasses.replace(start.weights.config, has_logit_bias=stage.has_logit_bias)
     params = start.weights.params | {"teacher": teacher.params["image_tower"]}
     if not stage.has_logit_bias:
@@ -132,7 +154,7 @@ def _build_toklip(stage, compute, workdir, mesh, seed):
         teacher_config=teacher.config.vision,
         compute=compute,
     )
-    return objective, jax.device_put(params, shardings(params, mesh))
+    return objective, params
 
 
 BUILDERS = {"vq": _build_vq, "teacher": _build_teacher, "toklip": _build_toklip}

@@ -7,8 +7,11 @@ from typing import Any
 import flax.struct
 import flax.traverse_util
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from toklip_jax.models.config import Compute
+from toklip_jax.sharding import shardings
 
 Params = dict[str, Any]
 
@@ -44,6 +47,25 @@ def cast_frozen(frozen: Params, compute: Compute) -> Params:
         name: value if name == "vq" else jax.tree.map(lambda x: x.astype(dtype), value)
         for name, value in frozen.items()
     }
+
+
+def place(params: Params, mesh: jax.sharding.Mesh) -> Params:
+    """Returns parameters laid out over the mesh; each host reads only what its devices hold."""
+
+    def put(x, sharding):
+        if isinstance(x, jax.Array):
+            return jax.device_put(x, sharding)
+        whole = np.asarray(x)  # of a mapped file a view, read slice by slice below
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, params, shardings(params, mesh))
+
+
+def to_host(params: Params) -> Params:
+    """Returns parameters as numpy arrays, whole on every host."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, params)
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), params)
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:

@@ -10,12 +10,16 @@ CONFIG_NAME = "config.json"
 
 
 def open_workdir(
-    path: str | pathlib.Path, config: ml_collections.ConfigDict, restart: bool = False
+    path: str | pathlib.Path,
+    config: ml_collections.ConfigDict,
+    restart: bool = False,
+    allow_change: bool = False,
 ) -> pathlib.Path:
     """Makes a run's directory, or opens it to go on with the same config.
 
     Args:
         restart: delete what an earlier run, of whatever config, left there.
+        allow_change: take a run of another config over; prints the differences.
 
     Raises:
         ValueError: it holds something else than a run, or a run of another config.
@@ -29,31 +33,39 @@ def open_workdir(
         if restart:
             shutil.rmtree(path)
         else:
-            _check_same(path, mine)
-            return path
+            _check_same(path, mine, allow_change)
     path.mkdir(parents=True, exist_ok=True)
-    (path / CONFIG_NAME).write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
+    # Whole or not at all: a run killed here must not leave half a config.
+    temporary = path / f".{CONFIG_NAME}"
+    temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path / CONFIG_NAME)
     return path
 
 
 def _check_run(path):
-    if not (path / CONFIG_NAME).exists():
+    others = [p for p in path.iterdir() if p.name != f".{CONFIG_NAME}"]
+    if others and not (path / CONFIG_NAME).exists():
         raise ValueError(
             f"expected a new directory or a run's as workdir, got {path}, which holds other files: "
             f"choose another"
         )
 
 
-def _check_same(path, mine):
+def _check_same(path, mine, allow_change):
+    if not (path / CONFIG_NAME).exists():
+        return
     theirs = json.loads((path / CONFIG_NAME).read_text())
     old, new = flatten(theirs), flatten(mine)
     differ = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
-    if differ:
-        shown = "; ".join(f"{n}: {old.get(n)} there, {new.get(n)} now" for n in differ[:5])
+    if not differ:
+        return
+    lines = [f"{n}: {old.get(n)} there, {new.get(n)} now" for n in differ]
+    if not allow_change:
         raise ValueError(
-            f"{path} holds a run of another config ({shown}): choose another workdir, or pass "
-            f"--restart to delete that run"
+            f"{path} holds a run of another config ({'; '.join(lines)}): choose another workdir, "
+            f"pass --allow_config_change to go on with this one, or --restart to delete that run"
         )
+    print(f"{path} goes on with another config:", *lines, sep="\n  ")
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:

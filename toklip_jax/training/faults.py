@@ -1,0 +1,91 @@
+"""What may go wrong in a run: a preempted machine, steps that are not finite."""
+
+import collections
+import contextlib
+import json
+import pathlib
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_LAG = 2  # steps behind, so that asking for a result does not hold up the device
+
+
+class Preempted(Exception):
+    """The run was told to stop (SIGTERM), and has saved."""
+
+
+class Preemption:
+    """Watches for SIGTERM; on several hosts, jax makes all of them stop at the same step."""
+
+    def __init__(self):
+        self._is_told, self._old = False, None
+
+    def __enter__(self) -> "Preemption":
+        if jax.process_count() == 1:  # else jax.distributed has its own handler
+            # Not in the main thread, where ValueError says so: whoever runs us handles signals.
+            with contextlib.suppress(ValueError):
+                self._old = signal.signal(signal.SIGTERM, self._tell)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGTERM, self._old)
+
+    def is_reached(self, step: int) -> bool:
+        """Whether to save and stop after `step`; the same answer on all hosts."""
+        if jax.process_count() == 1:
+            return self._is_told
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _tell(self, signum, frame):
+        self._is_told = True
+
+
+class SkippedSteps:
+    """Counts skipped steps in a row, and remembers which samples they had.
+
+    Args:
+        limit: so many in a row end the run.
+    """
+
+    def __init__(self, limit: int, directory: pathlib.Path):
+        self._limit, self._directory = limit, directory
+        self._pending, self._in_a_row = collections.deque(), []
+
+    def add(self, step: int, is_skipped: jax.Array, keys: Any) -> None:
+        """Notes a step, and looks at one some steps ago.
+
+        Raises:
+            FloatingPointError: the limit is reached; the samples' keys are in a file.
+        """
+        self._pending.append((step, is_skipped, keys))
+        while len(self._pending) > _LAG:
+            self._look()
+
+    def finish(self) -> None:
+        """Looks at all that is left."""
+        while self._pending:
+            self._look()
+
+    def _look(self):
+        step, is_skipped, keys = self._pending.popleft()
+        if not float(np.asarray(is_skipped)):
+            self._in_a_row = []
+            return
+        self._in_a_row.append({"step": step, "keys": keys})
+        if len(self._in_a_row) >= self._limit:
+            raise FloatingPointError(self._dump())
+
+    def _dump(self):
+        steps = [record["step"] for record in self._in_a_row]
+        path = self._directory / f"not_finite_{steps[-1]}_host_{jax.process_index()}.json"
+        path.write_text(json.dumps(self._in_a_row, indent=1) + "\n")
+        return (
+            f"loss or gradient were not finite in {len(steps)} steps in a row ({steps[0]} to "
+            f"{steps[-1]}), which changed nothing; their samples are in {path}. The last good "
+            f"state is saved: lower the learning rate or take out the samples, and run again"
+        )

@@ -1,0 +1,45 @@
+"""How fast a run goes: images a second, share of the chips' peak, share of waiting for data."""
+
+import time
+
+import jax
+
+try:
+    from toklip_jax.chips import chip
+except ImportError:
+    chip = None
+
+
+class Speed:
+    """Measures between two calls of `report`.
+
+    Args:
+        flops: of a step's model, rematerialisation not counted; 0 where unknown.
+    """
+
+    def __init__(self, batch_size: int, total_steps: int, start: int, flops: float = 0.0):
+        self._batch_size, self._total, self._done, self._flops = (
+            *(batch_size, total_steps, start, flops),
+        )
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def waited(self, seconds: float) -> None:
+        """Counts time in which there was no batch."""
+        self._waited += seconds
+
+    def report(self, step: int) -> dict[str, float]:
+        """Returns the figures since the last report; `mfu` where the chip's peak is known."""
+        now = time.perf_counter()
+        seconds, steps = max(now - self._since, 1e-9), step - self._done
+        chips = jax.device_count()
+        figures = {
+            "images_per_second_per_chip": steps * self._batch_size / seconds / chips,
+            "seconds_per_step": seconds / max(steps, 1),
+            "data_wait": self._waited / seconds,
+            "seconds_left": seconds / max(steps, 1) * (self._total - step),
+        }
+        known = chip(jax.devices()[0].device_kind) if chip else None
+        if known and self._flops:
+            figures["mfu"] = self._flops * steps / seconds / chips / known.flops
+        self._waited, self._since, self._done = 0.0, now, step
+        return figures
