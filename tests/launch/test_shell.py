@@ -1,0 +1,40 @@
+"""What holds for every launch script."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck_finds_nothing(name):
+    beside = pathlib.Path(sys.executable).with_name("shellcheck")
+    shellcheck = str(beside) if beside.exists() else shutil.which("shellcheck")
+    assert shellcheck, "shellcheck is in the extra `test`"
+    done = subprocess.run(
+        [shellcheck, "--shell=bash", LAUNCH / name], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+def test_no_process_is_ended_by_name(path):
+    text = path.read_text()
+    assert not re.search(r"\b(pkill|killall|pgrep|fuser)\b|kill\s+-?\d*\s*-1\b", text)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_flag_of_main_that_a_script_names_exists(name):
+    main = (LAUNCH.parent / "toklip_jax" / "main.py").read_text()
+    text = (LAUNCH / name).read_text()
+    command = "\n".join(line for line in text.splitlines() if "toklip_jax.main" in line)
+    flags = set(re.findall(r"--(\w+)=\"?\$", command))
+    assert {"config", "workdir"} <= flags
+    for flag in flags | {"restart"}:
+        assert f'"{flag}"' in main
