@@ -10,9 +10,11 @@ SAVES = """
 def end(number, frame):
     sys.exit({status})
 signal.signal(signal.SIGTERM, end)
-signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
-(root / "up").touch()
-time.sleep(20)
+try:
+    (root / "up").touch()
+    time.sleep(20)
+except KeyboardInterrupt:  # which Python raises unless it was started with SIGINT ignored
+    sys.exit(130)
 """
 
 
