@@ -12,6 +12,8 @@ def end(number, frame):
 signal.signal(signal.SIGTERM, end)
 try:
     (root / "up").touch()
+    # Else the terminal's Ctrl-C would reach it beside the script's signal, twice.
+    assert os.getpgrp() == os.getpid()
     time.sleep(20)
 except KeyboardInterrupt:  # which Python raises unless it was started with SIGINT ignored
     sys.exit(130)
