@@ -14,6 +14,7 @@ from toklip_jax.data.decode import Decode
 from toklip_jax.data.health import BadSample, BadSamples
 from toklip_jax.data.pipeline import batches, evaluation_batches
 from toklip_jax.data.reader import MAX_TRIES
+from toklip_jax.data.sources import ArraySource
 
 SIZE = 16
 
@@ -179,6 +180,12 @@ def test_the_next_good_sample_stands_in_for_a_bad_one(mixed):
 def test_a_source_without_a_good_sample_stops_with_names():
     source = Records([{"image": b"x"}] * (MAX_TRIES + 5))
     with pytest.raises(ValueError, match=rf"got {MAX_TRIES} bad ones.*\n  r\d+: not an image"):
+        next(batches(source, Decode(SIZE, True), 1, 0))
+
+
+def test_a_bad_sample_without_a_name_is_not_skipped_in_silence():
+    source = ArraySource(image=np.array([b"x", b"y"]))
+    with pytest.raises(ValueError, match=r"sample at \d, got one with: not an image.*key\(index\)"):
         next(batches(source, Decode(SIZE, True), 1, 0))
 
 

@@ -2,6 +2,7 @@ import io
 import pickle
 import shutil
 
+import fsspec
 import numpy as np
 import PIL.Image
 import pyarrow
@@ -116,6 +117,16 @@ def test_a_parquet_file_gives_paths_or_the_images_themselves(tmp_path):
             source[2]
 
 
+def test_folders_and_tables_are_read_through_fsspec(raw):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/folder/cat/a.jpg", b"img")
+    memory.pipe("/folder/t.csv", b"image,text\ncat/a.jpg,a cat\nmemory://folder/cat/a.jpg,b\n")
+    folder = build_source({"kind": "image_folder", "root": "memory://folder"})
+    assert (folder[0], folder.key(0)) == ({"image": b"img", "label": 0}, "cat/a.jpg")
+    table = build_source({"kind": "table", "path": "memory://folder/t.csv"})
+    assert [table[i]["image"] for i in range(2)] == [b"img", b"img"]
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A TFDS data set of 5 samples, prepared as ArrayRecord; its directory."""
@@ -202,6 +213,9 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
         ({"kind": "image_folder", "root": "{}"}, ValueError, "directory above"),
         ({"kind": "array_record", "files": "{}/{{0..1}}"}, FileNotFoundError, "no file .*0, .*1"),
         ({"kind": "array_record", "files": "gs://b/x"}, ValueError, "local"),
+        ({"kind": "webdataset", "shards": "nope://x/0.tar"}, ValueError, "fsspec opens, got nope:"),
+        ({"kind": "image_folder", "root": "nope://x"}, ValueError, "fsspec opens, got nope:"),
+        ({"kind": "table", "path": "nope://x.csv"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "webdataset", "shard": "x"}, ValueError, "did you mean 'shards'"),
         ({"kind": "mixture", "parts": ()}, ValueError, "expected parts"),
         ({"kind": "mixture", "parts": ({"kind": "synthetic"},)}, ValueError, "a weight"),

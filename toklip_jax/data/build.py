@@ -121,7 +121,9 @@ def training_transform(
         if has_text and tokenizer is None:
             raise ValueError(f"expected a tokenizer for the texts of {config['kind']}, got none")
         fixed = {"image_size": image_size, "is_training": True, "tokenizer": tokenizer}
-        return build(Decode, augment, "augment", **fixed)
+        # A config that went through JSON has lists.
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in augment.items()}
+        return build(Decode, fields, "augment", **fixed)
     transforms: list[Transform] = [PickCaption()] if has_text else []
     if augment:
         transforms.append(build(ShiftAndScale, augment, "augment"))

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import fsspec
 import numpy as np
 
+from toklip_jax.data.paths import file_system
 from toklip_jax.data.records import read_image_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -25,7 +25,7 @@ class ImageFolderSource:
             ValueError: it holds no image in a directory of a class.
         """
         self.root = root.rstrip("/")
-        system, base = fsspec.core.url_to_fs(self.root)
+        system, base = file_system(self.root)
         if not system.isdir(base):
             raise FileNotFoundError(f"expected a directory of classes, found none at {root}")
         base = base.rstrip("/")

@@ -42,6 +42,20 @@ def base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
+def file_system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns the file system of a path, and the path's name in it.
+
+    Raises:
+        ValueError: a protocol that fsspec doesn't know, or whose package isn't installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"expected a local path, or a URL that fsspec opens, got {path} ({error})"
+        ) from error
+
+
 def read_bytes(path: str) -> bytes:
     """Returns a whole file.
 
@@ -51,7 +65,7 @@ def read_bytes(path: str) -> bytes:
     if is_local(path):
         with open(path, "rb") as file:
             return file.read()
-    system, name = fsspec.core.url_to_fs(path)
+    system, name = file_system(path)
     return system.cat_file(name)
 
 
@@ -64,7 +78,7 @@ def file_state(path: str) -> dict[str, Any]:
     if is_local(path):
         stat = os.stat(path)
         return {"size": stat.st_size, "version": str(stat.st_mtime_ns)}
-    system, name = fsspec.core.url_to_fs(path)
+    system, name = file_system(path)
     info = system.info(name)
     known = {"etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
     found = sorted((k, str(v)) for k, v in info.items() if k.lower() in known)
@@ -91,7 +105,7 @@ class RangeReader:
         """Returns up to `size` bytes from `start`; fewer at the file's end."""
         if is_local(path):
             return os.pread(self._open(path).fileno(), size, start)
-        system, name = fsspec.core.url_to_fs(path)
+        system, name = file_system(path)
         return system.cat_file(name, start=start, end=start + size)
 
     def _open(self, path):
@@ -124,9 +138,10 @@ def _choices(text):
 
 
 def _glob(path):
+    path = os.path.expanduser(path)  # leaves URLs alone
     if not any(mark in path for mark in "*?["):
         return [path]
-    system, name = fsspec.core.url_to_fs(path)
+    system, name = file_system(path)
     found = sorted(system.glob(name))
     if not found:
         raise ValueError(f"expected files that match {path}, found none: check the pattern")

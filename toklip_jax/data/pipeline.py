@@ -152,17 +152,21 @@ def _closing(dataset: Any) -> Iterator[Batch]:
 
 
 def _stack(samples):
+    names = _fields(samples[0])
     if mixed := [sample for sample in samples if sample.keys() != samples[0].keys()]:
         raise ValueError(
-            f"expected samples of the same fields, got {sorted(samples[0])} and "
-            f"{sorted(mixed[0])}: give the parts of a mixture the same ones"
+            f"expected samples of the same fields, got {sorted(names)} and "
+            f"{sorted(_fields(mixed[0]))}: give the parts of a mixture the same ones"
         )
-    names = [name for name in samples[0] if name not in (KEY, SKIPPED)]
     batch: Batch = {name: np.stack([sample[name] for sample in samples]) for name in names}
     if KEY in samples[0]:
         batch["keys"] = [sample[KEY] for sample in samples]
         batch["skipped"] = [problem for sample in samples for problem in sample[SKIPPED]]
     return batch
+
+
+def _fields(sample):
+    return [name for name in sample if name not in (KEY, SKIPPED)]
 
 
 def _check(source, batch_size, start_step, host, hosts):

@@ -26,13 +26,19 @@ class Reader:
         """Returns the sample at `index`, or the first good one after it.
 
         Raises:
-            ValueError: none of the next `MAX_TRIES` is good; lists them.
+            ValueError: none of the next `MAX_TRIES` is good; lists them. A bad sample of a source
+                without names.
         """
         skipped: list[Problem] = []
         for _ in range(min(MAX_TRIES, len(self.source))):
             try:
                 sample = self._read(index, rng)
             except BadSample as error:
+                if not hasattr(self.source, "key"):
+                    raise ValueError(
+                        f"expected a good sample at {index}, got one with: {error.cause}; to skip "
+                        f"it, its source needs a key(index), by which it is reported"
+                    ) from error
                 skipped.append((key_of(self.source, index), error.cause))
                 index = following(self.source, index)
             else:

@@ -3,10 +3,8 @@
 import os
 from typing import Any
 
-import fsspec
-
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.paths import base_name, is_local
+from toklip_jax.data.paths import base_name, file_system, is_local
 from toklip_jax.data.records import label_of, read_image_bytes
 from toklip_jax.fields import known
 
@@ -125,6 +123,7 @@ def _read_csv(path, columns, delimiter):
 
 def _open(path) -> Any:
     try:
-        return fsspec.open(path, "rb").open()
+        system, name = file_system(path)
+        return system.open(name, "rb")
     except FileNotFoundError:
         raise FileNotFoundError(f"expected a table, found no file {path}: check the path") from None

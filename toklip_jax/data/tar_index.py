@@ -12,13 +12,13 @@ import logging
 import os
 import pathlib
 import tarfile
+import uuid
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from toklip_jax.data.health import Problem
-from toklip_jax.data.paths import base_name, file_state, is_local
+from toklip_jax.data.paths import base_name, file_state, file_system, is_local
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ def _split(name):
 def _open(tar) -> Any:
     if is_local(tar):
         return open(tar, "rb")
-    return fsspec.open(tar, "rb", block_size=_BLOCK).open()
+    system, name = file_system(tar)
+    return system.open(name, "rb", block_size=_BLOCK)
 
 
 def _places(tar, directory):
@@ -170,7 +171,7 @@ def _places(tar, directory):
 def _full_name(tar):
     if is_local(tar):
         return os.path.abspath(tar)
-    system, name = fsspec.core.url_to_fs(tar)
+    system, name = file_system(tar)
     return system.unstrip_protocol(name)  # the same, however the URL is spelled
 
 
@@ -188,7 +189,7 @@ def _write(stem, state, rows, problems) -> TarIndex:
     """Array first: the description makes it count. Each replaces its forerunner at once."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     about = {"tar": state, "samples": len(rows), "problems": problems}
-    draft = f"{stem}.{os.getpid()}.part"
+    draft = f"{stem}.{uuid.uuid4().hex}.part"  # other hosts may be writing it too
     with open(draft, "wb") as file:
         np.save(file, rows)
     os.replace(draft, f"{stem}.npy")
