@@ -157,7 +157,7 @@ def test_remote_shards_are_read_through_fsspec_in_ranges(tmp_path, raw, scans, m
     assert texts(WebDatasetSource("memory://bucket/*.tar", index_dir=tmp_path)) == texts(source)
     assert len(scans) == 2
     memory.pipe("/bucket/000.tar", raw.tar_bytes(raw.pairs(8, 3)))  # of the same size
-    assert texts(WebDatasetSource(pattern, index_dir=tmp_path))[0] == "one circle 8"
+    assert WebDatasetSource(pattern, index_dir=tmp_path).key(0) == "000.tar:000000008"
     lengths = []
     cat = type(memory).cat_file
 
