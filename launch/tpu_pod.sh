@@ -24,6 +24,7 @@ SPOT=${SPOT:-1}                            # 1: cheaper, and may be preempted
 CONFIG=${CONFIG:-configs/demo.py}
 WORKDIR=${WORKDIR:-/mnt/toklip/runs/first} # on a filesystem that all workers share
 SHARE=${SHARE:-}                           # NFS, as Filestore's 10.0.0.2:/share: mounted at /mnt/toklip
+PACKAGES=${PACKAGES:-gcsfs}                # besides the project: gcsfs reads gs:// shards
 COORDINATOR_PORT=${COORDINATOR_PORT:-8476} # JAX's own, 8482, is closed on some slices
 POLL_SECONDS=${POLL_SECONDS:-60}
 START_SECONDS=${START_SECONDS:-120}        # for the run before to have ended
@@ -96,7 +97,7 @@ send() {
       mkdir -p toklip && tar xzf toklip.tar.gz -C toklip && cd toklip
       python3 -m pip install --quiet --user uv
       test -x .venv/bin/python || python3 -m uv venv --quiet --python 3.12 .venv
-      python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu]'
+      python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu]' $PACKAGES
       if [ -n '$SHARE' ] && ! mountpoint -q /mnt/toklip; then
         sudo apt-get -qq install -y nfs-common >/dev/null
         sudo mkdir -p /mnt/toklip
