@@ -40,8 +40,12 @@ def highest_precision():
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Steps that several tests build anew are compiled once a session."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    directory = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # For the processes that tests start.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
 def pytest_terminal_summary(terminalreporter):

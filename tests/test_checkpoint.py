@@ -1,9 +1,14 @@
+import logging
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.checkpoint import Checkpoints
+from toklip_jax.checkpoint import Checkpoints, keep_once
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
 
@@ -64,3 +69,87 @@ def test_a_state_of_another_structure_shape_or_dtype_is_refused(other, message, 
 def test_restoring_without_a_checkpoint_is_a_clear_error(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="found none"):
         checkpoints.restore(state())
+
+
+def test_checkpoints_of_some_steps_and_the_best_one_stay_too(tmp_path):
+    with Checkpoints(tmp_path, keep=1, keep_every=4, best="recall") as checkpoints:
+        for step, recall in zip(range(1, 8), (0.1, 0.2, 0.9, 0.4, 0.8, 0.5, 0.6), strict=True):
+            checkpoints.save(step, state(), {"recall": recall, "loss": -step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "7"]
+
+
+def test_a_checkpoint_says_what_run_it_is_of(tmp_path):
+    with Checkpoints(tmp_path, description={"seed": 3, "loop": {"steps": 10}}) as checkpoints:
+        checkpoints.save(1, state())
+        checkpoints.wait()
+        assert checkpoints.describe(1) == {"seed": 3, "loop": {"steps": 10}}
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied"])
+def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_aloud(damage, tmp_path, caplog):
+    saved(tmp_path, 2, 4)
+    files = [p for p in (tmp_path / "4" / "state").rglob("*") if p.is_file()]
+    for path in files:
+        os.truncate(path, path.stat().st_size // 2 if damage == "cut" else 0)
+    with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING):
+        got = checkpoints.restore(state())
+        assert int(got.step) == 2
+        assert "checkpoint 4" in caplog.text
+        assert "the one before it is taken" in caplog.text
+        checkpoints.save(4, state().replace(step=jnp.int32(4)))  # there is room for it again
+        assert checkpoints.latest_step == 4
+    assert (tmp_path / "broken-4").exists()  # nothing is lost
+
+
+def test_what_never_changes_is_kept_once(tmp_path):
+    first = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
+    keep_once(tmp_path / "frozen", first)
+    again = keep_once(tmp_path / "frozen", jax.tree.map(jnp.zeros_like, first))
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(first), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert keep_once(tmp_path / "nothing", {}) == {}
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_another_mesh_restores_the_same_bits(tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", ON_MESHES, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["8", "4", "1", "8"]
+
+
+ON_MESHES = """
+import sys, jax, numpy as np
+from toklip_jax.checkpoint import Checkpoints
+from toklip_jax.sharding import make_mesh, shardings
+from toklip_jax.training.optimizer import OptimizerConfig
+from toklip_jax.training.step import create_state
+
+rng = np.random.default_rng(0)
+kernel = rng.normal(size=(16, 32)).astype("f")
+params = {"mlp": {"fc1": {"kernel": kernel, "bias": np.ones(32, "f")}}}
+host = jax.tree.map(np.asarray, create_state(params, OptimizerConfig(ema_decay=0.9), 10))
+
+def lies(count, **sizes):
+    mesh = make_mesh(sizes, jax.devices()[:count])
+    return jax.device_put(host, shardings(host, mesh))
+
+saved = lies(8, data=2, fsdp=2, tensor=2)
+assert saved.params["mlp"]["fc1"]["kernel"].addressable_shards[0].data.shape == (8, 16)
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, saved)
+    checkpoints.wait()
+    others = (8, dict(fsdp=8)), (4, dict(fsdp=2, tensor=2)), (1, {}), (8, dict(data=8))
+    for count, sizes in others:
+        wanted = lies(count, **sizes)
+        got = checkpoints.restore(wanted)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            assert a.sharding == b.sharding and a.dtype == b.dtype
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        print(count)
+"""

@@ -10,10 +10,10 @@ import pytest
 
 from toklip_jax.checkpoint import Checkpoints
 from toklip_jax.sharding import make_mesh, shardings
-from toklip_jax.training.logging import read_metrics
-from toklip_jax.training.loop import LoopConfig, train
+from toklip_jax.training.logging import line, read_metrics
+from toklip_jax.training.loop import LoopConfig, Surroundings, train
 from toklip_jax.training.objectives import MAX_LOGIT_SCALE, Encoded, Objective, clamp_logit_scale
-from toklip_jax.training.optimizer import OptimizerConfig, learning_rate
+from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, scale_by_layer
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step
 
@@ -37,11 +37,14 @@ def batches(start):
         yield {"x": x, "y": 3 * x + 1}
 
 
-def fit(directory, steps=40, *, source=batches, optimizer=None, **loop):
+def fit(directory, steps=40, *, source=batches, optimizer=None, surroundings=None, **loop):
     optimizer = optimizer or OptimizerConfig(0.3, 2, weight_decay=0.0)
     config = LoopConfig(steps, **{"log_every": 1, "save_every": 10, **loop})
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    return train(Line(), Line().init(jax.random.key(0)), source, optimizer, config, mesh, directory)
+    params = Line().init(jax.random.key(0))
+    return train(
+        *(Line(), params, source, optimizer, config, mesh, directory), surroundings=surroundings
+    )
 
 
 def test_it_fits_what_trains_and_leaves_the_rest(tmp_path):
@@ -152,3 +155,54 @@ def test_partition_and_merge_undo_each_other_and_a_stray_pattern_is_refused():
         partition(params, ("c/.*",))
     with pytest.raises(ValueError, match="of at least 1"):
         LoopConfig(0)
+
+
+@pytest.mark.parametrize("is_stacked", [True, False])
+def test_layer_decay_shrinks_the_updates_of_lower_layers(is_stacked):
+    block = {"mlp": {"fc1": {"kernel": jnp.ones((2, 2))}}}
+    blocks = {f"blocks_{i}": block for i in range(3)}
+    if is_stacked:
+        blocks = {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *blocks.values())}
+    updates = {
+        "token_encoder": {
+            "stack": blocks,
+            "pos_embed": jnp.ones(2),
+            "norm": {"scale": jnp.ones(2)},
+        },
+        "logit_scale": jnp.ones(()),
+    }
+    got, _ = scale_by_layer(0.5).update(updates, None)
+    found = got["token_encoder"]["stack"]
+    if is_stacked:
+        layers = found["blocks"]["mlp"]["fc1"]["kernel"][:, 0, 0]
+    else:
+        layers = [found[f"blocks_{i}"]["mlp"]["fc1"]["kernel"][0, 0] for i in range(3)]
+    np.testing.assert_allclose(layers, [0.25, 0.5, 1.0])
+    assert float(got["token_encoder"]["pos_embed"][0]) == 0.125
+    assert float(got["token_encoder"]["norm"]["scale"][0]) == 1
+    assert float(got["logit_scale"]) == 1
+
+
+def test_a_line_says_what_people_ask_of_a_run():
+    speed = {
+        "images_per_second_per_chip": 123.4, "mfu": 0.456, "data_wait": 0.07, "seconds_left": 3720,
+    }  # fmt: skip
+    text = line("toklip", 50, 1000, {"loss": 1.23456, "learning_rate": 1e-5}, speed)
+    assert text == (
+        "toklip 50/1000 | loss 1.235 | learning_rate 1e-05 | 123.4 images/s/chip | MFU 45.6% | "
+        "data wait 7% | 1:02 left"
+    )
+
+
+def test_a_profile_is_written_of_the_steps_asked_for(tmp_path):
+    fit(tmp_path, 6, surroundings=Surroundings(profile=(2, 4)))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_bad_samples_above_the_share_end_the_run_with_their_list(tmp_path):
+    def bad(start):
+        for batch in batches(start):
+            yield batch | {"skipped": [("00000.tar:17", "no caption")] * 8}
+
+    with pytest.raises(ValueError, match=r"no caption: \d+: 00000.tar:17"):
+        fit(tmp_path, 200, source=bad, max_bad_share=0.2)

@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
                 "model": config_to_dict(TEACHER),
                 "loss": {"contrastive": "sigmoid"},
                 **_training(),
+                "validation": _validation(),
             },
             "toklip": {
                 "objective": "toklip",
@@ -48,6 +49,7 @@ def get_config() -> ConfigDict:
                 "has_logit_bias": False,
                 "loss": {},
                 **_training(),
+                "validation": _validation(),
             },
         }
     )
@@ -57,7 +59,18 @@ def _training():
     return {
         # Low: where the first codes change hands fast, rounding alone parts two runs.
         "optimizer": {"learning_rate": 3e-5, "warmup_steps": 2, "clip_norm": 1.0},
-        "loop": {"steps": 10, "log_every": 1, "save_every": 4},
+        "loop": {"steps": 10, "log_every": 1, "save_every": 4, "evaluate_every": 0},
         "batch_size": 8,
         "augment": {},
+    }
+
+
+def _validation():
+    return {
+        "kind": "synthetic",
+        "num_samples": 11,  # the last batch of 8 is ragged
+        "image_size": SIZE,
+        "context_length": CONTEXT,
+        "vocab_size": VOCABULARY,
+        "seed": 1,
     }

@@ -11,10 +11,7 @@ import numpy as np
 
 from toklip_jax.checkpoint import Checkpoints, keep_once
 from toklip_jax.data.health import BadSamples
-try:
-    from toklip_jax.flops import count_flops
-except ImportError:
-    count_flops = lambda *a: 0
+from toklip_jax.flops import count_flops
 from toklip_jax.models.config import Compute
 from toklip_jax.sharding import put_batch, shardings
 from toklip_jax.training.faults import Preempted, Preemption, SkippedSteps

@@ -4,10 +4,7 @@ import time
 
 import jax
 
-try:
-    from toklip_jax.chips import chip
-except ImportError:
-    chip = None
+from toklip_jax.chips import chip
 
 
 class Speed:
@@ -18,9 +15,8 @@ class Speed:
     """
 
     def __init__(self, batch_size: int, total_steps: int, start: int, flops: float = 0.0):
-        self._batch_size, self._total, self._done, self._flops = (
-            *(batch_size, total_steps, start, flops),
-        )
+        self._batch_size, self._flops = batch_size, flops
+        self._total, self._done = total_steps, start
         self._waited, self._since = 0.0, time.perf_counter()
 
     def waited(self, seconds: float) -> None:
@@ -38,8 +34,8 @@ class Speed:
             "data_wait": self._waited / seconds,
             "seconds_left": seconds / max(steps, 1) * (self._total - step),
         }
-        known = chip(jax.devices()[0].device_kind) if chip else None
+        known = chip(jax.devices()[0].device_kind)
         if known and self._flops:
-            figures["mfu"] = self._flops * steps / seconds / chips / known.flops
+            figures["mfu"] = self._flops * steps / seconds / chips / known.bf16_flops
         self._waited, self._since, self._done = 0.0, now, step
         return figures
