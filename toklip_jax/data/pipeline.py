@@ -1,8 +1,8 @@
 """Batches from a source of random access, by Grain: the step number alone says what comes.
 
 The order and the augmentation of step s are a function of seed and s, whatever the number of
-worker processes and of hosts: each host takes every `hosts`-th sample of the same sequence, and a
-run resumes by starting at its step. (Grain's own iterator state depends on the worker count.)
+worker processes and of hosts: each host takes its own rows of each batch of the same sequence, and
+a run resumes by starting at its step. (Grain's own iterator state depends on the worker count.)
 
 Batches of a source with `key(index)` also hold two plain lists: `keys`, the names of its samples,
 and `skipped`, a (name, cause) for each bad sample that another stands in for (see `reader`).
@@ -56,15 +56,16 @@ def batches(
         batch_size: of all hosts together.
         start_step: batches to pass over; costs nothing.
         num_workers: processes; 0 reads in this one.
-        host: this host's index of `hosts`; it gets `batch_size / hosts` rows.
+        host: this host's index of `hosts`; it gets its `batch_size / hosts` rows of each batch, so
+            that all hosts' rows, one after another, are the batch that one host would get.
 
     Raises:
         ValueError: an empty source, or sizes that don't fit; says which.
     """
     _check(source, batch_size, start_step, host, hosts)
-    # Before the slice: the randomness belongs to the sample's place in the whole sequence.
-    dataset = _order(source, seed).random_map(Reader(source, transform))
-    dataset = dataset[host:_ENDLESS:hosts].batch(batch_size // hosts, batch_fn=_stack)[start_step:]
+    # Before it is shared out: the randomness belongs to the sample's place in the whole sequence.
+    dataset = _order(source, seed).random_map(Reader(source, transform))[:_ENDLESS]
+    dataset = _share(dataset, batch_size, host, hosts)[start_step:]
     return _closing(_ahead(dataset, num_workers))
 
 
@@ -84,8 +85,7 @@ def evaluation_batches(
     Args:
         transform: as for `batches`.
         batch_size: of all hosts together.
-        host: this host's index of `hosts`; it gets every `hosts`-th row of each batch, from its
-            index on.
+        host: as for `batches`.
 
     Raises:
         ValueError: an empty source, or sizes that don't fit; says which.
@@ -93,7 +93,7 @@ def evaluation_batches(
     _check(source, batch_size, 0, host, hosts)
     rows = -(-len(source) // batch_size) * batch_size
     dataset = grain.MapDataset.range(rows).seed(0).random_map(_Masked(Reader(source, transform)))
-    dataset = dataset[host::hosts].batch(batch_size // hosts, batch_fn=_stack)
+    dataset = _share(dataset, batch_size, host, hosts)
     return _closing(_ahead(dataset, num_workers))
 
 
@@ -129,6 +129,11 @@ def _order(source, seed):
         for part, its_seed, start in zip(source.parts, seeds, source.starts, strict=False)
     ]
     return grain.MapDataset.mix(parts, source.weights).seed(seed)
+
+
+def _share(dataset, batch_size, host, hosts):
+    """The batches of a host: a batch is cut into `hosts` parts, of which each host takes one."""
+    return dataset.batch(batch_size // hosts, batch_fn=_stack)[host::hosts]
 
 
 def _ahead(dataset, num_workers):

@@ -76,6 +76,7 @@ def load_index(
     for stem in places:
         if (index := _read(stem, state)) is not None:
             return index
+    logger.info("scanning %s for its index", tar)
     rows, problems = scan(tar, extensions)
     for stem in places:
         try:

@@ -50,6 +50,7 @@ class WebDatasetSource:
         self._starts = [0, *itertools.accumulate(index.samples for index in indexes)]
         self.problems: list[Problem] = [p for index in indexes for p in index.problems]
         self._reader, self._indexes = RangeReader(), {}
+        logger.info("%d samples in %d tars", len(self), len(self.shards))
         if len(self) == 0:
             raise ValueError(
                 f"expected samples in {shards!r}, found none in {len(self.shards)} shards: check "
