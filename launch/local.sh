@@ -8,6 +8,7 @@
 # A run that was preempted (status 75) is started again, from what it saved. SIGTERM and Ctrl-C are
 # handed on; after them nothing is started again. Otherwise the exit status is the run's.
 set -euo pipefail
+# "${x[@]+...}" below: bash before 4.4 takes an empty array for one that is not set.
 
 # What to set, here or in the environment.
 CONFIG=${CONFIG:-configs/demo.py}
@@ -25,7 +26,7 @@ pids=()
 
 send() {
   local pid
-  for pid in "${pids[@]}"; do kill -s "$1" "$pid" 2>/dev/null || true; done
+  for pid in ${pids[@]+"${pids[@]}"}; do kill -s "$1" "$pid" 2>/dev/null || true; done
 }
 trap 'is_stopping=1; send TERM' TERM
 trap 'is_stopping=1; send INT' INT
@@ -55,7 +56,7 @@ finish() {
   while ((${#pids[@]})); do
     sleep 0.2
     still=()
-    for pid in "${pids[@]}"; do
+    for pid in ${pids[@]+"${pids[@]}"}; do
       if kill -0 "$pid" 2>/dev/null; then
         still+=("$pid")
         continue
@@ -64,7 +65,7 @@ finish() {
       wait "$pid" || one=$?
       if ((one && (status == 0 || status == PREEMPTED))); then status=$one; fi
     done
-    pids=("${still[@]}")
+    pids=(${still[@]+"${still[@]}"})
     if ((status && status != PREEMPTED && !deadline)); then
       send TERM # they would wait for the one that is gone
       deadline=$((SECONDS + GRACE_SECONDS))
@@ -76,7 +77,7 @@ finish() {
 
 flags=("$@")
 while true; do
-  begin "${flags[@]}"
+  begin ${flags[@]+"${flags[@]}"}
   finish
   if ((status != PREEMPTED || is_stopping)); then exit "$status"; fi
   echo "local.sh: preempted; going on in $RESTART_SECONDS s" >&2

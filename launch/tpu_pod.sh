@@ -13,6 +13,7 @@
 #
 # Exit status of `run`: the run's. Flags are those of toklip_jax.main.
 set -euo pipefail
+# "${x[@]+...}" below: bash before 4.4 takes an empty array for one that is not set.
 
 # What to set, here or in the environment.
 NAME=${NAME:-toklip}
@@ -59,7 +60,7 @@ create() {
   if [[ $now == MISSING ]]; then
     if ((SPOT)); then spot=(--spot); fi
     queued create --node-id="$NAME" --accelerator-type="$ACCELERATOR" \
-      --runtime-version="$RUNTIME" "${spot[@]}"
+      --runtime-version="$RUNTIME" ${spot[@]+"${spot[@]}"}
     is_installed=0
   fi
   while now=$(state) && [[ $now != ACTIVE ]]; do
@@ -130,7 +131,7 @@ outcome() {
     elif [ -f run.status ]; then echo toklip:\$(cat run.status)
     elif [ -f run.pid ] && kill -0 \$(cat run.pid) 2>/dev/null; then echo toklip:running
     else echo toklip:none; fi" 2>/dev/null) || true
-  grep -oE '^toklip:\w+' <<<"$answer" | tail -n 1 | cut -d: -f2 | grep . || echo unreachable
+  grep -oE '^toklip:[a-z0-9]+' <<<"$answer" | tail -n 1 | cut -d: -f2 | grep . || echo unreachable
 }
 
 run() {
@@ -143,7 +144,7 @@ run() {
       say "running; its log: launch/tpu_pod.sh logs"
     else
       if ((!is_installed)); then install; fi
-      begin "${flags[@]}"
+      begin ${flags[@]+"${flags[@]}"}
       say "started on all workers; its log: launch/tpu_pod.sh logs"
     fi
     flags=()
