@@ -101,6 +101,22 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_aloud(damage, tm
     assert (tmp_path / "broken-4").exists()  # nothing is lost
 
 
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state())
+        checkpoints.wait()
+
+        def full(*args, **kwargs):
+            raise ValueError(
+                "RESOURCE_EXHAUSTED: ...: No space left on device [os_error_code='28']"
+            )
+
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(OSError, match=r"no space left in .*run the same command again"):
+            checkpoints.save(2, state())
+        assert checkpoints.latest_step == 1
+
+
 def test_what_never_changes_is_kept_once(tmp_path):
     first = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
     keep_once(tmp_path / "frozen", first)

@@ -3,6 +3,7 @@
 A directory may be local or a bucket's (`gs://`, `s3://`): Orbax and etils' paths open both.
 """
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -77,13 +78,11 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         known = {k: v for k, v in (metrics or {}).items() if k == self._best}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description)
-            ),
-            metrics=known or None,
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description)
         )
+        with self._explained():
+            self._manager.save(step, args=args, metrics=known or None)
 
     def restore(self, state: Any, step: int | None = None) -> Any:
         """Returns the state saved at `step`, the newest unless given.
@@ -115,13 +114,28 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises what went wrong with it."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def close(self) -> None:
         """Waits for the last save and lets go of the directory."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """Says in one sentence what a full disk raises in a page."""
+        try:
+            yield
+        except Exception as error:
+            if "No space left" not in str(error):
+                raise
+            raise OSError(
+                f"no space left in {self._directory}: a checkpoint could not be written. What is "
+                f"there is whole; make room, or keep fewer, and run the same command again"
+            ) from error
 
     def _open(self):
         return ocp.CheckpointManager(

@@ -93,6 +93,13 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def agreed(value: bool) -> bool:
+    """Returns process 0's value on all of them: a disk of its own must not part their ways."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(value))
+
+
 def _initialize(kind: str, arguments: Mapping[str, Any]) -> None:
     hint = EVERY_HOST if kind == "tpu" else "is it started on every host, with equal settings?"
     what = f"the other {arguments['num_processes'] - 1} processes" if arguments else "the TPU pod"

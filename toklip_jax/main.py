@@ -35,6 +35,9 @@ def main(argv: list[str]) -> int:
             values.allow_config_change,
             profile,
         )
+    except distributed.StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1  # not 2: another try may do
     except Preempted as error:
         print(f"preempted: {error}; the same command goes on from there", file=sys.stderr)
         return PREEMPTED

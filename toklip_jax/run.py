@@ -90,9 +90,11 @@ def _expect_trained(config, workdir):
 def _text_tokenizer(config, workdir) -> pathlib.Path | None:
     """Keeps in `workdir` the tokenizer of the run's texts: the one named, or one trained here."""
     path = workdir / "tokenizer.json"
-    if not path.exists() and is_main_host():
+    if is_main_host() and not path.exists():
         _make_tokenizer(config, path)
     barrier("tokenizer")
+    if not path.exists():  # a host whose workdir is its own
+        _make_tokenizer(config, path)
     return path if path.exists() else None
 
 
@@ -104,6 +106,7 @@ def _make_tokenizer(config, path):
         tokenizer = TextTokenizer(train_tokenizer(texts, config.text.vocab_size), length)
     else:
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
 
 

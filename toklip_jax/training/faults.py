@@ -22,7 +22,7 @@ class Preemption:
     """Watches for SIGTERM; on several hosts, jax makes all of them stop at the same step."""
 
     def __init__(self):
-        self._is_told, self._old = False, None
+        self._is_told, self._old, self._asked = False, None, 0
 
     def __enter__(self) -> "Preemption":
         if jax.process_count() == 1:  # else jax.distributed has its own handler
@@ -35,11 +35,14 @@ class Preemption:
         if self._old is not None:
             signal.signal(signal.SIGTERM, self._old)
 
-    def is_reached(self, step: int) -> bool:
-        """Whether to save and stop after `step`; the same answer on all hosts."""
+    def is_reached(self) -> bool:
+        """Whether to save and stop now; the same on all hosts, which ask after every step."""
         if jax.process_count() == 1:
             return self._is_told
-        return multihost_utils.reached_preemption_sync_point(step)
+        # Counted from the process's start: a signal before the first question sets the stop at
+        # number 1, which the step of a resumed run would never be equal to.
+        self._asked += 1
+        return multihost_utils.reached_preemption_sync_point(self._asked)
 
     def _tell(self, signum, frame):
         self._is_told = True

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from toklip_jax.checkpoint import Checkpoints, keep_once
 from toklip_jax.data.health import BadSamples
@@ -43,6 +44,8 @@ class LoopConfig:
         max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after so
             many in a row the run stops.
         max_bad_share: of samples that can't be read; above it the run stops.
+        checkpoints: where these and the frozen parameters are kept, unless in the run's directory:
+            another disk, or a bucket (`gs://`, `s3://`) that all hosts reach.
     """
 
     steps: int
@@ -55,6 +58,7 @@ class LoopConfig:
     accumulation: int = 1
     max_skipped_in_a_row: int = 10
     max_bad_share: float = 0.01
+    checkpoints: str = ""
 
     def __post_init__(self):
         positive = ("steps", "log_every", "save_every", "keep", "accumulation")
@@ -127,12 +131,15 @@ class _Loop:
         state = _create(place(trainable, self.mesh), self.optimizer, config.steps, self.mesh)
         frozen = place(cast_frozen(untouched, self.surroundings.compute), self.mesh)
         self.directory.mkdir(parents=True, exist_ok=True)
-        frozen = keep_once(self.directory / "frozen", frozen)
+        kept_in = self.directory
+        if config.checkpoints:
+            kept_in = epath.Path(config.checkpoints) / self.surroundings.title
+        frozen = keep_once(kept_in / "frozen", frozen)
         step = make_step(self.objective, self.optimizer, config.steps, seed, config.accumulation)
         self.step = jit_step(step, self.mesh, state, frozen)
         described = self.surroundings.description
         with Checkpoints(
-            *(self.directory / "checkpoints", config.keep, config.keep_every, config.best),
+            *(kept_in / "checkpoints", config.keep, config.keep_every, config.best),
             described,
         ) as checkpoints:
             if checkpoints.latest_step is not None:
@@ -140,6 +147,7 @@ class _Loop:
             start = int(state.step)
             if start < config.steps:
                 stream = batches(start)
+                self.problems = getattr(batches, "problems", [])  # found before the first batch
                 try:
                     state = self._train(state, frozen, stream, start, checkpoints)
                 finally:
@@ -149,6 +157,7 @@ class _Loop:
     def _train(self, state, frozen, stream, start, checkpoints) -> TrainState:
         config, total = self.config, self.config.steps
         bad = BadSamples(config.max_bad_share)
+        bad.add(0, self.problems)
         skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
         profile = _Profile(self.surroundings.profile, self.directory / "profile")
         log = RunLog(
@@ -184,7 +193,7 @@ class _Loop:
                     speed = Speed(len(batch_leaf(batch)), total, done, flops)
                 if figures or done == total or done % config.save_every == 0:
                     checkpoints.save(done, state, figures)
-                if done < total and preemption.is_reached(done):
+                if done < total and preemption.is_reached():
                     checkpoints.save(done, state)
                     checkpoints.wait()
                     raise Preempted(f"saved step {done} of {total} and stopped")

@@ -16,7 +16,7 @@ import jax
 import ml_collections
 
 from toklip_jax.convert import read_weights, start_toklip
-from toklip_jax.distributed import barrier, is_main_host
+from toklip_jax.distributed import agreed, barrier, is_main_host
 from toklip_jax.fields import build, known
 from toklip_jax.models.config import Compute
 from toklip_jax.models.serialization import config_from_dict
@@ -58,7 +58,7 @@ def train_stage(
         ValueError: `evaluate_every` without `validation_batches`.
     """
     weights = weights_directory(workdir, name)
-    if weights.exists():
+    if agreed(weights.exists()):
         return weights
     stage = config[name]
     compute = build(Compute, config.compute.to_dict(), "compute")
