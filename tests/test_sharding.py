@@ -1,7 +1,12 @@
-"""The table of rules; that a mesh changes no result is for `test_main`'s eight devices."""
+"""The table of rules, and constraints; whole runs on a mesh are for `test_main`'s eight devices."""
+
+import os
+import subprocess
+import sys
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
@@ -10,7 +15,15 @@ from jax.sharding import PartitionSpec as P
 from toklip_jax.models.build import init_params
 from toklip_jax.models.config import Compute
 from toklip_jax.models.sizes import TOKLIP_SIZES
-from toklip_jax.sharding import AXES, make_mesh, put_batch, shardings
+from toklip_jax.sharding import (
+    AXES,
+    BATCH_AXES,
+    constrain,
+    make_mesh,
+    on_rows,
+    put_batch,
+    shardings,
+)
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
 
@@ -80,6 +93,92 @@ def test_an_unknown_axis_is_refused():
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="expected a batch size divisible by 4"):
         put_batch({"x": np.zeros((6, 2))}, abstract_mesh(2, 2, 1))
+
+
+def test_without_a_mesh_a_constraint_is_nothing():
+    x = jnp.zeros((2, 3))
+    assert constrain(x, BATCH_AXES, "tensor") is x
+    assert on_rows(lambda rows, whole: rows, x, x) is x
+
+
+ON_EIGHT_DEVICES = """
+import dataclasses
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from toklip_jax.models.config import Compute, TextConfig, VisionConfig
+from toklip_jax.models.toklip import TokLIPConfig
+from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.sharding import BATCH_AXES, constrain, make_mesh, shardings
+from toklip_jax.training.objectives import TokLIPObjective
+
+mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+
+# Where the devices don't divide a dimension, or shard_map has it, nothing is constrained.
+with jax.set_mesh(mesh):
+    odd = jax.jit(lambda x: constrain(x, BATCH_AXES, "tensor"))(jnp.ones((3, 5)))
+    even = jax.jit(lambda x: constrain(x, BATCH_AXES, "tensor"))(jnp.ones((4, 6)))
+    inside = jax.shard_map(
+        lambda x: constrain(x, BATCH_AXES, None), in_specs=P("data"), out_specs=P("data")
+    )
+    jax.jit(inside)(jnp.ones((8, 2)))
+assert even.sharding.shard_shape(even.shape) == (1, 3), even.sharding
+assert odd.shape == (3, 5)
+
+vq = LlamaGenConfig(
+    64, channels=32, multipliers=(1,), num_res_blocks=1, z_channels=32, stem_patch=8
+)
+vision = VisionConfig(64, 2, 4, is_causal=True, image_size=32, patch_size=8)
+text = TextConfig(64, 2, 4, vocab_size=512, context_length=16)
+model = TokLIPConfig(vq, vision, text, has_logit_bias=False)
+teacher = dataclasses.replace(vision, is_causal=False)
+objective = TokLIPObjective(model, teacher, Compute(is_rematerialised=True))
+params = jax.jit(objective.init)(jax.random.key(0))
+rng = np.random.default_rng(0)
+batch = {
+    "images": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
+    "token_ids": rng.integers(0, 512, (8, 16), np.int32),
+}
+
+def run(params, batch):
+    def loss(params):
+        return objective.loss(params, batch, jax.random.key(1))[0]
+    return jax.value_and_grad(loss)(params)
+
+plain = jax.device_get(jax.jit(run)(params, batch))
+with jax.set_mesh(mesh):
+    placed = jax.device_put(params, shardings(params, mesh))
+    lies = jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
+    compiled = jax.jit(run).lower(placed, jax.device_put(batch, lies)).compile()
+    constrained = jax.device_get(compiled(placed, jax.device_put(batch, lies)))
+
+def check(path, want, got):
+    error = np.max(np.abs(want - got)) / (np.max(np.abs(want)) + 1e-12)
+    assert error < 1e-4 or np.max(np.abs(want)) < 1e-6, (path, error)
+
+jax.tree_util.tree_map_with_path(check, plain, constrained)
+
+from toklip_jax.hlo import find_collectives
+gathers = [c for c in find_collectives(compiled.as_text()) if c.kind == "all-gather"]
+table = 512 * 64 * 4
+assert gathers and max(c.size for c in gathers) < table, max(gathers, key=lambda c: c.size)
+"""
+
+
+def test_constraints_change_no_result_and_gather_no_table():
+    """Values and gradients of all towers, on 2 x 2 x 2 devices against one."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_EIGHT_DEVICES],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+            "--xla_backend_optimization_level=0",  # compiles in less time
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def flat(tree):

@@ -1,7 +1,8 @@
 """The mesh, and the one table that says how parameters lie on it."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -64,6 +65,40 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Says how an activation lies on the mesh of `jax.set_mesh`; without a mesh, or on one device,
+    it is `x`.
+
+    Args:
+        axes: one entry a dimension: a mesh axis or several, or None, which keeps the dimension
+            whole on every device. Where the devices don't divide a dimension, or an axis is not the
+            compiler's to place (inside `shard_map`), the compiler is left to choose.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
+        return x
+    return jax.lax.with_sharding_constraint(
+        x, P(*(_entry(a, n, mesh) for a, n in zip(axes, x.shape, strict=True)))
+    )
+
+
+def on_rows(function: Callable[..., Any], rows: jax.Array, *whole: jax.Array) -> Any:
+    """Returns `function(rows, *whole)`, of each device's rows apart where a mesh is in context.
+
+    For what the compiler would not split: loops over rows, and kernels.
+
+    Args:
+        function: row by row; its results have the rows first.
+        rows: split over `data` and `fsdp` along the first axis.
+        whole: what every device has all of.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or _entry(BATCH_AXES, len(rows), mesh) != BATCH_AXES:
+        return function(rows, *whole)
+    specs = (BATCH, *(P() for _ in whole))
+    return jax.shard_map(function, in_specs=specs, out_specs=BATCH, check_vma=False)(rows, *whole)
+
+
 def put_batch(batch: Any, mesh: AnyMesh) -> Any:
     """Makes global arrays of this process's rows of a batch.
 
@@ -78,6 +113,18 @@ def put_batch(batch: Any, mesh: AnyMesh) -> Any:
         )
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def _entry(axes, size: int, mesh: AnyMesh):
+    """The partition spec's entry for one dimension of an activation."""
+    if axes is None:
+        return None
+    names = (axes,) if isinstance(axes, str) else axes
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    is_placed = all(types.get(name) == AxisType.Auto for name in names)
+    if not is_placed or size % math.prod(mesh.shape[name] for name in names):
+        return P.UNCONSTRAINED
+    return axes
 
 
 def _spec(name: str, shape: tuple[int, ...], mesh: AnyMesh) -> P:

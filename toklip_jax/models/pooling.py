@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.models.config import Compute, VisionConfig
-from toklip_jax.models.transformer import Mlp, Projection, layer_norm
+from toklip_jax.models.transformer import Mlp, Projection, layer_norm, over_heads
 from toklip_jax.ops.attention import attention
 
 
@@ -35,7 +35,8 @@ class MapPool(nn.Module):
         query = Projection((d,), heads, dtype, name="q")(latent)  # [1, k, e]
         query = jnp.broadcast_to(query, (len(tokens), *query.shape))  # [b, 1, k, e]
         kv = Projection((d,), (2, *heads), dtype, name="kv")(tokens)  # [b, n, 2, k, e]
-        out = attention(query, kv[:, :, 0], kv[:, :, 1])  # [b, 1, k, e]
+        query, key, value = map(over_heads, (query, kv[:, :, 0], kv[:, :, 1]))
+        out = over_heads(attention(query, key, value))  # [b, 1, k, e]
         out = Projection(heads, (d,), dtype, name="proj")(out)  # [b, 1, d]
         mlp = Mlp(config.mlp_dim, d, config.activation, dtype, name="mlp")
         return (out + mlp(layer_norm(config.norm_eps, dtype, "norm")(out)))[:, 0]

@@ -9,6 +9,7 @@ from toklip_jax.models.config import Compute, TextConfig, VisionConfig
 from toklip_jax.models.pooling import build_pool
 from toklip_jax.models.text_tower import TextTower
 from toklip_jax.models.transformer import Stack, layer_norm
+from toklip_jax.sharding import BATCH_AXES, constrain
 
 SIGLIP_LOGIT_SCALE, SIGLIP_LOGIT_BIAS = 2.302585092994046, -10.0  # ln 10 (SigLIP, section 3.2)
 
@@ -78,7 +79,7 @@ class ImageTower(nn.Module):
             raise ValueError(
                 f"expected images [b, {size}, {size}, 3], got {images.shape}: resize them"
             )
-        x = self.patch_embed(images)
+        x = self.patch_embed(constrain(images, BATCH_AXES, None, None, None))
         x = x.reshape(len(x), -1, x.shape[-1])  # [b, n, d]
         x = x + self.pos_embed.astype(self.compute.jax_dtype)
         return self.norm(self.stack(x))

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.config import Compute, TextConfig
 from toklip_jax.models.transformer import Stack, layer_norm
+from toklip_jax.sharding import BATCH_AXES, constrain
 
 TOKEN_STD, POSITION_STD = 0.02, 0.01  # of the initial tables, as CLIP's
 
@@ -38,7 +39,18 @@ class TextTower(nn.Module):
         pos_embed = self.param(
             "pos_embed", normal(POSITION_STD), (config.context_length, config.width)
         )
-        x = jnp.take(table, token_ids, axis=0).astype(dtype) + pos_embed.astype(dtype)
+        x = look_up(table, token_ids).astype(dtype) + pos_embed.astype(dtype)
         x = Stack(config, self.compute, name="stack")(x)
         x = layer_norm(config.norm_eps, dtype, "norm")(x)
         return nn.Dense(config.embed_dim, dtype=dtype, name="proj")(x[:, -1])
+
+
+def look_up(table: Float[Array, "v d"], token_ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    """Returns the rows of `table`, which may be too large to gather on every device.
+
+    Each device looks up its columns for the rows of all devices it shares the table with; the
+    results, not the table, are then exchanged.
+    """
+    token_ids = constrain(token_ids, "data", None)
+    x = constrain(jnp.take(table, token_ids, axis=0), "data", None, "fsdp")
+    return constrain(x, BATCH_AXES, None, None)

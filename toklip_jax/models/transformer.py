@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from toklip_jax.models.config import Compute, TransformerConfig
 from toklip_jax.ops.activations import activation
 from toklip_jax.ops.attention import attention
+from toklip_jax.sharding import BATCH_AXES, constrain
 
 
 class Stack(nn.Module):
@@ -46,11 +47,13 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         config, dtype = self.config, self.compute.jax_dtype
+        x = constrain(x, BATCH_AXES, None, None)
         x = x + SelfAttention(config, self.compute, name="attn")(
             layer_norm(config.norm_eps, dtype, "norm1")(x)
         )
         mlp = Mlp(config.mlp_dim, config.width, config.activation, dtype, name="mlp")
-        return x + mlp(layer_norm(config.norm_eps, dtype, "norm2")(x))
+        x = x + mlp(layer_norm(config.norm_eps, dtype, "norm2")(x))
+        return constrain(x, BATCH_AXES, None, None)
 
 
 class SelfAttention(nn.Module):
@@ -65,8 +68,8 @@ class SelfAttention(nn.Module):
         heads = (config.num_heads, config.head_dim)
         qkv = Projection((config.width,), (3, *heads), dtype, name="qkv")(x)  # [b, n, 3, k, e]
         # Three slices, not jnp.moveaxis: on CPU its gradient takes twice the time of all the rest.
-        query, key, value = (qkv[:, :, i] for i in range(3))
-        out = attention(query, key, value, is_causal=config.is_causal)  # [b, n, k, e]
+        query, key, value = (over_heads(qkv[:, :, i]) for i in range(3))
+        out = over_heads(attention(query, key, value, is_causal=config.is_causal))  # [b, n, k, e]
         return Projection(heads, (config.width,), dtype, name="proj")(out)
 
 
@@ -79,9 +82,10 @@ class Mlp(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+    def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n d"]:
         init = nn.initializers.xavier_uniform()
         x = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=init, name="fc1")(x)
+        x = constrain(x, BATCH_AXES, *(None,) * (x.ndim - 2), "tensor")
         x = activation(self.activation)(x)
         return nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=init, name="fc2")(x)
 
@@ -105,6 +109,11 @@ class Projection(nn.Module):
         kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, self.out_shape, jnp.float32)
         return jnp.tensordot(x.astype(self.dtype), kernel, ndim) + bias.astype(self.dtype)
+
+
+def over_heads(x: Float[Array, "b n k e"]) -> Float[Array, "b n k e"]:
+    """Puts the batch over `data` and `fsdp`, and the heads over `tensor`."""
+    return constrain(x, BATCH_AXES, None, "tensor", None)
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:

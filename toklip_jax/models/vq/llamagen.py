@@ -12,6 +12,7 @@ from toklip_jax.models.vq.base import VQOutput
 from toklip_jax.models.vq.blocks import Decoder, Encoder, conv
 from toklip_jax.ops.nearest import nearest_code
 from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.sharding import BATCH_AXES, constrain, on_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,7 @@ class LlamaGenVQ(nn.Module):
             raise ValueError(
                 f"expected image sides divisible by {factor}, got {height}x{width}: resize them"
             )
+        images = constrain(images, BATCH_AXES, None, None, None)
         # Accelerators round float32 products to bfloat16 by default, which would change ids.
         precision = "highest" if self.compute.vq_dtype == "float32" else None
         with jax.default_matmul_precision(precision):
@@ -128,13 +130,16 @@ class LlamaGenVQ(nn.Module):
     ) -> Float[Array, "b h w 3"]:
         """Returns images, float32, from code vectors on a grid of (h, w)."""
         x = code_vectors.reshape(-1, *grid, code_vectors.shape[-1])  # [b, h, w, c]
+        x = constrain(x, BATCH_AXES, None, None, None)
         x = self.decoder(self.post_quant_conv(x)).astype(jnp.float32)
         return depth_to_space(x, self.config.stem_patch)
 
     def _nearest(self, latents):
-        b, n, c = latents.shape
-        latents, codes = jax.lax.stop_gradient((latents.reshape(-1, c), self._codes()))
-        return nearest_code(latents, codes).reshape(b, n)
+        def search(latents, codes):
+            b, n, c = latents.shape
+            return nearest_code(latents.reshape(-1, c), codes).reshape(b, n)
+
+        return on_rows(search, *jax.lax.stop_gradient((latents, self._codes())))
 
     def _codes(self):
         return self._handed_on(self.codebook)
