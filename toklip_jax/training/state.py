@@ -61,11 +61,11 @@ def place(params: Params, mesh: jax.sharding.Mesh) -> Params:
     return jax.tree.map(put, params, shardings(params, mesh))
 
 
-def to_host(params: Params) -> Params:
-    """Returns parameters as numpy arrays, whole on every host."""
+def to_host(tree: Any) -> Any:
+    """Returns arrays as numpy's, whole on every host."""
     if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, params)
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), params)
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:
