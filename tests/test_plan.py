@@ -1,0 +1,138 @@
+"""Plans: of the devices at hand, and (slow, with libtpu) of a TPU topology that isn't here."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from toklip_jax import main as command
+from toklip_jax.models.config import Compute
+from toklip_jax.plan import Plan, abstract_objective, largest_batch, main
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = ROOT / "tests" / "training" / "tiny_run.py"
+RELEASED = ("toklip_s_256", "toklip_l_384")
+
+
+def plan_of(*flags, devices=8):
+    done = subprocess.run(
+        [sys.executable, "-m", "toklip_jax.plan", *flags],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+            "--xla_backend_optimization_level=0",  # compiles in less time
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_eight_local_devices_are_planned_for():
+    """Of a stage that starts from other stages, which say its sizes."""
+    flags = ("--config.compute.is_scanned=True", "--config.compute.is_rematerialised=True")
+    mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=4")
+    found = json.loads(plan_of("--json", f"--config={CONFIG}", *flags, *mesh))
+    assert found["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert found["chips"] == 8
+    # AdamW holds two numbers a parameter, and a step count; both lie on the mesh as they do.
+    assert found["optimizer"] == pytest.approx(2 * found["parameters"], rel=1e-2)
+    assert found["peak"] >= found["parameters"] + found["optimizer"] + found["frozen"]
+    assert found["model_flops"] < found["flops"] * 8  # rematerialised
+    assert found["collectives"]["all-gather"][1] > 0
+    assert found["seconds"] == {}  # nobody knows how fast these are
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("toklip_s_256", 256), ("toklip_l_384", 576)])
+def test_released_configs_name_their_sizes(name, tokens):
+    config = released(name)
+    objective = abstract_objective(config, "toklip", Compute())
+    assert objective.model_config.vision.num_tokens == tokens
+    assert objective.teacher_config.num_tokens == tokens
+    assert objective.model_config.vision.is_causal
+    assert not objective.model_config.has_logit_bias
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected --config=..., got none"),
+        ([f"--config={CONFIG}", "--stage=tocklip"], "did you mean 'toklip'"),
+        ([f"--config={CONFIG}", "--config.compute.dtype=float31"], "expected a dtype"),
+        ([f"--config={CONFIG}", "--config.toklip.init.vq=a.pt"], "expected size and teacher_size"),
+        ([f"--config={CONFIG}", "--config.toklip.batch_size=0"], "batch"),
+        (["--nonsense=1"], "nonsense"),
+    ],
+)
+def test_bad_flags_give_one_clear_error(flags, message, capsys):
+    assert main(["plan", *flags]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def made_up(batch, hbm=1000):
+    """A plan whose memory is 100 bytes and 2 an image."""
+    peak = 100 + 2 * batch
+    if peak > hbm:
+        return None
+    mesh = {"data": 1, "fsdp": 8, "tensor": 1}
+    parts = (8, mesh, batch, 1, 50, 20, 30, 2 * batch, peak, hbm, 1, 1.0, 1, {}, (0, ""), {})
+    return Plan("made up", *parts)
+
+
+def test_the_largest_batch_is_found_in_few_compiles():
+    tried = []
+
+    def try_batch(batch):
+        tried.append(batch)
+        return made_up(batch)
+
+    best = largest_batch(try_batch, made_up(64), ways=8)
+    assert best % 8 == 0
+    assert 0.9 * 1000 < made_up(best).peak <= 1000
+    assert len(tried) <= 3
+
+
+def released(name, *flags):
+    path = ROOT / "configs" / f"{name}.py"
+    return command._parse(["main", f"--config={path}", "--workdir=.", *flags]).config
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_steps_and_learning_rate_follow_the_batch_until_they_are_set(name):
+    def read(*flags):
+        return released(name, *flags).toklip
+
+    usual = read()
+    assert usual.loop.steps == 32 * 10_968_539 // usual.batch_size
+    assert usual.optimizer.learning_rate == 1e-5
+    larger = read(f"--config.toklip.batch_size={4 * usual.batch_size}")
+    assert larger.loop.steps == usual.loop.steps // 4
+    assert larger.optimizer.learning_rate == pytest.approx(2e-5)
+    fixed = read(
+        "--config.toklip.batch_size=128",
+        "--config.toklip.loop.steps=7",
+        "--config.toklip.optimizer.learning_rate=3e-5",
+    )
+    assert (fixed.loop.steps, fixed.optimizer.learning_rate) == (7, 3e-5)
+
+
+@pytest.mark.slow
+def test_the_full_size_fits_a_v5e_pod():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("NOT CHECKED: libtpu is not installed (pip install 'jax[tpu]')")
+    flags = ("--json", "--config=configs/toklip_s_256.py", "--topology=v5e:16x16")
+    found = json.loads(plan_of(*flags))
+    assert found["chips"] == 256
+    assert found["peak"] < found["hbm"]
+    assert found["largest_gather"][0] < 16 * 2**20  # a layer's weights, not a stack's
