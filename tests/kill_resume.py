@@ -21,6 +21,8 @@ import time
 
 HERE = pathlib.Path(__file__).resolve()
 EVENTS = ("save", "evaluation", "step")
+SAVE_EVERY, EVALUATE_EVERY = 3, 5
+REACH = {"save": 2, "evaluation": 1, "step": 10}  # of the next so many, one is the last
 
 
 def main():
@@ -40,8 +42,8 @@ def compare(directory, kills, steps, seed):
         f"--config={HERE.parent / 'training' / 'tiny_run.py'}",
         "--config.stages=('teacher',)",
         f"--config.teacher.loop.steps={steps}",
-        f"--config.teacher.loop.save_every={max(2, steps // 14)}",
-        f"--config.teacher.loop.evaluate_every={max(3, steps // 9)}",
+        f"--config.teacher.loop.save_every={SAVE_EVERY}",
+        f"--config.teacher.loop.evaluate_every={EVALUATE_EVERY}",
     ]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -60,15 +62,15 @@ def compare(directory, kills, steps, seed):
     while True:
         is_killing = sum(done.values()) < kills
         event = EVENTS[sum(done.values()) % len(EVENTS)] if is_killing else "none"
-        reach = max(1, steps // (kills + 1))
-        after = rng.randint(1, 2 * reach) if event == "step" else 1
-        child = run("killed", event, after, rng.uniform(0, 0.08))
+        child = run("killed", event, rng.randint(1, REACH.get(event, 1)), rng.uniform(0, 0.08))
         if child.returncode == -signal.SIGKILL:
             done[event] += 1
             resumed_at.append(_newest(directory / "killed"))
             continue
         assert child.returncode == 0, child.stderr
         break
+    assert sum(done.values()) == kills, f"the run ended before its kill number {kills}"
+    assert len(set(resumed_at)) > kills // 4, f"it hardly went on in between: {resumed_at}"
     alone, killed = (
         (directory / name / "teacher" / "weights" / "params.safetensors").read_bytes()
         for name in ("alone", "killed")

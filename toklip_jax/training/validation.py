@@ -39,7 +39,7 @@ def validation(
         rows = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
         is_there = rows.pop("mask")
         rows = {name: values[is_there] for name, values in rows.items()}
-        scale = np.asarray(to_host(params["logit_scale"]))
+        scale = jnp.asarray(to_host(params["logit_scale"]))
         return {PREFIX + k: v for k, v in _figures(rows, scale).items()}
 
     return evaluate
