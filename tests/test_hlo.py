@@ -90,6 +90,33 @@ def test_traffic_counts_loops_and_leaves_out_what_stays_on_the_chip():
     assert memory_traffic(LOOP) - memory_traffic(on_chip) == 27 * 32 * 16 * 2
 
 
+SLICED = """HloModule jit_step
+
+%inner (stack: f32[27,8], i: s32[]) -> f32[1,8] {
+  %stack = f32[27,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %one = f32[1,8]{1,0} dynamic-slice(%stack, %i, %i), dynamic_slice_sizes={1,8}
+}
+
+%outer (stack: f32[27,8], i: s32[]) -> f32[1,8] {
+  %stack = f32[27,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %layer = f32[1,8]{1,0} fusion(%stack, %i), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (stack: f32[27,8], i: s32[]) -> f32[1,8] {
+  %stack = f32[27,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %out = f32[1,8]{1,0} fusion(%stack, %i), kind=kOutput, calls=%outer
+}
+"""
+
+
+def test_a_layer_read_out_of_a_stack_counts_as_a_layer():
+    index = 4
+    assert memory_traffic(SLICED) == 2 * 8 * 4 + index
+
+
 def test_text_without_an_entry_is_refused():
     with pytest.raises(ValueError, match="expected the text of an HLO module"):
         find_collectives("HloModule empty")

@@ -13,6 +13,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "iota")
 FREE += ("conditional", "after-all", "partition-id", "copy-done", "custom-call")
+SLICES = ("dynamic-slice", "slice", "gather", "dynamic-update-slice")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -41,7 +42,7 @@ class Collective:
     def sent(self) -> float:
         """Bytes a device sends over its links a step, by the best algorithms for a ring."""
         if self.kind == "collective-permute":
-            return self.times * self.size
+            return float(self.times * self.size)
         passes = 2 if self.kind == "all-reduce" else 1
         return self.times * self.size * passes * (self.group - 1) / max(self.group, 1)
 
@@ -135,24 +136,37 @@ def _moved(instruction: _Instruction, shapes: dict[str, str], module) -> int:
     if instruction.opcode != "fusion" or not called:
         return sum(given) + got
     body = module.get(called[1], [])
-    parameters = {
-        i.name: int(number[1])
-        for i in body
-        if i.opcode == "parameter" and (number := re.match(r"parameter\((\d+)\)", i.rest))
-    }
-    for name, number in parameters.items():
-        users = [i for i in body if name in i.operands]
-        if users and number < len(given) and all(_is_slice_of(user, name) for user in users):
-            given[number] = min(given[number], sum(_slice(user, body) for user in users))
+    for number, name in _parameters(body).items():
+        if number < len(given):
+            given[number] = min(given[number], _read(name, body, module))
     updates = [i for i in body if i.opcode == "dynamic-update-slice"]
     if updates and any(i.is_root for i in updates):
         got = min(got, sum(_slice(i, body) for i in updates))
     return sum(given) + got
 
 
-def _is_slice_of(user, name):
-    is_slice = user.opcode in ("dynamic-slice", "slice", "gather", "dynamic-update-slice")
-    return is_slice and user.operands[0] == name
+def _read(name, body, module) -> int | float:
+    """Bytes of `name` that a fusion reads: slices, where all its uses are slices."""
+    total = 0
+    for user in (i for i in body if name in i.operands):
+        called = _CALLED.search(user.rest)
+        if user.opcode in SLICES and user.operands[0] == name:
+            total += _slice(user, body)
+        elif user.opcode == "bitcast":
+            total += _read(user.name, body, module)
+        elif user.opcode == "fusion" and called:
+            inner = module.get(called[1], [])
+            names = _parameters(inner)
+            places = [n for n, operand in enumerate(user.operands) if operand == name]
+            total += sum(_read(names[n], inner, module) for n in places)
+        else:
+            return math.inf
+    return total
+
+
+def _parameters(body) -> dict[int, str]:
+    numbers = {i.name: re.match(r"parameter\((\d+)\)", i.rest) for i in body}
+    return {int(number[1]): name for name, number in numbers.items() if number}
 
 
 def _slice(instruction, body):
