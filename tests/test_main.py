@@ -130,6 +130,7 @@ def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
         (["--config.vq.loop.steps=0"], "of at least 1"),
         (["--config.vq.objective=vqq"], "got 'vqq': did you mean 'vq'"),
         (["--config.compute.dtype=float31"], "expected a dtype of"),
+        (["--profile=7"], "expected --profile=FIRST:LAST"),
     ],
 )
 def test_bad_flags_give_one_clear_error(flags, message, tmp_path, capsys):

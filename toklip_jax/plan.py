@@ -202,8 +202,8 @@ def largest_batch(try_batch: Callable[[int], Plan | None], first: Plan, ways: in
 def hurry(effort: float = FAST) -> None:
     """Makes XLA for TPUs compile in an eighth of the time, for all that follows in this process.
 
-    Memory and collectives are as good as the same; less is fused, so that `Plan.traffic` and the
-    time it takes are about twice what a run's are (docs/scaling.md).
+    Memory and what collectives gather are about the same; less is fused and nothing is kept on the
+    chip between operations, so that `Plan.traffic` is two to three times a run's (docs/scaling.md).
     """
     jax.config.update("jax_exec_time_optimization_effort", effort)
 
@@ -263,7 +263,7 @@ def report(plan: Plan) -> str:
         "",
         f"model FLOPs a step     {plan.model_flops:.4g}",
         f"FLOPs a chip, as run   {plan.flops:.4g}",
-        f"bytes a chip, moved    {plan.traffic:.4g} (estimated)",
+        f"bytes a chip, moved    {plan.traffic:.4g} (an upper bound where --effort is below 0)",
         "",
         "collectives a step        number   MiB sent a chip",
     ]

@@ -55,7 +55,8 @@ def run(
     for name in config.stages if mode == "train" else ():
         batches, validation = _batches(config, name, tokenizer_path)
         train_stage(
-            name, config, workdir, mesh, batches, tokenizer_path, validation, profile=profile
+            *(name, config, workdir, mesh, batches, tokenizer_path, validation),
+            *(profile, allow_config_change),
         )
     if config.evaluation and is_main_host():
         EVALUATIONS[config.evaluation](config, workdir)

@@ -70,3 +70,10 @@ def test_chunks_do_not_average_the_contrastive_loss_of_small_batches(case):
     quarter = jax.tree.map(lambda x: x[:2], batch)
     small, _ = objective.loss(merge(*halves), quarter, jax.random.key(0))
     assert abs(float(whole) - float(small)) > 0.1
+
+
+def test_chunks_that_do_not_divide_the_batch_are_refused(case):
+    make, params, batch = case
+    halves = partition(params, make().trainable)
+    with pytest.raises(ValueError, match="divisible by accumulation, got 8 rows and 3"):
+        gradients(make(), *halves, batch, jax.random.key(0), 3)

@@ -206,3 +206,14 @@ def test_bad_samples_above_the_share_end_the_run_with_their_list(tmp_path):
 
     with pytest.raises(ValueError, match=r"no caption: \d+: 00000.tar:17"):
         fit(tmp_path, 200, source=bad, max_bad_share=0.2)
+
+
+def test_a_checkpoint_of_another_config_is_refused_unless_allowed(tmp_path, capsys):
+    def of(seed, steps, **fields):
+        return fit(tmp_path, steps, surroundings=Surroundings(description={"seed": seed}, **fields))
+
+    of(0, 10)
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+        of(1, 20)
+    of(1, 20, allow_change=True)
+    assert "seed: 0 there, 1 now" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.speed import Speed
 from toklip_jax.training.state import Params, TrainState, cast_frozen, merge, partition, place
 from toklip_jax.training.step import create_state, jit_step, make_step
+from toklip_jax.training.workdir import check_same
 
 Batches = Callable[[int], Iterator[Any]]  # start step -> batches from there on
 Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
@@ -76,7 +77,8 @@ class Surroundings:
     Attributes:
         title: of its lines and bar.
         evaluate: what `evaluate_every` calls, with the running mean where one is kept.
-        description: saved with every checkpoint, as json.
+        description: the run's config, saved with every checkpoint; one of another is refused.
+        allow_change: go on from a checkpoint of another config, after printing the differences.
         profile: steps [first, last) of which a profile is written.
         wandb: arguments of `wandb.init`; empty for none.
         compute: frozen towers are kept in its dtype.
@@ -85,6 +87,7 @@ class Surroundings:
     title: str = "train"
     evaluate: Evaluate | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    allow_change: bool = False
     profile: tuple[int, int] | None = None
     wandb: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     compute: Compute = dataclasses.field(default_factory=Compute)
@@ -137,13 +140,15 @@ class _Loop:
         frozen = keep_once(kept_in / "frozen", frozen)
         step = make_step(self.objective, self.optimizer, config.steps, seed, config.accumulation)
         self.step = jit_step(step, self.mesh, state, frozen)
-        described = self.surroundings.description
+        described = dict(self.surroundings.description)
         with Checkpoints(
             *(kept_in / "checkpoints", config.keep, config.keep_every, config.best),
             described,
         ) as checkpoints:
             if checkpoints.latest_step is not None:
                 state = checkpoints.restore(state)
+                theirs = checkpoints.describe(int(state.step))
+                check_same(str(kept_in), theirs, described, self.surroundings.allow_change)
             start = int(state.step)
             if start < config.steps:
                 stream = batches(start)

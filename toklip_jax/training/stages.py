@@ -45,6 +45,7 @@ def train_stage(
     tokenizer_path: pathlib.Path | None,
     validation_batches: Callable[[], Iterator[Any]] | None = None,
     profile: tuple[int, int] | None = None,
+    allow_config_change: bool = False,
 ) -> pathlib.Path:
     """Trains stage `name` of `config`, or goes on with it, and returns its weights' directory.
 
@@ -52,7 +53,7 @@ def train_stage(
         batches: see `loop.train`; what it yields must fit the stage's objective.
         tokenizer_path: of the text tokenizer the batches are made with, saved with the weights.
         validation_batches: what `loop.evaluate_every` validates on.
-        profile: steps to profile, see `loop.Surroundings`.
+        profile, allow_config_change: see `loop.Surroundings`.
 
     Raises:
         ValueError: `evaluate_every` without `validation_batches`.
@@ -68,6 +69,7 @@ def train_stage(
         title=name,
         evaluate=_evaluation(name, objective, loop, validation_batches, mesh),
         description=json.loads(config.to_json()),
+        allow_change=allow_config_change,
         profile=profile,
         wandb=config.get("wandb", {}),
         compute=compute,

@@ -117,6 +117,10 @@ def _split(tree, chunks):
     """[b, ...] -> [chunks, b / chunks, ...]."""
 
     def split(x):
+        if len(x) % chunks:
+            raise ValueError(
+                f"expected a batch size divisible by accumulation, got {len(x)} rows and {chunks}"
+            )
         x = x.reshape(-1, chunks, *x.shape[1:])
         return jnp.swapaxes(x, 0, 1)
 

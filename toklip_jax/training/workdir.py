@@ -55,6 +55,15 @@ def _check_same(path, mine, allow_change):
     if not (path / CONFIG_NAME).exists():
         return
     theirs = json.loads((path / CONFIG_NAME).read_text())
+    check_same(str(path), theirs, mine, allow_change)
+
+
+def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None:
+    """Compares the config of a run that is there with this one's.
+
+    Raises:
+        ValueError: they differ, and that isn't allowed; where it is, the differences are printed.
+    """
     old, new = flatten(theirs), flatten(mine)
     differ = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
     if not differ:
@@ -62,10 +71,10 @@ def _check_same(path, mine, allow_change):
     lines = [f"{n}: {old.get(n)} there, {new.get(n)} now" for n in differ]
     if not allow_change:
         raise ValueError(
-            f"{path} holds a run of another config ({'; '.join(lines)}): choose another workdir, "
+            f"{where} holds a run of another config ({'; '.join(lines)}): choose another workdir, "
             f"pass --allow_config_change to go on with this one, or --restart to delete that run"
         )
-    print(f"{path} goes on with another config:", *lines, sep="\n  ")
+    print(f"{where} goes on with another config:", *lines, sep="\n  ")
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
