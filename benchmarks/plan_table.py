@@ -86,8 +86,9 @@ def _cells(found):
     peak = chip(found["device_kind"]).bf16_flops
     cells = [f"{x:.2f}" for x in gib]
     cells += [f"{found['hbm'] / 2**30:.0f}", f"{found['flops']:.2e}"]
-    cells += [f"{found['traffic'] / 2**30:.0f}", f"{sent:.1f}"]
-    cells += [f"{1e3 * seconds[k]:.0f}" for k in ("compute", "memory", "links")]
+    cells += [f"{found['traffic'] / 2**30:.0f}" if found["traffic"] else "", f"{sent:.1f}"]
+    for name in ("compute", "memory", "links"):
+        cells.append(f"{1e3 * seconds[name]:.0f}" if name in seconds else "")
     cells += [f"{found['model_flops'] / found['chips'] / peak / seconds['compute']:.0%}"]
     return " " + " | ".join(cells) + " |"
 
