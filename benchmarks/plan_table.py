@@ -15,7 +15,7 @@ import sys
 import jax
 
 from toklip_jax.chips import chip
-from toklip_jax.main import _parse
+from toklip_jax.main import parse
 from toklip_jax.plan import hurry, plan, topology_devices
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def _cells(found):
 
 def _compile(config, topology, batch, chunks):
     arguments = ["plan_table", f"--config={ROOT / 'configs' / config}.py", "--workdir=."]
-    values = _parse(arguments).config
+    values = parse(arguments).config
     return plan(values, topology_devices(topology), batch=batch, accumulation=chunks)
 
 

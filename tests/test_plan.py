@@ -105,7 +105,7 @@ def test_the_largest_batch_is_found_in_few_compiles():
 
 def released(name, *flags):
     path = ROOT / "configs" / f"{name}.py"
-    return command._parse(["main", f"--config={path}", "--workdir=.", *flags]).config
+    return command.parse(["main", f"--config={path}", "--workdir=.", *flags]).config
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     logging.getLogger("absl").setLevel(logging.WARNING)
     try:
-        values = _parse(argv)
+        values = parse(argv)
     except ValueError as error:
         return _report(error)
     try:
@@ -56,7 +56,12 @@ def _report(error):
     return 2
 
 
-def _parse(argv):
+def parse(argv: list[str]) -> flags.FlagValues:
+    """Returns the values of the flags, `config` among them.
+
+    Raises:
+        ValueError: a flag or a config that is wrong, in one line.
+    """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "a configs/*.py; --config.a.b=value overrides a field", flag_values=values

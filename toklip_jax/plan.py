@@ -331,7 +331,7 @@ def _parse(argv):
         "search", False, "look for the largest batch: up to three more compiles", flag_values=own
     )
     rest = own(argv, known_only=True)
-    return own, command._parse([*rest, "--workdir=."]).config
+    return own, command.parse([*rest, "--workdir=."]).config
 
 
 def _toklip_configs(config, section):
