@@ -5,6 +5,7 @@ import concurrent.futures
 import itertools
 import logging
 import pathlib
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 _SCANS = 8  # threads; they wait for storage
 _GAP = 2**14  # bytes between two members up to which one read fetches both
+
+# numpy parses a file's header with `ast`, which Python 3.11 can't do in two threads at once
+# (cpython issue 106905).
+_LOADING = threading.Lock()
 
 
 class WebDatasetSource:
@@ -87,7 +92,8 @@ class WebDatasetSource:
     def _row(self, index):
         shard = bisect.bisect_right(self._starts, index) - 1
         if shard not in self._indexes:
-            self._indexes[shard] = np.load(self._index_paths[shard], mmap_mode="r")
+            with _LOADING:
+                self._indexes[shard] = np.load(self._index_paths[shard], mmap_mode="r")
         return shard, self._indexes[shard][index - self._starts[shard]]
 
     def _read(self, path, places):
