@@ -1,7 +1,9 @@
+import concurrent.futures
 import json
 import os
 import pathlib
 import pickle
+import time
 
 import fsspec
 import numpy as np
@@ -266,3 +268,25 @@ def test_braces_stand_for_ranges_and_alternatives(pattern, expected):
 def test_patterns_that_name_nothing_are_refused(pattern, message):
     with pytest.raises(ValueError, match=message):
         expand(pattern)
+
+
+def test_threads_open_one_index_at_a_time(raw, tmp_path, monkeypatch):
+    """`numpy.load` in two threads of Python 3.11 raises SystemError now and then."""
+    for shard in range(8):
+        (tmp_path / f"{shard:05}.tar").write_bytes(raw.tar_bytes(raw.pairs(shard, 1)))
+    source = WebDatasetSource(str(tmp_path / "{00000..00007}.tar"))
+    load, running, most = np.load, [], []
+
+    def slow(*args, **kwargs):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", slow)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: source[i]["text"], range(8)))
+    assert found == [f"one circle {i}".encode() for i in range(8)]
+    assert len(most) == 8
+    assert max(most) == 1
