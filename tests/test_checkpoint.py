@@ -95,7 +95,7 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_aloud(damage, tm
         got = checkpoints.restore(state())
         assert int(got.step) == 2
         assert "checkpoint 4" in caplog.text
-        assert "the one before it is taken" in caplog.text
+        assert "and 2 is taken" in caplog.text
         checkpoints.save(4, state().replace(step=jnp.int32(4)))  # there is room for it again
         assert checkpoints.latest_step == 4
     assert (tmp_path / "broken-4").exists()  # nothing is lost
@@ -115,6 +115,23 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
         with pytest.raises(OSError, match=r"no space left in .*run the same command again"):
             checkpoints.save(2, state())
         assert checkpoints.latest_step == 1
+
+
+def test_where_no_checkpoint_can_be_read_all_stay_where_they_are(tmp_path):
+    saved(tmp_path, 2, 4)
+    for path in [p for p in tmp_path.glob("*/state/**/*") if p.is_file()]:
+        os.truncate(path, 0)
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match=r"none that can be read; 4: .*; 2: "):
+            checkpoints.restore(state())
+        assert checkpoints.latest_step == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+
+
+def test_what_is_kept_once_is_not_cast_silently(tmp_path):
+    keep_once(tmp_path / "frozen", {"a": jnp.ones(3, jnp.bfloat16)})
+    with pytest.raises(ValueError, match=r"a: saved .*bfloat16.* wanted .*float32"):
+        keep_once(tmp_path / "frozen", {"a": jnp.ones(3)})
 
 
 def test_what_never_changes_is_kept_once(tmp_path):

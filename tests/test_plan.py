@@ -135,4 +135,6 @@ def test_the_full_size_fits_a_v5e_pod():
     found = json.loads(plan_of(*flags))
     assert found["chips"] == 256
     assert found["peak"] < found["hbm"]
-    assert found["largest_gather"][0] < 16 * 2**20  # a layer's weights, not a stack's
+    # All texts' features in float32, which the contrastive loss needs; all else is smaller: a
+    # layer's weights, not a stack's.
+    assert found["largest_gather"][0] == found["batch"] * 1152 * 4

@@ -87,7 +87,8 @@ class Checkpoints:
     def restore(self, state: Any, step: int | None = None) -> Any:
         """Returns the state saved at `step`, the newest unless given.
 
-        A newest checkpoint that can't be read is set aside, and the one before it taken, aloud.
+        A newest checkpoint that can't be read is set aside, and the one before it taken, aloud;
+        where none can be read, all stay where they are.
 
         Args:
             state: its structure: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
@@ -98,14 +99,22 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         if step is not None:
             return self._restore(abstract, step)
-        while (step := self.latest_step) is not None:
+        broken, steps = {}, [] if self.latest_step is None else self._manager.all_steps()
+        for step in sorted(steps, reverse=True):
             try:
-                return self._restore(abstract, step)
+                state = self._restore(abstract, step)
             except CheckpointMismatch:
                 raise
             except Exception as error:
-                self._set_aside(step, error)
-        raise ValueError(f"expected a checkpoint in {self._directory}, found none that can be read")
+                broken[step] = str(error).strip().splitlines() or [type(error).__name__]
+                continue
+            if broken:
+                self._set_aside(broken, step)
+            return state
+        reasons = "".join(f"; {step}: {lines[0][:200]}" for step, lines in broken.items())
+        raise ValueError(
+            f"expected a checkpoint in {self._directory}, found none that can be read{reasons}"
+        )
 
     def describe(self, step: int) -> dict[str, Any]:
         """Returns the description saved with `step`."""
@@ -153,40 +162,37 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self._manager.restore(step, args=args).state
 
-    def _set_aside(self, step, error):
-        broken = self._directory / f"{BROKEN_PREFIX}{step}"
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        _log.warning(
-            "checkpoint %s in %s can't be read (%s): it is now %s, and the one before it is taken",
-            *(step, self._directory, reason[0][:200], broken.name),
-        )
+    def _set_aside(self, broken, taken):
         self._manager.close()
-        if jax.process_index() == 0:
-            if broken.exists():
-                broken.rmtree()
-            (self._directory / str(step)).rename(broken)
-        multihost_utils.sync_global_devices("set aside") if jax.process_count() > 1 else None
+        for step, reason in broken.items():
+            aside = self._directory / f"{BROKEN_PREFIX}{step}"
+            _log.warning(
+                "checkpoint %s in %s can't be read (%s): it is now %s, and %s is taken",
+                *(step, self._directory, reason[0][:200], aside.name, taken),
+            )
+            if jax.process_index() == 0:
+                if aside.exists():
+                    aside.rmtree()
+                (self._directory / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set aside")
         self._manager = self._open()
 
     def _check(self, step, abstract):
         # Orbax reports shapes only one by one, and casts a differing dtype silently.
-        saved = _leaves(self._manager.item_metadata(step)["state"])
-        wanted = _leaves(abstract)
-        differ = sorted(n for n in saved.keys() | wanted if saved.get(n) != wanted.get(n))
-        if differ and not saved:
+        saved = self._manager.item_metadata(step)["state"]
+        if saved is None:
             raise OSError("it has no metadata")
-        if differ:
-            lines = [f"{n}: saved {saved.get(n)}, wanted {wanted.get(n)}" for n in differ[:5]]
-            raise CheckpointMismatch(
-                f"checkpoint {step} in {self._directory} is of another model or optimizer; "
-                f"{len(differ)} entries differ: " + "; ".join(lines)
-            )
+        _expect_same(f"checkpoint {step} in {self._directory}", saved, abstract)
 
 
 def keep_once(directory: epath.PathLike, tree: Any) -> Any:
     """Saves `tree` at `directory`, or returns what was saved there, with `tree`'s shardings.
 
     For what a run needs and never changes: frozen parameters.
+
+    Raises:
+        ValueError: what was saved there has another structure, shape or dtype.
     """
     directory = absolute(directory)
     if not jax.tree.leaves(tree):
@@ -195,13 +201,26 @@ def keep_once(directory: epath.PathLike, tree: Any) -> Any:
         if not directory.exists():
             checkpointer.save(directory, tree)
             return tree
-        return checkpointer.restore(directory, jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+        _expect_same(str(directory), checkpointer.metadata(directory).item_metadata, abstract)
+        return checkpointer.restore(directory, abstract)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """Returns a path that Orbax takes: absolute where it is local, a bucket's as it is."""
     path = epath.Path(path)
     return path if "://" in str(path) else epath.Path(path.absolute())
+
+
+def _expect_same(where, saved, wanted):
+    saved, wanted = _leaves(saved), _leaves(wanted)
+    differ = sorted(n for n in saved.keys() | wanted if saved.get(n) != wanted.get(n))
+    if differ:
+        lines = [f"{n}: saved {saved.get(n)}, wanted {wanted.get(n)}" for n in differ[:5]]
+        raise CheckpointMismatch(
+            f"{where} is of another model or optimizer; {len(differ)} entries differ: "
+            + "; ".join(lines)
+        )
 
 
 def _leaves(tree):

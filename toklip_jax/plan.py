@@ -31,14 +31,9 @@ from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES, named_size
 from toklip_jax.models.toklip import TokLIPConfig
 from toklip_jax.sharding import make_mesh, shardings
-from toklip_jax.training.objectives import (
-    Objective,
-    TeacherObjective,
-    TokLIPObjective,
-    VQObjective,
-)
+from toklip_jax.training.objectives import Objective, VQObjective
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.stages import STAGE_PREFIX
+from toklip_jax.training.stages import STAGE_PREFIX, make_objective
 from toklip_jax.training.state import cast_frozen, partition
 from toklip_jax.training.step import create_state, jit_step, make_step
 
@@ -234,15 +229,12 @@ def abstract_objective(config: ConfigDict, stage: str, compute: Compute) -> Obje
     A `toklip` stage names its sizes (`size`, `teacher_size`: see `models/sizes.py`), or starts
     from stages of the same config.
     """
-    section = config[stage]
-    where = f"the {section.objective} stage's loss"
-    others = {"compute": compute}
+    section, others = config[stage], {"compute": compute}
     if section.objective == "toklip":
         others["model_config"], others["teacher_config"] = _toklip_configs(config, section)
-        return build(TokLIPObjective, section.loss.to_dict(), where, **others)
-    others["model_config"] = config_from_dict(section.model.to_dict())
-    cls = {"vq": VQObjective, "teacher": TeacherObjective}[section.objective]
-    return build(cls, section.loss.to_dict(), where, **others)
+    else:
+        others["model_config"] = config_from_dict(section.model.to_dict())
+    return make_objective(section, **others)
 
 
 def report(plan: Plan) -> str:

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -217,3 +219,30 @@ def test_a_checkpoint_of_another_config_is_refused_unless_allowed(tmp_path, caps
         of(1, 20)
     of(1, 20, allow_change=True)
     assert "seed: 0 there, 1 now" in capsys.readouterr().out
+
+
+def test_a_best_metric_that_no_evaluation_has_is_refused(tmp_path):
+    judged = Surroundings(evaluate=lambda params: {"validation/r1": 0.5})
+    with pytest.raises(ValueError, match=r"expected loop.best of \['validation/r1'\], got 'r1'"):
+        fit(tmp_path / "a", 4, surroundings=judged, evaluate_every=2, best="r1")
+    fit(tmp_path / "b", 4, surroundings=judged, evaluate_every=2, best="validation/r1")
+    assert [r["step"] for r in read_metrics(tmp_path / "b" / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_wandb_gets_what_the_log_has_and_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
+    calls = []
+
+    def init(**settings):
+        calls.append(settings)
+        return types.SimpleNamespace(
+            log=lambda scalars, step: calls.append((step, scalars["loss"])), finish=lambda: None
+        )
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    asked = Surroundings(wandb={"project": "toklip"})
+    fit(tmp_path / "run" / "stage", 2, surroundings=asked)
+    fit(tmp_path / "run" / "stage", 3, surroundings=asked)
+    starts = [call for call in calls if isinstance(call, dict)]
+    assert [call["project"] for call in starts] == ["toklip", "toklip"]
+    assert starts[0]["id"] == starts[1]["id"] == "run-train"
+    assert [call[0] for call in calls if isinstance(call, tuple)] == [1, 2, 3]

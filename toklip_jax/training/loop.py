@@ -152,17 +152,16 @@ class _Loop:
             start = int(state.step)
             if start < config.steps:
                 stream = batches(start)
-                self.problems = getattr(batches, "problems", [])  # found before the first batch
+                bad = BadSamples(config.max_bad_share)
                 try:
-                    state = self._train(state, frozen, stream, start, checkpoints)
+                    bad.add(0, getattr(batches, "problems", []))  # found when it was opened
+                    state = self._train(state, frozen, stream, bad, start, checkpoints)
                 finally:
                     _close(stream)
         return merge(state.params if state.ema is None else state.ema, untouched)
 
-    def _train(self, state, frozen, stream, start, checkpoints) -> TrainState:
+    def _train(self, state, frozen, stream, bad, start, checkpoints) -> TrainState:
         config, total = self.config, self.config.steps
-        bad = BadSamples(config.max_bad_share)
-        bad.add(0, self.problems)
         skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
         profile = _Profile(self.surroundings.profile, self.directory / "profile")
         log = RunLog(
@@ -215,9 +214,12 @@ class _Loop:
         every = self.config.evaluate_every
         if not every or (done % every and done != self.config.steps):
             return {}
-        return self.surroundings.evaluate(
+        figures = self.surroundings.evaluate(
             merge(state.params if state.ema is None else state.ema, frozen)
         )
+        if self.config.best and self.config.best not in figures:
+            raise ValueError(f"expected loop.best of {sorted(figures)}, got {self.config.best!r}")
+        return figures
 
     def _flops(self, state, frozen, batch) -> float:
         compute = dataclasses.replace(self.surroundings.compute, is_rematerialised=False)

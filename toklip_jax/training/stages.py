@@ -71,7 +71,7 @@ def train_stage(
         description=json.loads(config.to_json()),
         allow_change=allow_config_change,
         profile=profile,
-        wandb=config.get("wandb", {}),
+        wandb=dict(config.get("wandb", {})),
         compute=compute,
     )
     optimizer = build(OptimizerConfig, stage.optimizer.to_dict(), f"{name}.optimizer")
@@ -129,13 +129,23 @@ def build_stage(
     return BUILDERS[stage.objective](stage, compute, workdir, mesh, seed)
 
 
+def make_objective(stage: ml_collections.ConfigDict, **others: Any) -> Objective:
+    """Returns the objective of a stage's section; `others` are its fields besides the loss's.
+
+    Raises:
+        ValueError: a field that the objective doesn't have; names the nearest.
+    """
+    cls = OBJECTIVES[stage.objective]
+    return build(cls, stage.loss.to_dict(), f"the {stage.objective} stage's loss", **others)
+
+
 def _build_vq(stage, compute, workdir, mesh, seed):
-    objective = _objective(VQObjective, stage, model_config=_model(stage), compute=compute)
+    objective = make_objective(stage, model_config=_model(stage), compute=compute)
     return objective, _fresh(objective, mesh, seed)
 
 
 def _build_teacher(stage, compute, workdir, mesh, seed):
-    objective = _objective(TeacherObjective, stage, model_config=_model(stage), compute=compute)
+    objective = make_objective(stage, model_config=_model(stage), compute=compute)
     return objective, _fresh(objective, mesh, seed)
 
 
@@ -149,8 +159,7 @@ def _build_toklip(stage, compute, workdir, mesh, seed):
     params = start.weights.params | {"teacher": teacher.params["image_tower"]}
     if not stage.has_logit_bias:
         params.pop("logit_bias", None)
-    objective = _objective(
-        TokLIPObjective,
+    objective = make_objective(
         stage,
         model_config=model,
         teacher_config=teacher.config.vision,
@@ -159,11 +168,8 @@ def _build_toklip(stage, compute, workdir, mesh, seed):
     return objective, params
 
 
+OBJECTIVES = {"vq": VQObjective, "teacher": TeacherObjective, "toklip": TokLIPObjective}
 BUILDERS = {"vq": _build_vq, "teacher": _build_teacher, "toklip": _build_toklip}
-
-
-def _objective(cls: type, stage: ml_collections.ConfigDict, **others: Any) -> Objective:
-    return build(cls, stage.loss.to_dict(), f"the {stage.objective} stage's loss", **others)
 
 
 def _fresh(objective: Objective, mesh: jax.sharding.Mesh, seed: int) -> Params:
