@@ -185,6 +185,18 @@ def test_evaluation_in_workers_is_the_same(shards, tokenizer):
         np.testing.assert_array_equal(one["mask"], other["mask"])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_that_goes_on_has_the_same_rows_in_workers_too(shards, tokenizer, workers):
+    shares = {"host": 1, "hosts": 2}
+    whole = list(evaluation_batches(shards, SIZE, tokenizer, 4, **shares))
+    for start in (5, 11):
+        rest = evaluation_batches(shards, SIZE, tokenizer, 4, workers, **shares, start=start)
+        for one, other in zip(list(rest), whole[start:], strict=True):
+            assert (one["keys"], one["skipped"]) == (other["keys"], other["skipped"])
+            for name in ("images", "token_ids", "labels", "mask"):
+                np.testing.assert_array_equal(one[name], other[name])
+
+
 def test_augment_reaches_the_transform_of_the_kind(shards, tokenizer, monkeypatch):
     scales = []
 

@@ -87,6 +87,33 @@ def test_evaluation_sees_each_sample_once_and_masks_the_filling(source):
     assert seen[-1]["row"].tolist()[-3:] == [SIZE - 1] * 3
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_an_evaluation_goes_on_with_the_rows_that_are_left(source, hosts, start):
+    for host in range(hosts):
+        whole = list(evaluation_batches(source, BATCH, ShiftAndScale(), 0, host, hosts))
+        rest = list(evaluation_batches(source, BATCH, ShiftAndScale(), 0, host, hosts, start=start))
+        assert len(rest) == 3 - start
+        for one, other in zip(rest, whole[start:], strict=True):
+            for name in ("row", "images", "mask"):
+                np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_an_evaluation_that_goes_on_reads_nothing_it_passes_over(source):
+    read = set()
+
+    class Watched(ArraySource):
+        def __getitem__(self, index):
+            read.add(index)
+            return super().__getitem__(index)
+
+    list(evaluation_batches(Watched(**source.arrays), BATCH, start=2))
+    assert read == set(range(2 * BATCH, SIZE))
+    for start, message in [(4, "at most the 3 batches there are, got 4"), (-1, "got -1")]:
+        with pytest.raises(ValueError, match=message):
+            evaluation_batches(source, BATCH, start=start)
+
+
 def test_workers_start_in_a_plain_script_that_parses_no_flags(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -106,7 +133,7 @@ def test_workers_start_in_a_plain_script_that_parses_no_flags(tmp_path):
         ({"batch_size": 6, "hosts": 4}, "multiple of the 4 hosts, got 6"),
         ({"batch_size": 0}, "got 0"),
         ({"host": 2, "hosts": 2}, r"host in \[0, 2\)"),
-        ({"start_step": -1}, "start_step"),
+        ({"start_step": -1}, "start of at least 0, got -1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named_at_once(source, arguments, message):

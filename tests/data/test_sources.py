@@ -8,7 +8,9 @@ from toklip_jax.data.emoji import EmojiSet, split_emoji
 from toklip_jax.data.sources import ArraySource, build_source
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
-CONCEPTS = tuple(Concept((f"{i:X}",), f"thing {i}", "all", "sub", (), i) for i in range(5))
+CONCEPTS = tuple(
+    Concept((f"{i:X}",), f"thing {i}", ("even", "odd")[i % 2], "sub", (), i) for i in range(5)
+)
 
 
 @pytest.fixture
@@ -41,7 +43,16 @@ def test_emoji_samples_carry_captions_of_their_own_concept(tokenizer):
         assert sample["captions"].shape == (3, 8)
         np.testing.assert_array_equal(sample["captions"], source.captions[sample["concept_ids"]])
     assert len(build_source({"kind": "emoji", "part": "test"})) == 5
-    assert set(build_source({"kind": "emoji"})[0]) == {"images", "concept_ids"}
+    assert set(build_source({"kind": "emoji"})[0]) == {"images", "concept_ids", "labels"}
+
+
+@pytest.mark.usefixtures("_drawn")
+def test_emoji_samples_are_labelled_with_the_group_of_their_concept():
+    source = build_source({"kind": "emoji", "part": "test"})
+    assert source.classes == ("even", "odd")
+    for sample in (source[i] for i in range(len(source))):
+        assert sample["labels"] == sample["concept_ids"] % 2
+        assert sample["labels"].dtype == np.int32
 
 
 @pytest.mark.parametrize(

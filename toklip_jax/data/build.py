@@ -98,15 +98,18 @@ def evaluation_batches(
     num_workers: int = 0,
     host: int = 0,
     hosts: int = 1,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """Returns the source once, in order, with `mask`; see `pipeline.evaluation_batches`.
 
     Args:
         tokenizer: of the captions; None for samples without. Drawn sources give all `captions`.
+        start: batches to pass over.
     """
     transform = Decode(image_size, False, tokenizer) if is_raw(config) else None
     data = DataBatches(config, transform, batch_size, tokenizer=tokenizer)
-    return pipeline.evaluation_batches(data.source, batch_size, transform, num_workers, host, hosts)
+    shares = (num_workers, host, hosts, start)
+    return pipeline.evaluation_batches(data.source, batch_size, transform, *shares)
 
 
 def training_transform(

@@ -76,6 +76,7 @@ def evaluation_batches(
     num_workers: int = 0,
     host: int = 0,
     hosts: int = 1,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """Returns an iterator over the source once, in order, with `mask` bool [b]: which rows count.
 
@@ -86,14 +87,19 @@ def evaluation_batches(
         transform: as for `batches`.
         batch_size: of all hosts together.
         host: as for `batches`.
+        start: batches to pass over, where an evaluation goes on; costs nothing. The number of
+            batches leaves none.
 
     Raises:
-        ValueError: an empty source, or sizes that don't fit; says which.
+        ValueError: an empty source, sizes that don't fit, or a start past the end; says which.
     """
-    _check(source, batch_size, 0, host, hosts)
-    rows = -(-len(source) // batch_size) * batch_size
-    dataset = grain.MapDataset.range(rows).seed(0).random_map(_Masked(Reader(source, transform)))
-    dataset = _share(dataset, batch_size, host, hosts)
+    _check(source, batch_size, start, host, hosts)
+    number = -(-len(source) // batch_size)
+    if start > number:
+        raise ValueError(f"expected a start of at most the {number} batches there are, got {start}")
+    rows = grain.MapDataset.range(number * batch_size).seed(0)
+    dataset = rows.random_map(_Masked(Reader(source, transform)))
+    dataset = _share(dataset, batch_size, host, hosts)[start:]
     return _closing(_ahead(dataset, num_workers))
 
 
@@ -174,7 +180,7 @@ def _fields(sample):
     return [name for name in sample if name not in (KEY, SKIPPED)]
 
 
-def _check(source, batch_size, start_step, host, hosts):
+def _check(source, batch_size, start, host, hosts):
     if len(source) == 0:
         raise ValueError("expected a source with samples, got an empty one: check its path")
     if hosts < 1 or not 0 <= host < hosts:
@@ -183,5 +189,5 @@ def _check(source, batch_size, start_step, host, hosts):
         raise ValueError(
             f"expected a batch_size that is a multiple of the {hosts} hosts, got {batch_size}"
         )
-    if start_step < 0:
-        raise ValueError(f"expected a start_step of at least 0, got {start_step}")
+    if start < 0:
+        raise ValueError(f"expected a start of at least 0, got {start}")

@@ -39,12 +39,17 @@ class ArraySource:
 
 
 class EmojiSource:
-    """Samples of `images` and `concept_ids`, with `captions` [captions, t] if there are any."""
+    """Samples of `images`, `concept_ids`, `labels`, and `captions` [captions, t] if there are any.
+
+    Attributes:
+        classes: names of the groups, which `labels` are places in.
+    """
 
     def __init__(
         self, emoji: EmojiSet, captions: Int32[np.ndarray, "concepts captions t"] | None = None
     ):
         self.images, self.concept_ids, self.captions = emoji.images, emoji.concept_ids, captions
+        self.labels, self.classes = emoji.group_ids, emoji.groups
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +57,7 @@ class EmojiSource:
     def __getitem__(self, index: int) -> Sample:
         concept_id = self.concept_ids[index]
         sample = {"images": self.images[index], "concept_ids": concept_id}
+        sample["labels"] = self.labels[index]
         if self.captions is not None:
             sample["captions"] = self.captions[concept_id]
         return sample
