@@ -109,6 +109,14 @@ class Tokenizer:
         features = self._apply(ids, "image_features")
         return l2_normalize(features) if normalize else features
 
+    def token_features(self, ids: Any, *, normalize: bool = True) -> Float[Array, "b n d"]:
+        """Returns each token's own feature, float32, in the space of `text_features`.
+
+        What the pool makes of that token alone; its similarity to a text says where the text is.
+        """
+        features = self._apply(self._check_ids(ids), "token_features")
+        return l2_normalize(features) if normalize else features
+
     def text_features(self, texts: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
         """Returns features, float32, of texts (a list of strings, or one) or of token ids [b, t].
 

@@ -1,6 +1,7 @@
 """Pooling, beyond what the recorded outputs show of the MAP kind."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from toklip_jax.models.config import Compute, VisionConfig
 from toklip_jax.models.resize import resize_model
 from toklip_jax.models.sizes import TOKLIP_SIZES
 from toklip_jax.models.token_encoder import TokenEncoder
+from toklip_jax.models.toklip import TokLIP
 
 CONFIG = VisionConfig(32, 1, 4, image_size=64, pool="flatten")
 
@@ -37,3 +39,61 @@ def test_flattened_pooling_refuses_another_image_size():
     )
     with pytest.raises(ValueError, match="tied to the number of tokens"):
         resize_model(config, {}, 96)
+
+
+@pytest.mark.parametrize("pool", ["map", "flatten"])
+def test_prefix_features_are_those_of_the_ids_alone_and_the_last_are_the_whole(pool):
+    model, params = _toklip(pool)
+    ids = jax.random.randint(jax.random.key(2), (2, 16), 0, model.config.vq.codebook_size)
+    features = model.apply(params, ids, (4, 16), method="prefix_features")
+    whole = model.apply(params, ids, method="image_features")
+    np.testing.assert_allclose(features[:, 1], whole, atol=1e-5)
+    others = ids.at[:, 4:].set(jnp.flip(ids[:, 4:]))
+    again = model.apply(params, others, (4, 16), method="prefix_features")
+    np.testing.assert_allclose(again[:, 0], features[:, 0], atol=1e-5)
+    assert np.abs(again[:, 1] - features[:, 1]).max() > 1e-3
+
+
+def test_prefixes_want_a_causal_encoder_and_a_count_in_range():
+    model, params = _toklip("map")
+    ids = jnp.zeros((1, 16), jnp.int32)
+    with pytest.raises(ValueError, match=r"counts in \[1, 16\], got \(0,\)"):
+        model.apply(params, ids, (0,), method="prefix_features")
+    vision = dataclasses.replace(model.config.vision, is_causal=False)
+    model = TokLIP(dataclasses.replace(model.config, vision=vision), Compute())
+    with pytest.raises(ValueError, match="expected a causal token encoder"):
+        model.apply(params, ids, (4,), method="prefix_features")
+
+
+def test_flattened_token_features_add_up_to_the_pooled_one():
+    model, params = _toklip("flatten")
+    ids = jax.random.randint(jax.random.key(2), (2, 16), 0, model.config.vq.codebook_size)
+    alone = model.apply(params, ids, method="token_features")
+    bias = params["params"]["token_encoder"]["pool"]["linear"]["bias"]
+    whole = model.apply(params, ids, method="image_features")
+    np.testing.assert_allclose((alone - bias).sum(axis=1) + bias, whole, atol=1e-4)
+
+
+def test_attention_pooling_of_one_token_is_its_token_feature():
+    model, params = _toklip("map")
+    ids = jax.random.randint(jax.random.key(2), (2, 16), 0, model.config.vq.codebook_size)
+    alone = model.apply(params, ids, method="token_features")
+    tokens = model.apply(params, ids, method="semantic_tokens")
+    third = model.apply(params, tokens[:, 2:3], method="pool_tokens")
+    np.testing.assert_allclose(alone[:, 2], third, atol=1e-5)
+
+
+@functools.cache
+def _toklip(pool):
+    config = TOKLIP_SIZES["tiny"]
+    vision = dataclasses.replace(config.vision, pool=pool, is_causal=True)
+    model = TokLIP(dataclasses.replace(config, vision=vision), Compute())
+    images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
+    token_ids = jnp.zeros((1, config.text.context_length), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), images, token_ids)
+    return model, jax.tree.map(_shaken, params)
+
+
+def _shaken(x):
+    """Biases start at zero: moved, so that they count."""
+    return x + 0.05 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)

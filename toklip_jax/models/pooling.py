@@ -14,6 +14,23 @@ def build_pool(config: VisionConfig, compute: Compute) -> nn.Module:
     return {"map": MapPool, "flatten": FlattenPool}[config.pool](config, compute)
 
 
+def first_tokens(tokens: Float[Array, "b n d"], count: int, pool: str) -> Float[Array, "b m d"]:
+    """Returns what makes a pool of kind `pool` see the first `count` tokens only."""
+    if pool == "map":
+        return tokens[:, :count]
+    # Tied to its number of tokens: those that are not there are zeros, and so add nothing.
+    return jnp.where((jnp.arange(tokens.shape[1]) < count)[:, None], tokens, 0)
+
+
+def single_tokens(tokens: Float[Array, "b n d"], pool: str) -> Float[Array, "bn m d"]:
+    """Returns the tokens as b * n images of one token each, for a pool of kind `pool`."""
+    b, n, d = tokens.shape
+    if pool == "map":
+        return tokens.reshape(b * n, 1, d)
+    alone = jnp.where(jnp.eye(n, dtype=bool)[:, :, None], tokens[:, None], 0)  # [b, n, n, d]
+    return alone.reshape(b * n, n, d)
+
+
 class MapPool(nn.Module):
     """Attention pooling: a learned latent asks one question of all tokens.
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.config import Compute, TextConfig, VisionConfig
+from toklip_jax.models.pooling import first_tokens, single_tokens
 from toklip_jax.models.text_tower import TextTower
 from toklip_jax.models.token_encoder import TokenEncoder
 from toklip_jax.models.vq import VQConfig
@@ -81,6 +82,34 @@ class TokLIP(nn.Module):
     def image_features(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Returns the pooled feature, not normalised."""
         return self.token_encoder(self._code_vectors(ids))
+
+    def prefix_features(
+        self, ids: Int[Array, "b n"], counts: tuple[int, ...]
+    ) -> Float[Array, "b k d"]:
+        """Returns the features that the first `counts` ids give, not normalised.
+
+        The token encoder runs once: under a causal mask, a token is what its prefix makes of it.
+
+        Raises:
+            ValueError: attention is not causal, or a count is out of range.
+        """
+        config = self.config.vision
+        if not config.is_causal:
+            raise ValueError("expected a causal token encoder for prefixes, got one that sees all")
+        if not all(1 <= count <= config.num_tokens for count in counts):
+            raise ValueError(f"expected counts in [1, {config.num_tokens}], got {counts}")
+        tokens = self.semantic_tokens(ids)
+        pooled = [self.pool_tokens(first_tokens(tokens, k, config.pool)) for k in counts]
+        return jnp.stack(pooled, axis=1)
+
+    def token_features(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
+        """Returns the feature that each token gives when it is pooled alone, not normalised.
+
+        In the space of `text_features`: where in an image a text is.
+        """
+        tokens = self.semantic_tokens(ids)
+        features = self.pool_tokens(single_tokens(tokens, self.config.vision.pool))
+        return features.reshape(tokens.shape)
 
     def text_features(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b d"]:
         """Returns text features, not normalised."""
