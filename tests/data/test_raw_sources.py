@@ -170,6 +170,8 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
         captions = [bytes(r["text"]).decode() for r in read]
         assert captions == [f"c {record['label']}" for record in read]
     assert source.key(2) == "pairs/train:2"
+    assert source.classes == ("0", "1", "2", "3", "4")
+    assert build_source(config | {"label": None}).classes is None
     assert set(build_source({"kind": "tfds", "directory": prepared})[0]) == {"image"}
 
 

@@ -6,7 +6,12 @@ from toklip_jax.fields import known
 
 
 class TfdsSource:
-    """Records of `image` (encoded, as stored), and `text` and `label` where named."""
+    """Records of `image` (encoded, as stored), and `text` and `label` where named.
+
+    Attributes:
+        classes: what each label stands for ("0", "1", ... where the data set has only a number of
+            classes); None without a label, or with one that isn't a class.
+    """
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class TfdsSource:
         fields = {"image": image, "text": text, "label": label}
         self.features = {field: f for field, f in fields.items() if f is not None}
         self._rows = _rows(builder, split, self.features)
+        self.classes = _classes(builder, label)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -91,3 +97,10 @@ def _rows(builder, split, features):
             f"expected {builder.name} in a format of random access: prepare it with "
             f'file_format="array_record"'
         ) from error
+
+
+def _classes(builder, label):
+    feature = None if label is None else builder.info.features[label]
+    if getattr(feature, "num_classes", None) is None:
+        return None
+    return tuple(feature.names)
