@@ -8,6 +8,7 @@ that are no scalars are wrapped, so that no hash of theirs is ever computed.
 """
 
 import dataclasses
+import io
 import pickletools
 from collections.abc import Callable
 from typing import Any
@@ -63,16 +64,18 @@ class WrappedKey:
 
 @dataclasses.dataclass(frozen=True)
 class PickleData:
-    """The value of a pickle, and every name that it mentions."""
+    """The value of a pickle, and every name and every outside thing that it mentions."""
 
     value: Any
     globals: tuple[Global, ...]
+    persistent_ids: tuple[PersistentId, ...]
 
 
-def read_pickle(data: bytes) -> PickleData:
+def read_pickle(data: bytes | io.BufferedIOBase) -> PickleData:
     """Returns what a pickle describes. Runs nothing, imports nothing, takes no more than it weighs.
 
-    Sets become lists. Containers may share parts or hold themselves.
+    Sets become lists. Containers may share parts or hold themselves. A file is read from where it
+    stands, and stands behind the pickle then.
 
     Raises:
         PickleError: `data` are no pickle, or need an instruction that no checkpoint needs.
@@ -85,7 +88,7 @@ def read_pickle(data: bytes) -> PickleData:
         raise
     except Exception as error:  # pickletools raises many kinds on damaged bytes
         raise PickleError(f"the pickle is damaged ({type(error).__name__})") from error
-    return PickleData(machine.pop(), tuple(machine.globals))
+    return PickleData(machine.pop(), tuple(machine.globals), tuple(machine.persistent_ids))
 
 
 class _Machine:
@@ -96,6 +99,7 @@ class _Machine:
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
         self.globals: dict[Global, None] = {}  # a dict keeps their order
+        self.persistent_ids: list[PersistentId] = []
 
     def run(self, name: str, arg: Any) -> None:
         if name in CONSTANTS:
@@ -156,6 +160,11 @@ def _append(machine, values):
 def _pairs(items):
     keys = (k if isinstance(k, SCALARS) else WrappedKey(k) for k in items[::2])
     return dict(zip(keys, items[1::2], strict=True))
+
+
+def _refer(machine, value):
+    machine.persistent_ids.append(PersistentId(value))
+    machine.push(machine.persistent_ids[-1])
 
 
 def _build(machine, _):
@@ -262,6 +271,6 @@ INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "INST": _instance,
     "OBJ": _object,
     "BUILD": _build,
-    "PERSID": lambda machine, arg: machine.push(PersistentId(arg)),
-    "BINPERSID": lambda machine, _: machine.push(PersistentId(machine.pop())),
+    "PERSID": lambda machine, arg: _refer(machine, arg),
+    "BINPERSID": lambda machine, _: _refer(machine, machine.pop()),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.convert.torch_legacy import is_legacy, read_torch_legacy
 from toklip_jax.convert.torch_zip import Inert, is_zip, read_torch_zip
 from toklip_jax.files import MappedFile, read_safetensors
 
@@ -51,15 +52,18 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         raise ValueError(f"expected a checkpoint file, got the directory {path}")
     if path.stat().st_size < 16:
         raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
-    if not is_zip(path):
-        _refuse_others(path)
-    file = MappedFile(path)
-    if is_zip(path):
-        tree, kind = read_torch_zip(file), "torch"
-    else:
-        tree, kind = read_safetensors(file), "safetensors"
+    tree, kind, file = _read(path)
     tensors, dropped = _select(tree, path)
     return Checkpoint(file, kind, tensors, dropped)
+
+
+def _read(path):
+    if is_zip(path):
+        return read_torch_zip(file := MappedFile(path)), "torch", file
+    if is_legacy(path):
+        return read_torch_legacy(file := MappedFile(path)), "torch", file
+    _refuse_others(path)
+    return read_safetensors(file := MappedFile(path)), "safetensors", file
 
 
 def _refuse_others(path):
@@ -68,8 +72,8 @@ def _refuse_others(path):
     resave = RESAVE.format(name=path)
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or tarfile.is_tarfile(path):
         raise ValueError(
-            f"{path} is in a format of torch before 1.6, which can't be read safely here: where "
-            f"torch is installed, run {resave}"
+            f"{path} is a plain pickle or an early torch's tar, which can't be read safely here: "
+            f"where torch is installed, run {resave}"
         )
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")

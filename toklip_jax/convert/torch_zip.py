@@ -16,15 +16,24 @@ zip entry, entry within the file. Arrays are read-only views of the mapped file;
 decompressed, so nothing can grow. Texts of the file are shortened and escaped in messages.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import zipfile
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
 
-from toklip_jax.convert.pickle_data import Call, Global, PersistentId, WrappedKey, read_pickle
+from toklip_jax.convert.pickle_data import (
+    Call,
+    Global,
+    PersistentId,
+    PickleData,
+    WrappedKey,
+    read_pickle,
+)
 from toklip_jax.files import MappedFile
 
 DTYPES = {
@@ -88,6 +97,20 @@ class Inert:
     name: str
 
 
+@runtime_checkable
+class Storages(Protocol):
+    """Where the entries of a file's tensors lie."""
+
+    path: pathlib.Path
+
+    def storage(self, dtype: np.dtype, key: str, numel: int) -> np.ndarray:
+        """Returns the entries of a storage, a read-only view.
+
+        Raises:
+            ValueError: no such storage, or one too small.
+        """
+
+
 def is_zip(path: str | pathlib.Path) -> bool:
     """Tells whether a file begins as a zip does."""
     with open(path, "rb") as file:
@@ -103,30 +126,60 @@ def read_torch_zip(file: MappedFile) -> Any:
         UnsafeFileError: the pickle names something that runs code.
         ValueError: damaged, compressed, big-endian, or not written by `torch.save`.
     """
-    try:
+    with one_clear_error(file.path):
         with zipfile.ZipFile(file.path) as archive:
             infos = archive.infolist()
-        return _read(_Archive(file, infos))
+        archive = _Archive(file, infos)
+        return resolve(read_pickle(archive.pickle_bytes()), archive)
+
+
+@contextlib.contextmanager
+def one_clear_error(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever hostile bytes make a reader raise into a ValueError that names the file."""
+    try:
+        yield
     except UnsafeFileError:
         raise
     except ValueError as error:
-        raise ValueError(f"can't read {file.path}: {error}") from error
+        raise ValueError(f"can't read {path}: {error}") from error
     except Exception as error:  # hostile bytes make zipfile and recursion raise nearly anything
         raise ValueError(
-            f"can't read {file.path}: damaged or cut off ({type(error).__name__})"
+            f"can't read {path}: damaged or cut off ({type(error).__name__})"
         ) from error
 
 
-def _read(archive):
-    data = read_pickle(archive.pickle_bytes())
+def resolve(data: PickleData, storages: Storages) -> Any:
+    """Returns what a pickle of torch describes, its tensors as views of their storages.
+
+    Raises:
+        UnsafeFileError: the pickle names something that runs code.
+        ValueError: damaged.
+    """
     for found in data.globals:
         if is_dangerous(found):
             raise UnsafeFileError(
-                f"refused {archive.path}: its pickle names {shown(str(found))}, which runs code "
+                f"refused {storages.path}: its pickle names {shown(str(found))}, which runs code "
                 f"where it is loaded; nothing was run. Get the weights from a source you trust, "
                 f"as .safetensors"
             )
-    return _Resolver(archive).resolve(data.value)
+    return _Resolver(storages).resolve(data.value)
+
+
+def storage_id(found: PersistentId) -> tuple[np.dtype, str, int]:
+    """Returns a storage's dtype, key and number of entries, checked."""
+    pid = found.value
+    # Before torch 1.6 a sixth entry could make a storage a part of another; torch 0.1 used it last.
+    is_whole = isinstance(pid, tuple) and (len(pid) == 5 or (len(pid) == 6 and pid[5] is None))
+    if not is_whole or pid[0] != "storage":
+        raise ValueError("damaged: a tensor without storage")
+    _, kind, key, _, numel = pid[:5]
+    if not isinstance(kind, Global) or kind.module not in ("torch", "torch.storage"):
+        raise ValueError("damaged: a storage of no type of torch's")
+    if kind.name not in DTYPES:
+        raise ValueError(f"expected a storage of {sorted(DTYPES)}, got {shown(kind.name)}")
+    if not isinstance(key, str) or type(numel) is not int or not 0 <= numel < MAX_AXIS:
+        raise ValueError("damaged: a storage without a proper size")
+    return DTYPES[kind.name], key, numel
 
 
 def is_dangerous(found: Global) -> bool:
@@ -217,25 +270,19 @@ def _tensor(call) -> _Tensor:
     if len(args) == 7 and args[6]:
         raise ValueError("a tensor is stored negated or conjugated: re-save it from PyTorch")
     storage, offset, size, stride = args[:4]
-    pid = storage.value if isinstance(storage, PersistentId) else None
-    if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+    if not isinstance(storage, PersistentId):
         raise ValueError("damaged: a tensor without storage")
-    _, kind, key, _, numel = pid
-    if not isinstance(kind, Global) or kind.module not in ("torch", "torch.storage"):
-        raise ValueError("damaged: a storage of no type of torch's")
-    if kind.name not in DTYPES:
-        raise ValueError(f"expected a storage of {sorted(DTYPES)}, got {shown(kind.name)}")
+    dtype, key, numel = storage_id(storage)
     size, stride = _unwrap_size(size), _unwrap_size(stride)
     if (
-        not isinstance(key, str)
-        or not isinstance(size, tuple)
+        not isinstance(size, tuple)
         or not isinstance(stride, tuple)
         or len(size) != len(stride)
         or len(size) > MAX_NDIM
-        or any(type(x) is not int or not 0 <= x < MAX_AXIS for x in (*size, *stride, offset, numel))
+        or any(type(x) is not int or not 0 <= x < MAX_AXIS for x in (*size, *stride, offset))
     ):
         raise ValueError("damaged: a tensor without a proper shape")
-    return _Tensor(DTYPES[kind.name], key, numel, offset, size, stride)
+    return _Tensor(dtype, key, numel, offset, size, stride)
 
 
 def _unwrap_size(value):
