@@ -11,6 +11,7 @@ from toklip_jax.data.array_record import ArrayRecordSource
 from toklip_jax.data.captions import all_captions, caption_table
 from toklip_jax.data.emoji import EmojiSet, named_split
 from toklip_jax.data.image_folder import ImageFolderSource
+from toklip_jax.data.karpathy import KarpathySource
 from toklip_jax.data.mixture import Mixture
 from toklip_jax.data.pipeline import Source
 from toklip_jax.data.table import TableSource
@@ -182,6 +183,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "array_record": ArrayRecordSource,
     "emoji": emoji,
     "image_folder": ImageFolderSource,
+    "karpathy": KarpathySource,
     "mixture": mixture,
     "synthetic": synthetic,
     "table": TableSource,
@@ -190,7 +192,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 # Kinds whose samples are records of an encoded `image`, a `text` and a `label`.
-RAW = frozenset({"array_record", "image_folder", "table", "tfds", "webdataset"})
+RAW = frozenset({"array_record", "image_folder", "karpathy", "table", "tfds", "webdataset"})
 
 
 TEXTS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {

@@ -1,0 +1,90 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from toklip_jax.data.build import evaluation_batches
+from toklip_jax.data.health import BadSample
+from toklip_jax.data.sources import build_source
+
+
+def row(number, split, captions=5, directory="val2014"):
+    """An image as dataset_coco.json describes it."""
+    sentences = [
+        {"tokens": ["one"], "raw": f"one circle {number}.{i} ", "imgid": number, "sentid": i}
+        for i in range(captions)
+    ]
+    found = {"filename": f"{number}.jpg", "split": split, "imgid": number, "sentences": sentences}
+    return found | ({"filepath": directory, "cocoid": 7} if directory else {})
+
+
+def write(root, rows, raw):
+    for number, one in enumerate(rows):
+        path = root / one.get("filepath", "") / one["filename"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(raw.jpeg(4 * number))
+    (root / "dataset.json").write_text(json.dumps({"images": rows, "dataset": "x"}))
+    return {"kind": "karpathy", "annotations": f"{root}/dataset.json", "images": f"{root}/"}
+
+
+def test_a_split_gives_its_images_and_their_first_captions(tmp_path, raw):
+    rows = [
+        row(0, "test"),
+        row(1, "restval", captions=1, directory="train2014"),  # not asked for
+        row(2, "test", captions=7),
+        row(3, "val"),
+    ]
+    config = write(tmp_path, rows, raw)
+    source = build_source(config)
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        assert len(one) == 2
+        assert one[0] == {"image": raw.jpeg(0), "text": "one circle 0.0 "}
+        assert one[1] == {"image": raw.jpeg(8), "text": "one circle 2.0 "}
+        assert [one.key(i) for i in range(2)] == ["val2014/0.jpg", "val2014/2.jpg"]
+        assert one.texts() == [[f"one circle {i}.{j} " for j in range(5)] for i in (0, 2)]
+    assert build_source(config | {"split": "val", "num_captions": 2}).texts() == [
+        ["one circle 3.0 ", "one circle 3.1 "]
+    ]
+
+
+def test_flickrs_images_lie_in_one_directory(tmp_path, raw):
+    source = build_source(write(tmp_path, [row(5, "test", directory=None)], raw))
+    assert (source.key(0), source[0]["image"]) == ("5.jpg", raw.jpeg(0))
+
+
+def test_an_image_that_is_gone_is_a_row_that_does_not_count(tmp_path, raw, tokenizer):
+    config = write(tmp_path, [row(i, "test") for i in range(5)], raw)
+    (tmp_path / "val2014/1.jpg").unlink()
+    with pytest.raises(BadSample, match="missing image"):
+        build_source(config)[1]
+    batches = list(evaluation_batches(config, 16, tokenizer, 2))
+    masks = np.concatenate([batch["mask"] for batch in batches])
+    assert masks.tolist() == [True, False, True, True, True, False]
+    assert [batch["skipped"] for batch in batches] == [[("val2014/1.jpg", "missing image")], [], []]
+    assert batches[0]["token_ids"].shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "error", "message"),
+    [
+        (None, {}, FileNotFoundError, r"found no file .*dataset.json"),
+        ("[]", {}, ValueError, "layout of dataset_coco.json"),
+        ("{", {}, ValueError, "layout of dataset_coco.json"),
+        ('{"images": []}', {}, ValueError, "no images"),
+        ('{"images": [{"split": "test"}]}', {}, ValueError, "wrong: 'filename'"),
+        ('{"images": ["a.jpg"]}', {}, ValueError, "layout of dataset_coco.json"),
+        ([row(0, "test")], {"split": "tets"}, ValueError, "got 'tets': did you mean 'test'"),
+        ([row(0, "test"), row(1, "test", 4)], {}, ValueError, "expected 5 captions.*val2014/1.jpg"),
+        ([row(0, "test")], {"num_captions": 0}, ValueError, "num_captions of at least 1, got 0"),
+        ([row(0, "test")], {"num_caption": 5}, ValueError, "did you mean 'num_captions'"),
+    ],
+)
+def test_a_wrong_file_or_argument_is_one_clear_error(tmp_path, content, change, error, message):
+    path = tmp_path / "dataset.json"
+    if content is not None:
+        is_text = isinstance(content, str)
+        path.write_text(content if is_text else json.dumps({"images": content}))
+    config = {"kind": "karpathy", "annotations": str(path), "images": str(tmp_path)}
+    with pytest.raises(error, match=message):
+        build_source(config | change)
