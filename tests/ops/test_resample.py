@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.ops.resample import resample_positions, resize_images
+from toklip_jax.ops.resample import resample_positions, resize_images, resize_images_tf1
 
 
 def test_bilinear_resize_equals_the_recorded_one(golden):
@@ -38,3 +38,18 @@ def test_normalised_vectors_have_length_one_and_zero_stays_finite_in_gradient():
     np.testing.assert_allclose(jnp.linalg.norm(l2_normalize(x), axis=-1), 1, atol=1e-6)
     grad = jax.grad(lambda v: l2_normalize(v).sum())(jnp.zeros((1, 4)))
     assert jnp.isfinite(grad).all()
+
+
+def test_tf1_resize_reads_pixel_i_at_i_times_the_ratio():
+    row = jnp.asarray([0.0, 10.0, 40.0]).reshape(1, 1, 3, 1)
+    got = resize_images_tf1(row, 1, 6)[0, 0, :, 0]
+    np.testing.assert_allclose(got, [0, 5, 10, 25, 40, 40], atol=1e-5)  # the last is repeated
+    np.testing.assert_allclose(resize_images_tf1(row, 1, 2)[0, 0, :, 0], [0, 25], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "height", "width"), [("down", 5, 9), ("up", 50, 70)])
+def test_tf1_resize_is_torch_fidelitys(golden, name, height, width):
+    pixels = np.random.default_rng(8).integers(0, 256, (2, 48, 64, 3))[:1].astype(np.float32)
+    want = np.load(golden("inception/outputs.npz"))[name]
+    got = resize_images_tf1(jnp.asarray(pixels), height, width)
+    np.testing.assert_allclose(got[:, : want.shape[1]], want, atol=2e-5)  # of 255

@@ -13,6 +13,7 @@ from toklip_jax.convert.reader import Checkpoint
 from toklip_jax.convert.rules import Rule, match, to_jax, to_torch
 from toklip_jax.files import AnyLazy
 from toklip_jax.models.build import param_shapes
+from toklip_jax.models.inception import InceptionConfig
 from toklip_jax.models.teacher import TeacherConfig
 from toklip_jax.models.toklip import TokLIPConfig
 from toklip_jax.models.vq import LlamaGenConfig
@@ -59,6 +60,13 @@ FAMILIES = {
         infer.infer_vq,
         maps.LLAMAGEN,
         LlamaGenConfig,
+    ),
+    "inception": Family(
+        "FID's Inception v3 in pytorch-fid's names",
+        ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight"),
+        infer.infer_inception,
+        maps.INCEPTION,
+        InceptionConfig,
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.models.config import TextConfig, VisionConfig
+from toklip_jax.models.inception import InceptionConfig
 from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES
 from toklip_jax.models.teacher import TeacherConfig
 from toklip_jax.models.toklip import TokLIPConfig
@@ -15,6 +16,9 @@ from toklip_jax.models.vq import LlamaGenConfig
 
 Tensors = Mapping[str, np.ndarray]
 TRUNK, TEXT = "visual.trunk.", "text."
+FID_CLASSES = 1008  # of the graph "inception-2015-12-05"; torchvision's has 1000
+FID_STEM_WIDTH = 32
+FID_FILE = "pt_inception-2015-12-05-6726825d.pth of github.com/mseitzer/pytorch-fid"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,22 @@ def infer_teacher(tensors: Tensors, hints: Hints) -> TeacherConfig:
     named = _fitting(tensors, TEACHER_SIZES)
     vision = _vision(tensors, hints, named, patch_size, is_causal=False)
     return TeacherConfig(vision, _text(tensors, hints, named), "logit_bias" in tensors)
+
+
+def infer_inception(tensors: Tensors, hints: Hints) -> InceptionConfig:
+    """Returns the config of FID's Inception; only the divisor of its widths may differ.
+
+    Raises:
+        ValueError: another Inception v3, such as torchvision's, which has the same names.
+    """
+    classes = _shape(tensors, "fc.weight")[0]
+    if classes != FID_CLASSES or any(name.startswith("AuxLogits.") for name in tensors):
+        raise ValueError(
+            f"expected FID's Inception v3, whose fc has {FID_CLASSES} classes, got another with "
+            f"{classes}: its features would not compare; fetch {FID_FILE}"
+        )
+    width = _shape(tensors, "Conv2d_1a_3x3.conv.weight")[0]
+    return InceptionConfig(divisor=max(FID_STEM_WIDTH // max(width, 1), 1))
 
 
 def _vision(tensors, hints, named, patch_size, is_causal):

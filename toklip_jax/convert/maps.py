@@ -1,7 +1,7 @@
 """The maps: PyTorch's names and layouts on the left, ours on the right.
 
 LlamaGen's names stand alone or, in TokLIP's files, under `visual.trunk.vq.`. The image towers have
-timm's names, the text tower open_clip's.
+timm's names, the text tower open_clip's, Inception those of torchvision and pytorch-fid.
 """
 
 from toklip_jax.convert.rules import Rule
@@ -11,6 +11,8 @@ CONV = "o i h w -> h w i o"
 PACKED_IN, PACKED_IN_BIAS = "(p k e) d -> d p k e", "(p k e) -> p k e"  # q, k, v or k, v
 HEADS_IN, HEADS_IN_BIAS = "(k e) d -> d k e", "(k e) -> k e"
 HEADS_OUT = "d (k e) -> k e d"
+CLASSIFIER = "the classifier, of which FID makes no use"
+BATCHES = "a counter of training's batches, no parameter"
 USAGE = "a counter of codes lately used in training, no parameter"
 
 
@@ -160,4 +162,46 @@ TOKLIP = [
     *linear("visual.trunk.vq_mapping", "token_encoder/mapping/fc2"),
     *tower_rules("token_encoder"),
     *TEXT_RULES,
+]
+
+
+def unit_rules(source: str, target: str) -> list[Rule]:
+    """A convolution, its batch norm and that norm's running statistics."""
+    return [
+        Rule(f"{source}.conv.weight", f"{target}/kernel", CONV),
+        *norm(f"{source}.bn", target),
+        Rule(f"{source}.bn.running_mean", f"{target}/mean"),
+        Rule(f"{source}.bn.running_var", f"{target}/variance"),
+        Rule(f"{source}.bn.num_batches_tracked", None, reason=BATCHES),
+    ]
+
+
+def block_of_branches_rules(source: str, target: str) -> list[Rule]:
+    """The branches of Inception's blocks; each block has some of them."""
+    return [
+        *unit_rules(f"{source}.branch{{k}}x{{l}}", f"{target}/branch_{{k}}x{{l}}"),
+        *unit_rules(f"{source}.branch{{k}}x{{l}}_{{j}}", f"{target}/branch_{{k}}x{{l}}_{{j}}"),
+        *unit_rules(
+            f"{source}.branch{{k}}x{{l}}_{{j}}{{A}}", f"{target}/branch_{{k}}x{{l}}_{{j}}{{A}}"
+        ),
+        *unit_rules(
+            f"{source}.branch{{k}}x{{l}}dbl_{{j}}", f"{target}/branch_double_{{k}}x{{l}}_{{j}}"
+        ),
+        *unit_rules(
+            f"{source}.branch{{k}}x{{l}}dbl_{{j}}{{A}}",
+            f"{target}/branch_double_{{k}}x{{l}}_{{j}}{{A}}",
+        ),
+        *unit_rules(f"{source}.branch7x7x3_{{j}}", f"{target}/branch_7x7x3_{{j}}"),
+        *unit_rules(f"{source}.branch_pool", f"{target}/branch_pool"),
+    ]
+
+
+INCEPTION = [
+    *unit_rules("Conv2d_1{A}_3x3", "conv_1{A}"),
+    *unit_rules("Conv2d_2{A}_3x3", "conv_2{A}"),
+    *unit_rules("Conv2d_3{A}_1x1", "conv_3{A}"),
+    *unit_rules("Conv2d_4{A}_3x3", "conv_4{A}"),
+    *block_of_branches_rules("Mixed_{i}{B}", "mixed_{i}{B}"),
+    Rule("fc.weight", None, reason=CLASSIFIER),
+    Rule("fc.bias", None, reason=CLASSIFIER),
 ]

@@ -6,6 +6,7 @@ the sizes it needs come from the model's own shapes.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,8 @@ class Rule:
     """One line of a map.
 
     Attributes:
-        source: PyTorch's name; `{i}` and `{j}` stand for numbers.
+        source: PyTorch's name; `{i}` and `{j}` stand for numbers, `{A}` and other capitals for a
+            letter.
         target: slash path of ours, with the same placeholders; None carries the tensor along
             unchanged, beside the parameters.
         pattern: einops pattern from PyTorch's axes to ours.
@@ -95,7 +97,7 @@ def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
     names = {}
     for path in paths:
         for rule in rules:
-            if rule.target and (found := re.fullmatch(_regex(rule.target), path)):
+            if rule.target and (found := _regex(rule.target).fullmatch(path)):
                 names[rule.source.format(**found.groupdict())] = path
                 break
     return names
@@ -104,7 +106,7 @@ def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
 def match(name: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:
     """Returns the rule that covers a PyTorch name, and the path it gives; (None, None) if none."""
     for rule in rules:
-        if found := re.fullmatch(_regex(rule.source), name):
+        if found := _regex(rule.source).fullmatch(name):
             return rule, rule.target and rule.target.format(**found.groupdict())
     return None, None
 
@@ -142,9 +144,10 @@ def _sides(pattern):
     return left.strip(), right.strip()
 
 
+@functools.cache
 def _regex(template):
-    escaped = re.escape(template)
-    return re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", escaped)
+    escaped = re.sub(r"\\\{([A-Z])\\\}", r"(?P<\1>[a-z])", re.escape(template))
+    return re.compile(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", escaped))
 
 
 def _raise(faults):

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from toklip_jax.models.config import Compute
+from toklip_jax.models.inception import InceptionConfig
 from toklip_jax.models.teacher import Teacher, TeacherConfig
 from toklip_jax.models.toklip import TokLIP, TokLIPConfig
 
 
 def build_model(config: Any, compute: Compute) -> nn.Module:
-    """Returns the module of a TokLIP, teacher or VQ config."""
+    """Returns the module of a TokLIP, teacher, VQ or Inception config."""
     if isinstance(config, TokLIPConfig):
         return TokLIP(config, compute)
     if isinstance(config, TeacherConfig):
@@ -24,6 +25,8 @@ def build_model(config: Any, compute: Compute) -> nn.Module:
 def init_params(config: Any, compute: Compute, rng: jax.Array) -> dict[str, Any]:
     """Returns fresh parameters, float32; traceable."""
     model = build_model(config, compute)
+    if isinstance(config, InceptionConfig):  # takes images of any size
+        return model.init(rng, jnp.zeros((1, 1, 1, 3)))["params"]
     if not hasattr(config, "vision"):
         side = config.downsample
         return model.init(rng, jnp.zeros((1, side, side, 3)))["params"]

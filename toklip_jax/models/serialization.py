@@ -3,6 +3,7 @@
 import dataclasses
 
 from toklip_jax.models.config import TextConfig, VisionConfig
+from toklip_jax.models.inception import InceptionConfig
 from toklip_jax.models.teacher import TeacherConfig
 from toklip_jax.models.toklip import TokLIPConfig
 from toklip_jax.models.vq import VQ_KINDS
@@ -12,6 +13,7 @@ KINDS = {
     "teacher": TeacherConfig,
     "vision": VisionConfig,
     "text": TextConfig,
+    "inception": InceptionConfig,
     **VQ_KINDS,
 }
 NAMES = {cls: name for name, cls in KINDS.items()}

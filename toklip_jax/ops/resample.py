@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -16,6 +17,31 @@ def resize_images(
     """
     b, _, _, c = images.shape
     return jax.image.resize(images, (b, height, width, c), "linear", antialias=False)
+
+
+def resize_images_tf1(
+    images: Float[Array, "b h w c"], height: int, width: int
+) -> Float[Array, "b {height} {width} c"]:
+    """Bilinear as TensorFlow 1 resized, in float32: pixel i is read at i * old / new.
+
+    No half-pixel centres, no antialiasing; past the last pixel, the last is repeated
+    (`tf.compat.v1.image.resize_bilinear` with its defaults). The corners of the image move, but the
+    Inception features that FID compares are of images resized so.
+    """
+    images = images.astype(jnp.float32)
+    low, high, share = _tf1_positions(images.shape[2], width)
+    left, right = images[:, :, low], images[:, :, high]
+    images = left + (right - left) * share[:, None]  # [b, h, width, c]
+    low, high, share = _tf1_positions(images.shape[1], height)
+    top, bottom = images[:, low], images[:, high]
+    return top + (bottom - top) * share[:, None, None]
+
+
+def _tf1_positions(old, new):
+    """The two source pixels of each of `new` pixels, and the second one's share, float32."""
+    at = np.arange(new, dtype=np.float32) * np.float32(old / new)
+    low = np.minimum(at.astype(np.int32), old - 1)
+    return low, np.minimum(low + 1, old - 1), at - low.astype(np.float32)
 
 
 def resample_positions(table: Float[Array, "n d"], size: int) -> Float[Array, "m d"]:
