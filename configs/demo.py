@@ -4,7 +4,7 @@ A VQ tokenizer, a SigLIP-style teacher, then TokLIP on the frozen VQ with the te
 tower. Trained on six drawing styles, judged on a seventh.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from toklip_jax.models.config import TextConfig, VisionConfig
 from toklip_jax.models.serialization import config_to_dict
@@ -24,16 +24,18 @@ TEACHER = TeacherConfig(
 
 def get_config() -> ConfigDict:
     """Returns the demo's configuration; override any field with `--config.a.b=value`."""
+    # Another split or size goes for training and evaluations alike.
+    split, size = FieldReference("test"), FieldReference(SIZE)
     return ConfigDict(
         {
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute": {"dtype": "float32", "is_scanned": False, "is_rematerialised": False},
-            "source": {"kind": "emoji", "split": "test", "size": SIZE, "num_captions": 32},
+            "source": {"kind": "emoji", "split": split, "size": size, "num_captions": 32},
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
-            "evaluation": "demo",
+            **_judging(split, size),
             "vq": {
                 "objective": "vq",
                 "model": config_to_dict(VQ),
@@ -66,12 +68,31 @@ def get_config() -> ConfigDict:
                     "token_weight": 0.0,
                 },
                 "optimizer": _optimizer(1e-3, 100),
-                "loop": _loop(880),
+                "loop": {**_loop(880), "evaluate_every": 440},
                 "batch_size": 64,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
+                "evaluate": ("names",),
             },
         }
     )
+
+
+def _judging(split, size):
+    """The evaluations of the finished run, in `evaluate`, and the page that shows them."""
+    train, test = (
+        {"kind": "emoji", "split": split, "size": size, "part": part} for part in ("train", "test")
+    )
+    return {
+        "models": {"toklip": "stage:toklip", "teacher": "stage:teacher"},
+        "evaluate": ("names", "reconstruction", "meaning", "prefix"),
+        "evaluations": {
+            "names": {"kind": "emoji", "split": split, "size": size},
+            "reconstruction": {"kind": "reconstruction", "source": test, "baseline": train},
+            "meaning": {"kind": "meaning", "train": train, "test": test},
+            "prefix": {"kind": "prefix", "source": test, "templates": "name", "train": train},
+        },
+        "report": {"source": test, "num_images": 8, "phrases": ()},
+    }
 
 
 def _optimizer(learning_rate, warmup_steps, **others):

@@ -59,7 +59,7 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
             "num_workers": 16,
             "wandb": {},  # arguments of wandb.init, such as project; needs pip install wandb
             "stages": ("toklip",),
-            "evaluation": "",  # where there is one, it squashes images, as the training scripts do
+            "evaluate": (),
             "toklip": {
                 "objective": "toklip",
                 "size": size,

@@ -15,7 +15,7 @@ FLOORS = (
     {"weights", "checkpoint", "evaluation"},
     {"convert"},
     {"training", "tokenizer"},
-    {"demo"},
+    {"evaluate", "report"},
     {"run"},
     {"main", "__init__"},
     {"plan"},

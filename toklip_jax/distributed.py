@@ -9,6 +9,7 @@ port, 8482, is closed: `JAX_COORDINATOR_PORT=8476`, in the environment of every 
 """
 
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 KINDS = ("auto", "none", "explicit", "slurm", "tpu")
@@ -98,6 +100,24 @@ def agreed(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(value))
+
+
+def from_main(value: Any) -> Any:
+    """Returns host 0's `value`, what json can hold, on every host; all must call it."""
+    return from_all(value)[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Returns every host's `value`, what json can hold, in order; all must call it."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(data), np.int32))
+    padded = np.zeros(int(np.max(sizes)), np.uint8)
+    padded[: len(data)] = data
+    received = np.asarray(multihost_utils.process_allgather(padded))
+    rows = zip(received, np.asarray(sizes).ravel(), strict=True)
+    return [json.loads(row[:size].tobytes()) for row, size in rows]
 
 
 def _initialize(kind: str, arguments: Mapping[str, Any]) -> None:

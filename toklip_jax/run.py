@@ -1,4 +1,4 @@
-"""A run: the stages of a config one after another, then their evaluation."""
+"""A run: the stages of a config one after another, then their evaluation and its report."""
 
 import functools
 import pathlib
@@ -10,9 +10,10 @@ import ml_collections
 from toklip_jax.data.build import evaluation_batches, training_batches
 from toklip_jax.data.sources import SOURCES, source_texts
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
-from toklip_jax.demo import evaluate_demo
 from toklip_jax.distributed import barrier, is_main_host
+from toklip_jax.evaluate import evaluate
 from toklip_jax.fields import known
+from toklip_jax.report import write_report
 from toklip_jax.sharding import make_mesh
 from toklip_jax.training.loop import Batches
 from toklip_jax.training.stages import check_stage, train_stage, weights_directory
@@ -34,7 +35,7 @@ def run(
     Args:
         config: what `configs/*.py` return.
         workdir: resumed if it holds a run of this config.
-        mode: "train", or "eval" to evaluate only, of a run that is finished.
+        mode: "train", or "eval" to evaluate only: a run that is finished, or other weights.
         restart: delete the run that is there and begin anew.
         allow_config_change: go on with a run whose config differs, after printing how.
         profile: steps [first, last) of each stage to write a profile of.
@@ -46,7 +47,7 @@ def run(
         raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
     mesh = _check(config)
     if mode == "eval":
-        _expect_trained(config, pathlib.Path(workdir))
+        _expect_judgeable(config, pathlib.Path(workdir))
     workdir = pathlib.Path(workdir)
     if is_main_host():
         open_workdir(workdir, config, restart, allow_config_change)
@@ -58,11 +59,10 @@ def run(
             *(name, config, workdir, mesh, batches, tokenizer_path, validation),
             *(profile, allow_config_change),
         )
-    if config.evaluation and is_main_host():
-        EVALUATIONS[config.evaluation](config, workdir)
-
-
-EVALUATIONS = {"demo": evaluate_demo}
+    if config.get("evaluate", ()):
+        evaluate(config, workdir, mesh, tokenizer_path)
+    if config.get("report", {}) and is_main_host():
+        print(f"the report is {write_report(workdir)}")
 
 
 def _check(config) -> jax.sharding.Mesh:
@@ -71,15 +71,19 @@ def _check(config) -> jax.sharding.Mesh:
         mesh = make_mesh(config.mesh.to_dict())
         for name in config.stages:
             check_stage(name, config)
-        known("source.kind", config.source.kind, SOURCES)
-        if config.evaluation:
-            known("evaluation", config.evaluation, EVALUATIONS)
+        if config.stages:
+            known("source.kind", config.source.kind, SOURCES)
     except (AttributeError, KeyError) as error:
         raise ValueError(f"in the config, {str(error).splitlines()[0]}") from error
     return mesh
 
 
-def _expect_trained(config, workdir):
+def _expect_judgeable(config, workdir):
+    if not config.get("evaluate", ()):
+        raise ValueError(
+            f"expected names in evaluate to run with --mode=eval, got none: choose among "
+            f"{sorted(config.get('evaluations', {}))}"
+        )
     for name in config.stages:
         if not weights_directory(workdir, name).exists():
             raise ValueError(
@@ -103,7 +107,7 @@ def _make_tokenizer(config, path):
     length = config.text.context_length
     if config.text.tokenizer:
         tokenizer = TextTokenizer.load(config.text.tokenizer, length)
-    elif (texts := source_texts(config.source.to_dict())) is not None:
+    elif "source" in config and (texts := source_texts(config.source.to_dict())) is not None:
         tokenizer = TextTokenizer(train_tokenizer(texts, config.text.vocab_size), length)
     else:
         return

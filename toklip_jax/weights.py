@@ -8,6 +8,7 @@ weights/
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -125,6 +126,20 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         source=description["source"],
         file=file,
     )
+
+
+def fingerprint(path: str | pathlib.Path) -> str:
+    """Returns the SHA-256 of weights, in hex: of a directory's parameters, or of a file's bytes.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    path = pathlib.Path(path)
+    path = path / PARAMS if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"expected weights at {path}, found no file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _describe(weights):

@@ -9,14 +9,17 @@ from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores
 from toklip_jax.evaluation.emoji import (
     EmojiTask,
     Pictures,
-    encode_images,
-    evaluate_emoji,
+    chance_row,
+    emoji_rows,
+    largest_group_row,
     pixel_neighbour_row,
     retrieval_cases,
 )
-from toklip_jax.evaluation.tables import results_table
-from toklip_jax.metrics import Estimate
+from toklip_jax.evaluation.tables import figure_label, results_table
+from toklip_jax.evaluation.zeroshot import build_classifier
+from toklip_jax.metrics import Estimate, to_unit_range
 
+NAN = Estimate(math.nan)
 NAMES = [f"name {i}" for i in range(9)]
 GROUPS = ["group 0", "group 1", "group 2"]
 COLOURS = np.random.default_rng(0).integers(0, 256, (9, 3))
@@ -66,20 +69,21 @@ def constant(images):
     return np.ones((len(images), 9), np.float32)
 
 
+def rows_of(task, **encoders):
+    names = build_classifier(encode_text, NAMES, ("{}", "an emoji of {}"), tokenize).T
+    groups = build_classifier(encode_text, GROUPS, ("{}",), tokenize)
+    images = to_unit_range(task.held_out.images)
+    features = {name: encoder(images) for name, encoder in encoders.items()}
+    rows = emoji_rows(features, names, groups, task)
+    rows += [pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
+    return {row["model"]: row for row in rows}
+
+
 def test_every_row_and_figure_of_the_table(task):
-    rows = evaluate_emoji(
-        {"perfect": perfect, "constant": constant},
-        encode_text,
-        tokenize,
-        task,
-        probes={"colours": lambda images: images.mean(axis=(1, 2))},
-        batch_size=4,
-    )
-    by_model = {row["model"]: row for row in rows}
+    by_model = rows_of(task, perfect=perfect, constant=constant)
     assert list(by_model) == [
         "perfect",
         "constant",
-        "colours, linear probe",
         "pixel neighbour, 16 px",
         "chance",
         "largest group",
@@ -88,24 +92,13 @@ def test_every_row_and_figure_of_the_table(task):
     assert len(figures) == 10
     assert set(figures.values()) == {1.0}
     # All scores tie, and the lowest index wins: one of 6 seen and one of 3 unseen names.
-    assert by_model["constant"]["I→T R@1"] == Estimate(1 / 6, math.sqrt(5 / 36 / 6))
-    assert by_model["constant"]["unseen T→I R@1"].value == pytest.approx(1 / 3)
-    assert by_model["constant"]["groups top-1"].value == pytest.approx(1 / 3)
-    assert by_model["chance"]["I→T R@5"].value == pytest.approx(5 / 6)
-    assert by_model["chance"]["unseen I→T R@5"].value == 1.0
-    assert by_model["largest group"]["groups top-1"].value == pytest.approx(1 / 3)
-    assert by_model["pixel neighbour, 16 px"]["I→T R@1"].value == 1.0
-
-
-def test_probes_train_on_seen_names_only(task):
-    batches = []
-
-    def encoder(images):
-        batches.append(images)
-        return images.mean(axis=(1, 2))
-
-    evaluate_emoji({}, encode_text, tokenize, task, probes={"colours": encoder}, batch_size=99)
-    assert [len(batch) for batch in batches] == [12, 9]
+    assert by_model["constant"]["image_to_text_r1"] == Estimate(1 / 6, math.sqrt(5 / 36 / 6))
+    assert by_model["constant"]["unseen_text_to_image_r1"].value == pytest.approx(1 / 3)
+    assert by_model["constant"]["group_top1"].value == pytest.approx(1 / 3)
+    assert by_model["chance"]["image_to_text_r5"].value == pytest.approx(5 / 6)
+    assert by_model["chance"]["unseen_image_to_text_r5"].value == 1.0
+    assert by_model["largest group"]["group_top1"].value == pytest.approx(1 / 3)
+    assert by_model["pixel neighbour, 16 px"]["image_to_text_r1"].value == 1.0
 
 
 def test_pixel_neighbours_name_what_looks_alike(task):
@@ -114,8 +107,8 @@ def test_pixel_neighbours_name_what_looks_alike(task):
     swapped[task.references.name_ids == 1] = 0
     references = Pictures(task.references.images, swapped, task.references.group_ids)
     row = pixel_neighbour_row(EmojiTask(NAMES, GROUPS, task.is_unseen, task.held_out, references))
-    assert row["I→T R@1"].value == pytest.approx(4 / 6)
-    assert row["groups top-1"].value == 1.0
+    assert row["image_to_text_r1"].value == pytest.approx(4 / 6)
+    assert row["group_top1"].value == 1.0
 
 
 def test_a_label_without_references_is_never_nearest():
@@ -132,7 +125,7 @@ def test_chance_is_the_mean_of_random_orders():
 
 
 def test_examples_mark_what_is_right(task):
-    features = encode_images(perfect, task.held_out.images, 4)
+    features = perfect(to_unit_range(task.held_out.images))
     image_queries, text_queries = retrieval_cases(features, np.eye(9)[::-1], task, [1, 4], depth=3)
     assert image_queries[1].names[0] == "name 4"
     assert image_queries[1].is_right == [True, False, False]
@@ -144,13 +137,33 @@ def test_examples_mark_what_is_right(task):
 
 def test_the_table_prints_errors_and_leaves_gaps():
     rows = [
-        {"model": "a", "R@1": Estimate(0.51234, 0.0123), "codes": 12},
-        {"model": "much longer", "PSNR": Estimate(21.987, 0.06), "R@1": Estimate(math.nan)},
+        {"model": "a", "image_to_text_r1": Estimate(0.51234, 0.0123), "codes": 12},
+        {
+            "model": "much longer",
+            "psnr": Estimate(21.987, 0.06),
+            "image_to_text_r1": Estimate(math.nan),
+        },
     ]
     assert results_table(rows) == (
-        "| model       |           R@1 | codes |         PSNR |\n"
-        "| ----------- | ------------: | ----: | -----------: |\n"
-        "| a           | 0.512 ± 0.012 |    12 |            - |\n"
-        "| much longer |             - |     - | 21.99 ± 0.06 |\n"
+        "| model       | image→text R@1 | codes |     PSNR, dB |\n"
+        "| ----------- | -------------: | ----: | -----------: |\n"
+        "| a           |  0.512 ± 0.012 |    12 |            - |\n"
+        "| much longer |              - |     - | 21.99 ± 0.06 |\n"
     )
     assert results_table(rows, ["model"]).count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("unseen_text_to_image_r10", "unseen text→image R@10"),
+        ("reference_text_to_image_r5", "reference text→image R@5"),
+        ("group_top1", "group top-1"),
+        ("first_25", "first 25 %"),
+        ("code_usage", "codes used"),
+        ("linear_probe", "linear probe"),
+        ("model", "model"),
+    ],
+)
+def test_figures_have_names_for_people(name, label):
+    assert figure_label(name) == label

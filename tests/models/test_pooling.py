@@ -13,6 +13,7 @@ from toklip_jax.models.resize import resize_model
 from toklip_jax.models.sizes import TOKLIP_SIZES
 from toklip_jax.models.token_encoder import TokenEncoder
 from toklip_jax.models.toklip import TokLIP
+from toklip_jax.models.vq import LlamaGenConfig
 
 CONFIG = VisionConfig(32, 1, 4, image_size=64, pool="flatten")
 
@@ -87,7 +88,8 @@ def test_attention_pooling_of_one_token_is_its_token_feature():
 def _toklip(pool):
     config = TOKLIP_SIZES["tiny"]
     vision = dataclasses.replace(config.vision, pool=pool, is_causal=True)
-    model = TokLIP(dataclasses.replace(config, vision=vision), Compute())
+    vq = LlamaGenConfig(64, channels=32, multipliers=(1,), num_res_blocks=1, stem_patch=16)
+    model = TokLIP(dataclasses.replace(config, vision=vision, vq=vq), Compute())
     images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
     token_ids = jnp.zeros((1, config.text.context_length), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(0), images, token_ids)

@@ -23,17 +23,18 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute": {"dtype": "float32", "is_scanned": False, "is_rematerialised": False},
-            "source": {
-                "kind": "synthetic",
-                "num_samples": 20,
-                "image_size": SIZE,
-                "context_length": CONTEXT,
-                "vocab_size": VOCABULARY,
-            },
+            "source": _source(20),
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
-            "evaluation": "",
+            "models": {"toklip": "stage:toklip", "teacher": "stage:teacher"},
+            "evaluate": ("pairs", "pictures", "meaning"),
+            "evaluation_batch_size": 8,
+            "evaluations": {
+                "pairs": {"kind": "retrieval", "source": _validation()},
+                "pictures": {"kind": "reconstruction", "source": _validation()},
+                "meaning": {"kind": "meaning", "train": _source(20), "test": _validation()},
+            },
             "vq": {"objective": "vq", "model": config_to_dict(VQ), "loss": {}, **_training()},
             "teacher": {
                 "objective": "teacher",
@@ -41,6 +42,7 @@ def get_config() -> ConfigDict:
                 "loss": {"contrastive": "sigmoid"},
                 **_training(),
                 "validation": _validation(),
+                "evaluate": ("pairs",),
             },
             "toklip": {
                 "objective": "toklip",
@@ -50,6 +52,7 @@ def get_config() -> ConfigDict:
                 "loss": {},
                 **_training(),
                 "validation": _validation(),
+                "evaluate": ("pairs", "pictures"),
             },
         }
     )
@@ -65,12 +68,16 @@ def _training():
     }
 
 
-def _validation():
+def _source(num_samples, **others):
     return {
         "kind": "synthetic",
-        "num_samples": 11,  # the last batch of 8 is ragged
+        "num_samples": num_samples,
         "image_size": SIZE,
         "context_length": CONTEXT,
         "vocab_size": VOCABULARY,
-        "seed": 1,
+        **others,
     }
+
+
+def _validation():
+    return _source(11, seed=1)  # the last batch of 8 is ragged

@@ -137,16 +137,21 @@ def synthetic(
     context_length: int = 8,
     vocab_size: int = 64,
     num_captions: int = 2,
+    num_classes: int = 4,
     seed: int = 0,
     *,
     tokenizer: TextTokenizer | None = None,
 ) -> ArraySource:
-    """Random `images`, and random ids as their `captions`, for tests and speed measurements."""
+    """Random `images`, and random ids as their `captions`, for tests and speed measurements.
+
+    `labels` count through the classes.
+    """
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_samples, image_size, image_size, 3), np.uint8)
     shape = (num_samples, num_captions, context_length)
     captions = rng.integers(0, vocab_size, shape, np.int32)
-    return ArraySource(images=images, captions=captions)
+    labels = (np.arange(num_samples) % num_classes).astype(np.int32)
+    return ArraySource(images=images, captions=captions, labels=labels)
 
 
 def webdataset(

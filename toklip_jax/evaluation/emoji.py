@@ -1,27 +1,79 @@
 """The demo's result table: what a drawing style never trained on is named, and what beats what."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from toklip_jax.data.captions import GROUP_PROMPTS, NAME_PROMPTS
+from toklip_jax.data.emoji import EmojiSplit, named_split
+from toklip_jax.evaluation.base import (
+    Encodings,
+    Evaluation,
+    Judgement,
+    SourceConfig,
+    Sources,
+    features_of,
+    want,
+)
 from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores, pixel_features
-from toklip_jax.evaluation.batches import map_batches
 from toklip_jax.evaluation.figures import ImageQuery, TextQuery
-from toklip_jax.evaluation.probe import linear_probe_logits
-from toklip_jax.evaluation.retrieval import nearest_keys, positives_from_labels, recall_at_k
+from toklip_jax.evaluation.retrieval import (
+    nearest_keys,
+    positives_from_labels,
+    recall_at_k,
+    recall_figures,
+)
+from toklip_jax.evaluation.subject import FEATURES, Subject
 from toklip_jax.evaluation.tables import Cell
-from toklip_jax.evaluation.zeroshot import build_classifier, classify
-from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks, to_unit_range
-from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.evaluation.zeroshot import classify, confusion, prompt_means, prompts
+from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks
 
-ImageEncoder = Callable[[np.ndarray], AnyArray]  # float32 [b, h, w, 3] in [-1, 1] -> [b, d]
 KS = (1, 5)
-NAME_TEMPLATES = ("{}", "an emoji of {}")  # two of the kinds of caption trained on
-GROUP_TEMPLATES = ("{}",)
-GROUPS = "groups top-1"
+GROUP = "group_top1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Emoji(Evaluation):
+    """Retrieval of names, seen in training and not, and groups by their names.
+
+    Attributes:
+        split: of `data.emoji.SPLITS`.
+        size: of the pictures, pixels.
+    """
+
+    split: str = "test"
+    size: int = 48
+
+    def sets(self) -> dict[str, SourceConfig]:
+        source = {"kind": "emoji", "split": self.split, "size": self.size, "part": "test"}
+        return {"test": source}
+
+    def outputs(
+        self, subject: Subject, sources: Sources, has_baselines: bool
+    ) -> dict[str, tuple[str, ...]]:
+        return {"test": want(subject, tuple(FEATURES), "emoji")}
+
+    def texts(self, sources: Sources) -> dict[str, list[str]]:
+        split = named_split(self.split, self.size)
+        return {
+            "names": prompts(split.names, NAME_PROMPTS),
+            "groups": prompts(split.test.groups, GROUP_PROMPTS),
+        }
+
+    def judge(self, data: Encodings) -> Judgement:
+        task = emoji_task(named_split(self.split, self.size))
+        names = prompt_means(data.texts["names"], len(NAME_PROMPTS)).T
+        groups = prompt_means(data.texts["groups"], len(GROUP_PROMPTS))
+        features = dict(features_of(data.pictures["test"]))
+        table = emoji_rows(features, names, groups, task)
+        guesses = np.argmax(classify(list(features.values())[-1], groups), axis=-1)
+        details = {"confusion": confusion(task.held_out.group_ids, guesses, task.groups)}
+        if data.has_baselines:
+            table += [pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
+        return Judgement(table, details)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,48 +115,36 @@ class EmojiTask:
     references: Pictures
 
 
-def evaluate_emoji(
-    encoders: Mapping[str, ImageEncoder],
-    encode_text: Callable[[np.ndarray], AnyArray],
-    tokenize: Callable[[list[str]], AnyArray],
+def emoji_task(split: EmojiSplit) -> EmojiTask:
+    """Returns what is asked of a split."""
+
+    def pictures(part):
+        return Pictures(part.images, split.name_ids(part), part.group_ids)
+
+    test, references = pictures(split.test), pictures(split.references)
+    return EmojiTask(split.names, split.test.groups, split.is_unseen, test, references)
+
+
+def emoji_rows(
+    features: Mapping[str, Float[AnyArray, "b d"]],
+    names: Float[np.ndarray, "n d"],
+    groups: Float[np.ndarray, "d c"],
     task: EmojiTask,
-    *,
-    probes: Mapping[str, ImageEncoder] | None = None,
-    batch_size: int = 256,
 ) -> list[dict[str, Cell]]:
-    """Returns the rows of the result table, each cell with its standard error.
+    """Returns the rows of the models in the result table.
 
     Args:
-        encoders: label to image encoder, all in the space of `encode_text`: teacher, TokLIP.
-        encode_text: token ids [b, t] to features [b, d].
-        tokenize: texts to token ids [b, t].
+        features: model to normalised features of the held-out pictures.
+        names: of the task's names, normalised.
+        groups: one column a group (see `zeroshot.prompt_means`).
         task: pictures, names and groups.
-        probes: label to image encoder that knows no text: its features are judged by a linear probe
-            of the groups, trained on the references with seen names.
-        batch_size: pictures encoded a call.
     """
-    names = build_classifier(encode_text, task.names, NAME_TEMPLATES, tokenize)
-    groups = build_classifier(encode_text, task.groups, GROUP_TEMPLATES, tokenize)
-    rows = []
-    for label, encoder in encoders.items():
-        features = encode_images(encoder, task.held_out.images, batch_size)
-        recalls = name_recalls(features, names.T, task)
-        hits = group_hits(classify(features, groups), task)
-        rows.append({"model": label, **recalls, **hits})
-    for label, encoder in (probes or {}).items():
-        hits = probe_groups(encoder, task, batch_size)
-        rows.append({"model": f"{label}, linear probe", **hits})
-    return [*rows, pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
-
-
-def encode_images(
-    encoder: ImageEncoder,
-    images: UInt8[np.ndarray, "b h w 3"] | Float[np.ndarray, "b h w 3"],
-    batch_size: int,
-) -> Float[np.ndarray, "b d"]:
-    """Returns normalised features of all `images`."""
-    features = map_batches(lambda batch: encoder(to_unit_range(batch)), (images,), batch_size)
-    return np.asarray(l2_normalize(jnp.asarray(features)))
+    return [
+        {"model": model}
+        | name_recalls(np.asarray(rows), names, task)
+        | group_hits(classify(rows, groups), task)
+        for model, rows in features.items()
+    ]
 
 
 def name_recalls(
@@ -130,18 +170,8 @@ def group_hits(logits: Float[AnyArray, "b c"], task: EmojiTask) -> dict[str, Cel
     for prefix, is_asked in _name_sets(task):
         mask = is_asked[task.held_out.name_ids]
         counts = TopK.from_logits(logits, task.held_out.group_ids, (1,), mask)
-        cells[prefix + GROUPS] = counts.compute()[1]
+        cells[prefix + GROUP] = counts.compute()[1]
     return cells
-
-
-def probe_groups(encoder: ImageEncoder, task: EmojiTask, batch_size: int) -> dict[str, Cell]:
-    """Returns the group accuracy of a linear probe on `encoder`'s features, not normalised."""
-    train = task.references.where(~task.is_unseen[task.references.name_ids])
-    train_x, test_x = (
-        map_batches(lambda batch: encoder(to_unit_range(batch)), (part.images,), batch_size)
-        for part in (train, task.held_out)
-    )
-    return group_hits(linear_probe_logits(train_x, train.group_ids, test_x), task)
 
 
 def pixel_neighbour_row(task: EmojiTask) -> dict[str, Cell]:
@@ -172,9 +202,9 @@ def chance_row(task: EmojiTask) -> dict[str, Cell]:
         per_name = np.bincount(labels, minlength=len(is_asked))[is_asked]
         one_each = np.ones(len(labels), np.int64)
         for k in KS:
-            cells[f"{prefix}I→T R@{k}"] = chance_recall(len(per_name), one_each, k)
-            cells[f"{prefix}T→I R@{k}"] = chance_recall(len(labels), per_name, k)
-        cells[prefix + GROUPS] = Estimate(1 / len(task.groups))
+            cells[f"{prefix}image_to_text_r{k}"] = chance_recall(len(per_name), one_each, k)
+            cells[f"{prefix}text_to_image_r{k}"] = chance_recall(len(labels), per_name, k)
+        cells[prefix + GROUP] = Estimate(1 / len(task.groups))
     return {"model": "chance", **cells}
 
 
@@ -183,7 +213,7 @@ def largest_group_row(task: EmojiTask) -> dict[str, Cell]:
     cells = {}
     for prefix, is_asked in _name_sets(task):
         groups = task.held_out.group_ids[is_asked[task.held_out.name_ids]]
-        cells[prefix + GROUPS] = Estimate(float(np.bincount(groups).max() / len(groups)))
+        cells[prefix + GROUP] = Estimate(float(np.bincount(groups).max() / len(groups)))
     return {"model": "largest group", **cells}
 
 
@@ -213,7 +243,7 @@ def retrieval_cases(
 
 
 def _name_sets(task):
-    sets = (("", ~task.is_unseen), ("unseen ", task.is_unseen))
+    sets = (("", ~task.is_unseen), ("unseen_", task.is_unseen))
     return [(prefix, is_asked) for prefix, is_asked in sets if is_asked.any()]
 
 
@@ -225,9 +255,5 @@ def _recalls_of_scores(scores, query_labels, key_labels):
 
 
 def _recall_cells(prefix, to_text, to_image):
-    directions = {"I→T": to_text.compute(), "T→I": to_image.compute()}
-    return {
-        f"{prefix}{direction} R@{k}": recalls[k]
-        for direction, recalls in directions.items()
-        for k in KS
-    }
+    to_text = recall_figures(f"{prefix}image_to_text", to_text)
+    return to_text | recall_figures(f"{prefix}text_to_image", to_image)

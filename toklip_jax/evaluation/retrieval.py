@@ -3,6 +3,7 @@
 Scores are dot products, float32 at highest precision: pass normalised features for the cosine.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -10,17 +11,94 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.evaluation.base import (
+    Encodings,
+    Evaluation,
+    Judgement,
+    SourceConfig,
+    Sources,
+    features_of,
+    want,
+)
 from toklip_jax.evaluation.batches import map_batches
-from toklip_jax.metrics import AnyArray, TopK, best_ranks
+from toklip_jax.evaluation.subject import FEATURES, Subject
+from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks
 
+KS = (1, 5, 10)
 MAX_SCORES = 2**23  # scores held at once: 32 MiB of float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval(Evaluation):
+    """R@1, 5 and 10, image to text and back.
+
+    Attributes:
+        source: images with captions: a kind with `texts()` has several an image ("karpathy"), of
+            any other kind each image has one, and equal captions count as one.
+        reference_count: also what the PyTorch code counts, whose text-to-image R@5 and R@10 are too
+            high, so that figures published from it can be compared (see `recall_at_k`).
+    """
+
+    source: SourceConfig
+    reference_count: bool = False
+
+    def sets(self) -> dict[str, SourceConfig]:
+        return {"test": self.source}
+
+    def outputs(
+        self, subject: Subject, sources: Sources, has_baselines: bool
+    ) -> dict[str, tuple[str, ...]]:
+        features = want(subject, tuple(FEATURES), "retrieval")
+        if hasattr(sources["test"], "texts"):
+            return {"test": features}
+        return {"test": ("token_ids", "text", *features)}
+
+    def texts(self, sources: Sources) -> dict[str, list[str]]:
+        if not hasattr(sources["test"], "texts"):
+            return {}
+        return {"captions": [caption for image in sources["test"].texts() for caption in image]}
+
+    def judge(self, data: Encodings) -> Judgement:
+        rows = data.pictures["test"]
+        captions, owners, labels = self._captions(rows, data.texts, data.sources["test"])
+        to_text = positives_from_labels(labels, owners)
+        to_image = positives_from_labels(owners, labels)
+        table = []
+        for model, features in features_of(rows):
+            figures = {"model": model}
+            figures |= recall_figures("image_to_text", recall_at_k(features, captions, to_text))
+            ranks = retrieval_ranks(captions, features, to_image)
+            counts = TopK.from_ranks(ranks, KS)
+            figures |= recall_figures("text_to_image", counts)
+            if self.reference_count and to_image.shape[1] == 1:
+                counts = counts.replace(hits=reference_hits(ranks, KS))
+                figures |= recall_figures("reference_text_to_image", counts)
+            table.append(figures)
+        return Judgement(table)
+
+    def _captions(self, rows, texts, source):
+        """Features of the captions, whose picture each is, and the pictures' own labels."""
+        if "captions" in texts:
+            per_image = len(texts["captions"]) // len(source)
+            owners = np.arange(len(texts["captions"])) // per_image
+            is_there = np.isin(owners, rows["index"])  # a picture may have been unreadable
+            return texts["captions"][is_there], owners[is_there], rows["index"]
+        _, labels = np.unique(rows["token_ids"], axis=0, return_inverse=True)
+        labels = labels.reshape(-1)
+        first = np.unique(labels, return_index=True)[1]
+        return rows["text"][first], labels[first], labels
+
+
+def recall_figures(direction: str, counts: TopK) -> dict[str, Estimate]:
+    """Returns the recalls under "image_to_text_r1" and the like."""
+    return {f"{direction}_r{k}": recall for k, recall in counts.compute().items()}
 
 
 def recall_at_k(
     query_features: Float[AnyArray, "q d"],
     key_features: Float[AnyArray, "s d"],
     positives: Int[AnyArray, "q p"],
-    ks: tuple[int, ...] = (1, 5, 10),
+    ks: tuple[int, ...] = KS,
     *,
     reference_count: bool = False,
 ) -> TopK:

@@ -1,26 +1,49 @@
 """The one place that formats result tables."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from toklip_jax.metrics import Estimate
 
 Cell = Estimate | float | int | str | None
 NOTHING = "-"
+LABELS = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "rfid": "rFID",
+    "code_usage": "codes used",
+    "perplexity": "perplexity",
+    "knn": "kNN",
+}
+PHRASES = (("image_to_text", "image→text"), ("text_to_image", "text→image"))
+
+
+def figure_label(name: str) -> str:
+    """Returns a figure's name for people: "image_to_text_r1" is "image→text R@1"."""
+    if name in LABELS:
+        return LABELS[name]
+    for phrase, arrow in PHRASES:
+        name = name.replace(phrase, arrow)
+    name = re.sub(r"\br(\d+)$", r"R@\1", name.replace("_", " "))
+    name = re.sub(r"\btop(\d+)$", r"top-\1", name)
+    return re.sub(r"\bfirst (\d+)\b", r"first \1 %", name)
 
 
 def results_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] | None = None) -> str:
     """Returns a Markdown table, its columns aligned so that it also reads well as plain text.
 
-    Estimates are printed with their standard errors; a missing cell or a NaN is a dash.
+    Estimates are printed with their standard errors; a missing cell or a NaN is a dash. Figures get
+    their names for people.
 
     Args:
         rows: column name to cell.
         columns: which, in order; by default all that occur, in order of appearance.
     """
     columns = list(columns or dict.fromkeys(name for row in rows for name in row))
+    heads = [figure_label(name) for name in columns]
     body = [[format_cell(row.get(name)) for name in columns] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(columns, *body, strict=True)]
+    widths = [max(map(len, cells)) for cells in zip(heads, *body, strict=True)]
     # Words are set to the left, figures to the right.
     is_text = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
 
@@ -35,7 +58,7 @@ def results_table(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] | N
         "-" * width if left else "-" * (width - 1) + ":"
         for width, left in zip(widths, is_text, strict=True)
     ]
-    return "\n".join([line(columns), line(rules), *map(line, body)]) + "\n"
+    return "\n".join([line(heads), line(rules), *map(line, body)]) + "\n"
 
 
 def format_cell(cell: Cell) -> str:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from toklip_jax import losses
 from toklip_jax.contrastive import KINDS, contrastive_loss
+from toklip_jax.evaluation.subject import Subject
 from toklip_jax.models.config import Compute, VisionConfig
 from toklip_jax.models.teacher import ImageTower, Teacher, TeacherConfig
 from toklip_jax.models.toklip import TokLIP, TokLIPConfig
@@ -77,6 +78,15 @@ class Objective:
         """Returns trainable parameters put back into their bounds after an update."""
         return params
 
+    @property
+    def subject(self) -> Subject:
+        """What an evaluation sees of the task."""
+        raise NotImplementedError
+
+    def subject_params(self, params: Params) -> Params:
+        """Returns the parameters as `subject` has them."""
+        raise NotImplementedError
+
     def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
         """Returns the loss to minimise and metrics, all float32 scalars."""
         batch = self.prepare(params, batch)
@@ -130,6 +140,13 @@ class VQObjective(Objective):
         used = jnp.zeros(self.model_config.codebook_size).at[out.ids.reshape(-1)].set(1)
         return Encoded({}, total, parts | {"codes_in_batch": jnp.mean(used)})
 
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.compute, vq=self.model_config)
+
+    def subject_params(self, params: Params) -> Params:
+        return {"vq": params}
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherObjective(Objective):
@@ -164,6 +181,14 @@ class TeacherObjective(Objective):
 
     def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
         return _contrast(self, params, features, batch)
+
+    @property
+    def subject(self) -> Subject:
+        config = self.model_config
+        return Subject(self.compute, teacher=config.vision, text=config.text)
+
+    def subject_params(self, params: Params) -> Params:
+        return {"teacher": params["image_tower"], "text": params["text_tower"]}
 
     def constrain(self, params: Params) -> Params:
         return clamp_logit_scale(params)
@@ -249,6 +274,14 @@ class TokLIPObjective(Objective):
     def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
         loss, metrics = _contrast(self, params, features, batch)
         return self.contrastive_weight * loss, metrics
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.compute, toklip=self.model_config, teacher=self.teacher_config)
+
+    def subject_params(self, params: Params) -> Params:
+        toklip = {name: value for name, value in params.items() if name != "teacher"}
+        return {"toklip": toklip, "teacher": params["teacher"]}
 
     def constrain(self, params: Params) -> Params:
         return clamp_logit_scale(params)

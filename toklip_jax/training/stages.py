@@ -9,18 +9,21 @@ workdir/
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
 from toklip_jax.convert import read_weights, start_toklip
+from toklip_jax.data.text import TextTokenizer
 from toklip_jax.distributed import agreed, barrier, is_main_host
+from toklip_jax.evaluation.subject import Subject
+from toklip_jax.evaluation.suite import Suite, flat_figures, make
 from toklip_jax.fields import build, known
 from toklip_jax.models.config import Compute
 from toklip_jax.models.serialization import config_from_dict
-from toklip_jax.sharding import shardings
+from toklip_jax.sharding import shardings, to_host
 from toklip_jax.training.loop import Batches, LoopConfig, Surroundings, train
 from toklip_jax.training.objectives import (
     Objective,
@@ -29,10 +32,11 @@ from toklip_jax.training.objectives import (
     VQObjective,
 )
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.state import Params, to_host
+from toklip_jax.training.state import Params
 from toklip_jax.training.validation import validation
 from toklip_jax.weights import Weights, save_weights
 
+EVALUATION_BATCH_SIZE = 256  # unless the config has `evaluation_batch_size`
 STAGE_PREFIX = "stage:"  # in `init`: the weights that another stage of this run left
 
 
@@ -67,7 +71,9 @@ def train_stage(
     loop = build(LoopConfig, stage.loop.to_dict(), f"{name}.loop")
     surroundings = Surroundings(
         title=name,
-        evaluate=_evaluation(name, objective, loop, validation_batches, mesh),
+        evaluate=_evaluation(
+            name, config, objective, loop, validation_batches, mesh, tokenizer_path
+        ),
         description=json.loads(config.to_json()),
         allow_change=allow_config_change,
         profile=profile,
@@ -88,12 +94,49 @@ def train_stage(
     return weights
 
 
-def _evaluation(name, objective, loop, batches, mesh):
+def _evaluation(name, config, objective, loop, batches, mesh, tokenizer_path):
+    """What `evaluate_every` calls: the stage's `validation`, and the evaluations that it names."""
     if not loop.evaluate_every:
         return None
-    if batches is None:
-        raise ValueError(f"expected a section {name}.validation with evaluate_every, found none")
-    return validation(objective, batches, mesh)
+    chosen = config[name].get("evaluate", ())
+    if batches is None and not chosen:
+        raise ValueError(
+            f"expected a section {name}.validation, or names in {name}.evaluate, with "
+            f"evaluate_every, found neither"
+        )
+    validate = validation(objective, batches, mesh) if batches else lambda params: {}
+    suite = build_suite(config, chosen, objective.subject, mesh, tokenizer_path) if chosen else None
+
+    def evaluate(params):
+        figures = validate(params)
+        if suite:
+            figures |= flat_figures(suite.run(objective.subject_params(params)))
+        return figures
+
+    return evaluate
+
+
+def build_suite(
+    config: ml_collections.ConfigDict,
+    names: Sequence[str],
+    subject: Subject,
+    mesh: jax.sharding.Mesh,
+    tokenizer_path: pathlib.Path | None,
+) -> Suite:
+    """Returns the evaluations `names` of a config.
+
+    Raises:
+        ValueError: one that is not among its `evaluations`, or is no evaluation.
+    """
+    sections = config.get("evaluations", ml_collections.ConfigDict()).to_dict()
+    chosen = {known("evaluate", name, sections): sections[name] for name in names}
+    text = tokenizer_path and TextTokenizer.load(tokenizer_path, config.text.context_length)
+    image_size = config.get("image_size", 0) or subject.image_size or 0
+    return Suite(
+        *(chosen, subject, mesh, image_size, text),
+        config.get("evaluation_batch_size", EVALUATION_BATCH_SIZE),
+        config.num_workers,
+    )
 
 
 def check_stage(name: str, config: ml_collections.ConfigDict) -> None:
@@ -107,6 +150,9 @@ def check_stage(name: str, config: ml_collections.ConfigDict) -> None:
     build(LoopConfig, stage.loop.to_dict(), f"{name}.loop")
     if "model" in stage:
         _model(stage)
+    sections = config.get("evaluations", {})
+    for evaluation in (*stage.get("evaluate", ()), *config.get("evaluate", ())):
+        make(known("evaluate", evaluation, sections), sections[evaluation].to_dict())
 
 
 def weights_directory(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -151,7 +197,7 @@ def _build_teacher(stage, compute, workdir, mesh, seed):
 
 def _build_toklip(stage, compute, workdir, mesh, seed):
     """TokLIP starts from a SigLIP 2 teacher and a VQ tokenizer, as released."""
-    teacher, vq = (_read(stage.init[name], workdir, compute) for name in ("teacher", "vq"))
+    teacher, vq = (read_model(stage.init[name], workdir, compute) for name in ("teacher", "vq"))
     start = start_toklip(teacher, vq, is_causal=stage.is_causal, seed=seed)
     if is_main_host():
         print("\n".join(start.report))
@@ -179,11 +225,16 @@ def _fresh(objective: Objective, mesh: jax.sharding.Mesh, seed: int) -> Params:
     return jax.jit(objective.init, out_shardings=lies)(key)
 
 
-def _read(source: str, workdir: pathlib.Path, compute: Compute) -> Weights:
-    path = source
+def read_model(source: str, workdir: pathlib.Path, compute: Compute) -> Weights:
+    """Reads what `init` or `models` name, in the layout of `compute`."""
+    return read_weights(model_path(source, workdir)).with_layout(compute.is_scanned)
+
+
+def model_path(source: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns where the weights are that `init` or `models` name: a stage's, or a path."""
     if source.startswith(STAGE_PREFIX):
-        path = weights_directory(workdir, source.removeprefix(STAGE_PREFIX))
-    return read_weights(path).with_layout(compute.is_scanned)
+        return weights_directory(workdir, source.removeprefix(STAGE_PREFIX))
+    return pathlib.Path(source)
 
 
 def _model(stage: ml_collections.ConfigDict) -> Any:

@@ -8,7 +8,6 @@ import flax.struct
 import flax.traverse_util
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from toklip_jax.models.config import Compute
 from toklip_jax.sharding import shardings
@@ -59,13 +58,6 @@ def place(params: Params, mesh: jax.sharding.Mesh) -> Params:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
 
     return jax.tree.map(put, params, shardings(params, mesh))
-
-
-def to_host(tree: Any) -> Any:
-    """Returns arrays as numpy's, whole on every host."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from toklip_jax.contrastive import contrastive_loss
 from toklip_jax.evaluation.retrieval import positives_from_labels, recall_at_k
-from toklip_jax.sharding import put_batch
+from toklip_jax.sharding import put_batch, to_host
 from toklip_jax.training.objectives import Objective
-from toklip_jax.training.state import Params, to_host
+from toklip_jax.training.state import Params
 
 KS = (1, 5)
 BLOCK = 1024  # texts at a time in the loss over all pairs

@@ -7,6 +7,8 @@ import shutil
 import ml_collections
 
 CONFIG_NAME = "config.json"
+# Sections that change nothing of what is trained: a run may be judged in other ways later.
+ABOUT_JUDGING = ("evaluate", "evaluations", "evaluation_batch_size", "models", "report")
 
 
 def open_workdir(
@@ -64,7 +66,9 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
     Raises:
         ValueError: they differ, and that isn't allowed; where it is, the differences are printed.
     """
-    old, new = flatten(theirs), flatten(mine)
+    old, new = (
+        flatten({k: v for k, v in c.items() if k not in ABOUT_JUDGING}) for c in (theirs, mine)
+    )
     differ = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
     if not differ:
         return
@@ -75,6 +79,10 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
             f"pass --allow_config_change to go on with this one, or --restart to delete that run"
         )
     print(f"{where} goes on with another config:", *lines, sep="\n  ")
+
+
+def _about_training(config):
+    return {name: value for name, value in config.items() if name not in ABOUT_JUDGING}
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:

@@ -1,0 +1,195 @@
+"""From a data set to the rows that figures are made of: encoded batch by batch, on any mesh.
+
+Long data sets are kept part by part as they are encoded, so that one that was interrupted goes on.
+"""
+
+import collections
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from toklip_jax.distributed import from_all, from_main, is_main_host
+from toklip_jax.sharding import put_batch, to_host
+
+logger = logging.getLogger(__name__)
+SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
+FIELDS = ("images", "ids", "labels", "token_ids", "mask")  # of a batch: what devices get
+
+RowFunction = Callable[[Any, Any], dict[str, jax.Array]]  # parameters, batch -> rows
+
+
+class Encoded(NamedTuple):
+    """The rows of a data set.
+
+    Attributes:
+        rows: output -> array, one row a sample that could be read; `index` is its place in the
+            source. Empty on hosts other than 0.
+        skipped: cause -> number of samples that could not be read.
+    """
+
+    rows: dict[str, np.ndarray]
+    skipped: dict[str, int]
+
+
+class Parts:
+    """The parts of one data set's rows on disk, one a batch, written by host 0."""
+
+    def __init__(self, directory: str | pathlib.Path, key: Mapping[str, Any]):
+        """Opens the parts made under the same `key`: data, models, outputs, batch size."""
+        text = json.dumps(key, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.directory = pathlib.Path(directory) / name
+        self._key = text
+
+    def count(self) -> int:
+        """Returns how many parts there are from the first on without a gap, on every host."""
+        return from_main(self._count() if is_main_host() else 0)
+
+    def read(self, part: int) -> Encoded:
+        """Reads a part; of host 0's use."""
+        with np.load(self._path(part)) as file:
+            rows = {name: file[name] for name in file.files}
+        return Encoded(rows, json.loads(str(rows.pop("skipped"))))
+
+    def write(self, part: int, encoded: Encoded) -> None:
+        """Writes a part, whole or not at all."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        description = self.directory / "key.json"
+        if not description.exists():
+            description.write_text(self._key + "\n")  # for people
+        temporary = self.directory / f".{part}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            np.savez(file, skipped=json.dumps(encoded.skipped), **encoded.rows)
+        temporary.replace(self._path(part))
+
+    def _count(self):
+        count = 0
+        while self._path(count).exists():
+            count += 1
+        return count
+
+    def _path(self, part):
+        return self.directory / f"{part:06}.npz"
+
+
+def encode(
+    function: RowFunction,
+    params: Any,
+    batches: Callable[[int], Iterator[Mapping[str, Any]]],
+    num_batches: int,
+    mesh: jax.sharding.Mesh,
+    title: str = "encode",
+    parts: Parts | None = None,
+) -> Encoded:
+    """Encodes a data set, all hosts together.
+
+    Args:
+        function: jitted; of a batch's rows alone.
+        params: laid out over the mesh.
+        batches: this host's rows of the batches from a number on, with `mask`; what the mask leaves
+            out is in no row.
+        num_batches: in all.
+        title: of the progress.
+        parts: where rows are kept; those that are there are read instead of encoded.
+    """
+    start = min(parts.count(), num_batches) if parts else 0
+    collected = [parts.read(i) for i in range(start)] if parts and is_main_host() else []
+    stream = batches(start) if start < num_batches else iter(())
+    try:
+        with _Progress(title, num_batches, start) as progress:
+            for number, batch in zip(range(start, num_batches), stream, strict=False):
+                encoded = _encode_batch(function, params, batch, number, mesh)
+                if is_main_host():
+                    if parts:
+                        parts.write(number, encoded)
+                    collected.append(encoded)
+                progress.advance()
+    finally:
+        if hasattr(stream, "close"):
+            stream.close()
+    return _join(collected)
+
+
+def text_batches(
+    token_ids: np.ndarray, batch_size: int, start: int = 0, host: int = 0, hosts: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this host's rows of batches of `token_ids` [n, t] with `mask`, from batch `start` on.
+
+    The last batch is filled up with the last row.
+    """
+    rows_here = batch_size // hosts
+    for first in range(start * batch_size, len(token_ids), batch_size):
+        rows = first + host * rows_here + np.arange(rows_here)
+        inside = np.minimum(rows, len(token_ids) - 1)
+        yield {"token_ids": token_ids[inside], "mask": rows < len(token_ids)}
+
+
+def _encode_batch(function, params, batch, number, mesh) -> Encoded:
+    arrays = {name: batch[name] for name in FIELDS if name in batch}
+    with jax.set_mesh(mesh):
+        rows = function(params, put_batch(arrays, mesh))
+        mask = put_batch({"mask": arrays["mask"]}, mesh)
+    rows = to_host(rows)  # on every host, as gathering is a matter of all
+    mask = np.asarray(to_host(mask)["mask"])
+    skipped = _count_skipped(batch.get("skipped", []))
+    if not is_main_host():
+        return Encoded({}, {})
+    rows = {name: np.asarray(value)[mask] for name, value in rows.items()}
+    index = number * len(mask) + np.flatnonzero(mask)
+    return Encoded(rows | {"index": index}, skipped)
+
+
+def _count_skipped(problems) -> dict[str, int]:
+    for key, cause in problems:
+        logger.warning("skipped %s: %s", key, cause)
+    here = dict(collections.Counter(cause for _, cause in problems))
+    return _add(from_all(here))
+
+
+def _add(counts) -> dict[str, int]:
+    return dict(sum(map(collections.Counter, counts), collections.Counter()))
+
+
+def _join(collected) -> Encoded:
+    if not collected:
+        return Encoded({}, {})
+    names = collected[0].rows
+    rows = {name: np.concatenate([part.rows[name] for part in collected]) for name in names}
+    return Encoded(rows, _add(part.skipped for part in collected))
+
+
+class _Progress:
+    """A bar on a terminal, a line a minute elsewhere; of host 0."""
+
+    def __init__(self, title, total, start):
+        self._title, self._total, self._done, self._start = title, total, start, start
+        self._last = self._began = time.monotonic()
+        disable = None if is_main_host() else True  # None: where there is no terminal
+        self._bar = tqdm.tqdm(
+            total=total, initial=start, desc=title, unit="batch", disable=disable, leave=False
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._bar.close()
+
+    def advance(self):
+        self._done += 1
+        self._bar.update()
+        now = time.monotonic()
+        if self._bar.disable and is_main_host() and now - self._last > SECONDS_PER_LINE:
+            self._last = now
+            rate = (self._done - self._start) / (now - self._began)
+            left = round((self._total - self._done) / rate / 60)
+            print(f"{self._title} {self._done}/{self._total} batches | {left} min left", flush=True)
