@@ -1,6 +1,7 @@
 """Metrics: small states that are emptied, merged and computed, and the per-example functions."""
 
 from toklip_jax.metrics.codes import CodeUsage, UsageSummary
+from toklip_jax.metrics.frechet import Frechet, Gaussian, frechet_distance
 from toklip_jax.metrics.images import psnr, ssim, to_unit_range
 from toklip_jax.metrics.mean import Mean
 from toklip_jax.metrics.ranking import TopK, best_ranks
@@ -10,11 +11,14 @@ __all__ = [
     "AnyArray",
     "CodeUsage",
     "Estimate",
+    "Frechet",
+    "Gaussian",
     "Mean",
     "State",
     "TopK",
     "UsageSummary",
     "best_ranks",
+    "frechet_distance",
     "merge_across_hosts",
     "psnr",
     "ssim",

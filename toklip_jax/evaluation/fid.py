@@ -1,0 +1,178 @@
+"""rFID: the Frechet Inception distance between images and their reconstructions.
+
+Reference statistics are kept in the layout of the ADM evaluator's .npz files: `mu` [2048], `sigma`
+[2048, 2048], and `mu_s` [2023], `sigma_s` for sFID (arXiv 2103.03841).
+"""
+
+import dataclasses
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
+from toklip_jax.models.inception import Inception, InceptionConfig, InceptionFeatures
+
+FILE = "pt_inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
+PUBLISHED = InceptionConfig()
+MAX_ASYMMETRY = 1e-3  # of a covariance, against its largest entry: half precision's
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Statistics of a set of images.
+
+    Attributes:
+        pool: of `InceptionFeatures.pool`.
+        spatial: of `InceptionFeatures.spatial`, or None.
+    """
+
+    pool: Gaussian
+    spatial: Gaussian | None = None
+
+
+def rfid(restored: Frechet, reference: Frechet | Reference) -> float:
+    """Returns the distance between the pooled features of reconstructions and of a reference.
+
+    It is biased upwards, the more so the fewer the images: compare figures of equally many (papers
+    take 50,000), and trust none of fewer than the features' 2048 dimensions.
+
+    Raises:
+        ValueError: fewer than two images, or features of other dimensions.
+    """
+    pool = reference.pool if isinstance(reference, Reference) else reference.statistics()
+    return frechet_distance(restored.statistics(), pool)
+
+
+def rsfid(restored: Frechet, reference: Frechet | Reference) -> float:
+    """Returns what `rfid` does, for the spatial features.
+
+    Raises:
+        ValueError: as above, or the reference has no spatial statistics.
+    """
+    if not isinstance(reference, Reference):
+        return frechet_distance(restored.statistics(), reference.statistics())
+    if reference.spatial is None:
+        raise ValueError("expected spatial statistics (mu_s, sigma_s), got a reference without")
+    return frechet_distance(restored.statistics(), reference.spatial)
+
+
+def inception_features(
+    params: Mapping[str, Any],
+    images: Float[Array, "b h w 3"],
+    config: InceptionConfig = PUBLISHED,
+) -> InceptionFeatures:
+    """Returns Inception's features (pool, spatial), float32; pure and traceable.
+
+    Args:
+        params: of `load_inception`'s weights.
+        images: RGB in [-1, 1] of any size; they are rounded to 256 values (see `Inception`).
+        config: of the same weights.
+    """
+    return Inception(config).apply({"params": params}, images)
+
+
+def load_inception(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
+    """Returns `read(path)`, which must be weights of FID's Inception; downloads nothing.
+
+    Args:
+        path: of a directory of converted weights, or of the published file.
+        read: `toklip_jax.convert.read_weights`.
+
+    Raises:
+        FileNotFoundError: nothing is there; says what to fetch and how to convert it.
+        ValueError: no path, or other weights; says the same.
+    """
+    if not str(path):
+        raise ValueError(missing_inception_message("no path"))
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(missing_inception_message(f"{path}, where nothing is"))
+    weights = read(pathlib.Path(path))
+    if not isinstance(weights.config, InceptionConfig):
+        kind = type(weights.config).__name__
+        raise ValueError(missing_inception_message(f"{path}, weights of a {kind}"))
+    return weights
+
+
+def missing_inception_message(got: str) -> str:
+    """Returns one line that says what was got instead of Inception's weights, and what to do."""
+    return (
+        f"expected weights of Inception for rFID, got {got}: fetch {URL} (96 MB) and run "
+        f"`python -m toklip_jax.convert to-jax {FILE} inception`"
+    )
+
+
+def read_statistics(path: str | pathlib.Path) -> Reference:
+    """Reads statistics from an .npz of the ADM evaluator's layout; `mu_s`, `sigma_s` may lack.
+
+    Pictures that lie beside them (`arr_0`) are not read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no .npz, without statistics, or with ones that are none.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected reference statistics at {path}, found nothing")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"expected an .npz of reference statistics, got another file: {path}")
+    with np.load(path, allow_pickle=False) as data:
+        pool = _gaussian(data, path, "mu", "sigma")
+        if pool is None:
+            raise ValueError(
+                f"expected mu and sigma in {path}, found {', '.join(data.files) or 'nothing'}: "
+                f"take a file of statistics, or write one with `write_statistics`"
+            )
+        return Reference(pool, _gaussian(data, path, "mu_s", "sigma_s"))
+
+
+def write_statistics(path: str | pathlib.Path, reference: Reference) -> None:
+    """Writes an .npz that the ADM evaluator reads too, if it has both kinds; whole or not at all.
+
+    Raises:
+        FileExistsError: `path` exists.
+        ValueError: another ending.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"expected a path ending in .npz, got {path}")
+    if path.exists():
+        raise FileExistsError(f"expected a new file, got {path}, which exists: choose another name")
+    arrays = {"mu": reference.pool.mean, "sigma": reference.pool.covariance}
+    if reference.spatial is not None:
+        arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
+    """Two of a file's arrays, checked, in float64; None if both lack."""
+    names = (mean_name, covariance_name)
+    if not any(name in data.files for name in names):
+        return None
+    if missing := [name for name in names if name not in data.files]:
+        raise ValueError(f"expected {mean_name} and {covariance_name} in {path}, {missing} lacks")
+    try:
+        mean, covariance = (np.asarray(data[name], np.float64) for name in names)
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or holds no numbers: {error}") from error
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not mean.size:
+        raise ValueError(
+            f"expected {mean_name} [d] and {covariance_name} [d, d] in {path}, got {mean.shape} "
+            f"and {covariance.shape}"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"expected finite {mean_name} and {covariance_name} in {path}, got others")
+    if np.abs(covariance - covariance.T).max() > MAX_ASYMMETRY * np.abs(covariance).max():
+        raise ValueError(f"expected a covariance in {path}, got a {covariance_name} of no symmetry")
+    return Gaussian(mean, covariance)
