@@ -52,7 +52,10 @@ setup(
     version="0.1.0",
     description="TokLIP, a visual tokenizer with CLIP-level semantics, in JAX for TPUs and GPUs",
     packages=find_packages(include=["toklip_jax", "toklip_jax.*"]),
-    package_data={"toklip_jax.evaluation": ["prompt_data/*"]},
+    package_data={
+        "toklip_jax.evaluation": ["prompt_data/*"],
+        "toklip_jax.report": ["assets/*"],
+    },
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -22,6 +22,9 @@ from toklip_jax.data.transforms import Sample
 from toklip_jax.data.webdataset import WebDatasetSource
 from toklip_jax.fields import known
 
+# Of the styles whose pictures may be shown.
+ATTRIBUTIONS = {"Twtr": "Twemoji, © Twitter, Inc and other contributors, CC BY 4.0"}
+
 
 class ArraySource:
     """Rows of equally long arrays in memory."""
@@ -44,13 +47,22 @@ class EmojiSource:
 
     Attributes:
         classes: names of the groups, which `labels` are places in.
+        names: what the split asks for.
+        attribution: whom the pictures are owed to, where that is known of all of them.
     """
 
     def __init__(
-        self, emoji: EmojiSet, captions: Int32[np.ndarray, "concepts captions t"] | None = None
+        self,
+        emoji: EmojiSet,
+        captions: Int32[np.ndarray, "concepts captions t"] | None = None,
+        names: Sequence[str] = (),
     ):
         self.images, self.concept_ids, self.captions = emoji.images, emoji.concept_ids, captions
         self.labels, self.classes = emoji.group_ids, emoji.groups
+        self.names, self._concepts = tuple(names), emoji.concepts
+        styles = {emoji.styles[style] for style in np.unique(emoji.style_ids)}
+        is_known = styles <= ATTRIBUTIONS.keys()
+        self.attribution = "; ".join(ATTRIBUTIONS[s] for s in sorted(styles)) if is_known else ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,6 +74,10 @@ class EmojiSource:
         if self.captions is not None:
             sample["captions"] = self.captions[concept_id]
         return sample
+
+    def title(self, index: int) -> str:
+        """Returns the name of what a picture shows."""
+        return self._concepts[self.concept_ids[index]].name
 
 
 def build_source(config: Mapping[str, Any], tokenizer: TextTokenizer | None = None) -> Source:
@@ -126,9 +142,10 @@ def emoji(
         num_captions: drawn per concept, by `seed`; training picks among them.
     """
     known("part", part, ["train", "test", "references"])
-    pictures = getattr(named_split(split, size), part)
+    parts = named_split(split, size)
+    pictures = getattr(parts, part)
     table = tokenizer and caption_table(pictures.concepts, tokenizer, num_captions, seed)
-    return EmojiSource(pictures, table)
+    return EmojiSource(pictures, table, parts.names)
 
 
 def synthetic(

@@ -130,7 +130,7 @@ def loss_curves(
     for axes, (name, (steps, values)) in zip(panels, series.items(), strict=False):
         values = np.asarray(values, np.float64)
         axes.plot(steps, values, color=LINES, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _smooth(values), color=LINES, linewidth=1.6)
+        axes.plot(steps, smooth(values), color=LINES, linewidth=1.6)
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.set_xlabel("step", fontsize=8, color=WRONG)
         axes.tick_params(labelsize=7, colors=WRONG)
@@ -141,6 +141,15 @@ def loss_curves(
         axes.set_axis_off()
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     _save(figure, path)
+
+
+def smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Returns the centred moving average, whose window shrinks at both ends."""
+    half = int(len(values) * SMOOTHING / 2)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    start, stop = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return (total[stop] - total[start]) / (stop - start)
 
 
 def _list_names(axes, query):
@@ -169,15 +178,6 @@ def _show(axes, image, frame=None):
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=frame or FAINT, linewidth=2.5 if frame else 0.6)
-
-
-def _smooth(values):
-    """Centred moving average whose window shrinks at both ends."""
-    half = int(len(values) * SMOOTHING / 2)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    start, stop = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
-    return (total[stop] - total[start]) / (stop - start)
 
 
 def _shorten(text, length):

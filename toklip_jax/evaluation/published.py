@@ -1,0 +1,48 @@
+"""Figures that others published, to be read beside ours. In per cent, as printed."""
+
+import dataclasses
+from typing import NamedTuple
+
+from toklip_jax.models.sizes import VQ_16, so400m
+from toklip_jax.models.toklip import TokLIPConfig
+
+SOURCES = "TokLIP: arXiv 2505.05422. SigLIP 2: arXiv 2502.14786."
+
+
+class Published(NamedTuple):
+    """One model's figures, in per cent.
+
+    Attributes:
+        model: its name.
+        image_size: in pixels.
+        imagenet_top1: zero-shot, ImageNet-1k.
+        coco_image_to_text_r1: retrieval on COCO's 5,000 test images.
+        coco_text_to_image_r1: the same, the other way.
+    """
+
+    model: str
+    image_size: int
+    imagenet_top1: float
+    coco_image_to_text_r1: float
+    coco_text_to_image_r1: float
+
+
+TOKLIP = (
+    Published("TokLIP S", 256, 76.4, 64.06, 48.46),
+    Published("TokLIP L", 384, 80.0, 68.00, 52.87),
+    Published("TokLIP XL", 512, 80.8, 69.40, 53.77),
+)
+TEACHERS = (
+    Published("SigLIP 2 So400m/16", 256, 83.4, 71.5, 55.4),
+    Published("SigLIP 2 So400m/16", 384, 84.1, 71.2, 56.0),
+    Published("SigLIP 2 So400m/16", 512, 84.3, 71.3, 56.0),
+)
+
+
+def published_like(config: TokLIPConfig) -> list[Published]:
+    """Returns the figures of the published models of this size and of their teacher, if any."""
+    size = config.vision.image_size
+    is_released = config.vq == VQ_16 and dataclasses.replace(
+        config.vision, is_causal=True
+    ) == so400m(size, True)
+    return [row for row in (*TOKLIP, *TEACHERS) if is_released and row.image_size == size]

@@ -1,0 +1,37 @@
+"""`python -m toklip_jax.report runs/demo --phrase="a red apple"`: writes a run's page."""
+
+import argparse
+import pathlib
+import sys
+
+from toklip_jax.report.write import write_report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the page, prints its path; returns the exit status: 0, or 2 for the user to mend."""
+    args = _parser().parse_args(argv)
+    try:
+        path = write_report(args.workdir, args.phrase, args.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"the report is {path}")
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        "python -m toklip_jax.report", description="Writes one self-contained page about a run."
+    )
+    parser.add_argument("workdir", type=pathlib.Path, help="of the run")
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="the page; WORKDIR/report/index.html by default"
+    )
+    parser.add_argument(
+        "--phrase", action="append", default=[], help="a text to look for; may be repeated"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

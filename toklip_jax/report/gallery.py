@@ -1,0 +1,178 @@
+"""The page's images, and what the model makes of them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Float, Int, UInt8
+
+from toklip_jax.data import pipeline
+from toklip_jax.data.build import build_source
+from toklip_jax.data.decode import Decode
+from toklip_jax.data.pipeline import Source
+from toklip_jax.data.sources import is_raw
+from toklip_jax.evaluation.retrieval import nearest_keys
+from toklip_jax.tokenizer import Tokenizer
+
+NUM_IMAGES = 8  # shown large
+NUM_SEARCHED = 1000  # where neighbours are looked for
+NUM_NEIGHBOURS = 6
+THUMBNAIL = 96  # pixels
+SMALL = 128  # images up to this many pixels are encoded in larger batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Images spread evenly over a source, encoded.
+
+    Attributes:
+        thumbnails: RGB, of at most THUMBNAIL pixels.
+        titles: what is in each, or "" where that isn't known.
+        ids: of each image's tokens.
+        features: normalised.
+        rows: their places in the source.
+    """
+
+    thumbnails: UInt8[np.ndarray, "m s s 3"]
+    titles: list[str]
+    ids: Int[np.ndarray, "m n"]
+    features: Float[np.ndarray, "m d"]
+    rows: Int[np.ndarray, " m"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Some images of a pool in full.
+
+    Attributes:
+        pool: that they are from.
+        picks: their places in it.
+        images: as they are.
+        restored: from their ids, in [-1, 1].
+        token_features: of every token alone, normalised, in the space of texts.
+        code_vectors: of their ids, as the codebook has them.
+        vocabulary: names that the source has for its images.
+        source_size: number of images in the source.
+        attribution: whom the images are owed to, or "".
+    """
+
+    pool: Pool
+    picks: Int[np.ndarray, " k"]
+    images: UInt8[np.ndarray, "k h w 3"]
+    restored: Float[np.ndarray, "k h w 3"]
+    token_features: Float[np.ndarray, "k n d"]
+    code_vectors: Float[np.ndarray, "k n c"]
+    vocabulary: tuple[str, ...]
+    source_size: int
+    attribution: str = ""
+
+    @property
+    def titles(self) -> list[str]:
+        return [self.pool.titles[pick] for pick in self.picks]
+
+    @property
+    def ids(self) -> Int[np.ndarray, "k n"]:
+        return self.pool.ids[self.picks]
+
+    def neighbours(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns places in the pool and cosines, [k, count], of each image's nearest others."""
+        count = min(count, len(self.pool.titles) - 1)
+        places, scores = nearest_keys(self.pool.features[self.picks], self.pool.features, count + 1)
+        is_other = places != self.picks[:, None]
+        # One that ranks behind as many equal ones is not among them: then the last one goes.
+        is_other[is_other.all(axis=1), -1] = False
+        shape = (len(places), count)
+        return places[is_other].reshape(shape), scores[is_other].reshape(shape)
+
+
+def make_gallery(
+    toklip: Tokenizer,
+    source_config: Mapping[str, Any],
+    num_images: int = NUM_IMAGES,
+    num_searched: int = NUM_SEARCHED,
+) -> Gallery:
+    """Reads and encodes images that lie evenly over a source.
+
+    Raises:
+        ValueError: the source can't be built, or its images are of another size.
+    """
+    source = build_source(source_config)
+    rows = _spread(len(source), num_searched)
+    shown = set(rows[_spread(len(rows), num_images)].tolist())
+    size = toklip.config.vision.image_size
+    transform = Decode(size, False, None) if is_raw(source_config) else None
+    pool, kept = _encode(toklip, source, transform, rows, shown)
+    picks = np.flatnonzero(np.isin(pool.rows, sorted(shown)))
+    ids = pool.ids[picks]
+    return Gallery(
+        pool=pool,
+        picks=picks,
+        images=np.stack(kept),
+        restored=np.asarray(toklip.detokenize(ids)),
+        token_features=np.asarray(toklip.token_features(ids)),
+        code_vectors=np.asarray(toklip.code_vectors(ids)),
+        vocabulary=tuple(getattr(source, "names", None) or getattr(source, "classes", ())),
+        source_size=len(source),
+        attribution=getattr(source, "attribution", ""),
+    )
+
+
+class _Rows:
+    """Some rows of a source."""
+
+    def __init__(self, source: Source, rows: np.ndarray):
+        self.source, self.rows = source, rows
+        if hasattr(source, "key"):
+            self.key = lambda index: source.key(int(rows[index]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[int(self.rows[index])]
+
+
+def _encode(toklip, source, transform, rows, shown):
+    """The pool, and the images of the rows `shown`; images that can't be read are left out."""
+    batch_size = min(len(rows), 64 if toklip.config.vision.image_size <= SMALL else 8)
+    batches = pipeline.evaluation_batches(_Rows(source, rows), batch_size, transform)
+    parts, kept, titles = [], [], []
+    for number, batch in enumerate(batches):
+        mask = batch["mask"]
+        here = rows[number * batch_size + np.flatnonzero(mask)]
+        kept += [x for x, row in zip(batch["images"][mask], here, strict=True) if row in shown]
+        titles += _titles(source, batch, here, mask)
+        ids = toklip.tokenize(batch["images"])
+        features = toklip.image_features(ids=ids)
+        thumbnails = np.stack([_thumbnail(image) for image in batch["images"]])
+        encoded = (thumbnails, np.asarray(ids), np.asarray(features))
+        parts.append((here, *(array[mask] for array in encoded)))
+    if not kept:
+        raise ValueError("expected images that can be read, found none")
+    places, thumbnails, ids, features = map(np.concatenate, zip(*parts, strict=True))
+    return Pool(thumbnails, titles, ids, features, places), kept
+
+
+def _titles(source, batch, rows, mask) -> list[str]:
+    """The source's own title, or the class's name, or nothing."""
+    if hasattr(source, "title"):
+        return [source.title(int(row)) for row in rows]
+    classes = getattr(source, "classes", None)
+    if classes and "labels" in batch:
+        return [str(classes[label]) for label in np.asarray(batch["labels"])[mask]]
+    return [""] * len(rows)
+
+
+def _thumbnail(image):
+    if max(image.shape[:2]) <= THUMBNAIL:
+        return image
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BOX))
+
+
+def _spread(total: int, count: int) -> Int[np.ndarray, " k"]:
+    """At most `count` places, evenly over `total`."""
+    count = min(total, count)
+    return np.floor((np.arange(count) + 0.5) * total / count).astype(np.int64)

@@ -1,0 +1,107 @@
+"""The head of the page: what was run, when, of which weights, on what."""
+
+import datetime
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from toklip_jax.report.files import Run
+from toklip_jax.report.markup import Markup, tag
+from toklip_jax.weights import Weights, fingerprint
+
+MODELS = ("toklip", "teacher", "vq")
+PACKAGES = ("jax", "flax", "numpy", "toklip_jax")
+
+
+def header(run: Run, weights: Weights | None) -> list[Markup]:
+    """Returns the page's head: what was run, when, of which weights, on what."""
+    facts = [("Run", tag("code", str(run.workdir))), ("Date", _date(run))]
+    if weights is not None:
+        vision, vq = weights.config.vision, weights.config.vq
+        shape = (
+            f"{vision.image_size} px, {vision.num_tokens} ids of {vq.codebook_size:,} codes, "
+            f"{vision.depth} blocks of width {vision.width}"
+        )
+        facts += [("Model", shape), ("Parameters", _parameters(weights))]
+    facts += [(f"Weights, {name}", _weights(run, name)) for name in MODELS if _has(run, name)]
+    facts += [("Measured with", _versions(run)), ("Devices", _devices(run))]
+    terms = [[tag("dt", name), tag("dd", value)] for name, value in facts if value]
+    return [tag("h1", run.workdir.resolve().name), _pipeline(weights), tag("dl", terms)]
+
+
+def _pipeline(weights):
+    """From image to feature, with this model's sizes where they are known."""
+    image, ids, tokens, feature = "pixels", "one a patch", "vectors", "one vector"
+    if weights is not None:
+        vision, codes = weights.config.vision, weights.config.vq.codebook_size
+        image = f"{vision.image_size} by {vision.image_size} pixels"
+        ids = f"{vision.num_tokens} of {codes:,} codes"
+        tokens = f"{vision.num_tokens} vectors of {vision.width}"
+        feature = f"one vector of {vision.width}"
+    steps = (
+        ("", "image", image),
+        ("VQ encoder →", "ids", ids),
+        ("codebook, causal ViT →", "tokens", tokens),
+        ("pooling →", "image feature", feature),
+        ("cosine ↔", "text feature", feature),
+    )
+    return tag(
+        "ol",
+        [tag("li", tag("div", tag("b", name), tag("small", what)), data_arrow=arrow)
+         for arrow, name, what in steps],
+        class_="pipeline",
+    )  # fmt: skip
+
+
+def _date(run):
+    date = run.results.get("date")
+    if date:
+        return date.replace("T", " ")[:16]
+    return f"{datetime.date.today()} (of this page: the run has not been evaluated)"
+
+
+def _parameters(weights):
+    total = _size(weights.params)
+    parts = {
+        name: _size(part) for name, part in weights.params.items() if isinstance(part, Mapping)
+    }
+    listed = ", ".join(f"{name.replace('_', ' ')} {_short(size)}" for name, size in parts.items())
+    return f"{_short(total)}: {listed}"
+
+
+def _size(tree):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _short(number):
+    for unit, size in (("billion", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _has(run, name):
+    return name in run.results.get("weights", {}) or run.model_path(name).exists()
+
+
+def _weights(run, name):
+    known = run.results.get("weights", {}).get(name, {})
+    path = run.model_path(name)
+    digest = known.get("sha256") or (fingerprint(path) if path.exists() else "")
+    source = known.get("source") or str(path)
+    short = tag("code", digest[:16], title=f"SHA-256 {digest}") if digest else None
+    return [source, ", SHA-256 " if short else None, short]
+
+
+def _versions(run):
+    versions = run.results.get("versions", {})
+    named = [name for name in PACKAGES if name in versions]
+    named += [name for name in versions if name not in PACKAGES]
+    return ", ".join(f"{name} {versions[name]}" for name in named)
+
+
+def _devices(run):
+    if devices := run.results.get("devices"):
+        return f"{devices['count']} {devices['kind']}"
+    return f"{jax.device_count()} {jax.devices()[0].device_kind} (of this page)"

@@ -1,0 +1,145 @@
+"""The page's sections that need no image: training, codes, confusion, how it was measured."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from toklip_jax.evaluation.tables import figure_label
+from toklip_jax.metrics import CodeUsage
+from toklip_jax.report.charts import (
+    code_histogram,
+    confusion_matrix,
+    curve,
+    worst_labels,
+)
+from toklip_jax.report.files import Run
+from toklip_jax.report.markup import tag
+from toklip_jax.report.output import Output
+from toklip_jax.report.page import Section, scroll_box, table
+
+MAX_CURVES = 9  # of a stage
+NOT_CURVES = ("step", "speed")
+
+
+def training_section(run: Run, output: Output) -> Section:
+    """Returns every stage's curves."""
+    title = "Training"
+    if not run.metrics:
+        return Section("training", title, "Left out: this run has no log of its training.")
+    lead = "What each stage logged: single values faint, their running mean in front."
+    body = []
+    for stage, records in run.metrics.items():
+        series = _series(records)
+        charts = [
+            output.chart(
+                curve(name, *points),
+                f"training-{stage}-{name.replace('/', '-')}",
+                f"{name} of stage {stage} over its steps, last {points[1][-1]:.4g}",
+                tag("b", figure_label(name.replace("/", ": "))),
+            )
+            for name, points in series.items()
+        ]
+        body += [tag("h3", stage), tag("div", charts, class_="charts")]
+    return Section("training", title, lead, body)
+
+
+def usage_section(
+    run: Run, output: Output, ids: Int[np.ndarray, "m n"] | None, size: int
+) -> Section:
+    """Returns how often each code occurs: of an evaluation, else of the page's own images."""
+    title, found = "Use of the codebook", run.details("code_counts")
+    if found is None and ids is None:
+        return Section("codes", title, "Left out: neither an evaluation nor images counted codes.")
+    if found is not None:
+        counts, where = np.asarray(found[1], np.int64), f"in the images of {found[0]}"
+    else:
+        counts = CodeUsage.from_ids(ids, size).counts
+        where = f"in the {len(ids):,} images looked at here"
+    usage, perplexity = CodeUsage(counts).compute()
+    used, total = int(np.count_nonzero(counts)), len(counts)
+    lead = (
+        f"{used:,} of {total:,} codes ({usage:.1%}) are used {where}; {total - used:,} are dead. "
+        f"Perplexity is {perplexity:,.0f}: so many equally frequent codes would say as much."
+    )
+    alt = f"Occurrences of each code on a logarithmic axis; {used} of {total} are used"
+    return Section("codes", title, lead, output.chart(code_histogram(counts), "codes", alt))
+
+
+def confusion_section(run: Run, output: Output) -> Section:
+    """Returns which classes are taken for which."""
+    title, found = "What is taken for what", run.details("confusion")
+    if found is None:
+        lead = "Left out: no evaluation of this run counted which class was taken for which."
+        return Section("confusion", title, lead)
+    name, confusion = found
+    counts, labels = np.asarray(confusion["counts"], np.int64), confusion["labels"]
+    kept = worst_labels(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    lead = (
+        f"In {name.replace('_', ' ')}: each row is a true class and says how its images were "
+        f"answered, in per cent; right answers are on the diagonal."
+    )
+    if len(kept) < len(labels):
+        lead += f" Shown are the {len(kept)} of {len(labels)} classes with the most errors."
+    figure = confusion_matrix(shares[np.ix_(kept, kept)], [labels[i] for i in kept])
+    alt = (
+        f"Confusion matrix of {len(kept)} classes; {np.trace(counts) / counts.sum():.0%} are right"
+    )
+    chart = scroll_box(output.chart(figure, "confusion", alt), "Confusion matrix")
+    return Section("confusion", title, lead, [chart, _confusions(counts, labels)])
+
+
+def method_section(run: Run, source: Mapping[str, Any] | None, phrases: list[str]) -> Section:
+    """Returns how to come by this page again."""
+    workdir = shlex.quote(str(run.workdir))
+    options = "".join(f" --phrase={shlex.quote(phrase)}" for phrase in phrases)
+    commands = [
+        f"python -m toklip_jax.main --config=... --workdir={workdir}    # the config below",
+        f"python -m toklip_jax.main --config=... --workdir={workdir} --mode=eval",
+        f"python -m toklip_jax.report {workdir}{options}",
+    ]
+    config = json.dumps(run.config, indent=2, ensure_ascii=False)
+    data = json.dumps(source, ensure_ascii=False) if source else "none"
+    body = [
+        tag("h3", "Commands"),
+        scroll_box(tag("pre", "\n".join(commands)), "Commands"),
+        tag("h3", "Images of this page"),
+        scroll_box(tag("pre", data), "Source of the images"),
+        tag("h3", "Config"),
+        tag("details", tag("summary", "All fields"), scroll_box(tag("pre", config), "Config")),
+    ]
+    return Section("method", "How it was measured", "What is needed to do it again.", body)
+
+
+def _series(records):
+    """Name to (steps, values) of what was logged, each curve once."""
+    names = list(dict.fromkeys(k for record in records for k in record if k not in NOT_CURVES))
+    names.sort(key=lambda name: (name != "loss", "learning_rate" in name, "/" in name))
+    series: dict[str, tuple[list, list]] = {}
+    for name in names:
+        points = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+        if not points or (name == "is_skipped" and not any(value for _, value in points)):
+            continue
+        steps, values = map(list, zip(*points, strict=True))
+        if (steps, values) not in series.values():
+            series[name] = steps, values
+    return dict(list(series.items())[:MAX_CURVES])
+
+
+def _confusions(counts, labels):
+    """The most frequent errors: also for those who can't see the chart."""
+    errors = counts - np.diag(np.diag(counts))
+    order = np.argsort(-errors, axis=None, kind="stable")[:5]
+    pairs = [np.unravel_index(place, errors.shape) for place in order]
+    rows = [
+        [labels[true], labels[answer], f"{errors[true, answer]:,}"]
+        for true, answer in pairs
+        if errors[true, answer]
+    ]
+    return (
+        table(["true class", "answered", "images"], rows, "Most frequent errors") if rows else None
+    )
