@@ -13,7 +13,6 @@ import pytest
 
 from toklip_jax.convert import read_weights
 from toklip_jax.convert.__main__ import main
-from toklip_jax.convert.reader import read_checkpoint
 from toklip_jax.files import write_safetensors
 from toklip_jax.models.build import param_shapes
 from toklip_jax.models.inception import Inception, InceptionConfig
@@ -142,8 +141,3 @@ def small(tensors):
         gain = 4 if name.endswith("conv.weight") and cut[1] != 3 else 1
         names[name] = gain * np.ascontiguousarray(array[tuple(slice(n) for n in cut)])
     return names
-
-
-def test_the_published_format_of_torch_before_1_6_is_read(golden):
-    """The published file has 95,628,359 bytes, less than any zip of its tensors would."""
-    assert read_checkpoint(golden("torch_legacy/checkpoint.pt")).format == "torch"

@@ -28,7 +28,6 @@ COMMAND = "python -m toklip_jax.convert to-jax pt_inception-2015-12-05-6726825d.
 
 @pytest.fixture(scope="module")
 def params():
-    """Drawn in NumPy: to compile the initialisation takes ten times as long."""
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(Inception(TINY).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 

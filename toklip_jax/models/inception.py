@@ -136,7 +136,10 @@ class Block(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """What a `Unit` describes; the norm's mean and variance are parameters like the others."""
+    """What a `Unit` describes; the norm's mean and variance are parameters like the others.
+
+    Weights are read, never trained: initialisation gives shapes, and kernels of zeros.
+    """
 
     unit: Unit
     divisor: int
@@ -146,7 +149,7 @@ class ConvNorm(nn.Module):
         width, stride = self.unit.width // self.divisor, self.unit.stride
         shape = (*self.unit.kernel, x.shape[-1], width)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        kernel = self.param("kernel", zeros, shape)
         scale, bias = self.param("scale", ones, (width,)), self.param("bias", zeros, (width,))
         mean, variance = self.param("mean", zeros, (width,)), self.param("variance", ones, (width,))
         x = jax.lax.conv_general_dilated(
