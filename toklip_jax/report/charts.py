@@ -39,7 +39,7 @@ def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> Any:
 
 def code_histogram(counts: Int[np.ndarray, " z"]) -> Any:
     """Returns a figure of how often each code occurs, most frequent first."""
-    figure, axes = _figure(2 * WIDTH, HEIGHT)
+    figure, axes = _figure(1.5 * WIDTH, HEIGHT)
     ordered = np.sort(counts)[::-1]
     used = int(np.count_nonzero(ordered))
     rank = np.unique(np.linspace(0, used - 1, min(used, MAX_POINTS)).astype(int))
@@ -107,10 +107,16 @@ def as_svg(figure: Any, name: str) -> str:
     return re.sub(r"\n\s*", "\n", text).strip()
 
 
-def worst_labels(counts: Int[np.ndarray, "c c"], limit: int = MAX_LABELS) -> Int[np.ndarray, " k"]:
-    """Returns the classes with the most errors, at most `limit`, in their own order."""
-    errors = counts.sum(axis=1) - np.diag(counts)
-    return np.sort(np.argsort(-errors, kind="stable")[:limit])
+def confused_labels(
+    counts: Int[np.ndarray, "c c"], limit: int = MAX_LABELS
+) -> Int[np.ndarray, " k"]:
+    """Returns the classes that are most often confused, two by two, at most `limit`, in order."""
+    if len(counts) <= limit:
+        return np.arange(len(counts))
+    errors = counts - np.diag(np.diag(counts))
+    pairs = np.argsort(-errors, axis=None, kind="stable")[: limit * limit]
+    places = np.stack(np.unravel_index(pairs, errors.shape), axis=1).ravel()
+    return np.sort(np.array(list(dict.fromkeys(places.tolist()))[:limit]))
 
 
 def _figure(width, height):

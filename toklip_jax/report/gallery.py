@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
 from jaxtyping import Float, Int, UInt8
@@ -18,6 +19,7 @@ from toklip_jax.tokenizer import Tokenizer
 
 NUM_IMAGES = 8  # shown large
 NUM_SEARCHED = 1000  # where neighbours are looked for
+NUM_SEARCHED_SLOWLY = 64  # the same, of large images on a CPU
 NUM_NEIGHBOURS = 6
 THUMBNAIL = 96  # pixels
 SMALL = 128  # images up to this many pixels are encoded in larger batches
@@ -91,19 +93,28 @@ def make_gallery(
     toklip: Tokenizer,
     source_config: Mapping[str, Any],
     num_images: int = NUM_IMAGES,
-    num_searched: int = NUM_SEARCHED,
+    num_searched: int = 0,
 ) -> Gallery:
     """Reads and encodes images that lie evenly over a source.
+
+    Args:
+        num_images: shown large.
+        num_searched: where neighbours are looked for; 0 for NUM_SEARCHED, or fewer on a CPU.
 
     Raises:
         ValueError: the source can't be built, or its images are of another size.
     """
     source = build_source(source_config)
+    size = toklip.config.vision.image_size
+    if not num_searched:
+        is_slow = jax.default_backend() == "cpu" and size > SMALL
+        num_searched = NUM_SEARCHED_SLOWLY if is_slow else NUM_SEARCHED
     rows = _spread(len(source), num_searched)
     shown = set(rows[_spread(len(rows), num_images)].tolist())
-    size = toklip.config.vision.image_size
     transform = Decode(size, False, None) if is_raw(source_config) else None
-    pool, kept = _encode(toklip, source, transform, rows, shown)
+    some = _Rows(source, rows)
+    pool, kept = _encode(toklip, some, transform, shown)
+    vocabulary = getattr(source, "names", ()) or getattr(source, "classes", ())
     picks = np.flatnonzero(np.isin(pool.rows, sorted(shown)))
     ids = pool.ids[picks]
     return Gallery(
@@ -113,17 +124,18 @@ def make_gallery(
         restored=np.asarray(toklip.detokenize(ids)),
         token_features=np.asarray(toklip.token_features(ids)),
         code_vectors=np.asarray(toklip.code_vectors(ids)),
-        vocabulary=tuple(getattr(source, "names", None) or getattr(source, "classes", ())),
+        vocabulary=tuple(vocabulary or some.captions.values()),
         source_size=len(source),
         attribution=getattr(source, "attribution", ""),
     )
 
 
 class _Rows:
-    """Some rows of a source."""
+    """Some rows of a source; keeps the captions of those that were read."""
 
     def __init__(self, source: Source, rows: np.ndarray):
         self.source, self.rows = source, rows
+        self.captions: dict[int, str] = {}
         if hasattr(source, "key"):
             self.key = lambda index: source.key(int(rows[index]))
 
@@ -131,38 +143,45 @@ class _Rows:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[int(self.rows[index])]
+        row = int(self.rows[index])
+        sample = self.source[row]
+        if text := sample.get("text"):
+            text = text.decode(errors="replace") if isinstance(text, bytes) else text
+            self.captions[row] = " ".join(text.split())
+        return sample
+
+    def title(self, row: int, batch: dict[str, Any], place: int) -> str:
+        """What the image at `place` of a batch shows: the source's word, else a caption, a class,
+        or its file."""
+        classes = getattr(self.source, "classes", ())
+        if hasattr(self.source, "title"):
+            return self.source.title(row)
+        if row in self.captions:
+            return self.captions[row]
+        if classes and "labels" in batch:
+            return str(classes[batch["labels"][place]])
+        return batch["keys"][place] if "keys" in batch else ""
 
 
-def _encode(toklip, source, transform, rows, shown):
-    """The pool, and the images of the rows `shown`; images that can't be read are left out."""
-    batch_size = min(len(rows), 64 if toklip.config.vision.image_size <= SMALL else 8)
-    batches = pipeline.evaluation_batches(_Rows(source, rows), batch_size, transform)
+def _encode(toklip, some, transform, shown):
+    """The pool, and its images of the rows `shown`; images that can't be read are left out."""
+    batch_size = min(len(some), 64 if toklip.config.vision.image_size <= SMALL else 8)
     parts, kept, titles = [], [], []
+    batches = pipeline.evaluation_batches(some, batch_size, transform)
     for number, batch in enumerate(batches):
-        mask = batch["mask"]
-        here = rows[number * batch_size + np.flatnonzero(mask)]
-        kept += [x for x, row in zip(batch["images"][mask], here, strict=True) if row in shown]
-        titles += _titles(source, batch, here, mask)
-        ids = toklip.tokenize(batch["images"])
-        features = toklip.image_features(ids=ids)
-        thumbnails = np.stack([_thumbnail(image) for image in batch["images"]])
-        encoded = (thumbnails, np.asarray(ids), np.asarray(features))
-        parts.append((here, *(array[mask] for array in encoded)))
+        images, good = batch["images"], np.flatnonzero(batch["mask"])
+        rows = some.rows[number * batch_size + good]
+        places = list(zip(rows.tolist(), good.tolist(), strict=True))
+        titles += [some.title(row, batch, place) for row, place in places]
+        kept += [images[place] for row, place in places if row in shown]
+        ids = toklip.tokenize(images)
+        thumbnails = np.stack([_thumbnail(image) for image in images])
+        encoded = (thumbnails, ids, toklip.image_features(ids=ids))
+        parts.append((rows, *(np.asarray(array)[good] for array in encoded)))
     if not kept:
         raise ValueError("expected images that can be read, found none")
-    places, thumbnails, ids, features = map(np.concatenate, zip(*parts, strict=True))
-    return Pool(thumbnails, titles, ids, features, places), kept
-
-
-def _titles(source, batch, rows, mask) -> list[str]:
-    """The source's own title, or the class's name, or nothing."""
-    if hasattr(source, "title"):
-        return [source.title(int(row)) for row in rows]
-    classes = getattr(source, "classes", None)
-    if classes and "labels" in batch:
-        return [str(classes[label]) for label in np.asarray(batch["labels"])[mask]]
-    return [""] * len(rows)
+    rows, thumbnails, ids, features = map(np.concatenate, zip(*parts, strict=True))
+    return Pool(thumbnails, titles, ids, features, rows), kept
 
 
 def _thumbnail(image):

@@ -21,7 +21,7 @@ def header(run: Run, weights: Weights | None) -> list[Markup]:
         vision, vq = weights.config.vision, weights.config.vq
         shape = (
             f"{vision.image_size} px, {vision.num_tokens} ids of {vq.codebook_size:,} codes, "
-            f"{vision.depth} blocks of width {vision.width}"
+            f"depth {vision.depth}, width {vision.width}"
         )
         facts += [("Model", shape), ("Parameters", _parameters(weights))]
     facts += [(f"Weights, {name}", _weights(run, name)) for name in MODELS if _has(run, name)]
@@ -32,19 +32,19 @@ def header(run: Run, weights: Weights | None) -> list[Markup]:
 
 def _pipeline(weights):
     """From image to feature, with this model's sizes where they are known."""
-    image, ids, tokens, feature = "pixels", "one a patch", "vectors", "one vector"
+    image, ids, tokens, feature = "", "", "", ""
     if weights is not None:
         vision, codes = weights.config.vision, weights.config.vq.codebook_size
         image = f"{vision.image_size} by {vision.image_size} pixels"
-        ids = f"{vision.num_tokens} of {codes:,} codes"
-        tokens = f"{vision.num_tokens} vectors of {vision.width}"
-        feature = f"one vector of {vision.width}"
+        ids = f": {vision.num_tokens} of {codes:,} codes"
+        tokens = f": {vision.num_tokens} vectors of {vision.width}"
+        feature = f": one of {vision.width}"
     steps = (
         ("", "image", image),
-        ("VQ encoder →", "ids", ids),
-        ("codebook, causal ViT →", "tokens", tokens),
-        ("pooling →", "image feature", feature),
-        ("cosine ↔", "text feature", feature),
+        ("→", "ids", f"VQ encoder{ids}"),
+        ("→", "tokens", f"causal ViT{tokens}"),
+        ("→", "image feature", f"pooling{feature}"),
+        ("↔", "text feature", "cosine"),
     )
     return tag(
         "ol",

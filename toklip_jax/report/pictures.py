@@ -1,5 +1,6 @@
 """The page's sections of images: reconstructions, ids, where a text is, nearest neighbours."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.evaluation.figures import reconstruction_grid
@@ -27,15 +28,16 @@ NUM_STATIC = 3  # phrases whose maps are there without the script
 MAX_NUMBERS = 256  # ids of an image that are written out
 COARSE = 64  # ids of an image up to which two grids fit beside each other
 CELL = 26  # units of a grid's cell
-PIXELATED = 128  # images up to this many pixels are shown with their pixels as squares
+MAX_NAME = 60  # letters
+MAP_PIXELS = 192  # of a large image under a map
 
 
 def reconstruction_section(gallery: Gallery, output: Output) -> Section:
     """Returns originals, reconstructions and where they differ."""
     errors = absolute_errors(gallery.images, gallery.restored)
     limit = float(np.percentile(errors, ERRORS))
-    originals, restored = to_unit_range(gallery.images), np.asarray(gallery.restored)
-    ratios = np.asarray(psnr(originals, restored))
+    originals, restored = to_unit_range(gallery.images), gallery.restored
+    ratios = psnr(jnp.asarray(originals), jnp.asarray(restored))
     notes = [f"{ratio:.2f} dB" for ratio in ratios]
     file = output.directory / "reconstructions.png"
     reconstruction_grid(originals, restored, file, notes=notes, attribution=gallery.attribution)
@@ -44,10 +46,10 @@ def reconstruction_section(gallery: Gallery, output: Output) -> Section:
         pictures = (
             (gallery.images[i], "original"),
             (to_bytes(gallery.restored[i]), "from its ids"),
-            (paint(errors[i], 0, limit, error_colors()), "error"),
+            (paint(errors[i], 0.0, limit, error_colors()), "error"),
         )
         shown = [
-            tag("div", output.picture(image, f"{title}: {what}", class_=_sharp(image)),
+            tag("div", output.picture(image, f"{title}: {what}"),
                 tag("small", what))
             for image, what in pictures
         ]  # fmt: skip
@@ -74,7 +76,7 @@ def ids_section(gallery: Gallery, output: Output) -> Section:
     names = _names(gallery)
     figures = []
     for i in shown:
-        image = output.picture(gallery.images[i], names[i], class_=_sharp(gallery.images[i]))
+        image = output.picture(gallery.images[i], names[i])
         grid = _grid(gallery.ids[i], colors[i], names[i])
         pair = [tag("div", image, class_="picture"), grid]
         figures.append(tag("figure", tag("div", pair, class_="pair"), tag("figcaption", names[i])))
@@ -138,22 +140,24 @@ def neighbour_section(gallery: Gallery, output: Output) -> Section:
             for place, score in zip(places[i], scores[i], strict=True)
         ]
         rows.append(tag("li", query, found))
-    lead = (
-        f"The images whose features are nearest (cosine), among {len(pool.titles):,} of the "
-        f"source's {gallery.source_size:,} images, spread evenly over it. Features are made from "
-        f"ids alone."
-    )
+    among = f"among the {len(pool.titles):,} images of the source"
+    if len(pool.titles) < gallery.source_size:
+        among = (
+            f"among {len(pool.titles):,} images that lie evenly over the source's "
+            f"{gallery.source_size:,}"
+        )
+    lead = f"The images whose features, made from ids alone, are nearest (cosine), {among}."
     content = scroll_box(tag("ul", rows, class_="neighbours"), "Nearest neighbours")
     return Section("neighbours", title, lead, content)
 
 
 def _names(gallery):
-    return [title or f"image {row}" for title, row in
-            zip(gallery.titles, gallery.pool.rows[gallery.picks], strict=True)]  # fmt: skip
+    return [_name(gallery.pool, pick) for pick in gallery.picks]
 
 
-def _sharp(image):
-    return "sharp" if max(image.shape[:2]) <= PIXELATED else None
+def _name(pool, place):
+    title = pool.titles[place] or f"image {pool.rows[place]}"
+    return title if len(title) <= MAX_NAME else title[: MAX_NAME - 1].rstrip() + "…"
 
 
 def _scale(colors, low, high):
@@ -177,8 +181,16 @@ def _grid(ids, colors, title) -> Markup:
     size = side * CELL
     svg = tag("svg", cells, viewBox=f"0 0 {size} {size}", class_="ids", role="img",
               aria_label=f"The {len(ids)} ids of {title}: {_first(ids)}",
-              style=f"min-width:{side * 20}px" if side > 8 else None)  # fmt: skip
+              style=_grid_style(ids, side))  # fmt: skip
     return scroll_box(svg, f"Ids of {title}")
+
+
+def _grid_style(ids, side):
+    """Numbers as large as the longest allows, and a grid that isn't too small for them."""
+    digits = len(str(max(ids)))
+    size = min(9, 0.9 * CELL / (0.6 * digits))  # a digit is 0.6 em wide
+    is_large = 8 < side <= MAX_NUMBERS**0.5
+    return f"font-size:{size:.1f}px" + (f";min-width:{20 * side}px" if is_large else "")
 
 
 def _first(ids, count=8):
@@ -187,9 +199,10 @@ def _first(ids, count=8):
 
 def _canvas(gallery, i, output):
     name = _names(gallery)[i]
-    image = output.picture(gallery.images[i], name, class_=_sharp(gallery.images[i]))
+    image = output.picture(gallery.images[i], name, largest=MAP_PIXELS)
     side = square_side(gallery.ids.shape[1])
-    canvas = tag("canvas", width=side, height=side, role="img", data_image=i, data_title=name)
+    canvas = tag("canvas", width=side, height=side, role="img", aria_label=f"Map of {name}",
+                 data_image=i, data_title=name)  # fmt: skip
     over = tag("div", image, canvas, class_="over")
     return tag("figure", over, tag("figcaption", name, " ", tag("small", class_="best")))
 
@@ -205,7 +218,7 @@ def _static_maps(gallery, maps, output):
             colors = paint(values, maps.low, maps.high, similarity_colors())
             shown = overlay(gallery.images[i], colors)
             picture = output.picture(
-                shown, f"Where “{phrase}” is in {name}", f"map-{p}-{i}", class_=_sharp(shown)
+                shown, f"Where “{phrase}” is in {name}", f"map-{p}-{i}", MAP_PIXELS
             )
             figures.append(tag("figure", picture, tag("figcaption", name)))
         parts += [tag("h3", f"“{phrase}”"), tag("div", figures, class_="maps")]
@@ -213,7 +226,6 @@ def _static_maps(gallery, maps, output):
 
 
 def _thumbnail(output, pool, place, note, kind=None):
-    title = pool.titles[place] or f"image {pool.rows[place]}"
-    image = pool.thumbnails[place]
-    picture = output.picture(image, title, class_=_sharp(image), title=title)
+    title, image = _name(pool, place), pool.thumbnails[place]
+    picture = output.picture(image, title, title=title)
     return tag("figure", picture, tag("figcaption", note, tag("span", title)), class_=kind)

@@ -11,8 +11,7 @@ from toklip_jax.metrics import to_unit_range
 
 COLORS = 256
 LOSSLESS = 128  # pixels: pictures up to this size are embedded as PNG, larger ones as WebP
-LARGEST = 384  # pixels: pictures embedded are not larger
-QUALITY = 88
+QUALITY = 80
 MIN_SIDE = 240  # pixels of a file beside the page: small pictures are enlarged
 ERROR_MAP, SIMILARITY_MAP = "magma", "YlOrRd"
 WARM = (0.25, 0.9)  # part of the similarity's colours in use
@@ -78,10 +77,10 @@ def code_colors(vectors: Float[np.ndarray, "*b c"]) -> UInt8[np.ndarray, "*b 3"]
     return np.round(255 * rgb).astype(np.uint8).reshape(*vectors.shape[:-1], 3)
 
 
-def data_uri(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Returns a picture as a URI; large ones are shrunk and compressed with loss."""
+def data_uri(image: UInt8[np.ndarray, "h w 3"], largest: int) -> str:
+    """Returns a picture as a URI; above `largest` pixels shrunk, if large compressed with loss."""
     picture = PIL.Image.fromarray(image)
-    picture.thumbnail((LARGEST, LARGEST), PIL.Image.Resampling.LANCZOS)
+    picture.thumbnail((largest, largest), PIL.Image.Resampling.LANCZOS)
     is_small = max(picture.size) <= LOSSLESS
     buffer = io.BytesIO()
     if is_small:

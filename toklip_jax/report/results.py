@@ -59,7 +59,7 @@ def _evaluation(name, result, run):
     ]
     kind = result.get("kind", name)
     return [
-        tag("h3", name.replace("_", " ")),
+        tag("h3", name[:1].upper() + name[1:].replace("_", " ")),
         tag("p", KINDS.get(kind, ""), " ", _counts(result)),
         _table(["model", *map(figure_label, figures)], body, f"Results of {name}"),
     ]
@@ -89,7 +89,7 @@ def _counts(result):
     sets = [f"{count:,} of {name}" for name, count in (result.get("num_images") or {}).items()]
     skipped = [f"{n:,} {cause}" for cause, n in (result.get("skipped") or {}).items() if n]
     text = f"Images: {', '.join(sets)}." if sets else ""
-    return text + (f" Left out: {', '.join(skipped)}." if skipped else "")
+    return text + (f" Not judged: {', '.join(skipped)}." if skipped else "")
 
 
 def _data(cell, best, is_trained):

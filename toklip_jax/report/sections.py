@@ -12,9 +12,9 @@ from toklip_jax.evaluation.tables import figure_label
 from toklip_jax.metrics import CodeUsage
 from toklip_jax.report.charts import (
     code_histogram,
+    confused_labels,
     confusion_matrix,
     curve,
-    worst_labels,
 )
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import tag
@@ -77,18 +77,17 @@ def confusion_section(run: Run, output: Output) -> Section:
         return Section("confusion", title, lead)
     name, confusion = found
     counts, labels = np.asarray(confusion["counts"], np.int64), confusion["labels"]
-    kept = worst_labels(counts)
+    kept = confused_labels(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     lead = (
         f"In {name.replace('_', ' ')}: each row is a true class and says how its images were "
         f"answered, in per cent; right answers are on the diagonal."
     )
     if len(kept) < len(labels):
-        lead += f" Shown are the {len(kept)} of {len(labels)} classes with the most errors."
+        lead += f" Shown are {len(kept)} of {len(labels):,} classes, those most often confused."
     figure = confusion_matrix(shares[np.ix_(kept, kept)], [labels[i] for i in kept])
-    alt = (
-        f"Confusion matrix of {len(kept)} classes; {np.trace(counts) / counts.sum():.0%} are right"
-    )
+    right = np.trace(counts) / max(counts.sum(), 1)
+    alt = f"Confusion matrix of {len(kept)} classes; {right:.0%} of the images are right"
     chart = scroll_box(output.chart(figure, "confusion", alt), "Confusion matrix")
     return Section("confusion", title, lead, [chart, _confusions(counts, labels)])
 
@@ -98,8 +97,8 @@ def method_section(run: Run, source: Mapping[str, Any] | None, phrases: list[str
     workdir = shlex.quote(str(run.workdir))
     options = "".join(f" --phrase={shlex.quote(phrase)}" for phrase in phrases)
     commands = [
-        f"python -m toklip_jax.main --config=... --workdir={workdir}    # the config below",
-        f"python -m toklip_jax.main --config=... --workdir={workdir} --mode=eval",
+        f"python -m toklip_jax.main --config=CONFIG.py --workdir={workdir}    # the config below",
+        f"python -m toklip_jax.main --config=CONFIG.py --workdir={workdir} --mode=eval",
         f"python -m toklip_jax.report {workdir}{options}",
     ]
     config = json.dumps(run.config, indent=2, ensure_ascii=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from toklip_jax.convert import read_weights
 from toklip_jax.models.toklip import TokLIPConfig
 from toklip_jax.report.files import Run, read_run
-from toklip_jax.report.gallery import NUM_IMAGES, NUM_SEARCHED, Gallery, make_gallery
+from toklip_jax.report.gallery import Gallery, make_gallery
 from toklip_jax.report.header import header
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, render_page
@@ -36,6 +36,7 @@ PICTURES = {
     "where": "Where a text is",
     "neighbours": "Nearest neighbours",
 }
+SIZES = ("num_images", "num_searched")  # fields of the config's section
 PAGE = pathlib.Path("report") / "index.html"
 
 
@@ -106,8 +107,7 @@ def _gallery(run, weights, why) -> tuple[Tokenizer | None, Gallery | None, str]:
     toklip = Tokenizer.from_weights(weights, tokenizer=tokenizer)
     if run.source is None:
         return toklip, None, "the run's config names no source of images."
-    sizes = {"num_images": NUM_IMAGES, "num_searched": NUM_SEARCHED}
-    sizes |= {name: value for name, value in run.report.items() if name in sizes}
+    sizes = {name: run.report[name] for name in SIZES if name in run.report}
     try:
         return toklip, make_gallery(toklip, run.source, **sizes), ""
     except (ValueError, OSError) as error:
@@ -119,7 +119,9 @@ def _pictures(run, toklip, gallery, why, phrases, place) -> tuple[list[Section],
         return [Section(slug, title, f"Left out: {why}") for slug, title in PICTURES.items()], None
     asked: list[str] = [*phrases, *run.report.get("phrases", ())]
     # Without a wish, what is in the images is looked for first.
-    asked += [*gallery.titles, *gallery.vocabulary]
+    vocabulary = set(gallery.vocabulary)
+    asked += [title for title in gallery.titles if title in vocabulary]
+    asked += gallery.vocabulary
     try:
         maps = text_maps(toklip, gallery.token_features, asked)
         where = map_section(gallery, maps, place)

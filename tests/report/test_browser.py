@@ -1,0 +1,120 @@
+"""The page in a real browser: headless Chromium, by its command line."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PHONE = (390, 844)
+DARK = "--blink-settings=preferredColorScheme=0"
+# What a visitor would see and do; its findings end up in the page's text.
+VISIT = """
+<script>
+addEventListener("load", () => {
+  const canvas = document.querySelector("canvas"), input = document.getElementById("phrase");
+  const look = () => canvas && [canvas.toDataURL(), canvas.getAttribute("aria-label")];
+  const type = (text) => {
+    input.value = text;
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    return look();
+  };
+  const root = document.documentElement;
+  const findings = {
+    images: document.images.length,
+    broken: [...document.images].filter((image) => !image.naturalWidth).map((image) => image.alt),
+    width: innerWidth,
+    overflow: root.scrollWidth - root.clientWidth,
+    fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
+    paper: getComputedStyle(document.body).backgroundColor,
+    line: getComputedStyle(document.querySelector(".chart path[style*=accent]")).stroke,
+    isScripted: getComputedStyle(document.querySelector(".without-script")).display === "none",
+    phrases: document.getElementById("phrases").options.length,
+    first: look(),
+    again: type("  GREEN "),
+    beginning: type("a roun"),
+    unknown: type("no such phrase") && document.getElementById("found").textContent,
+  };
+  const note = document.createElement("pre");
+  note.id = "findings";
+  note.textContent = JSON.stringify(findings);
+  parent.document.body.append(note);  // of the page around, if it is in one
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("NOT CHECKED: the page in a browser: install chromium or google-chrome")
+    return path
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """`visit(text, hash, *flags, size=None)` returns (findings, console messages) of a page."""
+
+    def run(text, address="", *flags, size=None):
+        page = tmp_path / "page.html"
+        text = text.replace("</body>", VISIT + "</body>")
+        page.write_text(text if size is None else _in_frame(text, *size))
+        command = [
+            *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *("--enable-logging=stderr", "--virtual-time-budget=10000", "--hide-scrollbars"),
+            *("--no-first-run", "--disable-background-networking", "--disable-extensions"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"),
+            *(*flags, page.as_uri() + address),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        found = re.search(r'<pre id="findings">(.*?)</pre>', done.stdout, flags=re.S)
+        assert found, f"the visit ended early: {console}"
+        return json.loads(html.unescape(found[1])), console
+
+    return run
+
+
+def _in_frame(text, width, height):
+    # Chromium's own windows are at least 500 pixels wide.
+    style = f"width:{width}px;height:{height}px;border:0"
+    return f'<!doctype html><body><iframe style="{style}" srcdoc="{html.escape(text)}"></iframe>'
+
+
+def test_the_page_works_on_a_phone_and_redraws_what_is_asked_for(report, visit):
+    found, console = visit(report.text, size=PHONE)
+    assert console == []
+    assert found["images"] > 20
+    assert found["broken"] == found["fetched"] == []
+    assert (found["width"], found["overflow"]) == (PHONE[0], 0)
+    assert (found["paper"], found["line"]) == ("rgb(252, 252, 250)", "rgb(11, 98, 168)")
+    assert found["isScripted"]
+    assert found["phrases"] == 5
+    assert "“an extra phrase”" in found["first"][1]
+    assert "“green”" in found["again"][1]
+    assert "“a round red thing”" in found["beginning"][1]
+    drawn = {found[name][0] for name in ("first", "again", "beginning")}
+    assert len(drawn) == 3
+    assert found["unknown"] == "The page doesn't know such a phrase."
+
+
+def test_dark_is_dark_and_the_address_names_a_phrase(report, visit):
+    found, console = visit(report.text, "#phrase=green", DARK)
+    assert console == []
+    assert (found["paper"], found["line"]) == ("rgb(21, 23, 26)", "rgb(121, 180, 240)")
+    assert "“green”" in found["first"][1]
+    assert found["first"] == found["again"]
+
+
+def test_the_visit_sees_what_a_page_does_wrong(report, visit):
+    wrong = '<p style="width:500px">wide<img src="http://example.com/a.png" alt="outside"></p>'
+    wrong += "<script>console.warn('a warning')</script>"
+    found, console = visit(report.text.replace("<main>", f"<main>{wrong}"), size=PHONE)
+    assert found["broken"] == ["outside"]
+    assert found["overflow"] > 0
+    assert any("Content Security Policy" in line for line in console)
+    assert any("a warning" in line for line in console)

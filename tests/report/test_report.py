@@ -1,0 +1,277 @@
+"""What is on a run's page, and what it says where something is missing."""
+
+import base64
+import html
+import html.parser
+import io
+import itertools
+import json
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from toklip_jax.data.artwork import Concept
+from toklip_jax.data.emoji import EmojiSet
+from toklip_jax.data.sources import EmojiSource
+from toklip_jax.evaluation.published import published_like
+from toklip_jax.models.sizes import TOKLIP_SIZES
+from toklip_jax.report import write_report
+from toklip_jax.report.__main__ import main
+from toklip_jax.report.charts import confused_labels
+from toklip_jax.report.files import read_run
+from toklip_jax.report.markup import tag
+from toklip_jax.report.phrases import leading_directions
+from toklip_jax.report.rasters import absolute_errors, code_colors, data_uri
+from toklip_jax.report.results import results_section
+
+SECTIONS = ["results", "training", "reconstructions", "ids", "where", "neighbours", "codes",
+            "confusion", "method"]  # fmt: skip
+VOID = {"meta", "link", "img", "input", "br", "use", "path"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Elements in order, and whether all are closed in turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_startendtag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+
+    def handle_endtag(self, name):
+        if name not in VOID:
+            assert self.open.pop() == name
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text += data
+
+    def all(self, name):
+        return [attributes for found, attributes in self.elements if found == name]
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Reader(report.text)
+
+
+def test_the_page_has_all_sections_in_order_with_headings(report, page):
+    assert report.path == report.workdir / "report" / "index.html"
+    assert [a["id"] for a in page.all("section")] == SECTIONS
+    levels = [int(name[1]) for name, _ in page.elements if re.fullmatch("h[1-6]", name)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert "Left out" not in page.text
+    assert page.all("html")[0]["lang"] == "en"
+    assert "<title>TokLIP: run &lt;1&gt;" in report.text
+
+
+def test_the_page_asks_for_nothing_outside_it(report, page):
+    links = [a[key] for _, a in page.elements for key in ("src", "href") if key in a]
+    links += re.findall(r"url\(([^)]*)\)", report.text)
+    assert links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'; img-src data:")
+
+
+def test_what_a_run_is_named_can_not_break_the_page(report, page):
+    assert "run <1>" in page.text
+    assert "run <1>" not in report.text
+    assert "red & <b>round</b>" in page.text
+    assert "<b>round" not in report.text
+    assert "</script>" not in tag("p", "</script>", title='"</script>')
+
+
+def test_every_picture_says_what_it_shows_and_ids_are_unique(page):
+    assert all(a["alt"] for a in page.all("img"))
+    assert all(a["aria-label"] for _, a in page.elements if a.get("role") in ("img", "region"))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert page.all("label")[0]["for"] in ids
+
+
+def test_tables_show_errors_baselines_and_the_best_of_the_trained(report):
+    text = html.unescape(report.text)
+    assert "<td><strong>0.625</strong><small> ± 0.010</small></td>" in text
+    assert "<td>0.900</td>" in text  # chance is better, but no model of ours
+    assert "0.457<small> ± 0.012</small>" in text  # the only one: not the best of several
+    assert "image→text R@1" in text
+    assert "Images: 9 of test. Not judged: 2 broken." in text
+
+
+def test_the_head_says_weights_devices_and_date(page):
+    for fact in ("2026-01-02 03:04", "jax 1.2.3", "2 abacus", "abababababababab", "16 of 64 codes"):
+        assert fact in page.text
+
+
+def test_curves_are_drawn_once_and_without_what_is_not_finite(report):
+    names = {path.stem for path in report.path.parent.glob("training-vq-*.png")}
+    assert names == {"training-vq-loss", "training-vq-learning_rate", "training-vq-grad_norm"}
+
+
+def test_charts_take_the_colours_of_the_page(report):
+    charts = re.findall(r'<div class="chart".*?</svg>', report.text, flags=re.S)
+    assert len(charts) == 8
+    for chart in charts:
+        assert "var(--accent)" in chart
+        assert not re.search(r"(?:fill|stroke|color): #(?!f{6})", chart)
+
+
+def test_use_of_codes_is_of_the_evaluation(page):
+    assert "3 of 64 codes (4.7%) are used in the images of codes; 61 are dead" in page.text
+
+
+def test_confusion_is_in_per_cent_of_rows(report, page):
+    assert "67% of the images are right" in report.text
+    assert "Most frequent errors" in page.text
+
+
+def test_ids_neighbours_and_maps_are_of_the_model(report, page):
+    data = json.loads(re.search(r'id="data">(.*?)</script>', report.text, flags=re.S)[1])
+    assert data["phrases"][:2] == ["an extra phrase", "a round red thing"]
+    assert {"green", "blue", "red & <b>round<b>"} <= set(data["phrases"])
+    tokens = np.frombuffer(base64.b64decode(data["token_features"]), "<f2")
+    tokens = tokens.reshape(3, data["tokens"], data["directions"]).astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(tokens, axis=-1), 1, atol=1e-2)
+    assert len(data["colors"]) == 4 * 256
+    assert len(page.all("canvas")) == 3
+    assert "among the 9 images of the source" in page.text
+
+
+def test_pictures_lie_beside_the_page(report):
+    files = {path.name for path in report.path.parent.iterdir()}
+    assert {"index.html", "reconstructions.png", "codes.png", "confusion.png", "map-0-0.png",
+            "map-1-2.png"} <= files  # fmt: skip
+    assert not [name for name in files if name.startswith(".")]
+
+
+def test_a_run_with_a_config_alone_has_a_page_that_says_so(tmp_path):
+    (tmp_path / "config.json").write_text('{"stages": ["vq"]}')
+    text = Reader(write_report(tmp_path).read_text()).text
+    assert "Left out: the run has not been evaluated yet." in text
+    assert text.count("Left out: the run has no weights of TokLIP") == 4
+    assert "Left out: this run has no log of its training." in text
+
+
+def test_without_a_text_tokenizer_or_images_only_their_sections_are_missing(tmp_path, write_run):
+    write_run(tmp_path, has_tokenizer=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    rows = [f"{file.relative_to(tmp_path)},caption  no. {i}" for i, file in enumerate(files)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,text", *rows]))
+    config["report"]["source"] = {"kind": "table", "path": str(tmp_path / "table.csv")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = Reader(write_report(tmp_path).read_text()).text
+    assert text.count("Left out") == 1
+    assert "these weights hold no text tokenizer" in text
+    assert "caption no. 4" in text
+    config["report"]["source"] = {"kind": "image_folder", "root": str(tmp_path / "nowhere")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "results.json").unlink()
+    text = Reader(write_report(tmp_path, output=tmp_path / "other" / "page.html").read_text()).text
+    assert text.count("Left out: the images can't be read: expected a directory of classes") == 4
+    assert (tmp_path / "other" / "codes.png").exists() is False
+
+
+def test_the_command_says_where_the_page_is_and_what_is_wrong(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "expected a run with a config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert main([str(tmp_path), f"--output={tmp_path / 'page.html'}", "--phrase=a cat"]) == 0
+    assert f"the report is {tmp_path / 'page.html'}" in capsys.readouterr().out
+    (tmp_path / "results.json").write_text("[]")
+    assert main([str(tmp_path)]) == 2
+    assert "as older versions wrote" in capsys.readouterr().err
+
+
+def test_models_of_public_sizes_stand_beside_what_was_published(report):
+    rows = published_like(TOKLIP_SIZES["toklip_l_384"])
+    assert [(row.model, row.imagenet_top1) for row in rows] == [
+        ("TokLIP L", 80.0),
+        ("SigLIP 2 So400m/16", 84.1),
+    ]
+    assert published_like(TOKLIP_SIZES["tiny"]) == []
+    section = results_section(read_run(report.workdir), TOKLIP_SIZES["toklip_s_256"])
+    assert "64.06" in tag("div", section.body)
+
+
+def test_fewer_directions_keep_the_similarities_they_can():
+    rng = np.random.default_rng(0)
+    low_rank = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 40))
+    basis, kept = leading_directions(low_rank.astype(np.float32), 3)
+    text = rng.normal(size=(5, 40)).astype(np.float32)
+    np.testing.assert_allclose((low_rank @ basis) @ (text @ basis).T, low_rank @ text.T, atol=1e-3)
+    assert kept == pytest.approx(1)
+    assert leading_directions(low_rank.astype(np.float32), 2)[1] < 1
+
+
+def test_pictures_are_exact_where_small_and_light_where_large():
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    found = np.asarray(
+        PIL.Image.open(io.BytesIO(base64.b64decode(data_uri(image, 32).split(",")[1])))
+    )
+    np.testing.assert_array_equal(found, image)
+    assert data_uri(np.zeros((512, 512, 3), np.uint8), 256).startswith("data:image/webp")
+    error = absolute_errors(image[None], image[None] / np.float32(127.5) - 1 + np.float32(2 / 255))
+    np.testing.assert_allclose(error, 1, atol=1e-3)
+
+
+def test_dark_text_is_legible_on_every_code():
+    vectors = np.random.default_rng(0).normal(size=(4, 9, 8)).astype(np.float32)
+    colors = code_colors(vectors)
+    assert colors.shape == (4, 9, 3)
+    assert min(contrast(color, (28, 29, 32)) for color in colors.reshape(-1, 3)) > 4.5
+
+
+def test_text_is_legible_on_the_page_light_and_dark(report):
+    themes = [
+        {name: bytes.fromhex(value) for name, value in re.findall(r"--(\w+): #(\w{6})", block)}
+        for block in re.findall(r":root \{.*?\}", report.text, flags=re.S)
+    ]
+    assert len(themes) == 2
+    for theme in themes:
+        for name in ("ink", "muted", "accent"):
+            assert contrast(theme[name], theme["paper"]) > 4.5
+            assert contrast(theme[name], theme["panel"]) > 4.5
+
+
+def test_of_many_classes_those_confused_most_are_shown_together():
+    counts = np.array([[5, 0, 0, 0], [0, 1, 0, 3], [2, 0, 4, 0], [0, 0, 0, 9]])
+    np.testing.assert_array_equal(confused_labels(counts, 2), [1, 3])
+    np.testing.assert_array_equal(confused_labels(counts, 3), [1, 2, 3])
+    np.testing.assert_array_equal(confused_labels(counts, 4), [0, 1, 2, 3])
+
+
+def test_emoji_say_what_they_show_and_whom_they_are_owed_to():
+    concepts = tuple(
+        Concept((f"{i}",), name, "things", "small", (), i) for i, name in enumerate(("cup", "key"))
+    )
+    images, ids = np.zeros((2, 8, 8, 3), np.uint8), np.array([1, 0], np.int32)
+    for style, attribution in (("Twtr", "Twemoji"), ("Appl", "")):
+        emoji = EmojiSet(images, ids, np.zeros(2, np.int32), concepts, (style,))
+        source = EmojiSource(emoji, names=("cup", "key"))
+        assert [source.title(i) for i in range(2)] == ["key", "cup"]
+        assert source.attribution.partition(",")[0] == attribution
+
+
+def contrast(one, other):
+    """WCAG 2's ratio of two sRGB colours."""
+
+    def luminance(color):
+        share = np.asarray(list(color)) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
