@@ -41,6 +41,7 @@ def compare(directory, kills, steps, seed):
     flags = [
         f"--config={HERE.parent / 'training' / 'tiny_run.py'}",
         "--config.stages=('teacher',)",
+        "--config.evaluate=()",
         f"--config.teacher.loop.steps={steps}",
         f"--config.teacher.loop.save_every={SAVE_EVERY}",
         f"--config.teacher.loop.evaluate_every={EVALUATE_EVERY}",

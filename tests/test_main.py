@@ -1,5 +1,6 @@
 """The command line, from outside: what it leaves, how it goes on, what it says of bad input."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from toklip_jax.main import main
 from toklip_jax.training.logging import read_metrics
 
 CONFIG = pathlib.Path(__file__).parent / "training" / "tiny_run.py"
+EVALUATE = "--config.toklip.loop.evaluate_every=5"
 
 
 def run(workdir, *flags, config=CONFIG):
@@ -24,7 +26,7 @@ def run(workdir, *flags, config=CONFIG):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    assert run(workdir) == 0
+    assert run(workdir, EVALUATE) == 0
     return workdir
 
 
@@ -74,9 +76,9 @@ def test_a_finished_run_is_left_alone_and_restart_begins_anew(finished, tmp_path
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     before = (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns
-    assert run(workdir) == 0
+    assert run(workdir, EVALUATE) == 0
     assert (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns == before
-    assert run(workdir, "--restart") == 0
+    assert run(workdir, EVALUATE, "--restart") == 0
     assert (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns > before
     assert losses(workdir, "toklip") == losses(finished, "toklip")
 
@@ -90,13 +92,13 @@ def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(finished, tmp_path):
     checkpoints = workdir / "teacher" / "checkpoints"
     shutil.rmtree(checkpoints / "10")
     (checkpoints / "10.orbax-checkpoint-tmp").mkdir()
-    assert run(workdir) == 0
+    assert run(workdir, EVALUATE) == 0
     for stage in ("teacher", "toklip"):
         assert losses(workdir, stage) == losses(finished, stage)
 
 
 def test_eight_devices_give_the_losses_of_one(finished, tmp_path):
-    flags = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    flags = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", EVALUATE]
     command = [sys.executable, "-m", "toklip_jax.main", f"--config={CONFIG}", *flags]
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
@@ -110,6 +112,65 @@ def test_eight_devices_give_the_losses_of_one(finished, tmp_path):
     for stage in ("vq", "teacher", "toklip"):
         got, want = losses(tmp_path / "run", stage), losses(finished, stage)
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=0)
+    got, want = figures_of(tmp_path / "run"), figures_of(finished)
+    assert got.keys() == want.keys()
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-5, atol=1e-6)
+
+
+def figures_of(workdir):
+    """As training names them: evaluation/model/figure."""
+    evaluations = json.loads((workdir / "results.json").read_text())["evaluations"]
+    return {
+        f"{name}/{row['model']}/{figure}": cell["value"] if isinstance(cell, dict) else cell
+        for name, result in evaluations.items()
+        for row in result["rows"]
+        for figure, cell in row.items()
+        if figure != "model"
+    }
+
+
+def test_eval_mode_gives_the_figures_of_training_to_the_last_digit(finished, tmp_path, capsys):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    (workdir / "results.json").unlink()
+    assert run(workdir, EVALUATE, "--mode=eval") == 0
+    assert "image→text R@1" in capsys.readouterr().out
+    found = figures_of(workdir)
+    last = read_metrics(workdir / "toklip" / "metrics.jsonl")[-1]
+    shared = found.keys() & last
+    assert len(shared) == 2 * 6 + 4  # of two models, both directions at three k; of the VQ
+    assert {name: found[name] for name in shared} == {name: last[name] for name in shared}
+    assert figures_of(finished) == found  # and those at the end of the training run
+
+
+def test_results_say_what_was_judged_on_what(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["evaluations"]) == {"pairs", "pictures", "meaning"}
+    weights = finished / "toklip" / "weights"
+    assert results["weights"]["toklip"] == {
+        "source": "stage:toklip",
+        "sha256": toklip_jax.weights.fingerprint(weights),
+    }
+    assert results["evaluations"]["meaning"]["num_images"] == {"train": 20, "test": 11}
+    assert results["config"]["evaluations"]["pairs"]["source"]["num_samples"] == 11
+    assert results["versions"]["toklip_jax"] == importlib.metadata.version("toklip_jax")
+    assert "| VQ" in (finished / "results.md").read_text()
+    assert not (finished / "evaluation").exists()  # what was kept to go on with
+
+
+def test_a_run_may_be_judged_in_other_ways_than_it_was_trained_with(finished, tmp_path, capsys):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    flags = (EVALUATE, "--mode=eval", "--config.evaluations.pairs.source.num_samples=5")
+    assert run(workdir, *flags, "--config.evaluate=('pairs',)") == 0
+    results = json.loads((workdir / "results.json").read_text())
+    assert [r["num_images"] for r in results["evaluations"].values()] == [{"test": 5}]
+    assert run(workdir, EVALUATE, "--mode=eval", "--config.evaluate=('paris',)") == 2
+    assert "did you mean 'pairs'" in capsys.readouterr().err
+    assert run(workdir, EVALUATE, "--mode=eval", "--config.evaluate=()") == 2
+    assert "expected names in evaluate" in capsys.readouterr().err
+    assert run(workdir, EVALUATE, "--mode=eval", "--config.models.toklip=stage:vq") == 2
+    assert "expected weights of kind toklip" in capsys.readouterr().err
 
 
 def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
@@ -130,6 +191,7 @@ def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
         (["--config.vq.loop.steps=0"], "of at least 1"),
         (["--config.vq.objective=vqq"], "got 'vqq': did you mean 'vq'"),
         (["--config.compute.dtype=float31"], "expected a dtype of"),
+        (["--config.stages=('vq',)"], "to be one of the stages ('vq',)"),
         (["--profile=7"], "expected --profile=FIRST:LAST"),
     ],
 )
@@ -184,7 +246,7 @@ def test_a_broken_config_is_one_clear_error(text, message, tmp_path, capsys):
 
 def test_a_workdir_of_another_run_is_refused_and_untouched(finished, tmp_path, capsys):
     before = sorted(path.name for path in finished.rglob("*"))
-    assert run(finished, "--config.seed=1") == 2
+    assert run(finished, EVALUATE, "--config.seed=1") == 2
     assert "holds a run of another config (seed: 0 there, 1 now)" in capsys.readouterr().err
     assert sorted(path.name for path in finished.rglob("*")) == before
     (tmp_path / "thesis.tex").write_text("years of work")

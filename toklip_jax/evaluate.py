@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from toklip_jax.convert import read_weights
 from toklip_jax.distributed import barrier, is_main_host
+from toklip_jax.evaluation.fid import load_inception, missing_inception_message
 from toklip_jax.evaluation.subject import Subject
 from toklip_jax.evaluation.suite import Result
 from toklip_jax.evaluation.tables import results_table
@@ -89,11 +91,11 @@ def read_models(
     for name, source in config.get("models", {}).items():
         known("a model", name, [*MODELS, "inception"])
         if not source:
+            if name == "inception":
+                print(f"rFID is left out: {missing_inception_message('none')}")
             continue
         if name == "inception":
-            from toklip_jax.evaluation.fid import load_inception
-
-            weights[name] = load_inception(source)
+            weights[name] = load_inception(source, read_weights)
             continue
         weights[name] = read_model(source, workdir, compute)
         if not isinstance(weights[name].config, MODELS[name]):

@@ -16,7 +16,7 @@ from toklip_jax.fields import known
 from toklip_jax.report import write_report
 from toklip_jax.sharding import make_mesh
 from toklip_jax.training.loop import Batches
-from toklip_jax.training.stages import check_stage, train_stage, weights_directory
+from toklip_jax.training.stages import STAGE_PREFIX, check_stage, train_stage, weights_directory
 from toklip_jax.training.workdir import open_workdir
 
 MODES = ("train", "eval")
@@ -46,6 +46,7 @@ def run(
     if mode not in MODES:
         raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
     mesh = _check(config)
+    _check_models(config, pathlib.Path(workdir))
     if mode == "eval":
         _expect_judgeable(config, pathlib.Path(workdir))
     workdir = pathlib.Path(workdir)
@@ -76,6 +77,18 @@ def _check(config) -> jax.sharding.Mesh:
     except (AttributeError, KeyError) as error:
         raise ValueError(f"in the config, {str(error).splitlines()[0]}") from error
     return mesh
+
+
+def _check_models(config, workdir):
+    """An evaluation at the end must not find after weeks that its models are nowhere."""
+    for name, source in config.get("models", {}).items() if config.get("evaluate", ()) else ():
+        stage = source.removeprefix(STAGE_PREFIX)
+        is_made = stage in config.stages or weights_directory(workdir, stage).exists()
+        if source.startswith(STAGE_PREFIX) and not is_made:
+            raise ValueError(
+                f"expected models.{name} to be one of the stages {tuple(config.stages)}, got "
+                f"{source!r}: name other weights, or leave its evaluations out of evaluate"
+            )
 
 
 def _expect_judgeable(config, workdir):

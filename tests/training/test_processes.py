@@ -1,5 +1,6 @@
 """Several hosts, and runs that are killed: the whole command, in processes of their own."""
 
+import json
 import os
 import pathlib
 import runpy
@@ -57,6 +58,8 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
         f"--config.{last}.loop.steps=20",
         f"--config.{last}.loop.evaluate_every=10",
     )
+    if "toklip" not in stages:
+        flags += ("--config.models.toklip=", "--config.evaluate=('pairs', 'meaning')")
     finish(start(tmp_path / "one", *flags, xla_flags=EIGHT))
     together = {"TOKLIP_COORDINATOR": f"localhost:{free_port()}", "TOKLIP_NUM_PROCESSES": "2"}
     outputs = finish(
@@ -70,6 +73,10 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
     one, two = (read_metrics(tmp_path / name / last / "metrics.jsonl") for name in ("one", "two"))
     assert [r["step"] for r in two] == list(range(1, 21))
     names = {name for record in one for name in record} - {"speed"}
+    assert "pairs/teacher/image_to_text_r1" in names
+    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    if "toklip" not in stages:  # counts alone, which are equal
+        assert a["evaluations"] == b["evaluations"]
     assert {"validation/contrastive", "validation/image_to_text_r1", "loss"} <= names
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
@@ -86,6 +93,7 @@ def test_a_killed_run_ends_with_the_parameters_of_one_left_alone(tmp_path):
 
 def test_sigterm_saves_and_exits_with_75_and_the_same_command_goes_on(tmp_path):
     flags = ("--config.stages=('teacher',)", "--config.teacher.loop.steps=100000")
+    flags += ("--config.evaluate=()",)
     flags = (*flags, "--config.teacher.loop.save_every=100000")
     process = start(tmp_path / "run", *flags)
     metrics = tmp_path / "run" / "teacher" / "metrics.jsonl"

@@ -20,6 +20,7 @@ def get_config():
         config.source = {{"kind": "webdataset", "shards": {shards!r}}}
         config.image_size = 16
         config.stages = ("teacher",)
+        config.evaluate = ()
         config.text.tokenizer = {tokenizer!r}
         config.teacher.validation = dict(config.source)
         config.teacher.loop.evaluate_every = 10

@@ -12,8 +12,18 @@ from jaxtyping import Float, UInt8
 from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig, Sources, want
 from toklip_jax.evaluation.baselines import fit_patch_codebook
 from toklip_jax.evaluation.batches import map_batches, padded_batches
+from toklip_jax.evaluation.fid import read_statistics, rfid
 from toklip_jax.evaluation.subject import Subject
-from toklip_jax.metrics import AnyArray, CodeUsage, Estimate, Mean, psnr, ssim, to_unit_range
+from toklip_jax.metrics import (
+    AnyArray,
+    CodeUsage,
+    Estimate,
+    Frechet,
+    Mean,
+    psnr,
+    ssim,
+    to_unit_range,
+)
 
 BATCH = 256  # of the baseline's pictures
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from toklip_jax.evaluation.fid import inception_features
 from toklip_jax.metrics import psnr, ssim
 from toklip_jax.models.config import Compute, TextConfig, VisionConfig
 from toklip_jax.models.inception import InceptionConfig
@@ -233,9 +234,8 @@ class _Made:
         return module.apply({"params": self._params["toklip"]}, *inputs, method=method)
 
     def _inception(self, images):
-        from toklip_jax.evaluation.fid import inception_features
-
-        return inception_features(self._params["inception"], images)[0]
+        params, config = self._params["inception"], self._subject.inception
+        return inception_features(params, images, config).pool
 
 
 def prefix_counts(num_tokens: int) -> tuple[int, ...]:

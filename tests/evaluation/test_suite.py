@@ -1,0 +1,313 @@
+"""Evaluations of a tiny TokLIP of random weights: one answer on any mesh, kept while it is made."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from toklip_jax.data.text import TextTokenizer, train_tokenizer
+from toklip_jax.evaluation import encode as encoding
+from toklip_jax.evaluation.fid import Reference, write_statistics
+from toklip_jax.evaluation.subject import PREFIXES, Subject
+from toklip_jax.evaluation.suite import Result, Suite, flat_figures
+from toklip_jax.metrics import Gaussian
+from toklip_jax.models.config import Compute, TextConfig, VisionConfig
+from toklip_jax.models.inception import Inception, InceptionConfig
+from toklip_jax.models.teacher import ImageTower
+from toklip_jax.models.toklip import TokLIP, TokLIPConfig
+from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.sharding import make_mesh
+
+SIZE, CLASSES = 16, ("red", "green", "blue")
+VQ = LlamaGenConfig(
+    32, channels=32, multipliers=(1,), num_res_blocks=1, z_channels=32, stem_patch=8
+)
+VISION = VisionConfig(32, 2, 4, 64, image_size=SIZE, patch_size=8, is_causal=True)
+TEXT = TextConfig(32, 1, 4, 64, vocab_size=280, context_length=8)
+SUBJECT = Subject(Compute(is_scanned=False), TokLIPConfig(VQ, VISION, TEXT), VISION)
+
+
+@functools.cache
+def parameters():
+    model, tower = TokLIP(SUBJECT.toklip, SUBJECT.compute), ImageTower(VISION, SUBJECT.compute)
+    images, token_ids = np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 8), np.int32)
+    init = jax.jit(model.init)(jax.random.key(0), images, token_ids)["params"]
+    teacher = jax.jit(tower.init)(jax.random.key(1), images)["params"]
+    return {"toklip": init, "teacher": teacher}
+
+
+@functools.cache
+def tokenizer():
+    texts = [*CLASSES, *(f"a photo of a {name}." for name in CLASSES), "one two three"]
+    return TextTokenizer(train_tokenizer(texts, TEXT.vocab_size), TEXT.context_length)
+
+
+def suite(sections, devices=1, batch_size=8, subject=SUBJECT):
+    mesh = make_mesh({"data": devices}, jax.devices()[:devices])
+    return Suite(sections, subject, mesh, SIZE, tokenizer(), batch_size)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """21 noisy pictures of three colours, of which one can't be read."""
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir()
+        for i in range(7):
+            pixels = random.integers(0, 120, (20, 24, 3))
+            pixels[..., label] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    broken = root / "green" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:80])
+    return root
+
+
+@pytest.fixture(scope="module")
+def karpathy(folder, tmp_path_factory):
+    """The same pictures as a retrieval set of two captions each."""
+    images = [
+        {
+            "filename": f"{name}/{i}.png",
+            "split": "test",
+            "imgid": i,
+            "sentences": [{"raw": f"{name} {i}"}, {"raw": f"a photo of {name}, number {i}"}],
+        }
+        for name in CLASSES
+        for i in range(7)
+    ]
+    path = tmp_path_factory.mktemp("karpathy") / "dataset.json"
+    path.write_text(json.dumps({"images": images}))
+    return {
+        "kind": "karpathy",
+        "annotations": str(path),
+        "images": str(folder),
+        "num_captions": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def sections(folder, karpathy):
+    source = {"kind": "image_folder", "root": str(folder)}
+    return {
+        "classes": {"kind": "zeroshot", "source": source, "templates": "plain"},
+        "captions": {"kind": "retrieval", "source": karpathy, "reference_count": True},
+        "pictures": {"kind": "reconstruction", "source": source},
+        "meaning": {"kind": "meaning", "train": source, "test": source},
+        "prefix": {"kind": "prefix", "source": source, "templates": "plain", "train": source},
+    }
+
+
+@pytest.fixture(scope="module")
+def results(sections):
+    return suite(sections).run(parameters(), has_baselines=True)
+
+
+def plain(results):
+    return {name: result.to_plain() for name, result in results.items()}
+
+
+def test_every_kind_gives_its_rows_and_figures(results):
+    found = {name: [row["model"] for row in result.rows] for name, result in results.items()}
+    assert found == {
+        "classes": ["teacher", "TokLIP", "chance"],
+        "captions": ["teacher", "TokLIP"],
+        "pictures": ["VQ"],
+        "meaning": [
+            "VQ code vectors, mean",
+            "TokLIP tokens, mean",
+            "TokLIP, pooled",
+            "teacher, pooled",
+        ],
+        "prefix": ["class names, pooled", "linear probe, mean token", "kNN, mean token"],
+    }
+    directions = ("image_to_text", "text_to_image", "reference_text_to_image")
+    names = {f"{direction}_r{k}" for direction in directions for k in (1, 5, 10)}
+    shares = {f"first_{share}" for share in PREFIXES}
+    assert results["captions"].rows[1].keys() == names | {"model"}
+    assert results["prefix"].rows[0].keys() == shares | {"model"}
+    counts = results["pictures"].details["code_counts"]
+    assert (len(counts), sum(counts)) == (32, 20 * 4)
+    confusion = results["classes"].details["confusion"]
+    assert confusion["labels"] == ["blue", "green", "red"]
+    assert np.sum(confusion["counts"], axis=1).tolist() == [7, 6, 7]
+
+
+def test_a_picture_that_cant_be_read_is_left_out_and_counted(results):
+    for name in ("classes", "captions", "pictures"):
+        assert results[name].num_images == {"test": 20}
+        assert results[name].skipped == {"truncated image": 1}
+    # Its two captions are left out too.
+    recall = results["captions"].rows[1]["text_to_image_r10"]
+    assert (recall.value * 40) % 1 == pytest.approx(0, abs=1e-9)
+
+
+def test_the_whole_prefix_is_the_zero_shot_accuracy(results):
+    whole = results["prefix"].rows[0]["first_100"]
+    assert whole == results["classes"].rows[1]["top1"]
+
+
+def test_results_survive_json(results):
+    for result in results.values():
+        assert Result.from_plain(json.loads(json.dumps(result.to_plain()))) == result
+    figures = flat_figures(results)
+    assert figures["classes/TokLIP/top1"] == results["classes"].rows[1]["top1"].value
+    assert all(isinstance(value, float) for value in figures.values())
+
+
+def test_the_batch_size_changes_no_figure(sections, results):
+    others = suite(sections, batch_size=5).run(parameters(), has_baselines=True)
+    assert_same(plain(others), plain(results))
+
+
+def test_two_and_eight_devices_give_the_counts_of_one(sections, results, tmp_path):
+    """In a process of eight devices: the same counts, means to rounding."""
+    chosen = ("classes", "captions", "pictures")  # probes judge on one device anyway
+    sections, results = ({name: d[name] for name in chosen} for d in (sections, results))
+    (tmp_path / "sections.json").write_text(json.dumps(sections))
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for devices in (2, 8):
+        assert_same(json.loads((tmp_path / f"{devices}.json").read_text()), plain(results))
+
+
+def assert_same(got, want):
+    """Equal in every count and label, and to 1e-5 in what is a mean of floats."""
+    assert got.keys() == want.keys()
+    for name, result in want.items():
+        assert {**got[name], "rows": []} == {**result, "rows": []}
+        for row, expected in zip(got[name]["rows"], result["rows"], strict=True):
+            assert row.keys() == expected.keys()
+            for figure, cell in expected.items():
+                if figure in ("psnr", "ssim"):
+                    assert row[figure] == pytest.approx(cell, rel=1e-5, abs=1e-6), figure
+                else:
+                    assert row[figure] == cell, figure
+
+
+def test_an_evaluation_that_was_interrupted_goes_on(sections, results, tmp_path, monkeypatch):
+    """Stopped in its fourth batch: what was encoded before is read, and no figure changes."""
+    chosen = {name: sections[name] for name in ("classes", "captions")}
+    encode_batch, made = encoding._encode_batch, []
+
+    def stopping(*args):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(args)
+        return encode_batch(*args)
+
+    monkeypatch.setattr(encoding, "_encode_batch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        suite(chosen).run(parameters(), True, tmp_path, key="weights")
+    counted = []
+    monkeypatch.setattr(
+        encoding, "_encode_batch", lambda *args: counted.append(args) or encode_batch(*args)
+    )
+    again = suite(chosen).run(parameters(), True, tmp_path, key="weights")
+    assert_same(plain(again), plain({name: results[name] for name in chosen}))
+    total = 3 + 1 + 3 + 6  # batches of pictures, class names, pictures, captions
+    assert len(counted) == total - 3
+    counted.clear()
+    suite(chosen).run(parameters(), True, tmp_path, key="other weights")
+    assert len(counted) == total
+
+
+def test_ids_alone_are_enough_for_what_they_mean(tmp_path, monkeypatch):
+    """A source of ids and labels, as a cache gives: no pixels, so no teacher and no PSNR."""
+    from toklip_jax.data.sources import SOURCES, ArraySource
+
+    random = np.random.default_rng(0)
+    ids, labels = random.integers(0, 32, (30, 4), np.int32), np.arange(30, dtype=np.int32) % 3
+    monkeypatch.setitem(SOURCES, "cached", lambda: ArraySource(ids=ids, labels=labels))
+    source = {"kind": "cached"}
+    sections = {"meaning": {"kind": "meaning", "train": source, "test": source}}
+    (result,) = suite(sections).run(parameters()).values()
+    assert [row["model"] for row in result.rows] == [
+        "VQ code vectors, mean",
+        "TokLIP tokens, mean",
+        "TokLIP, pooled",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"kind": "zeroshots"}, "got 'zeroshots': did you mean 'zeroshot'"),
+        ({"kind": "zeroshot", "source": {}, "class": "x"}, "did you mean 'classes'"),
+        ({"source": {}}, "expected a kind in evaluations.it"),
+    ],
+)
+def test_a_mistyped_section_is_refused_before_anything_is_read(section, message):
+    with pytest.raises(ValueError, match=message):
+        suite({"it": section})
+
+
+def test_data_that_dont_fit_give_one_clear_error(folder, tmp_path):
+    source = {"kind": "image_folder", "root": str(folder)}
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngreen\n")
+    cases = (
+        ({"kind": "zeroshot", "source": source, "classes": str(names)}, ValueError, "3 class"),
+        (
+            {"kind": "zeroshot", "source": {**source, "root": str(tmp_path / "none")}},
+            FileNotFoundError,
+            "expected a directory of classes, found none",
+        ),
+        ({"kind": "zeroshot", "source": synthetic()}, ValueError, "no class names of its own"),
+        ({"kind": "retrieval", "source": source}, ValueError, "caption"),
+    )
+    for section, error, message in cases:
+        with pytest.raises(error, match=message):
+            suite({"it": section}).run(parameters())
+
+
+def test_rfid_is_there_where_inception_is(tmp_path):
+    """Drawn weights of a network a sixteenth as wide: the paths, not the figure, are checked."""
+    inception = InceptionConfig(image_size=75, divisor=16)
+    init = jax.jit(Inception(inception).init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))
+    random = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda x: random.uniform(0.1, 0.5, x.shape).astype(x.dtype), init)
+    subject = dataclasses.replace(SUBJECT, inception=inception)
+    params = parameters() | {"inception": drawn["params"]}
+    section = {"kind": "reconstruction", "source": synthetic(num_samples=9)}
+    (own,) = suite({"it": section}, subject=subject).run(params)["it"].rows
+    assert 0 < own["rfid"] < np.inf
+    d = inception.pool_dim
+    write_statistics(tmp_path / "s.npz", Reference(Gaussian(np.zeros(d), np.eye(d))))
+    section["reference"] = str(tmp_path / "s.npz")
+    (other,) = suite({"it": section}, subject=subject).run(params)["it"].rows
+    assert other["rfid"] > own["rfid"]
+    assert {**other, "rfid": 0} == {**own, "rfid": 0}
+
+
+def test_a_model_that_is_missing_is_named(folder):
+    subject = Subject(SUBJECT.compute, teacher=VISION, text=TEXT)
+    section = {"kind": "reconstruction", "source": synthetic()}
+    with pytest.raises(ValueError, match=r"expected a model for the evaluation reconstruction"):
+        suite({"it": section}, subject=subject).run({"teacher": {}, "text": {}})
+
+
+def synthetic(num_samples=4):
+    return {"kind": "synthetic", "image_size": SIZE, "num_samples": num_samples}
+
+
+if __name__ == "__main__":  # of the test of several devices
+    where = pathlib.Path(sys.argv[1])
+    asked = json.loads((where / "sections.json").read_text())
+    for count in (2, 8):
+        found = suite(asked, count).run(parameters(), has_baselines=True)
+        (where / f"{count}.json").write_text(json.dumps(plain(found)))
