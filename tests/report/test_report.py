@@ -135,6 +135,7 @@ def test_use_of_codes_is_of_the_evaluation(page):
 def test_confusion_is_in_per_cent_of_rows(report, page):
     assert "67% of the images are right" in report.text
     assert "Most frequent errors" in page.text
+    assert "TokLIP in classes: each row is a true class" in page.text
 
 
 def test_ids_neighbours_and_maps_are_of_the_model(report, page):

@@ -80,8 +80,8 @@ def confusion_section(run: Run, output: Output) -> Section:
     kept = confused_labels(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     lead = (
-        f"In {name.replace('_', ' ')}: each row is a true class and says how its images were "
-        f"answered, in per cent; right answers are on the diagonal."
+        f"{_judged(run, name)} in {name.replace('_', ' ')}: each row is a true class and says what "
+        f"its images were taken for, in per cent; right answers are on the diagonal."
     )
     if len(kept) < len(labels):
         lead += f" Shown are {len(kept)} of {len(labels):,} classes, those most often confused."
@@ -127,6 +127,12 @@ def _series(records):
         if (steps, values) not in series.values():
             series[name] = steps, values
     return dict(list(series.items())[:MAX_CURVES])
+
+
+def _judged(run, name):
+    """Whose answers an evaluation counted: TokLIP's, or the teacher's where there is no TokLIP."""
+    models = [row.get("model") for row in run.evaluations[name]["rows"]]
+    return "TokLIP" if "TokLIP" in models else "The teacher"
 
 
 def _confusions(counts, labels):
