@@ -15,7 +15,13 @@ The scripts fix 16 images a GPU (32 at 384 px) and not the number of GPUs; the b
   (arXiv 2205.10287). The warm-up stays 782 steps.
 """
 
+import pathlib
+import runpy
+
 from ml_collections import ConfigDict, FieldReference
+
+# By path: configs are files and not a package.
+evaluations = runpy.run_path(str(pathlib.Path(__file__).with_name("evaluate.py")))["evaluations"]
 
 EPOCHS, SAMPLES = 32, 10_968_539  # CC12M's samples as the released scripts count them
 CHIPS = 256
@@ -59,7 +65,13 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
             "num_workers": 16,
             "wandb": {},  # arguments of wandb.init, such as project; needs pip install wandb
             "stages": ("toklip",),
+            # Names of `evaluations`, run at the end; `toklip.evaluate` names those of
+            # `evaluate_every`.
             "evaluate": (),
+            "evaluations": evaluations(),
+            "evaluation_resize": "crop",
+            "evaluation_batch_size": 1024,
+            "models": {"toklip": "stage:toklip", "teacher": "", "inception": ""},
             "toklip": {
                 "objective": "toklip",
                 "size": size,
@@ -100,6 +112,7 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
                     "max_bad_share": 0.01,
                     "checkpoints": "",  # a bucket or another disk; "" for the workdir
                 },
+                "evaluate": (),
                 "validation": {"kind": "webdataset", "shards": "path/to/validation/{000..001}.tar"},
                 "batch_size": batch,
                 # Bicubic random resized crop, of 0.9 to 1 of the area.

@@ -66,6 +66,9 @@ def evaluate(
     weights = read_models(config, workdir, compute)
     subject, params = judged(_as_trained(config, weights, compute), compute)
     tokenizer_path = tokenizer_path or _saved_tokenizer(weights)
+    is_asked = any(config.evaluations[name].kind == "reconstruction" for name in config.evaluate)
+    if is_asked and is_main_host() and config.models.get("inception") == "":
+        print(f"rFID is left out: {missing_inception_message('none')}")
     suite = build_suite(config, config.evaluate, subject, mesh, tokenizer_path)
     hashes = {name: fingerprint(model_path(config.models[name], workdir)) for name in weights}
     tokenizer = fingerprint(tokenizer_path) if tokenizer_path else ""
@@ -91,8 +94,6 @@ def read_models(
     for name, source in config.get("models", {}).items():
         known("a model", name, [*MODELS, "inception"])
         if not source:
-            if name == "inception":
-                print(f"rFID is left out: {missing_inception_message('none')}")
             continue
         if name == "inception":
             weights[name] = load_inception(source, read_weights)

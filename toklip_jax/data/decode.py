@@ -9,19 +9,22 @@ import PIL.Image
 from jaxtyping import Int32
 
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.images import random_resized_crop, squash
+from toklip_jax.data.images import random_resized_crop, shortest_side_crop, squash
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
+from toklip_jax.fields import known
 
 RECIPE_SCALE = (0.9, 1.0)  # of the released recipe's random crop
+# Of a picture that is evaluated: the released training scripts squash, the evaluation scripts crop.
+RESIZES = {"squash": squash, "crop": shortest_side_crop}
 
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
     """Makes `images` uint8 [s, s, 3], `token_ids` int32 [t] and `labels` int32 of a record.
 
-    Training takes a random crop of the picture, bicubic; evaluation squashes all of it. Pictures
-    of any mode are converted to RGB, CMYK too.
+    Training takes a random crop of the picture, bicubic; evaluation squashes all of it, or takes
+    its centre square. Pictures of any mode are converted to RGB, CMYK too.
 
     Attributes:
         image_size: side in pixels.
@@ -30,6 +33,7 @@ class Decode:
         scale: the crop's share of the picture's area.
         min_side: in pixels; what is smaller is a placeholder, such as 1 x 1.
         max_pixels: of a picture; refused from its header, before anything is decoded.
+        resize: of `RESIZES`, in evaluation.
     """
 
     image_size: int
@@ -38,6 +42,7 @@ class Decode:
     scale: tuple[float, float] = RECIPE_SCALE
     min_side: int = 8
     max_pixels: int = 2**26
+    resize: str = "squash"
 
     def __post_init__(self):
         if self.image_size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -45,6 +50,7 @@ class Decode:
                 f"expected image_size of at least 1 and scale within (0, 1], got "
                 f"{self.image_size} and {self.scale}"
             )
+        known("resize", self.resize, RESIZES)
 
     def __call__(self, record: Sample, rng: np.random.Generator) -> Sample:
         """Returns the sample of a record: `image` bytes, `text` str or bytes, `label` int.
@@ -66,7 +72,7 @@ class Decode:
             image.load()
             if self.is_training:
                 return random_resized_crop(image, self.image_size, self.scale, rng)
-            return squash(image, self.image_size)
+            return RESIZES[self.resize](image, self.image_size)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing meets

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets as ArrayRecord, read without TensorFlow."""
 
+import os
 from typing import Any
 
 from toklip_jax.fields import known
@@ -39,6 +40,7 @@ class TfdsSource:
         """
         if (directory is None) == (name is None):
             raise ValueError(f"expected directory or name, got {directory!r} and {name!r}")
+        directory, data_dir = (path and os.path.expanduser(path) for path in (directory, data_dir))
         builder = _builder(directory, name, data_dir)
         self.name, self.split = builder.name, split
         fields = {"image": image, "text": text, "label": label}

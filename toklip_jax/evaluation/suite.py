@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from toklip_jax.data import pipeline
-from toklip_jax.data.decode import Decode
+from toklip_jax.data.decode import RESIZES, Decode
 from toklip_jax.data.sources import build_source, is_raw
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.distributed import from_main, is_main_host
@@ -89,20 +89,22 @@ class Suite:
         tokenizer: TextTokenizer | None = None,
         batch_size: int = 256,
         num_workers: int = 0,
+        resize: str = "squash",
     ):
         """Opens no data yet.
 
         Args:
             sections: name -> section.
             subject: what is judged.
-            image_size: that encoded images are squashed to, pixels.
+            image_size: side that encoded images are resized to, pixels.
             tokenizer: of class names and captions.
             batch_size: images encoded at once, by all devices; rounded up to what they divide. It
                 changes no figure.
             num_workers: processes that read images.
+            resize: how, of `decode.RESIZES`.
 
         Raises:
-            ValueError: a section that is no evaluation; says what there is.
+            ValueError: a section that is no evaluation, or an unknown `resize`; says what there is.
         """
         self._evaluations = {name: make(name, section) for name, section in sections.items()}
         self._kinds = {name: section["kind"] for name, section in sections.items()}
@@ -110,7 +112,7 @@ class Suite:
         self._image_size, self._tokenizer = image_size, tokenizer
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = -(-batch_size // ways) * ways
-        self._num_workers = num_workers
+        self._num_workers, self._resize = num_workers, known("resize", resize, RESIZES)
         self._sources: dict[str, Any] = {}
 
     def run(
@@ -168,7 +170,7 @@ class Suite:
                 raise ValueError(NO_TOKENIZER)
             source = build_source(kind, tokenizer)  # now with its captions
         if is_raw(kind):
-            transform = Decode(self._image_size, False, tokenizer)
+            transform = Decode(self._image_size, False, tokenizer, resize=self._resize)
 
         def batches(start: int) -> Iterator[Mapping[str, Any]]:
             shares = self._num_workers, jax.process_index(), jax.process_count()
@@ -221,6 +223,7 @@ class Suite:
             "outputs": outputs,
             "batch_size": self._batch_size,
             "image_size": self._image_size,
+            "resize": self._resize,
             "compute": dataclasses.asdict(self._subject.compute),
             "models": key,
         }

@@ -136,6 +136,7 @@ def build_suite(
         *(chosen, subject, mesh, image_size, text),
         config.get("evaluation_batch_size", EVALUATION_BATCH_SIZE),
         config.num_workers,
+        config.get("evaluation_resize", "squash"),
     )
 
 

@@ -8,7 +8,8 @@ import ml_collections
 
 CONFIG_NAME = "config.json"
 # Sections that change nothing of what is trained: a run may be judged in other ways later.
-ABOUT_JUDGING = ("evaluate", "evaluations", "evaluation_batch_size", "models", "report")
+ABOUT_JUDGING = ("evaluate", "evaluations", "models", "report")
+ABOUT_JUDGING += ("evaluation_batch_size", "evaluation_resize")
 
 
 def open_workdir(
