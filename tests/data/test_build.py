@@ -214,7 +214,7 @@ def test_augment_reaches_the_transform_of_the_kind(shards, tokenizer, monkeypatc
     with pytest.raises(ValueError, match="did you mean 'scale'"):
         training_batches(shards, SIZE, tokenizer, 2, 0, augment={"scales": 1})
     arrays = training_batches({"kind": "synthetic"}, 0, None, 4, 0, augment={"max_shift": 1.0})
-    assert set(next(arrays(0))) == {"images", "token_ids"}
+    assert set(next(arrays(0))) == {"images", "token_ids", "labels"}
 
 
 def test_a_source_is_read_at_the_first_batch(tokenizer):
