@@ -13,7 +13,6 @@ from toklip_jax.evaluation.emoji import (
     emoji_rows,
     largest_group_row,
     pixel_neighbour_row,
-    retrieval_cases,
 )
 from toklip_jax.evaluation.tables import figure_label, results_table
 from toklip_jax.evaluation.zeroshot import build_classifier
@@ -122,17 +121,6 @@ def test_chance_is_the_mean_of_random_orders():
     hits = [[random.permutation(8)[:k].min() for k in positives] for _ in range(20000)]
     expected = np.mean(np.array(hits) < 2)
     assert chance_recall(8, positives, 2).value == pytest.approx(expected, abs=0.01)
-
-
-def test_examples_mark_what_is_right(task):
-    features = perfect(to_unit_range(task.held_out.images))
-    image_queries, text_queries = retrieval_cases(features, np.eye(9)[::-1], task, [1, 4], depth=3)
-    assert image_queries[1].names[0] == "name 4"
-    assert image_queries[1].is_right == [True, False, False]
-    assert image_queries[0].names[0] == "name 7"  # the features of the texts were reversed
-    assert not image_queries[0].is_right[0]
-    assert text_queries[0].text == "name 1"
-    assert np.array_equal(text_queries[0].images[0], task.held_out.images[7])
 
 
 def test_the_table_prints_errors_and_leaves_gaps():

@@ -19,9 +19,7 @@ from toklip_jax.evaluation.base import (
     want,
 )
 from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores, pixel_features
-from toklip_jax.evaluation.figures import ImageQuery, TextQuery
 from toklip_jax.evaluation.retrieval import (
-    nearest_keys,
     positives_from_labels,
     recall_at_k,
     recall_figures,
@@ -215,31 +213,6 @@ def largest_group_row(task: EmojiTask) -> dict[str, Cell]:
         groups = task.held_out.group_ids[is_asked[task.held_out.name_ids]]
         cells[prefix + GROUP] = Estimate(float(np.bincount(groups).max() / len(groups)))
     return {"model": "largest group", **cells}
-
-
-def retrieval_cases(
-    image_features: Float[np.ndarray, "b d"],
-    name_features: Float[np.ndarray, "n d"],
-    task: EmojiTask,
-    picks: Sequence[int],
-    *,
-    depth: int = 5,
-) -> tuple[list[ImageQuery], list[TextQuery]]:
-    """Returns what the pictures `picks` are named, and what their names find, for a figure."""
-    test = task.held_out
-    picks = np.asarray(picks)
-    name_ids = test.name_ids[picks]
-    named, _ = nearest_keys(image_features[picks], name_features, depth)
-    found, _ = nearest_keys(name_features[name_ids], image_features, depth)
-    image_queries = [
-        ImageQuery(test.images[pick], [task.names[i] for i in row], list(row == right))
-        for pick, right, row in zip(picks, name_ids, named, strict=True)
-    ]
-    text_queries = [
-        TextQuery(task.names[right], test.images[row], list(test.name_ids[row] == right))
-        for right, row in zip(name_ids, found, strict=True)
-    ]
-    return image_queries, text_queries
 
 
 def _name_sets(task):
