@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
             raise
         return _report(error)
     except KeyboardInterrupt:
-        print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\nstopped: the same command goes on from what was saved", file=sys.stderr)
         return 130  # the shell's status of an interrupted command
     return 0
 
