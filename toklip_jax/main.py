@@ -8,7 +8,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from toklip_jax import distributed
+from toklip_jax import compile_cache, distributed
 from toklip_jax.run import run
 from toklip_jax.training.faults import Preempted
 
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
         return _report(error)
     try:
         profile = _steps(values.profile)
+        compile_cache.enable()
         distributed.start(**values.config.get("distributed", {}))
         run(
             *(values.config, values.workdir, values.mode, values.restart),
