@@ -26,8 +26,8 @@ from toklip_jax.report.phrases import leading_directions
 from toklip_jax.report.rasters import absolute_errors, code_colors, data_uri
 from toklip_jax.report.results import results_section
 
-SECTIONS = ["results", "training", "reconstructions", "ids", "where", "neighbours", "codes",
-            "confusion", "method"]  # fmt: skip
+SECTIONS = ["results", "training", "reconstructions", "ids", "where", "naming",
+            "neighbours", "codes", "confusion", "method"]  # fmt: skip
 VOID = {"meta", "link", "img", "input", "br", "use", "path"}
 
 
@@ -147,7 +147,7 @@ def test_ids_neighbours_and_maps_are_of_the_model(report, page):
     np.testing.assert_allclose(np.linalg.norm(tokens, axis=-1), 1, atol=1e-2)
     assert len(data["colors"]) == 4 * 256
     assert len(page.all("canvas")) == 3
-    assert "among the 9 images of the source" in page.text
+    assert page.text.count("among the 9 images of the source") == 2
 
 
 def test_pictures_lie_beside_the_page(report):
@@ -161,7 +161,7 @@ def test_a_run_with_a_config_alone_has_a_page_that_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"stages": ["vq"]}')
     text = Reader(write_report(tmp_path).read_text()).text
     assert "Left out: the run has not been evaluated yet." in text
-    assert text.count("Left out: the run has no weights of TokLIP") == 4
+    assert text.count("Left out: the run has no weights of TokLIP") == 5
     assert "Left out: this run has no log of its training." in text
 
 
@@ -174,14 +174,14 @@ def test_without_a_text_tokenizer_or_images_only_their_sections_are_missing(tmp_
     config["report"]["source"] = {"kind": "table", "path": str(tmp_path / "table.csv")}
     (tmp_path / "config.json").write_text(json.dumps(config))
     text = Reader(write_report(tmp_path).read_text()).text
-    assert text.count("Left out") == 1
-    assert "these weights hold no text tokenizer" in text
+    assert text.count("Left out") == 2
+    assert text.count("these weights hold no text tokenizer") == 2
     assert "caption no. 4" in text
     config["report"]["source"] = {"kind": "image_folder", "root": str(tmp_path / "nowhere")}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "results.json").unlink()
     text = Reader(write_report(tmp_path, output=tmp_path / "other" / "page.html").read_text()).text
-    assert text.count("Left out: the images can't be read: expected a directory of classes") == 4
+    assert text.count("Left out: the images can't be read: expected a directory of classes") == 5
     assert (tmp_path / "other" / "codes.png").exists() is False
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ NUM_SEARCHED = 1000  # where neighbours are looked for
 NUM_SEARCHED_SLOWLY = 64  # the same, of large images on a CPU
 NUM_NEIGHBOURS = 6
 THUMBNAIL = 96  # pixels
+MAX_NAME = 60  # letters
 SMALL = 128  # images up to this many pixels are encoded in larger batches
 
 
@@ -42,6 +43,11 @@ class Pool:
     ids: Int[np.ndarray, "m n"]
     features: Float[np.ndarray, "m d"]
     rows: Int[np.ndarray, " m"]
+
+    def name(self, place: SupportsIndex) -> str:
+        """Returns an image's title, shortened, or its row."""
+        title = self.titles[place] or f"image {self.rows[place]}"
+        return title if len(title) <= MAX_NAME else title[: MAX_NAME - 1].rstrip() + "…"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +81,20 @@ class Gallery:
         return [self.pool.titles[pick] for pick in self.picks]
 
     @property
+    def names(self) -> list[str]:
+        return [self.pool.name(pick) for pick in self.picks]
+
+    @property
+    def among(self) -> str:
+        """What is searched, in words."""
+        if len(self.pool.titles) == self.source_size:
+            return f"among the {self.source_size:,} images of the source"
+        return (
+            f"among {len(self.pool.titles):,} images that lie evenly over the source's "
+            f"{self.source_size:,}"
+        )
+
+    @property
     def ids(self) -> Int[np.ndarray, "k n"]:
         return self.pool.ids[self.picks]
 
@@ -92,12 +112,14 @@ class Gallery:
 def make_gallery(
     toklip: Tokenizer,
     source_config: Mapping[str, Any],
+    resize: str = "squash",
     num_images: int = NUM_IMAGES,
     num_searched: int = 0,
 ) -> Gallery:
     """Reads and encodes images that lie evenly over a source.
 
     Args:
+        resize: of `data.decode.RESIZES`; of encoded images.
         num_images: shown large.
         num_searched: where neighbours are looked for; 0 for NUM_SEARCHED, or fewer on a CPU.
 
@@ -111,7 +133,7 @@ def make_gallery(
         num_searched = NUM_SEARCHED_SLOWLY if is_slow else NUM_SEARCHED
     rows = _spread(len(source), num_searched)
     shown = set(rows[_spread(len(rows), num_images)].tolist())
-    transform = Decode(size, False, None) if is_raw(source_config) else None
+    transform = Decode(size, False, resize=resize) if is_raw(source_config) else None
     some = _Rows(source, rows)
     pool, kept = _encode(toklip, some, transform, shown)
     vocabulary = getattr(source, "names", ()) or getattr(source, "classes", ())

@@ -1,8 +1,8 @@
-"""Where a text is: features of phrases and tokens, small enough for a page to compare them."""
+"""The page's phrases: their features, and where they are, small enough for a page to compare."""
 
 import base64
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,11 +17,24 @@ RANGE = (50, 99.5)  # percentiles of all similarities that the colours span
 
 
 @dataclasses.dataclass(frozen=True)
+class Phrases:
+    """The page's vocabulary.
+
+    Attributes:
+        texts: each once; those asked for come first.
+        features: normalised.
+    """
+
+    texts: list[str]
+    features: Float[np.ndarray, "p d"]
+
+
+@dataclasses.dataclass(frozen=True)
 class TextMaps:
     """Phrases and tokens in one space; their dot product is the cosine.
 
     Attributes:
-        phrases: the texts; those asked for come first.
+        phrases: the texts.
         text: their features.
         tokens: those of every image's tokens.
         kept: share of the tokens' features that the directions kept hold; 1 where all are.
@@ -52,33 +65,28 @@ class TextMaps:
         }
 
 
-def text_maps(
-    toklip: Tokenizer,
-    token_features: Float[np.ndarray, "k n d"],
-    phrases: Iterable[str],
-) -> TextMaps:
-    """Returns the maps of `phrases`, equal ones once, at most MAX_PHRASES of them.
+def encode_phrases(toklip: Tokenizer, texts: Iterable[str]) -> Phrases:
+    """Encodes texts, equal ones once, at most MAX_PHRASES of them.
 
     Raises:
-        ValueError: the weights hold no text tokenizer, or there is no phrase.
+        ValueError: the weights hold no text tokenizer, or there is no text.
     """
-    phrases = list(dict.fromkeys(text.strip() for text in phrases if text.strip()))[:MAX_PHRASES]
-    if not phrases:
+    texts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))[:MAX_PHRASES]
+    if not texts:
         raise ValueError("there is no phrase: the source has no names and none was given")
-    text = text_features(toklip, phrases)
-    basis, kept = leading_directions(token_features.reshape(-1, token_features.shape[-1]))
-    text, tokens = text @ basis, token_features @ basis
-    low, high = np.percentile(tokens.reshape(-1, tokens.shape[-1]) @ text.T, RANGE)
-    return TextMaps(phrases, text, tokens, kept, float(low), float(high))
-
-
-def text_features(toklip: Tokenizer, phrases: Sequence[str]) -> Float[np.ndarray, "p d"]:
-    """Returns normalised features of texts."""
 
     def encode(rows):
-        return toklip.text_features([phrases[row] for row in rows])
+        return toklip.text_features([texts[row] for row in rows])
 
-    return map_batches(encode, (np.arange(len(phrases)),), BATCH)
+    return Phrases(texts, map_batches(encode, (np.arange(len(texts)),), BATCH))
+
+
+def text_maps(phrases: Phrases, token_features: Float[np.ndarray, "k n d"]) -> TextMaps:
+    """Returns the maps of `phrases` in images whose tokens' normalised features are given."""
+    basis, kept = leading_directions(token_features.reshape(-1, token_features.shape[-1]))
+    text, tokens = phrases.features @ basis, token_features @ basis
+    low, high = np.percentile(tokens.reshape(-1, tokens.shape[-1]) @ text.T, RANGE)
+    return TextMaps(phrases.texts, text, tokens, kept, float(low), float(high))
 
 
 def leading_directions(

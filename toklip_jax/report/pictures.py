@@ -1,13 +1,15 @@
 """The page's sections of images: reconstructions, ids, where a text is, nearest neighbours."""
 
+from typing import SupportsIndex
+
 import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.evaluation.figures import reconstruction_grid
 from toklip_jax.metrics import psnr, to_unit_range
 from toklip_jax.models.config import square_side
-from toklip_jax.report.gallery import NUM_NEIGHBOURS, Gallery
-from toklip_jax.report.markup import Markup, tag
+from toklip_jax.report.gallery import NUM_NEIGHBOURS, Gallery, Pool
+from toklip_jax.report.markup import Child, Markup, tag
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, scroll_box
 from toklip_jax.report.phrases import TextMaps
@@ -28,7 +30,6 @@ NUM_STATIC = 3  # phrases whose maps are there without the script
 MAX_NUMBERS = 256  # ids of an image that are written out
 COARSE = 64  # ids of an image up to which two grids fit beside each other
 CELL = 26  # units of a grid's cell
-MAX_NAME = 60  # letters
 MAP_PIXELS = 192  # of a large image under a map
 
 
@@ -42,7 +43,7 @@ def reconstruction_section(gallery: Gallery, output: Output) -> Section:
     file = output.directory / "reconstructions.png"
     reconstruction_grid(originals, restored, file, notes=notes, attribution=gallery.attribution)
     cards = []
-    for i, title in enumerate(_names(gallery)):
+    for i, title in enumerate(gallery.names):
         pictures = (
             (gallery.images[i], "original"),
             (to_bytes(gallery.restored[i]), "from its ids"),
@@ -73,7 +74,7 @@ def ids_section(gallery: Gallery, output: Output) -> Section:
     """Returns the ids of some images as grids of colours and numbers."""
     shown = np.arange(len(gallery.images))[:NUM_GRIDS]
     colors = code_colors(gallery.code_vectors[shown])
-    names = _names(gallery)
+    names = gallery.names
     figures = []
     for i in shown:
         image = output.picture(gallery.images[i], names[i])
@@ -134,30 +135,24 @@ def neighbour_section(gallery: Gallery, output: Output) -> Section:
     places, scores = gallery.neighbours(NUM_NEIGHBOURS)
     rows = []
     for i in range(len(gallery.images))[:NUM_QUERIES]:
-        query = _thumbnail(output, pool, gallery.picks[i], tag("small", "asked"), "asked")
+        query = thumbnail(output, pool, gallery.picks[i], tag("small", "asked"), "asked")
         found = [
-            _thumbnail(output, pool, place, tag("small", f"{score:.2f}"))
+            thumbnail(output, pool, place, tag("small", f"{score:.2f}"))
             for place, score in zip(places[i], scores[i], strict=True)
         ]
         rows.append(tag("li", query, found))
-    among = f"among the {len(pool.titles):,} images of the source"
-    if len(pool.titles) < gallery.source_size:
-        among = (
-            f"among {len(pool.titles):,} images that lie evenly over the source's "
-            f"{gallery.source_size:,}"
-        )
-    lead = f"The images whose features, made from ids alone, are nearest (cosine), {among}."
+    lead = f"The images whose features, made from ids alone, are nearest (cosine), {gallery.among}."
     content = scroll_box(tag("ul", rows, class_="neighbours"), "Nearest neighbours")
     return Section("neighbours", title, lead, content)
 
 
-def _names(gallery):
-    return [_name(gallery.pool, pick) for pick in gallery.picks]
-
-
-def _name(pool, place):
-    title = pool.titles[place] or f"image {pool.rows[place]}"
-    return title if len(title) <= MAX_NAME else title[: MAX_NAME - 1].rstrip() + "…"
+def thumbnail(
+    output: Output, pool: Pool, place: SupportsIndex, note: Child, kind: str | None = None
+) -> Markup:
+    """Returns a small image of the pool over a note and its name."""
+    title, image = pool.name(place), pool.thumbnails[place]
+    picture = output.picture(image, title, title=title)
+    return tag("figure", picture, tag("figcaption", note, tag("span", title)), class_=kind)
 
 
 def _scale(colors, low, high):
@@ -198,7 +193,7 @@ def _first(ids, count=8):
 
 
 def _canvas(gallery, i, output):
-    name = _names(gallery)[i]
+    name = gallery.names[i]
     image = output.picture(gallery.images[i], name, largest=MAP_PIXELS)
     side = square_side(gallery.ids.shape[1])
     canvas = tag("canvas", width=side, height=side, role="img", aria_label=f"Map of {name}",
@@ -213,7 +208,7 @@ def _static_maps(gallery, maps, output):
     side = square_side(gallery.ids.shape[1])
     for p, phrase in enumerate(maps.phrases[:NUM_STATIC]):
         figures = []
-        for i, name in enumerate(_names(gallery)):
+        for i, name in enumerate(gallery.names):
             values = maps.similarity(p)[i].reshape(side, side)
             colors = paint(values, maps.low, maps.high, similarity_colors())
             shown = overlay(gallery.images[i], colors)
@@ -223,9 +218,3 @@ def _static_maps(gallery, maps, output):
             figures.append(tag("figure", picture, tag("figcaption", name)))
         parts += [tag("h3", f"“{phrase}”"), tag("div", figures, class_="maps")]
     return parts
-
-
-def _thumbnail(output, pool, place, note, kind=None):
-    title, image = _name(pool, place), pool.thumbnails[place]
-    picture = output.picture(image, title, title=title)
-    return tag("figure", picture, tag("figcaption", note, tag("span", title)), class_=kind)

@@ -9,9 +9,10 @@ from toklip_jax.models.toklip import TokLIPConfig
 from toklip_jax.report.files import Run, read_run
 from toklip_jax.report.gallery import Gallery, make_gallery
 from toklip_jax.report.header import header
+from toklip_jax.report.naming import naming_section
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, render_page
-from toklip_jax.report.phrases import TextMaps, text_maps
+from toklip_jax.report.phrases import TextMaps, encode_phrases, text_maps
 from toklip_jax.report.pictures import (
     ids_section,
     map_data,
@@ -34,8 +35,10 @@ PICTURES = {
     "reconstructions": "Reconstructions",
     "ids": "What ids are",
     "where": "Where a text is",
+    "naming": "What images are called",
     "neighbours": "Nearest neighbours",
 }
+TEXTS = ("where", "naming")  # those that need phrases too
 SIZES = ("num_images", "num_searched")  # fields of the config's section
 PAGE = pathlib.Path("report") / "index.html"
 
@@ -108,31 +111,38 @@ def _gallery(run, weights, why) -> tuple[Tokenizer | None, Gallery | None, str]:
     if run.source is None:
         return toklip, None, "the run's config names no source of images."
     sizes = {name: run.report[name] for name in SIZES if name in run.report}
+    resize = run.config.get("evaluation_resize", "squash")  # what is shown is what was judged
     try:
-        return toklip, make_gallery(toklip, run.source, **sizes), ""
+        return toklip, make_gallery(toklip, run.source, resize, **sizes), ""
     except (ValueError, OSError) as error:
         return toklip, None, f"the images can't be read: {error}"
 
 
 def _pictures(run, toklip, gallery, why, phrases, place) -> tuple[list[Section], TextMaps | None]:
     if gallery is None:
-        return [Section(slug, title, f"Left out: {why}") for slug, title in PICTURES.items()], None
+        return [_left_out(slug, why) for slug in PICTURES], None
     asked: list[str] = [*phrases, *run.report.get("phrases", ())]
     # Without a wish, what is in the images is looked for first.
     vocabulary = set(gallery.vocabulary)
     asked += [title for title in gallery.titles if title in vocabulary]
     asked += gallery.vocabulary
     try:
-        maps = text_maps(toklip, gallery.token_features, asked)
-        where = map_section(gallery, maps, place)
+        phrases = encode_phrases(toklip, asked)
     except ValueError as error:
-        maps, where = None, Section("where", PICTURES["where"], f"Left out: {error}")
+        maps, texts = None, [_left_out(slug, str(error)) for slug in TEXTS]
+    else:
+        maps = text_maps(phrases, gallery.token_features)
+        texts = [map_section(gallery, maps, place), naming_section(gallery, phrases, place)]
     return [
         reconstruction_section(gallery, place),
         ids_section(gallery, place),
-        where,
+        *texts,
         neighbour_section(gallery, place),
     ], maps
+
+
+def _left_out(slug: str, why: str) -> Section:
+    return Section(slug, PICTURES[slug], f"Left out: {why}")
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
