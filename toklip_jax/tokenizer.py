@@ -145,7 +145,7 @@ class Tokenizer:
         config, params = weights.config, weights.params
         if image_size is not None:
             config, params = resize_model(config, params, image_size)
-        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+        params = jax.tree.map(functools.partial(_to_device, file=weights.file), params)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
         path = tokenizer or weights.tokenizer_path
         text = path and TextTokenizer.load(path, config.text.context_length)
@@ -194,3 +194,11 @@ class Tokenizer:
         if ids.size and (ids.min() < 0 or ids.max() >= size):
             raise ValueError(f"expected token ids in [0, {size}), got {ids.min()} to {ids.max()}")
         return ids.astype(np.int32)
+
+
+def _to_device(array, file):
+    """A parameter in float32 on the device; the pages of a mapped file are let go of at once."""
+    array = jnp.asarray(array, jnp.float32).block_until_ready()
+    if file is not None:
+        file.release()
+    return array

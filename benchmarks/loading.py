@@ -1,0 +1,105 @@
+"""What starting costs: the import, and loading converted weights of a real size.
+
+    python benchmarks/loading.py --layers=27
+
+writes random TokLIP weights of S-256 (`--layers` cuts its depth), loads them in processes of their
+own, and prints seconds and peak memory as a multiple of the parameters. Linux only.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from toklip_jax.files import LazyArray
+from toklip_jax.models.config import Compute
+from toklip_jax.models.sizes import TOKLIP_SIZES
+from toklip_jax.models.toklip import TokLIP
+from toklip_jax.weights import Weights, save_weights
+
+RESULT = pathlib.Path(__file__).parent / "results/loading.json"
+REPETITIONS = 5
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=27, help="of each tower; 27 is the real size")
+    args = parser.parse_args()
+    result = measure(args.layers)
+    print(json.dumps(result, indent=2))
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(layers: int = 27) -> dict:
+    """Returns seconds and peak memory of the import and of `load`."""
+    imports = [run("import toklip_jax") for _ in range(REPETITIONS)]
+    base = statistics.median(memory for _, memory in imports)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "weights"
+        size = write(path, layers)
+        loads = [
+            run(f"import toklip_jax; toklip_jax.load({str(path)!r}, tokenizer=None)")
+            for _ in range(3)
+        ]
+    return {
+        "import_seconds": round(statistics.median(seconds for seconds, _ in imports), 2),
+        "parameters_gib": round(size / 2**30, 2),
+        "load_seconds": round(statistics.median(seconds for seconds, _ in loads), 1),
+        "load_peak_over_parameters": round(
+            (statistics.median(memory for _, memory in loads) - base) / size, 3
+        ),
+        "machine": f"{os.cpu_count()} cores, jax {jax.__version__}",
+    }
+
+
+def write(path: pathlib.Path, layers: int) -> int:
+    """Writes random weights, array by array; returns their bytes."""
+    config = TOKLIP_SIZES["toklip_s_256"]
+    vision = dataclasses.replace(config.vision, depth=layers)
+    text = dataclasses.replace(config.text, depth=layers, tokenizer="")
+    config = dataclasses.replace(config, vision=vision, text=text)
+    side, length = vision.image_size, text.context_length
+    shapes = jax.eval_shape(
+        TokLIP(config, Compute()).init,
+        jax.random.key(0),
+        np.zeros((1, side, side, 3), np.float32),
+        np.zeros((1, length), np.int32),
+    )["params"]
+    random = np.random.default_rng()
+
+    def lazy(leaf):
+        return LazyArray(
+            leaf.shape, np.dtype(np.float32), lambda: random.standard_normal(leaf.shape, np.float32)
+        )
+
+    params = {k: lazy(v) for k, v in flax.traverse_util.flatten_dict(shapes).items()}
+    save_weights(path, Weights(config, flax.traverse_util.unflatten_dict(params), is_scanned=True))
+    return sum(leaf.nbytes for leaf in params.values())
+
+
+def run(code: str) -> tuple[float, int]:
+    """Seconds and peak resident bytes of a process that runs `code`."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code + PEAK], capture_output=True, check=True)
+    return time.perf_counter() - start, int(done.stdout.split()[-1])
+
+
+# Not getrusage: its figure includes the parent's memory from before exec.
+PEAK = """
+lines = open("/proc/self/status").read().splitlines()
+print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024)
+"""
+
+
+if __name__ == "__main__":
+    main()
