@@ -134,3 +134,11 @@ def test_images_are_resized_as_the_run_was_judged(report, tmp_path):
     assert (squashed[:, :, :12] == 0).all()
     with pytest.raises(ValueError, match="crop"):
         make_gallery(toklip, source, "crp")
+
+
+def test_the_page_resizes_as_the_config_says(tmp_path, write_run):
+    write_run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"evaluation_resize": "crp"}))
+    text = html.unescape(write_report(tmp_path).read_text())
+    assert "the images can't be read: expected resize" in text

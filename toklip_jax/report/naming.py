@@ -29,7 +29,7 @@ def naming_section(gallery: Gallery, phrases: Phrases, output: Output) -> Sectio
     lead = [
         f"Which of the page's {len(phrases.texts):,} phrases are nearest to an image (cosine of "
         "text and image feature, at full width), as they stand, without the prompts that "
-        "evaluations put around them. ",
+        "evaluations may put around them. ",
         RIGHT,
         " marks what the source says is in the image; where that is not among the first "
         f"{DEPTH}, it is below them with its place.",
