@@ -19,8 +19,8 @@ import shutil
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from toklip_jax.convert import read_weights
 from toklip_jax.distributed import barrier, is_main_host
@@ -133,7 +133,8 @@ def _as_trained(config, weights, compute):
     is_trained_here = stage in config.stages
     found = {}
     for name, read in weights.items():
-        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), read.params)
+        # Host arrays, of a mapped file its views: each device takes its part when they are placed.
+        params = jax.tree.map(lambda x: np.asarray(x, np.float32), read.params)
         if is_trained_here and name == "toklip":
             patterns = config[stage].loss.get("trainable", TokLIPObjective.trainable)
             trained, frozen = partition(params, patterns)

@@ -18,7 +18,7 @@ from toklip_jax.evaluation import encode as encoding
 from toklip_jax.evaluation.fid import Reference, write_statistics
 from toklip_jax.evaluation.subject import PREFIXES, Subject
 from toklip_jax.evaluation.suite import Result, Suite, flat_figures
-from toklip_jax.metrics import Gaussian
+from toklip_jax.metrics import Estimate, Gaussian
 from toklip_jax.models.config import Compute, TextConfig, VisionConfig
 from toklip_jax.models.inception import Inception, InceptionConfig
 from toklip_jax.models.teacher import ImageTower
@@ -157,6 +157,9 @@ def test_the_whole_prefix_is_the_zero_shot_accuracy(results):
 def test_results_survive_json(results):
     for result in results.values():
         assert Result.from_plain(json.loads(json.dumps(result.to_plain()))) == result
+    unknown = Result("zeroshot", [{"model": "chance", "top1": Estimate(0.5)}], {}, {}, {})
+    data = json.loads(json.dumps(unknown.to_plain(), allow_nan=False))
+    assert np.isnan(Result.from_plain(data).rows[0]["top1"].error)
     figures = flat_figures(results)
     assert figures["classes/TokLIP/top1"] == results["classes"].rows[1]["top1"].value
     assert all(isinstance(value, float) for value in figures.values())

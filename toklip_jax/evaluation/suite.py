@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -291,8 +292,13 @@ def _first_caption(sample, rng):
 
 
 def _plain(cell):
-    return cell._asdict() if isinstance(cell, Estimate) else cell
+    """An estimate as a dict; what is not finite is null, as json knows no NaN."""
+    if isinstance(cell, Estimate):
+        return {name: _plain(number) for name, number in cell._asdict().items()}
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def _cell(cell):
-    return Estimate(**cell) if isinstance(cell, dict) else cell
+    if not isinstance(cell, dict):
+        return cell
+    return Estimate(*(math.nan if cell[n] is None else cell[n] for n in ("value", "error")))
