@@ -13,7 +13,7 @@ from toklip_jax.metrics import AnyArray, Estimate, TopK
 from toklip_jax.ops.normalize import l2_normalize
 
 L2 = 1e-4  # weight of |W|^2 / 2 beside the mean cross-entropy, on standardised features
-MAX_STEPS = 200
+MAX_STEPS = 2000  # far beyond what it takes: rounding must not decide where it stops
 GRADIENT_TOLERANCE = 1e-5
 KNN_NEIGHBOURS = 20  # DINO's (Caron et al. 2021, appendix F)
 KNN_TEMPERATURE = 0.07  # the same
