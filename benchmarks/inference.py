@@ -1,0 +1,288 @@
+"""Images to ids, and ids to tokens to a feature: ours as users call it against PyTorch.
+
+    python -m benchmarks.run --suite=cpu --only=inference
+
+Both hold the same random weights and are checked against each other before anything is timed. The
+PyTorch side is `benchmarks.peers`, eager and compiled. Ours is `Tokenizer.tokenize` and
+`Tokenizer.image_features(ids=...)`, images being NumPy arrays on a CPU and on the device elsewhere,
+with layers one by one, as `load` has those of a released file. The text tower takes no part and is
+left out on both sides.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import limits
+from benchmarks.timing import Case, alternate, compare, judged, machine
+from benchmarks.weights import random_params
+from toklip_jax.flops import count_flops
+from toklip_jax.models.config import Compute
+from toklip_jax.models.sizes import TOKLIP_SIZES
+from toklip_jax.models.toklip import TokLIP, TokLIPConfig
+from toklip_jax.tokenizer import Tokenizer
+
+STAGES = ("images to ids", "ids to feature")
+WHOLE = "images to feature"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        peers: batch size to the contenders there: "eager", "channels_last" (eager, with
+            convolutions in that layout), "compile".
+        bars: contender to how many times faster we have to be, images to feature.
+        share: of the measured matrix product's rate that we have to reach, or None.
+    """
+
+    size: TokLIPConfig
+    compute: Compute
+    peers: dict[int, tuple[str, ...]]
+    bars: dict[str, float]
+    share: float | None = None
+    repetitions: int = 5
+
+
+S_256 = TOKLIP_SIZES["toklip_s_256"]
+F32 = Compute(is_scanned=False)
+VQ_F32 = Compute(dtype="bfloat16", is_scanned=False)
+BF16 = Compute(dtype="bfloat16", vq_dtype="bfloat16", is_scanned=False)
+SETTINGS = {
+    "cpu": (Setting(S_256, F32, {1: ("eager", "compile"), 8: ("eager",)}, {"eager": 1.0}),),
+    "gpu": (
+        Setting(
+            S_256,
+            BF16,
+            {64: ("eager", "channels_last", "compile")},
+            {"eager": 2.0, "compile": 1.2},
+            share=0.55,
+            repetitions=20,
+        ),
+        # The VQ in float32 products as such, ours by default: ids are then the released model's.
+        Setting(
+            S_256,
+            Compute(dtype="bfloat16", is_scanned=False),
+            {64: ("eager", "compile")},
+            {},
+            None,
+            10,
+        ),
+    ),
+}
+
+
+def measure(suite: str) -> dict:
+    """Returns all of a suite's settings."""
+    parts = [measure_setting(setting) for setting in SETTINGS[suite]]
+    rows = [row for part in parts for row in part["rows"]]
+    return {"machine": machine(), "rows": rows, "settings": parts}
+
+
+def measure_setting(setting: Setting) -> dict:
+    """Returns rows of the table, what was checked, and the floor."""
+    params = _params(setting)
+    ours = Tokenizer(setting.size, jax.tree.map(jnp.asarray, params), setting.compute)
+    model = _peer_model(setting, params)
+    del params
+    rows, checks, floors, problems = [], {}, {}, {}
+    for batch, kinds in setting.peers.items():
+        cases, checked, failed = _contenders(setting, ours, model, batch, kinds)
+        checks[f"batch {batch}"] = checked
+        problems |= failed
+        seconds = _seconds(setting, cases, batch)
+        label = f"batch {batch}, {setting.compute.dtype}, VQ {setting.compute.vq_dtype}"
+        rows += [
+            compare(
+                {name: times[stage] for name, times in seconds.items()},
+                "ours",
+                kind,
+                f"{stage}, {label}",
+                setting.bars.get(kind) if stage == WHOLE else None,
+            )
+            for kind in cases
+            if kind != "ours"
+            for stage in (*STAGES, WHOLE)
+        ]
+        own = {stage: statistics.median(times) for stage, times in seconds["ours"].items()}
+        floors[f"batch {batch}"], row = _floor(setting, ours, batch, own, label)
+        rows += row
+    return {"rows": rows, "checks": checks, "floors": floors, "problems": problems}
+
+
+def _seconds(setting, cases, batch):
+    """Contender -> stage -> seconds, repetition by repetition; both stages in turn."""
+    size = setting.size.vision.image_size
+
+    def images(random):
+        return (random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32),)
+
+    def ids(random):
+        shape = (batch, setting.size.vision.num_tokens)
+        return (random.integers(0, setting.size.vq.codebook_size, shape).astype(np.int32),)
+
+    seconds = {name: {} for name in cases}
+    for stage, draw in zip(STAGES, (images, ids), strict=True):
+        here = {name: case[stage] for name, case in cases.items()}
+        for name, times in alternate(here, draw, setting.repetitions).items():
+            seconds[name][stage] = times
+    for times in seconds.values():
+        times[WHOLE] = [a + b for a, b in zip(*(times[s] for s in STAGES), strict=True)]
+    return seconds
+
+
+def _params(setting):
+    """Of the VQ and the token encoder."""
+    size = setting.size
+
+    def init(key, images, ids):
+        return TokLIP(size, setting.compute).init(key, images, ids, method=_run_images)
+
+    side, n = size.vision.image_size, size.vision.num_tokens
+    return random_params(
+        init,
+        jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+        jax.ShapeDtypeStruct((1, n), jnp.int32),
+    )["params"]
+
+
+def _run_images(model, images, ids):
+    return model.vq(images), model.image_features(ids)
+
+
+def _ours(tokenizer):
+    """Images already on the device elsewhere than on a CPU, where there is nothing to move."""
+    put = (lambda x: x) if jax.default_backend() == "cpu" else jax.device_put
+    return {
+        STAGES[0]: Case(
+            lambda images: tokenizer.tokenize(images).block_until_ready(),
+            lambda images: (put(images),),
+        ),
+        STAGES[1]: Case(lambda ids: tokenizer.image_features(ids=ids).block_until_ready()),
+    }
+
+
+def _contenders(setting, ours, model, batch, kinds):
+    """Returns (contenders, what the checks found, contenders that failed and why)."""
+    cases, checks, problems = {"ours": _ours(ours)}, {}, {}
+    if model is None:
+        return cases, checks, dict.fromkeys(kinds, "torch is not installed")
+    for kind in kinds:
+        try:
+            case = _peer(model, kind)
+            checks[kind] = _check(setting, cases["ours"], case, batch)
+            cases[kind] = case
+        except Exception as error:  # a compiler may be missing or fail: said, and the rest goes on
+            problems[kind] = f"batch {batch}: {type(error).__name__}: {str(error)[:500]}"
+    return cases, checks, problems
+
+
+def _check(setting, ours, peer, batch):
+    """Both see the same images, then the same ids; raises ValueError where they differ."""
+    size = setting.size.vision.image_size
+    random = np.random.default_rng(0)
+    images = random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
+
+    def run(cases, stage, inputs):
+        out = cases[stage].run(*cases[stage].place(inputs))
+        return np.asarray(out.cpu() if hasattr(out, "cpu") else out)
+
+    ids = [run(cases, STAGES[0], images) for cases in (ours, peer)]
+    features = [run(cases, STAGES[1], ids[0]) for cases in (ours, peer)]
+    equal = float(np.mean(ids[0] == ids[1]))
+    cosine = float(np.min(np.sum(features[0] * features[1], axis=-1)))
+    # Lowered precision moves latents over borders between codes; features have to stay.
+    least = 0.999 if setting.compute.vq_dtype == "float32" else 0.7
+    close = 0.99999 if setting.compute.dtype == "float32" else 0.99
+    if equal < least or cosine < close:
+        raise ValueError(f"differs from ours: {equal:.4f} of the ids equal, cosine {cosine:.6f}")
+    return {"equal_ids": equal, "least_cosine": cosine, "codes_met": len(np.unique(ids[0]))}
+
+
+def _peer_model(setting, params):
+    """One for all contenders, or None where there is no torch or none is asked for."""
+    if not any(setting.peers.values()) or importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    from benchmarks import peer_weights, peers
+
+    torch.backends.cudnn.allow_tf32 = False  # float32 is meant as such, as it is in ours
+    model = peers.Tokenizer(setting.size).eval().requires_grad_(False)
+    peer_weights.copy_weights(params, model)
+    model.token_encoder.to(getattr(torch, setting.compute.dtype))
+    model.vq.to(getattr(torch, setting.compute.vq_dtype))
+    model.vq.parts.quantize.float()  # distances are float32 in both
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _peer(model, kind):
+    import torch
+
+    weight, is_last = model.vq.parts.quant_conv.weight, kind == "channels_last"
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    vq = copy.deepcopy(model.vq).to(memory_format=layout) if is_last else model.vq
+    stages = [torch.no_grad()(vq), torch.no_grad()(model.image_features)]
+    if kind == "compile":
+        stages = [torch.compile(stage, dynamic=False) for stage in stages]
+
+    def finished(run):
+        def call(inputs):
+            out = run(inputs)
+            if weight.is_cuda:
+                torch.cuda.synchronize()
+            return out
+
+        return call
+
+    def place_images(images):
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).to(weight)
+        return (x.contiguous(memory_format=layout),)
+
+    def place_ids(ids):
+        return (torch.from_numpy(np.array(ids)).to(weight.device, torch.int64),)
+
+    return {
+        STAGES[0]: Case(finished(stages[0]), place_images),
+        STAGES[1]: Case(finished(stages[1]), place_ids),
+    }
+
+
+def _floor(setting, ours, batch, own, label):
+    """The least time that this machine's rates allow, and what share of them we reach."""
+    side, n = setting.size.vision.image_size, setting.size.vision.num_tokens
+    flops = {
+        stage: count_flops(
+            lambda p, x, method=method: ours._model.apply({"params": p}, x, method=method),
+            ours.params,
+            jax.ShapeDtypeStruct((batch, *shape), dtype),
+        )
+        for stage, method, shape, dtype in (
+            (STAGES[0], "tokenize", (side, side, 3), jnp.float32),
+            (STAGES[1], "image_features", (n,), jnp.int32),
+        )
+    }
+    found = limits.rates(setting.size, batch, setting.compute)
+    floor = {
+        STAGES[0]: flops[STAGES[0]] / found["convolution"],
+        STAGES[1]: flops[STAGES[1]] / found["product"],
+    }
+    floor[WHOLE] = sum(floor.values())
+    share = sum(flops.values()) / own[WHOLE] / found["product"]
+    row = {"what": f"share of the measured product's rate, {label}", "value": share}
+    return (
+        {
+            "flops": flops,
+            "rates": found,
+            "floor_seconds": floor,
+            "ours_seconds": own,
+            "share_of_floor": {stage: floor[stage] / own[stage] for stage in own},
+        },
+        [row | judged(share, setting.share)],
+    )

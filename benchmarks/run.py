@@ -1,0 +1,142 @@
+"""Runs the benchmarks and prints one table: what was measured, against what, and the bar.
+
+    python -m benchmarks.run --suite=cpu
+    python -m benchmarks.run --suite=gpu
+    python -m benchmarks.run --suite=cpu --only=limits,inference
+
+Each part runs in a process of its own, so that neither memory nor threads of one meet the next.
+Results go to `benchmarks/results/{suite}.json`, part by part: `--only` leaves the others' as they
+are, and `--show` prints the table of what is there. The exit status is 1 where a part, or a
+contender within one, could not run (the table says why), and 0 otherwise, bars met or not.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import table
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+# Part -> module under `benchmarks` whose `measure` returns a dict, and its arguments.
+PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
+    "cpu": {
+        "limits": ("limits", ("cpu",)),
+        "inference": ("inference", ("cpu",)),
+        "train_step": ("train_step", ("cpu",)),
+        "compile_time": ("compile_time", ("cpu",)),
+        "nearest": ("nearest", ()),
+        "cache": ("cache", ()),
+        "loading": ("loading", (4,)),  # layers: 27 takes minutes, the ratio is the same
+        "host": ("host", ()),
+    },
+    "gpu": {
+        "limits": ("limits", ("gpu",)),
+        "inference": ("inference", ("gpu",)),
+        "train_step": ("train_step", ("gpu",)),
+        "compile_time": ("compile_time", ("gpu",)),
+        "nearest": ("nearest", ()),
+    },
+}
+LONGEST = {"cpu": 600, "gpu": 1200}  # seconds of a part
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    if args.part:
+        args.out.write_text(json.dumps(call(args.suite, args.part)))
+        return 0
+    path = args.results / f"{args.suite}.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if not args.show:
+        for name in args.only or PARTS[args.suite]:
+            print(f"{name} ...", flush=True)
+            results[name] = run(args.suite, name)
+            print(f"{name}: {results[name]['seconds']:.0f} s", flush=True)
+            args.results.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(rounded(results), indent=1) + "\n")
+    print(table.text(results))
+    return 1 if table.failures(results) else 0
+
+
+def call(suite: str, part: str) -> dict[str, Any]:
+    """Returns what a part measures, in this process."""
+    module, arguments = PARTS[suite][part]
+    return importlib.import_module(f"benchmarks.{module}").measure(*arguments)
+
+
+def run(suite: str, part: str) -> dict[str, Any]:
+    """Returns what a part measures in a process of its own, or `failed`: why it could not."""
+    load, start = os.getloadavg()[0], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "result.json"
+        command = [sys.executable, "-m", "benchmarks.run", f"--suite={suite}"]
+        try:
+            done = subprocess.run(
+                [*command, f"--part={part}", f"--out={out}"],
+                env=environment(suite),
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=LONGEST[suite],
+                check=False,
+            )
+            result = json.loads(out.read_text()) if out.exists() else {"failed": why(done)}
+        except subprocess.TimeoutExpired:
+            result = {"failed": f"took more than {LONGEST[suite]} s"}
+    return result | {"seconds": time.perf_counter() - start, "load_before": load}
+
+
+def environment(suite: str) -> dict[str, str]:
+    """The process's: no network, and memory left for both frameworks."""
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    return {**os.environ, **variables} | ({"JAX_PLATFORMS": "cpu"} if suite == "cpu" else {})
+
+
+def why(done: subprocess.CompletedProcess) -> str:
+    lines = done.stderr.strip().splitlines()
+    return f"exit status {done.returncode}: {lines[-1] if lines else 'no message'}"
+
+
+def rounded(value: Any) -> Any:
+    """Returns results with four digits a number, so that files read well and say no more."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.4g}")
+    return value
+
+
+def _parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", choices=tuple(PARTS), default="cpu")
+    parser.add_argument("--only", type=lambda names: names.split(","), help="parts, by commas")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where they go")
+    parser.add_argument("--show", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # of the process a part runs in
+    parser.add_argument("--out", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    for name in args.only or ():
+        if name not in PARTS[args.suite]:
+            parser.error(f"expected parts of {sorted(PARTS[args.suite])}, got {name!r}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
