@@ -142,6 +142,20 @@ def fingerprint(path: str | pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint_params(params: dict[str, Any]) -> str:
+    """Returns the SHA-256, in hex, of parameters: of names, shapes and values as float32.
+
+    Layout and type don't count: layers stacked or apart, and bfloat16 or the float32 that it
+    converts to, give the same.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(_flat(to_unrolled(params)).items()):
+        array = np.ascontiguousarray(np.asarray(value).astype(np.float32, copy=False))
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
 def _describe(weights):
     return {
         "format": FORMAT,

@@ -69,7 +69,7 @@ class ArrayRecordSource:
                 f"expected ArrayRecord files, found no file {', '.join(missing[:10])}: check the "
                 f"path and the range"
             )
-        self._starts = [0, *itertools.accumulate(_count(path) for path in self.files)]
+        self._starts = [0, *itertools.accumulate(map(count_records, self.files))]
         self._records = grain.sources.ArrayRecordDataSource(self.files)
         if len(self) == 0:
             raise ValueError(f"expected records in {files!r}, found none: write them anew")
@@ -98,6 +98,17 @@ class ArrayRecordSource:
         return f"{base_name(self.files[file])}:{index - self._starts[file]}"
 
 
+def count_records(path: str | pathlib.Path) -> int:
+    """Returns the number of records in a file."""
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        return reader.num_records()
+    finally:
+        reader.close()
+
+
 def _pack(record, row):
     if not isinstance(record.get("image"), bytes):
         raise ValueError(f"expected the bytes of an image in record {row}, got {list(record)}")
@@ -109,13 +120,3 @@ def _pack(record, row):
             raise ValueError(f"expected UTF-8 in record {row}, got {header['text']!r}") from None
     packed = json.dumps(header).encode()
     return _LENGTH.pack(len(packed)) + packed + record["image"]
-
-
-def _count(path):
-    from array_record.python import array_record_module
-
-    reader = array_record_module.ArrayRecordReader(path)
-    try:
-        return reader.num_records()
-    finally:
-        reader.close()

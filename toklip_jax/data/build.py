@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from toklip_jax.data import pipeline
+from toklip_jax.data.cache import PickCrop
 from toklip_jax.data.decode import Decode
 from toklip_jax.data.health import Problem
 from toklip_jax.data.pipeline import Batch, Source
-from toklip_jax.data.sources import build_source, is_raw
-from toklip_jax.data.text import TextTokenizer
+from toklip_jax.data.sources import build_source, cache_directories, is_raw, source_texts
+from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer, train_tokenizer
 from toklip_jax.data.transforms import Chain, PickCaption, ShiftAndScale, Transform
 from toklip_jax.fields import build
 
@@ -112,6 +113,25 @@ def evaluation_batches(
     return pipeline.evaluation_batches(data.source, batch_size, transform, *shares)
 
 
+def make_tokenizer(
+    text: Mapping[str, Any], source: Mapping[str, Any] | None
+) -> TextTokenizer | None:
+    """Returns the tokenizer that a config's `text` names, or one trained on the source's texts.
+
+    A cache's is the one that it was made with. None where there is neither.
+    """
+    length = text["context_length"]
+    if text["tokenizer"]:
+        return TextTokenizer.load(text["tokenizer"], length)
+    if source is None:
+        return None
+    if directories := cache_directories(source):
+        return TextTokenizer.load(f"{directories[0]}/{TOKENIZER_FILE}", length)
+    if (texts := source_texts(source)) is None:
+        return None
+    return TextTokenizer(train_tokenizer(texts, text["vocab_size"]), length)
+
+
 def training_transform(
     config: Mapping[str, Any],
     image_size: int,
@@ -127,6 +147,8 @@ def training_transform(
         # A config that went through JSON has lists.
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in augment.items()}
         return build(Decode, fields, "augment", **fixed)
+    if cache_directories(config):
+        return PickCrop()  # they are what the augmentation left
     transforms: list[Transform] = [PickCaption()] if has_text else []
     if augment:
         transforms.append(build(ShiftAndScale, augment, "augment"))

@@ -177,7 +177,7 @@ def _stack(samples):
 
 
 def _fields(sample):
-    return [name for name in sample if name not in (KEY, SKIPPED)]
+    return [name for name in sample if not name.startswith("_")]
 
 
 def _check(source, batch_size, start, host, hosts):

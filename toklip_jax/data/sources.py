@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from toklip_jax.data.array_record import ArrayRecordSource
+from toklip_jax.data.cache import CacheSource
 from toklip_jax.data.captions import all_captions, caption_table
 from toklip_jax.data.emoji import EmojiSet, named_split
 from toklip_jax.data.image_folder import ImageFolderSource
@@ -117,6 +118,20 @@ def is_raw(config: Mapping[str, Any]) -> bool:
     return kinds == {True}
 
 
+def cache_directories(config: Mapping[str, Any]) -> list[str]:
+    """Returns where the caches are that a config's samples come from; none for any other source.
+
+    Raises:
+        ValueError: a mixture of caches and others.
+    """
+    if config["kind"] != "mixture":
+        return [config["directory"]] if config["kind"] == "cache" else []
+    parts = [cache_directories(part) for part in config["parts"]]
+    if any(parts) and not all(parts):
+        raise ValueError("expected parts of a mixture that are all caches, or none, got both")
+    return [directory for part in parts for directory in part]
+
+
 def source_texts(config: Mapping[str, Any]) -> list[str] | None:
     """Returns the texts of a source, to train a tokenizer on; None for a kind that has only ids."""
     if config["kind"] not in TEXTS:
@@ -203,6 +218,7 @@ def mixture(
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "array_record": ArrayRecordSource,
+    "cache": CacheSource,
     "emoji": emoji,
     "image_folder": ImageFolderSource,
     "karpathy": KarpathySource,

@@ -1,6 +1,9 @@
 """Text to token ids: cleaning as the released models do it, a fixed length, end token kept."""
 
+import functools
+import hashlib
 import html
+import json
 import logging
 import pathlib
 import string
@@ -121,6 +124,13 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of all that ids depend on; the file's white space is not among it."""
+        content = json.loads(self._tokenizer.to_str())
+        content = [content, self.clean, self.context_length]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "b t"]:
         """Returns ids, each row ended by the end token and padded to `context_length`.

@@ -36,6 +36,16 @@ class PickCaption:
         return rest | {"token_ids": captions[rng.integers(len(captions))]}
 
 
+class FirstCaption:
+    """Puts the first of the sample's `captions`, if there are any, under `token_ids`."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if "captions" not in sample:
+            return sample
+        rest = {name: value for name, value in sample.items() if name != "captions"}
+        return rest | {"token_ids": sample["captions"][0]}
+
+
 @dataclasses.dataclass(frozen=True)
 class ShiftAndScale:
     """Moves and scales `images`, bilinearly; what comes in from outside is white.

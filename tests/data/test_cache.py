@@ -1,0 +1,223 @@
+"""A cache on disk: what is read is what was written, and nothing else is taken for one."""
+
+import dataclasses
+import json
+
+import ml_dtypes
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from toklip_jax.data.build import evaluation_batches, make_tokenizer, training_batches
+from toklip_jax.data.cache import Field, Header, lay_out, load_header, write_shard
+from toklip_jax.data.cache_parquet import METADATA, export_parquet
+from toklip_jax.data.sources import build_source, cache_directories
+from toklip_jax.weights import fingerprint_params
+
+CROPS, TOKENS, WIDTH = 3, 4, 5
+
+
+def make_header(**changes):
+    fields = lay_out(
+        [
+            Field("ids", "uint16", (TOKENS,), CROPS),
+            Field("token_ids", "uint32", (6,)),
+            Field("teacher_feature", "bfloat16", (WIDTH,), CROPS),
+            Field("index", "int64", ()),
+            Field("labels", "int32", ()),
+        ]
+    )
+    values = {
+        "num_samples": 10,
+        "records_per_shard": 4,
+        "crops": CROPS,
+        "image_size": 16,
+        "num_tokens": TOKENS,
+        "codebook_size": 60_000,
+        "context_length": 6,
+        "fields": fields,
+        "has_captions": True,
+        "hashes": {"vq": "a", "teacher": "b", "text_tower": "", "tokenizer": "c"},
+        "transform": {"augment": {"scale": [0.9, 1.0]}, "resize": "", "seed": 0},
+        "compute": {"dtype": "float32", "vq_dtype": "float32"},
+        "source": {"kind": "synthetic"},
+        "classes": ("cat", "dog"),
+    }
+    return Header(**values | changes)
+
+
+def arrays_of(i):
+    rng = np.random.default_rng(i)
+    return {
+        "ids": rng.integers(0, 60_000, (CROPS, TOKENS)),
+        "token_ids": rng.integers(0, 256_000, (1, 6)),
+        "teacher_feature": rng.standard_normal((CROPS, WIDTH)),
+        "index": np.array([i]),
+        "labels": np.array([i % 2]),
+    }
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Ten samples of which number 5 could not be read, in three shards."""
+    header = make_header()
+    header.save(tmp_path)
+    for shard in range(header.num_shards):
+        inside = range(4 * shard, min(4 * shard + 4, 10))
+        records = [header.pack(arrays_of(i), f"caption ü {i}") for i in inside if i != 5]
+        write_shard(tmp_path / header.shard(shard), records)
+    return tmp_path
+
+
+def source_config(directory):
+    return {"kind": "cache", "directory": str(directory)}
+
+
+def test_samples_are_what_was_written(cache):
+    source = build_source(source_config(cache))
+    assert len(source) == 9
+    assert source.key(5) == "part-00001-of-00003.array_record:1"
+    assert source.classes == ("cat", "dog")
+    want, got = arrays_of(6), source[5]
+    assert got["ids"].dtype == got["token_ids"].dtype == np.int32
+    np.testing.assert_array_equal(got["ids"], want["ids"][0])
+    np.testing.assert_array_equal(got["token_ids"], want["token_ids"][0])
+    rounded = want["teacher_feature"][0].astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(got["teacher_feature"], rounded)
+    assert got["labels"] == 0
+
+
+def test_ids_take_two_bytes_and_captions_no_fixed_room():
+    header = make_header()
+    assert header.record_bytes == 8 + 4 + 4 * 6 + 2 * CROPS * (TOKENS + WIDTH)
+    assert len(header.pack(arrays_of(1), "ü")) == header.record_bytes + 2
+    assert all(field.offset % 2 == 0 for field in header.fields)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_is_one_pass_over_images_each_as_a_random_crop(cache, workers):
+    data = training_batches(source_config(cache), 16, None, 3, seed=1, num_workers=workers)
+    stream = data(0)
+    batches = [next(stream) for _ in range(12)]
+    stream.close()
+    assert set(batches[0]) == {"ids", "token_ids", "teacher_feature", "labels", "keys", "skipped"}
+    crops = set()
+    for epoch in range(4):
+        seen = batches[3 * epoch : 3 * epoch + 3]
+        keys = [key for batch in seen for key in batch["keys"]]
+        assert len(set(keys)) == 9
+        for batch in seen:
+            for ids, feature, token_ids in zip(
+                batch["ids"], batch["teacher_feature"], batch["token_ids"], strict=True
+            ):
+                crop, i = place_of(ids)
+                want = arrays_of(i)
+                rounded = want["teacher_feature"][crop].astype(ml_dtypes.bfloat16)
+                np.testing.assert_array_equal(feature, rounded)
+                np.testing.assert_array_equal(token_ids, want["token_ids"][0])
+                crops.add(crop)
+    assert crops == set(range(CROPS))
+    fourth = next(training_batches(source_config(cache), 16, None, 3, seed=1)(4))
+    np.testing.assert_array_equal(fourth["ids"], batches[4]["ids"])
+
+
+def place_of(ids):
+    for i in range(10):
+        for crop, row in enumerate(arrays_of(i)["ids"]):
+            if np.array_equal(row, ids):
+                return crop, i
+    raise AssertionError(ids)
+
+
+def test_evaluation_reads_the_first_crop_of_every_image(cache):
+    batches = list(evaluation_batches(source_config(cache), 16, None, 4))
+    ids = np.concatenate([batch["ids"][batch["mask"]] for batch in batches])
+    want = [arrays_of(i)["ids"][0] for i in range(10) if i != 5]
+    np.testing.assert_array_equal(ids, want)
+
+
+def test_a_mixture_of_caches_is_one_and_of_both_is_refused(cache):
+    part = source_config(cache) | {"weight": 1.0}
+    other = {"kind": "synthetic", "weight": 1.0}
+    mixed = {"kind": "mixture", "parts": [part, part]}
+    assert cache_directories(mixed) == [str(cache)] * 2
+    assert next(training_batches(mixed, 16, None, 3, seed=0)(0))["ids"].shape == (3, TOKENS)
+    with pytest.raises(ValueError, match="all caches, or none"):
+        cache_directories({"kind": "mixture", "parts": [part, other]})
+
+
+def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found no header.json: make one with"):
+        build_source(source_config(tmp_path / "none"))
+    (cache / "part-00001-of-00003.array_record").rename(cache / "away")
+    with pytest.raises(ValueError, match=r"expected 3 shards .* found 2 \(no part-00001"):
+        build_source(source_config(cache))
+    header = cache / "header.json"
+    text = header.read_text()
+    header.write_text(text.replace('"format": 1', '"format": 2'))
+    with pytest.raises(ValueError, match="of format 1, got 2"):
+        load_header(cache)
+    header.write_text(text[:50])
+    with pytest.raises(ValueError, match="is damaged"):
+        load_header(cache)
+    header.write_text(text.replace("uint16", "uint17"))
+    with pytest.raises(ValueError, match="is damaged"):
+        load_header(cache)
+
+
+def test_headers_are_read_as_they_were_written(cache):
+    assert load_header(cache) == make_header()
+    assert load_header(cache) != make_header(crops=2)
+    assert json.loads((cache / "header.json").read_text())["num_shards"] == 3
+
+
+def test_parquet_has_a_row_a_crop_with_the_offset_added(cache, tmp_path):
+    files = export_parquet(cache, tmp_path / "parquet", id_offset=1000)
+    assert [path.name for path in files] == [f"part-0000{i}-of-00003.parquet" for i in range(3)]
+    tables = [pyarrow.parquet.read_table(path) for path in files]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert len(rows) == 9 * CROPS
+    assert rows[0]["image_tokens"] == (arrays_of(0)["ids"][0] + 1000).tolist()
+    assert rows[16]["image_tokens"] == (arrays_of(6)["ids"][1] + 1000).tolist()
+    assert rows[16]["caption"] == "caption ü 6"
+    about = json.loads(tables[0].schema.metadata[METADATA])
+    assert (about["id_offset"], about["num_tokens"], about["vq_sha256"]) == (1000, TOKENS, "a")
+    assert str(tables[0].schema.field("image_tokens").type.value_type) == "uint16"
+
+
+def test_parquet_widens_for_large_offsets_and_refuses_impossible_ones(cache, tmp_path):
+    (first, *_) = export_parquet(cache, tmp_path / "parquet", 256_000, host=1, hosts=3)
+    assert first.name == "part-00001-of-00003.parquet"
+    table = pyarrow.parquet.read_table(first)
+    assert str(table.schema.field("image_tokens").type.value_type) == "int32"
+    assert table["image_tokens"][0].as_py() == (arrays_of(4)["ids"][0] + 256_000).tolist()
+    for offset in (-1, 2**31):
+        with pytest.raises(ValueError, match="expected an id_offset from 0"):
+            export_parquet(cache, tmp_path, offset)
+
+
+def test_a_tokenizers_hash_is_of_what_it_does(tokenizer, tmp_path):
+    text = {"tokenizer": "", "context_length": 8, "vocab_size": 64}
+    tokenizer.save(tmp_path / "tokenizer.json")
+    make_header().save(tmp_path)
+    again = make_tokenizer(text, source_config(tmp_path))
+    assert again.fingerprint == tokenizer.fingerprint
+    shorter = make_tokenizer(text | {"context_length": 4}, source_config(tmp_path))
+    assert shorter.fingerprint != tokenizer.fingerprint
+
+
+def test_a_hash_of_parameters_is_of_their_values_alone():
+    layers = [{"w": np.arange(3, dtype=np.float32) + i} for i in range(2)]
+    apart = {"stack": {f"blocks_{i}": layer for i, layer in enumerate(layers)}}
+    stacked = {"stack": {"blocks": {"w": np.stack([layer["w"] for layer in layers])}}}
+    short = {"stack": {"blocks": {"w": stacked["stack"]["blocks"]["w"].astype(ml_dtypes.bfloat16)}}}
+    assert fingerprint_params(apart) == fingerprint_params(stacked) == fingerprint_params(short)
+    layers[1]["w"][2] += 1
+    assert fingerprint_params(apart) != fingerprint_params(stacked)
+    assert fingerprint_params({"v": layers[0]["w"]}) != fingerprint_params({"w": layers[0]["w"]})
+
+
+def test_fields_are_read_at_their_places():
+    field = dataclasses.replace(Field("x", "float32", (2,), 2), offset=4)
+    record = np.arange(5, dtype=np.float32).tobytes()
+    np.testing.assert_array_equal(field.read(record, 1), [3, 4])
