@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
+            "encode": {"stage": "toklip", "crops": 4, "batch_size": 64, "records_per_shard": 1024},
             **_judging(split, size),
             "vq": {
                 "objective": "vq",
@@ -59,6 +60,7 @@ def get_config() -> ConfigDict:
             "toklip": {
                 "objective": "toklip",
                 "init": {"vq": "stage:vq", "teacher": "stage:teacher"},
+                "cache": "",  # of toklip_jax.encode, to train on in place of `source`
                 "is_causal": True,
                 "has_logit_bias": False,
                 "loss": {

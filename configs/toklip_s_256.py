@@ -65,6 +65,16 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
             "num_workers": 16,
             "wandb": {},  # arguments of wandb.init, such as project; needs pip install wandb
             "stages": ("toklip",),
+            "encode": {  # of toklip_jax.encode: docs/cache.md
+                "stage": "toklip",
+                "crops": 1,
+                "features": ("teacher_feature", "text_feature"),
+                "feature_dtype": "bfloat16",
+                "has_text": True,
+                "resize": "",
+                "batch_size": 256,
+                "records_per_shard": 16_384,
+            },
             # Names of `evaluations`, run at the end; `toklip.evaluate` names those of
             # `evaluate_every`.
             "evaluate": (),
@@ -114,6 +124,7 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
                 },
                 "evaluate": (),
                 "validation": {"kind": "webdataset", "shards": "path/to/validation/{000..001}.tar"},
+                "cache": "",  # of toklip_jax.encode, to train on in place of `source`
                 "batch_size": batch,
                 # Bicubic random resized crop, of 0.9 to 1 of the area.
                 "augment": {"scale": (0.9, 1.0)},

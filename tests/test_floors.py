@@ -11,11 +11,11 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "toklip_jax"
 # A name stands for the module or package and all in it. Units on one floor don't import each other.
 FLOORS = (
     {"ops", "files", "fields", "sharding", "distributed", "flops", "chips", "hlo", "compile_cache"},
-    {"models", "losses", "contrastive", "metrics", "data"},
+    {"models", "losses", "contrastive", "metrics", "data", "command_line"},
     {"weights", "checkpoint", "evaluation"},
     {"convert"},
     {"training", "tokenizer"},
-    {"evaluate", "report"},
+    {"evaluate", "encode", "report"},
     {"run"},
     {"main", "__init__"},
     {"plan"},

@@ -31,10 +31,11 @@ from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES, named_size
 from toklip_jax.models.toklip import TokLIPConfig
 from toklip_jax.sharding import make_mesh, shardings
-from toklip_jax.training.objectives import Objective, VQObjective
+from toklip_jax.training.cached import cached_rows, idle_parameters
+from toklip_jax.training.objectives import CACHED, Objective, VQObjective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.stages import STAGE_PREFIX, make_objective
-from toklip_jax.training.state import cast_frozen, partition
+from toklip_jax.training.state import cast_frozen, merge, partition, split
 from toklip_jax.training.step import create_state, jit_step, make_step
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -124,10 +125,15 @@ def plan(
     optimizer = build(OptimizerConfig, section.optimizer.to_dict(), f"{stage}.optimizer")
     objective = abstract_objective(config, stage, compute)
     state, frozen = _abstract(objective, optimizer, section.loop.steps)
-    rows = _rows(objective, batch)
+    rows, idle = _rows(objective, batch), {}
+    if section.get("cache", ""):  # it need not exist: what it will hold is in the config
+        features = config.get("encode", {}).get("features", CACHED)
+        rows = cached_rows(objective.model_config, features, batch)
+        everything = merge(state.params, frozen)
+        idle, frozen = split(frozen, idle_parameters(objective, everything, features))
 
     def step_of(objective, accumulation):
-        return make_step(objective, optimizer, section.loop.steps, config.seed, accumulation)
+        return make_step(objective, optimizer, section.loop.steps, config.seed, accumulation, idle)
 
     step = step_of(objective, accumulation)
     with jax.set_mesh(mesh):

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
-from toklip_jax.data.build import evaluation_batches, training_batches
-from toklip_jax.data.sources import SOURCES, source_texts
-from toklip_jax.data.text import TextTokenizer, train_tokenizer
+from toklip_jax.data.build import evaluation_batches, make_tokenizer, training_batches
+from toklip_jax.data.sources import SOURCES
+from toklip_jax.data.text import TextTokenizer
 from toklip_jax.distributed import barrier, is_main_host
 from toklip_jax.evaluate import evaluate
 from toklip_jax.fields import known
 from toklip_jax.report import write_report
 from toklip_jax.sharding import make_mesh
+from toklip_jax.training.cached import stage_source
 from toklip_jax.training.loop import Batches
 from toklip_jax.training.stages import STAGE_PREFIX, check_stage, train_stage, weights_directory
 from toklip_jax.training.workdir import open_workdir
@@ -117,15 +118,11 @@ def _text_tokenizer(config, workdir) -> pathlib.Path | None:
 
 
 def _make_tokenizer(config, path):
-    length = config.text.context_length
-    if config.text.tokenizer:
-        tokenizer = TextTokenizer.load(config.text.tokenizer, length)
-    elif "source" in config and (texts := source_texts(config.source.to_dict())) is not None:
-        tokenizer = TextTokenizer(train_tokenizer(texts, config.text.vocab_size), length)
-    else:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path)
+    source = config.source.to_dict() if "source" in config else None
+    tokenizer = make_tokenizer(config.text.to_dict(), source)
+    if tokenizer is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
 
 
 def _check_vocabulary(text, stage):
@@ -155,7 +152,7 @@ def _batches(config, name, tokenizer_path) -> tuple[Batches, Callable | None]:
         "hosts": jax.process_count(),
     }
     training = training_batches(
-        config.source.to_dict(),
+        stage_source(config, name),
         seed=config.seed,
         has_text=has_text,
         augment=stage.augment.to_dict(),

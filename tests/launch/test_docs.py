@@ -44,14 +44,14 @@ def test_every_field_of_the_loop_and_the_optimizer_exists():
 
 
 def test_every_flag_of_a_program_of_ours_exists():
-    for program in ("main", "plan"):
+    for program in ("main", "plan", "encode"):
         source = (ROOT / "toklip_jax" / f"{program}.py").read_text()
         flags = set(re.findall(rf"toklip_jax\.{program} .*", TEXT))
         named = set(re.findall(r"--(\w+)(?:=|\b)(?!\.)", "\n".join(flags))) - {"config"}
         assert named
         for flag in named - {"workdir"}:
             assert f'"{flag}"' in source, flag
-    main = (ROOT / "toklip_jax" / "main.py").read_text()
+    main = "".join((ROOT / "toklip_jax" / f"{n}.py").read_text() for n in ("main", "command_line"))
     for flag in ("restart", "traceback", "allow_config_change", "profile"):
         assert f"--{flag}" in TEXT
         assert f'"{flag}"' in main

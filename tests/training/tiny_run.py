@@ -1,11 +1,15 @@
 """The smallest run: random pictures, all three stages, a few steps each."""
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from toklip_jax.models.config import TextConfig, VisionConfig
+from toklip_jax.models.config import Compute, TextConfig, VisionConfig
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.teacher import TeacherConfig
 from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.training.objectives import TeacherObjective, VQObjective
+from toklip_jax.weights import Weights, save_weights
 
 SIZE, CONTEXT, VOCABULARY = 16, 6, 32
 VQ = LlamaGenConfig(
@@ -56,6 +60,20 @@ def get_config() -> ConfigDict:
             },
         }
     )
+
+
+def leave_random_weights(workdir):
+    """Leaves random weights where the stages vq and teacher would leave theirs: in no time."""
+    compute, rng = Compute(is_scanned=False), np.random.default_rng(0)
+
+    def draw(leaf):
+        return rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+
+    objectives = {"vq": VQObjective(VQ, compute), "teacher": TeacherObjective(TEACHER, compute)}
+    for name, objective in objectives.items():
+        params = jax.tree.map(draw, jax.eval_shape(objective.init, jax.random.key(0)))
+        weights = Weights(objective.model_config, params, False)
+        save_weights(workdir / name / "weights", weights)
 
 
 def _training():

@@ -105,7 +105,7 @@ def encode(
     collected = [parts.read(i) for i in range(start)] if parts and is_main_host() else []
     stream = batches(start) if start < num_batches else iter(())
     try:
-        with _Progress(title, num_batches, start) as progress:
+        with Progress(title, num_batches, start) as progress:
             for number, batch in zip(range(start, num_batches), stream, strict=False):
                 encoded = _encode_batch(function, params, batch, number, mesh)
                 if is_main_host():
@@ -167,7 +167,7 @@ def _join(collected) -> Encoded:
     return Encoded(rows, _add(part.skipped for part in collected))
 
 
-class _Progress:
+class Progress:
     """A bar on a terminal, a line a minute elsewhere; of host 0."""
 
     def __init__(self, title, total, start):

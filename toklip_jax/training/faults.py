@@ -19,13 +19,18 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Watches for SIGTERM; on several hosts, jax makes all of them stop at the same step."""
+    """Watches for SIGTERM; on several hosts, jax makes all of them stop at the same step.
 
-    def __init__(self):
+    Args:
+        is_alone: this process alone was told or not; the others are not asked.
+    """
+
+    def __init__(self, is_alone: bool = False):
+        self._is_alone = is_alone or jax.process_count() == 1
         self._is_told, self._old, self._asked = False, None, 0
 
     def __enter__(self) -> "Preemption":
-        if jax.process_count() == 1:  # else jax.distributed has its own handler
+        if self._is_alone:  # else jax.distributed has its own handler
             # Not in the main thread, where ValueError says so: whoever runs us handles signals.
             with contextlib.suppress(ValueError):
                 self._old = signal.signal(signal.SIGTERM, self._tell)
@@ -37,7 +42,7 @@ class Preemption:
 
     def is_reached(self) -> bool:
         """Whether to save and stop now; the same on all hosts, which ask after every step."""
-        if jax.process_count() == 1:
+        if self._is_alone:
             return self._is_told
         # Counted from the process's start: a signal before the first question sets the stop at
         # number 1, which the step of a resumed run would never be equal to.

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,16 @@ from toklip_jax.training.logging import RunLog
 from toklip_jax.training.objectives import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.speed import Speed
-from toklip_jax.training.state import Params, TrainState, cast_frozen, merge, partition, place
+from toklip_jax.training.state import (
+    Params,
+    TrainState,
+    cast_frozen,
+    merge,
+    partition,
+    place,
+    shapes_of,
+    split,
+)
 from toklip_jax.training.step import create_state, jit_step, make_step
 from toklip_jax.training.workdir import check_same
 
@@ -82,6 +91,8 @@ class Surroundings:
         profile: steps [first, last) of which a profile is written.
         wandb: arguments of `wandb.init`; empty for none.
         compute: frozen towers are kept in its dtype.
+        idle: paths of frozen parameters that no step uses, such as the teacher's where its features
+            are cached: they come onto the devices for evaluations only.
     """
 
     title: str = "train"
@@ -91,6 +102,7 @@ class Surroundings:
     profile: tuple[int, int] | None = None
     wandb: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     compute: Compute = dataclasses.field(default_factory=Compute)
+    idle: Collection[str] = ()
 
 
 def train(
@@ -132,13 +144,18 @@ class _Loop:
         config = self.config
         trainable, untouched = partition(params, self.objective.trainable)
         state = _create(place(trainable, self.mesh), self.optimizer, config.steps, self.mesh)
-        frozen = place(cast_frozen(untouched, self.surroundings.compute), self.mesh)
+        self.idle, frozen = split(untouched, self.surroundings.idle)
+        frozen = self._frozen(frozen)
         self.directory.mkdir(parents=True, exist_ok=True)
         kept_in = self.directory
         if config.checkpoints:
             kept_in = epath.Path(config.checkpoints) / self.surroundings.title
-        frozen = keep_once(kept_in / "frozen", frozen)
-        step = make_step(self.objective, self.optimizer, config.steps, seed, config.accumulation)
+        # A run may go on from a cache, which leaves some of them idle, or the other way round.
+        frozen = keep_once(kept_in / ("frozen_of_cache" if self.idle else "frozen"), frozen)
+        step = make_step(
+            *(self.objective, self.optimizer, config.steps, seed, config.accumulation),
+            shapes_of(self.idle),
+        )
         self.step = jit_step(step, self.mesh, state, frozen)
         described = dict(self.surroundings.description)
         with Checkpoints(
@@ -159,6 +176,9 @@ class _Loop:
                 finally:
                     _close(stream)
         return merge(state.params if state.ema is None else state.ema, untouched)
+
+    def _frozen(self, params) -> Params:
+        return place(cast_frozen(params, self.surroundings.compute), self.mesh)
 
     def _train(self, state, frozen, stream, bad, start, checkpoints) -> TrainState:
         config, total = self.config, self.config.steps
@@ -214,8 +234,9 @@ class _Loop:
         every = self.config.evaluate_every
         if not every or (done % every and done != self.config.steps):
             return {}
+        everything = merge(self._frozen(self.idle), frozen)
         figures = self.surroundings.evaluate(
-            merge(state.params if state.ema is None else state.ema, frozen)
+            merge(state.params if state.ema is None else state.ema, everything)
         )
         if self.config.best and self.config.best not in figures:
             raise ValueError(f"expected loop.best of {sorted(figures)}, got {self.config.best!r}")
@@ -226,7 +247,7 @@ class _Loop:
         if not hasattr(self.objective, "compute"):
             return 0.0
         plain = dataclasses.replace(self.objective, compute=compute)
-        step = make_step(plain, self.optimizer, self.config.steps)
+        step = make_step(plain, self.optimizer, self.config.steps, idle=shapes_of(self.idle))
         abstract = jax.tree.map(_abstract, (state, frozen, batch))
         with jax.set_mesh(self.mesh):
             return float(count_flops(step, *abstract))

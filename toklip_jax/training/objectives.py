@@ -4,13 +4,14 @@ The loop and the step know no more of it than `Objective` says; a new one is a c
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from toklip_jax import losses
 from toklip_jax.contrastive import KINDS, contrastive_loss
@@ -26,6 +27,7 @@ from toklip_jax.training.state import Params
 MAX_LOGIT_SCALE = (
     4.605170185988092  # ln 100, CLIP's bound; the released recipe clamps to [0, ln 100]
 )
+CACHED = ("teacher_feature", "text_feature")  # what a cache may hold besides ids
 Batch = dict[str, Any]
 Result = tuple[jax.Array, dict[str, jax.Array]]
 
@@ -198,9 +200,11 @@ class TeacherObjective(Objective):
 class TokLIPObjective(Objective):
     """Contrast on the frozen text tower, and distillation of the teacher's image feature.
 
-    Batches as `TeacherObjective`'s. One image batch serves both; where the teacher takes another
-    size it is resized bilinearly. Parameters: TokLIP's, and the teacher's image tower's under
-    `teacher`; the teacher's text tower never enters the loss.
+    Batches as `TeacherObjective`'s, or from a cache: `ids` int [b, n] in place of images and, where
+    they are cached, `teacher_feature` and `text_feature` [b, d], whose towers then don't run. One
+    image batch serves both; where the teacher takes another size it is resized bilinearly.
+    Parameters: TokLIP's, and the teacher's image tower's under `teacher`; the teacher's text tower
+    never enters the loss.
 
     Attributes:
         contrastive_block: texts at a time in the contrastive loss, 0 for all.
@@ -245,6 +249,8 @@ class TokLIPObjective(Objective):
         return params | {"teacher": teacher}
 
     def prepare(self, params: Params, batch: Batch) -> Batch:
+        if "ids" in batch:
+            return jax.lax.stop_gradient(self._prepare_cached(batch))
         images = as_float(batch["images"])
         tokens, feature = self._teach(params["teacher"], images)
         prepared = {
@@ -259,11 +265,15 @@ class TokLIPObjective(Objective):
     def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
         tokens = self._apply(params, batch["ids"], "semantic_tokens")
         image = self._apply(params, tokens, "pool_tokens")
-        text = self._apply(params, batch["token_ids"], "text_features")
-        parts = {
-            "distillation": losses.distillation_loss(l2_normalize(image), batch["teacher_feature"])
-        }
-        total = self.distillation_weight * parts["distillation"]
+        text = batch.get("text_feature")
+        if text is None:
+            text = self._apply(params, batch["token_ids"], "text_features")
+        parts, total = {}, jnp.float32(0)
+        if "teacher_feature" in batch:  # left out of a cache where its weight is 0
+            parts["distillation"] = losses.distillation_loss(
+                l2_normalize(image), batch["teacher_feature"]
+            )
+            total = self.distillation_weight * parts["distillation"]
         if self.token_weight:
             parts["token_distillation"] = losses.distillation_loss(
                 l2_normalize(tokens), batch["teacher_tokens"]
@@ -275,6 +285,24 @@ class TokLIPObjective(Objective):
         loss, metrics = _contrast(self, params, features, batch)
         return self.contrastive_weight * loss, metrics
 
+    def text_feature(self, params: Params, token_ids: Int[Array, "b t"]) -> Float[Array, "b d"]:
+        """Returns normalised text features, float32; traceable."""
+        return l2_normalize(self._apply(params, token_ids, "text_features"))
+
+    def expect_cached(self, fields: Collection[str]) -> None:
+        """Raises ValueError where the loss needs what a cache with these fields doesn't have."""
+        if self.token_weight:
+            raise ValueError(
+                f"expected token_weight 0 with a cache, which has no tokens of the teacher, got "
+                f"{self.token_weight}: train from images"
+            )
+        if self.distillation_weight and "teacher_feature" not in fields:
+            raise ValueError(
+                f"expected teacher_feature in the cache for distillation_weight "
+                f"{self.distillation_weight}, got {sorted(fields)}: encode with it in "
+                f"encode.features, or set distillation_weight to 0"
+            )
+
     @property
     def subject(self) -> Subject:
         return Subject(self.compute, toklip=self.model_config, teacher=self.teacher_config)
@@ -285,6 +313,12 @@ class TokLIPObjective(Objective):
 
     def constrain(self, params: Params) -> Params:
         return clamp_logit_scale(params)
+
+    def _prepare_cached(self, batch):
+        self.expect_cached(batch)
+        # Of length 1 again: bfloat16 has rounded them.
+        kept = {n: l2_normalize(batch[n].astype(jnp.float32)) for n in CACHED if n in batch}
+        return kept | {"token_ids": batch["token_ids"], "ids": batch["ids"].astype(jnp.int32)}
 
     def _apply(self, params, inputs, method):
         return self.model.apply({"params": params}, inputs, method=method)

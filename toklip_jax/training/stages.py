@@ -16,6 +16,8 @@ import jax
 import ml_collections
 
 from toklip_jax.convert import read_weights, start_toklip
+from toklip_jax.data.cache import expect_complete, load_header
+from toklip_jax.data.sources import cache_directories
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.distributed import agreed, barrier, is_main_host
 from toklip_jax.evaluation.subject import Subject
@@ -24,6 +26,12 @@ from toklip_jax.fields import build, known
 from toklip_jax.models.config import Compute
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.sharding import shardings, to_host
+from toklip_jax.training.cached import (
+    check_caches,
+    features_of,
+    idle_parameters,
+    stage_source,
+)
 from toklip_jax.training.loop import Batches, LoopConfig, Surroundings, train
 from toklip_jax.training.objectives import (
     Objective,
@@ -68,6 +76,7 @@ def train_stage(
     stage = config[name]
     compute = build(Compute, config.compute.to_dict(), "compute")
     objective, params = build_stage(stage, compute, workdir, mesh, config.seed)
+    cache = check_caches(stage_source(config, name), stage, objective, params, tokenizer_path)
     loop = build(LoopConfig, stage.loop.to_dict(), f"{name}.loop")
     surroundings = Surroundings(
         title=name,
@@ -79,6 +88,7 @@ def train_stage(
         profile=profile,
         wandb=dict(config.get("wandb", {})),
         compute=compute,
+        idle=idle_parameters(objective, params, features_of(cache)) if cache else (),
     )
     optimizer = build(OptimizerConfig, stage.optimizer.to_dict(), f"{name}.optimizer")
     params = train(
@@ -151,6 +161,14 @@ def check_stage(name: str, config: ml_collections.ConfigDict) -> None:
     build(LoopConfig, stage.loop.to_dict(), f"{name}.loop")
     if "model" in stage:
         _model(stage)
+    source = stage_source(config, name)
+    for directory in cache_directories(source):
+        if stage.objective != "toklip":
+            raise ValueError(
+                f"expected a source of images for the {stage.objective} stage {name}, got a cache: "
+                f"only toklip trains on one; name it in the toklip stage's field cache"
+            )
+        expect_complete(load_header(directory), directory)
     sections = config.get("evaluations", {})
     for evaluation in (*stage.get("evaluate", ()), *config.get("evaluate", ())):
         make(known("evaluate", evaluation, sections), sections[evaluation].to_dict())

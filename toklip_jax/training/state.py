@@ -1,12 +1,13 @@
 """The training state, and the split of parameters into trainable and frozen."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import flax.struct
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.models.config import Compute
@@ -73,9 +74,27 @@ def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]
         if not any(re.fullmatch(pattern, name) for name in flat):
             tops = sorted({name.split("/")[0] for name in flat})
             raise ValueError(f"expected a pattern of parameters under {tops}, got {pattern!r}")
-    chosen = {n for n in flat if any(re.fullmatch(p, n) for p in trainable)}
-    halves = ({n: v for n, v in flat.items() if (n in chosen) == want} for want in (True, False))
+    return split(params, {n for n in flat if any(re.fullmatch(p, n) for p in trainable)})
+
+
+def split(params: Params, names: Collection[str]) -> tuple[Params, Params]:
+    """Splits parameters into (those of these slash paths, the rest)."""
+    flat, names = flax.traverse_util.flatten_dict(params, sep="/"), set(names)
+    halves = ({n: v for n, v in flat.items() if (n in names) == want} for want in (True, False))
     return tuple(flax.traverse_util.unflatten_dict(half, sep="/") for half in halves)
+
+
+def fill(params: Params, idle: Params) -> Params:
+    """Returns `params` with zeros where `idle`, of shapes, says that there is more; traceable.
+
+    For models that look at parameters which they don't use: zeros that nothing uses are not made.
+    """
+    return merge(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), idle), params)
+
+
+def shapes_of(params: Params) -> Params:
+    """Returns the shapes and types of parameters."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
 
 
 def merge(trainable: Params, frozen: Params) -> Params:

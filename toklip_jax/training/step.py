@@ -10,7 +10,7 @@ import optax
 from toklip_jax.sharding import batch_sharding, shardings
 from toklip_jax.training.objectives import Objective
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from toklip_jax.training.state import Params, TrainState, merge
+from toklip_jax.training.state import Params, TrainState, fill, merge
 
 Metrics = dict[str, jax.Array]
 
@@ -29,6 +29,7 @@ def make_step(
     total_steps: int,
     seed: int = 0,
     accumulation: int = 1,
+    idle: Params | None = None,
 ) -> Callable[[TrainState, Params, Any], tuple[TrainState, Metrics]]:
     """Returns `step(state, frozen, batch) -> (state, metrics)`, a pure function.
 
@@ -38,11 +39,13 @@ def make_step(
 
     Args:
         accumulation: chunks a batch is taken in; see `gradients`.
+        idle: shapes of frozen parameters that the loss has no use for; `frozen` comes without.
     """
     optimizer, schedule = make_optimizer(config, total_steps), learning_rate(config, total_steps)
 
     def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        frozen = fill(frozen, idle or {})
         loss, metrics, grads = gradients(objective, state.params, frozen, batch, rng, accumulation)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = objective.constrain(optax.apply_updates(state.params, updates))

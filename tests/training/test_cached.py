@@ -1,0 +1,160 @@
+"""A step on cached ids and features is the step on the same crops, without the frozen towers."""
+
+import dataclasses
+import functools
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.flops import count_flops
+from toklip_jax.models.config import Compute
+from toklip_jax.models.sizes import TINY_TEXT, TOKLIP_SIZES, tiny
+from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.training.cached import CACHED, cached_rows, idle_parameters
+from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.training.optimizer import OptimizerConfig
+from toklip_jax.training.state import fill, partition, shapes_of, split
+from toklip_jax.training.step import create_state, gradients, make_step
+
+BATCH = 8
+BOUND = 1e-4  # relative to the largest entry; towers compiled alone round otherwise, 2e-5 here
+COMPUTE = Compute()
+TEXT = dataclasses.replace(TINY_TEXT, context_length=4)
+CONFIG = dataclasses.replace(TOKLIP_SIZES["tiny"], text=TEXT, has_logit_bias=False)
+
+
+def make(**fields):
+    fields = {"compute": COMPUTE} | fields
+    return TokLIPObjective(CONFIG, tiny(False), **fields)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Parameters, images with texts, what a cache holds of them in float32, and the step's results.
+
+    Those are (loss, metrics, gradient) of the images.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32)
+
+    params = jax.tree.map(draw, jax.eval_shape(make().init, jax.random.key(0)))
+    params["logit_scale"] = jnp.float32(2)
+    images = {
+        "images": jnp.asarray(rng.integers(0, 256, (BATCH, 64, 64, 3), np.uint8)),
+        "token_ids": jnp.asarray(rng.integers(0, 512, (BATCH, 4), np.int32)),
+    }
+
+    def encode(params, batch):
+        made = make().prepare(params, batch)
+        return made | {"text_feature": make().text_feature(params, batch["token_ids"])}
+
+    with jax.default_matmul_precision("highest"):
+        cached = jax.jit(encode)(params, images)
+        return params, images, cached, gradient(make(), params, images)
+
+
+def rounded(cached):
+    """The values that bfloat16 has, in float32: what runs is the same program."""
+    return {
+        name: value.astype(jnp.bfloat16).astype(jnp.float32) if name in CACHED else value
+        for name, value in cached.items()
+    }
+
+
+@functools.cache
+def step_of(objective, chunks):
+    key = jax.random.key(0)
+    return jax.jit(lambda t, f, batch: gradients(objective, t, f, batch, key, chunks))
+
+
+def gradient(objective, params, batch, chunks=1):
+    return step_of(objective, chunks)(*partition(params, objective.trainable), batch)
+
+
+def assert_close(got, want, bound):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=bound, atol=bound * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.usefixtures("highest_precision")
+def test_loss_and_gradient_are_those_of_the_same_crops(case, chunks):
+    params, _, cached, want = case
+    assert float(want[1]["distillation"]) > 1e-3
+    assert_close(gradient(make(), params, cached, chunks), want, BOUND)
+    # Of features in bfloat16, 8 bits: an entry moves by 2^-9 of itself at most.
+    in_bfloat16 = gradient(make(), params, rounded(cached), chunks)
+    assert_close(in_bfloat16[0], want[0], 2**-8)
+    assert_close(in_bfloat16, want, 2**-5)
+
+
+@pytest.mark.usefixtures("highest_precision")
+def test_a_cache_of_less_leaves_more_to_compute_and_gives_the_same(case):
+    params, _, cached, want = case
+    without_text = {name: value for name, value in cached.items() if name != "text_feature"}
+    assert_close(gradient(make(), params, without_text), want, BOUND)
+    only_ids = {name: cached[name] for name in ("ids", "token_ids")}
+    contrast = make(distillation_weight=0.0)
+    loss, metrics = jax.jit(contrast.loss)(params, only_ids, jax.random.key(0))
+    assert "distillation" not in metrics
+    assert_close(loss, want[1]["contrastive"], BOUND)
+
+
+def test_the_step_holds_neither_vq_nor_teacher_nor_text_tower(case):
+    params, images, *_ = case
+    objective, optimizer = make(), OptimizerConfig(learning_rate=1e-3)
+    idle = idle_parameters(objective, params, CACHED)
+    tops = {name.split("/")[0] for name in idle}
+    assert tops == {"vq", "teacher", "text_tower"}
+    trainable, frozen = partition(params, objective.trainable)
+    idle_tree, needed = split(frozen, idle)
+    kept = flax.traverse_util.flatten_dict(needed, sep="/")
+    assert set(kept) == {"vq/codebook"}  # what ids are looked up in
+    state = jax.eval_shape(lambda p: create_state(p, optimizer, 10), trainable)
+    rows = cached_rows(CONFIG, CACHED, BATCH)
+    step = make_step(objective, optimizer, 10, idle=shapes_of(idle_tree))
+
+    def student(trainable, batch):
+        everything = fill(trainable, shapes_of(frozen))
+        loss = objective.loss(everything, batch, jax.random.key(0))[0]
+        return loss
+
+    def parts(params, batch):
+        made = objective.prepare(params, batch)
+        return made, objective.text_feature(params, batch["token_ids"])
+
+    shapes = shapes_of(params), shapes_of(images)
+    without = count_flops(step, state, shapes_of(needed), rows)
+    assert without == count_flops(jax.value_and_grad(student), shapes_of(trainable), rows)
+    whole = count_flops(make_step(objective, optimizer, 10), state, shapes_of(frozen), shapes[1])
+    assert whole == without + count_flops(parts, *shapes)
+    # And of the compiled program: no convolution, and no weights of what is idle.
+    text = jax.jit(step).lower(state, shapes_of(needed), rows).as_text()
+    assert "convolution" not in text
+    sizes = {x.shape for x in jax.tree.leaves(split(frozen, idle)[0]) if x.size > 10_000}
+    lost = sizes - {x.shape for x in jax.tree.leaves(trainable)}
+    assert lost
+    assert not [s for s in lost if f"tensor<{'x'.join(map(str, s))}xf32>" in text]
+
+
+def test_what_the_loss_needs_and_the_cache_lacks_is_refused(case):
+    params, _, cached, _ = case
+    only_ids = {name: cached[name] for name in ("ids", "token_ids")}
+    with pytest.raises(ValueError, match=r"teacher_feature in the cache for distillation_weight"):
+        make().prepare(params, only_ids)
+    with pytest.raises(ValueError, match="expected token_weight 0 with a cache"):
+        make(token_weight=10.0).prepare(params, cached)
+
+
+def test_features_are_of_length_one_again(case):
+    params, _, cached, _ = case
+    short = {n: v.astype(jnp.bfloat16) if n in CACHED else v for n, v in cached.items()}
+    prepared = make().prepare(params, short)
+    feature = prepared["teacher_feature"]
+    assert feature.dtype == jnp.float32
+    np.testing.assert_allclose(feature, l2_normalize(feature), rtol=1e-6)
