@@ -1,31 +1,180 @@
+"""The search for the nearest code: every implementation against the plain one."""
+
+import importlib.util
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.ops.nearest import nearest_code, nearest_code_reference, squared_distances
+from toklip_jax.ops.nearest import IMPLEMENTATIONS, nearest_code, squared_distances
+from toklip_jax.plan import topology_devices
+from toklip_jax.sharding import on_rows
+
+FAST = [None, "blocked", "pallas_tpu", "pallas_gpu"]
+LIMIT = 16 * 2**20  # bytes beside arguments and result
+
+
+def drawn(n, z, c=8, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(n + z + c))
+    vectors = jax.random.normal(keys[0], (n, c)).astype(dtype)
+    return vectors, jax.random.normal(keys[1], (z, c)).astype(dtype)
+
+
+def search(vectors, codebook, implementation=None):
+    return np.asarray(jax.jit(nearest_code, static_argnums=2)(vectors, codebook, implementation))
 
 
 @pytest.mark.parametrize(("n", "z"), [(1, 1), (5, 3), (64, 128), (100, 129), (130, 1000)])
 def test_blocked_search_equals_the_plain_one_at_ragged_sizes(n, z):
-    keys = jax.random.split(jax.random.key(n + z))
-    vectors, codebook = jax.random.normal(keys[0], (n, 8)), jax.random.normal(keys[1], (z, 8))
-    ids = jax.jit(nearest_code)(vectors, codebook)
-    assert ids.dtype == jnp.int32
-    np.testing.assert_array_equal(ids, nearest_code_reference(vectors, codebook))
+    vectors, codebook = drawn(n, z)
+    ids = search(vectors, codebook)
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
     distances = ((np.asarray(vectors)[:, None] - np.asarray(codebook)[None]) ** 2).sum(-1)
     np.testing.assert_array_equal(ids, distances.argmin(-1))
     np.testing.assert_allclose(squared_distances(vectors, codebook), distances, atol=1e-4)
 
 
-def test_ties_go_to_the_lowest_index_within_and_across_groups():
-    codebook = jnp.zeros((400, 4)).at[jnp.array([7, 9, 300])].set(1.0)
-    np.testing.assert_array_equal(nearest_code(jnp.ones((3, 4)), codebook), [7, 7, 7])
+@pytest.mark.parametrize("implementation", ["pallas_tpu", "pallas_gpu"])
+@pytest.mark.parametrize("shape", [(1, 1, 8), (300, 1100, 3), (257, 129, 16)])
+def test_kernels_equal_the_plain_search_where_codes_are_narrow(implementation, shape):
+    vectors, codebook = drawn(*shape)
+    ids = search(vectors, codebook, implementation)
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
 
 
-def test_ids_do_not_depend_on_the_compute_type_of_exact_inputs():
+@pytest.mark.parametrize("implementation", FAST)
+@pytest.mark.parametrize("shape", [(70, 300, 17), (300, 700, 192)])
+def test_all_equal_the_plain_search_where_codes_are_wide(implementation, shape):
+    """In eighths, so that no sum is rounded: libraries add many numbers in their own order."""
+    vectors, codebook = (jnp.round(8 * x) / 8 for x in drawn(*shape))
+    ids = search(vectors, codebook, implementation)
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
+
+
+@pytest.mark.parametrize("implementation", FAST)
+@pytest.mark.parametrize("c", [4, 20])
+def test_ties_go_to_the_lowest_index_within_and_across_blocks(implementation, c):
+    """Within a group or a tile, across them, across a TPU's grid steps (1,024 and 512 codes)."""
+    codebook = jnp.zeros((2500, c)).at[jnp.array([7, 9, 135, 300, 1031, 2055, 2499])].set(1.0)
+    np.testing.assert_array_equal(search(jnp.ones((3, c)), codebook, implementation), [7, 7, 7])
+    codebook = codebook.at[:2400].set(0)
+    np.testing.assert_array_equal(search(jnp.ones((3, c)), codebook, implementation), [2499] * 3)
+
+
+def test_near_ties_are_decided_alike_by_all_but_libraries():
+    """Codes that differ in the last digits of float32, so that rounding alone decides: ids are the
+    same in groups, tiles and blocks; from the plain search's, distances differ by rounding."""
+    key = jax.random.key(0)
+    base = jnp.tile(jax.random.normal(key, (40, 8)), (30, 1))
+    codebook = base * (1 + 1e-7 * jax.random.randint(key, base.shape, -2, 3))
+    vectors = base[:200] + 0.1 * jax.random.normal(jax.random.key(1), (200, 8))
+    ids = search(vectors, codebook, "blocked")
+    for kernel in ("pallas_tpu", "pallas_gpu"):
+        np.testing.assert_array_equal(search(vectors, codebook, kernel), ids)
+    exact = np.float64(vectors)[:, None] - np.float64(codebook)
+    exact = np.sum(exact**2, axis=-1)
+    found = np.take_along_axis(exact, ids[:, None], 1)[:, 0]
+    largest = np.sum(np.float64(codebook) ** 2, axis=-1).max()
+    assert np.max(found - exact.min(1)) < 40 * 2.0**-24 * 3 * largest
+
+
+def test_a_hundred_thousand_vectors_get_the_plain_ids():
+    vectors, codebook = drawn(100_000, 4096)
+    plain = [search(part, codebook, "plain") for part in jnp.split(vectors, 10)]
+    np.testing.assert_array_equal(search(vectors, codebook), np.concatenate(plain))
+
+
+@pytest.mark.parametrize("c", [8, 256])
+def test_codebooks_too_large_for_one_block_equal_the_plain_search(c):
+    """The codes' blocks overlap at the end, and so do the vectors'."""
+    vectors, codebook = drawn(200, 2**18 // c + 777, c)
+    ids = search(vectors, codebook, "blocked")
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
+
+
+@pytest.mark.parametrize("implementation", FAST)
+def test_ids_do_not_depend_on_the_compute_type_of_exact_inputs(implementation):
     codebook = jnp.round(jax.random.normal(jax.random.key(0), (300, 8)) * 8) / 8
-    vectors = codebook[::3]
-    np.testing.assert_array_equal(
-        nearest_code(vectors.astype(jnp.bfloat16), codebook), jnp.arange(0, 300, 3)
-    )
+    vectors = codebook[::3].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(search(vectors, codebook, implementation), range(0, 300, 3))
+
+
+@pytest.mark.parametrize("implementation", ["plain", *FAST])
+@pytest.mark.parametrize("c", [8, 20])
+def test_a_vector_with_a_nan_gets_the_first_code(implementation, c):
+    vectors, codebook = drawn(5, 300, c)
+    ids = search(vectors.at[2, 1].set(jnp.nan), codebook, implementation)
+    assert ids[2] == 0
+    np.testing.assert_array_equal(ids[3:], search(vectors, codebook, "plain")[3:])
+
+
+def test_no_gradient_passes_and_no_vector_is_no_id():
+    vectors, codebook = drawn(5, 30)
+
+    def loss(vectors, codebook):
+        return jnp.sum(codebook[nearest_code(vectors, codebook)] - vectors)
+
+    np.testing.assert_array_equal(jax.grad(loss)(vectors, codebook), -jnp.ones((5, 8)))
+    assert search(vectors[:0], codebook).shape == (0,)
+
+
+def test_what_cannot_be_searched_is_refused():
+    vectors, codebook = drawn(5, 30)
+    with pytest.raises(ValueError, match="at least one code"):
+        nearest_code(vectors, codebook[:0])
+    with pytest.raises(ValueError, match="an implementation of"):
+        nearest_code(vectors, codebook, "fastest")
+    assert set(FAST) - {None} < set(IMPLEMENTATIONS)
+
+
+def extra_bytes(n, z, c, dtype="float32", sharding=None):
+    shapes = [jax.ShapeDtypeStruct((rows, c), dtype, sharding=sharding) for rows in (n, z)]
+    compiled = jax.jit(nearest_code).lower(*shapes).compile()
+    return compiled.memory_analysis().temp_size_in_bytes, compiled.as_text()
+
+
+SIZES = [
+    (65_536, 16_384, 8, "float32"),
+    (2**20, 16_384, 8, "float32"),
+    (2**20, 16_384, 8, "bfloat16"),
+    (65_536, 262_144, 256, "float32"),
+    (65_536, 262_144, 256, "bfloat16"),
+]
+
+
+@pytest.mark.parametrize("sizes", [sizes for sizes in SIZES if "float32" in sizes])
+def test_extra_memory_stays_below_16_mib(sizes):
+    assert extra_bytes(*sizes)[0] < LIMIT
+
+
+@pytest.mark.parametrize("sizes", [*SIZES, (5, 3, 3, "float32"), (1000, 3000, 20, "float32")])
+def test_the_gpu_kernel_lowers_to_triton(sizes):
+    n, z, c, dtype = sizes
+    shapes = [jax.ShapeDtypeStruct((rows, c), dtype) for rows in (n, z)]
+    lowered = jax.jit(nearest_code).trace(*shapes).lower(lowering_platforms=("cuda",))
+    assert "xla.gpu.triton" in lowered.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
+def test_the_tpu_kernel_compiles_within_16_mib(topology):
+    """On each device's rows in `shard_map` as well, as the models call it."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("NOT CHECKED: libtpu is not installed (pip install 'jax[tpu]')")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    devices = np.array(topology_devices(topology))
+    one = jax.sharding.Mesh(devices[:1], "x")
+    whole = jax.sharding.NamedSharding(one, jax.sharding.PartitionSpec())
+    for sizes in [*SIZES, (5, 3, 3, "float32"), (1000, 3000, 20, "float32")]:
+        extra, text = extra_bytes(*sizes, whole)
+        assert "tpu_custom_call" in text
+        assert extra < LIMIT, sizes
+    types = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.sharding.Mesh(devices.reshape(2, 2), ("data", "fsdp"), axis_types=types)
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, 8), (32, 8))]
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(lambda rows, codes: on_rows(nearest_code, rows, codes)).lower(*shapes)
+        assert "tpu_custom_call" in compiled.compile().as_text()

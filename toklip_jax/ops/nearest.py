@@ -3,38 +3,63 @@
 argmin_z |v - e_z|^2 = argmax_z (2 v . e_z - |e_z|^2); the lowest index wins a tie.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-GROUP = 128  # codes whose maximum is taken before the arg max; the fastest of 64, 128, 256 on CPU
-ROWS = 64  # vectors scored at a time: 64 x 16,384 scores are 4 MiB, and stay in cache
+from toklip_jax.ops.nearest_blocked import (
+    scores_of,
+    search_in_blocks,
+    squares_of,
+)
+from toklip_jax.ops.nearest_pallas import search_on_gpu, search_on_tpu
 
 
-def nearest_code(vectors: Float[Array, "n c"], codebook: Float[Array, "z c"]) -> Int[Array, " n"]:
+def nearest_code(
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], implementation: str | None = None
+) -> Int[Array, " n"]:
     """Returns the index of the nearest row of `codebook` for each vector, int32.
 
-    Distances are float32 at highest matmul precision whatever the inputs' type, so that ids do not
-    depend on the compute type. The [n, z] scores are never held whole: blocks of vectors are scored
-    in turn, the maximum of every group of codes is found first and the arg max only inside the
-    winning group, which CPUs do several times faster than an arg max over all codes.
+    Distances are float32 from products of float32 whatever the inputs' type, so that ids do not
+    depend on the compute type; equal scores go to the lowest index. Only the plain implementation
+    holds the [n, z] scores: the others take less than 16 MiB beside arguments and result, for any
+    n. (But the kernels copy codebooks of up to `NARROW` numbers a code, transposed, and XLA on CPU
+    casts bfloat16 whole.) But for the plain one, implementations sum up to `NARROW` numbers one by
+    one, in the same order; libraries sum in their own, and platforms differ in whether a product is
+    rounded before it is added. So where distances are equal but for float32's last digits, ids may
+    differ between platforms, and from the plain search's.
+    No gradient passes.
+
+    Args:
+        vectors: finite; one with a NaN gets id 0, as `argmax` has it.
+        codebook: finite.
+        implementation: one of `IMPLEMENTATIONS`; by default the one for the platform that this is
+            lowered for: the Pallas kernels on TPUs and on NVIDIA's GPUs (Ampere and later, as XLA's
+            Triton has it), `blocked` elsewhere. A kernel runs interpreted where its platform is
+            not.
+
+    Raises:
+        ValueError: an unknown implementation, no codes, or widths that differ.
     """
-    vectors, codebook = vectors.astype(jnp.float32), codebook.astype(jnp.float32)
-    n, z = len(vectors), len(codebook)
-    group = min(GROUP, z)
-    rows = min(ROWS, n)
-    # Padded codes can never win: their score is -inf, and equal scores go to the lowest index.
-    codes = jnp.pad(codebook, ((0, -z % group), (0, 0)))
-    penalty = jnp.pad(jnp.sum(codebook**2, axis=-1), (0, -z % group), constant_values=jnp.inf)
-    blocks = jnp.pad(vectors, ((0, -n % rows), (0, 0))).reshape(-1, rows, vectors.shape[-1])
-
-    def search(block):
-        scores = _scores(block, codes, penalty).reshape(rows, -1, group)
-        winner = jnp.argmax(jnp.max(scores, axis=-1), axis=-1)
-        inside = jnp.take_along_axis(scores, winner[:, None, None], axis=1)[:, 0]
-        return winner * group + jnp.argmax(inside, axis=-1)
-
-    return jax.lax.map(search, blocks).reshape(-1)[:n].astype(jnp.int32)
+    if vectors.shape[1:] != codebook.shape[1:] or not len(codebook):
+        raise ValueError(
+            f"expected vectors [n, c] and at least one code [z, c], got {vectors.shape} and "
+            f"{codebook.shape}"
+        )
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"expected an implementation of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
+    vectors, codebook = jax.lax.stop_gradient((vectors, codebook))
+    if not len(vectors):
+        return jnp.zeros(0, jnp.int32)
+    if implementation is not None:
+        return IMPLEMENTATIONS[implementation](vectors, codebook)
+    return jax.lax.platform_dependent(
+        vectors, codebook, tpu=search_on_tpu, cuda=search_on_gpu, default=search_in_blocks
+    )
 
 
 def nearest_code_reference(
@@ -42,7 +67,7 @@ def nearest_code_reference(
 ) -> Int[Array, " n"]:
     """The same in its shortest form, with all [n, z] scores at once."""
     vectors, codebook = vectors.astype(jnp.float32), codebook.astype(jnp.float32)
-    scores = _scores(vectors, codebook, jnp.sum(codebook**2, axis=-1))
+    scores = scores_of(vectors, codebook, squares_of(codebook))
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
@@ -51,9 +76,23 @@ def squared_distances(
 ) -> Float[Array, "n z"]:
     """Returns |v - e|^2 of every vector and code, float32, differentiable."""
     vectors, codebook = vectors.astype(jnp.float32), codebook.astype(jnp.float32)
-    scores = _scores(vectors, codebook, jnp.sum(codebook**2, axis=-1))
+    scores = scores_of(vectors, codebook, squares_of(codebook))
     return jnp.sum(vectors**2, axis=-1, keepdims=True) - scores
 
 
-def _scores(vectors, codes, penalty):
-    return 2 * jnp.matmul(vectors, codes.T, precision=jax.lax.Precision.HIGHEST) - penalty
+def _interpreted_elsewhere(kernel, platform):
+    def search(vectors, codebook):
+        interpreted = functools.partial(kernel, interpret=True)
+        return jax.lax.platform_dependent(
+            vectors, codebook, default=interpreted, **{platform: kernel}
+        )
+
+    return search
+
+
+IMPLEMENTATIONS = {
+    "plain": nearest_code_reference,
+    "blocked": search_in_blocks,
+    "pallas_tpu": _interpreted_elsewhere(search_on_tpu, "tpu"),
+    "pallas_gpu": _interpreted_elsewhere(search_on_gpu, "cuda"),
+}

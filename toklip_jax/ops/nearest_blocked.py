@@ -1,0 +1,166 @@
+"""Nearest code on CPUs, and what the implementations share: the score, and blocks of vectors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+NARROW = 16  # widest codes whose scores are summed one by one (`chain`)
+GROUP = 128  # codes whose maximum is taken before the arg max
+ROWS = 64  # vectors scored at a time; from 512 on (8 M scores), XLA on CPU is ten times slower
+PREPARED = 2**18  # numbers of the codebook (1 MiB) that are prepared at a time
+
+
+def search_in_blocks(
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"]
+) -> Int[Array, " n"]:
+    """Blocks of vectors against the codebook, itself in blocks where it is large; ids are int32."""
+    z, c = codebook.shape
+    size = min(z, max(GROUP, PREPARED // c))
+    if size == z:
+        search = _searcher(codebook)
+        return by_rows(lambda block: search(block)[1], vectors, ROWS)
+
+    def chunk(rows):
+        def against(i, found):
+            start = jnp.minimum(i * size, z - size)  # the last block may overlap the one before
+            search = _searcher(jax.lax.dynamic_slice_in_dim(codebook, start, size))
+            scores, new_ids = by_rows(search, rows, ROWS)
+            best, ids = found
+            is_better = scores > best
+            return jnp.where(is_better, scores, best), jnp.where(is_better, new_ids + start, ids)
+
+        nothing = jnp.full(len(rows), -jnp.inf), jnp.zeros(len(rows), jnp.int32)
+        return jax.lax.fori_loop(0, -(-z // size), against, nothing)[1]
+
+    return by_rows(chunk, vectors, max(ROWS, PREPARED // c))
+
+
+def scores_of(
+    vectors: Float[Array, "n c"], codes: Float[Array, "z c"], penalty: Float[Array, " z"]
+) -> Float[Array, "n z"]:
+    """Returns 2 v . e - penalty, float32, where the penalty is |e|^2: greatest for the nearest."""
+    return 2 * jnp.matmul(vectors, codes.T, precision=jax.lax.Precision.HIGHEST) - penalty
+
+
+def narrow_scores_of(
+    vectors: Float[Array, "n c"], codes: Float[Array, "z c"], penalty: Float[Array, " z"]
+) -> Float[Array, "n z"]:
+    """`scores_of` summed one by one, which no library orders otherwise."""
+    return 2 * chain(vectors.T[:, :, None], codes.T[:, None, :]) - penalty
+
+
+def squares_of(codes: Float[Array, "z c"]) -> Float[Array, " z"]:
+    """Returns |e|^2, float32, rounded alike in all uses.
+
+    Hence the barrier: a sum that is fused into a product is rounded as the product's library does.
+    """
+    return jax.lax.optimization_barrier(jnp.sum(codes.astype(jnp.float32) ** 2, axis=-1))
+
+
+def by_rows(function: Callable[[Array], Any], vectors: Array, rows: int) -> Any:
+    """`function` of blocks of `rows` vectors in turn; the last may overlap the one before, which
+    needs no padded copy of the vectors. The results have the block's vectors first."""
+    n = len(vectors)
+    if n <= rows:
+        return function(vectors)
+
+    def step(i, results):
+        start = jnp.minimum(i * rows, n - rows)
+        new = function(jax.lax.dynamic_slice_in_dim(vectors, start, rows))
+        return jax.tree.map(
+            lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, start, 0), results, new
+        )
+
+    block = jax.ShapeDtypeStruct((rows, *vectors.shape[1:]), vectors.dtype)
+    empty = jax.tree.map(lambda x: jnp.empty(n, x.dtype), jax.eval_shape(function, block))
+    return jax.lax.fori_loop(0, -(-n // rows), step, empty)
+
+
+def chain(left: Any, right: Any) -> Array:
+    """Returns left[0] * right[0] + left[1] * right[1] + ..., summed in this order."""
+    total = left[0] * right[0]
+    for i in range(1, len(left)):
+        total = total + left[i] * right[i]
+    return total
+
+
+def _searcher(codebook) -> Callable:
+    """Prepares codes; returns a function from vectors [r, c] to their best scores and ids."""
+    codebook = codebook.astype(jnp.float32)
+    z, c = codebook.shape
+    group = min(GROUP, z)
+    # Padded codes never win: their score is -inf, and equal scores go to the lowest index.
+    codes = jnp.pad(codebook, ((0, -z % group), (0, 0)))
+    penalty = jnp.pad(squares_of(codebook), (0, -z % group), constant_values=jnp.inf)
+    return (_recomputing if c <= NARROW else _holding)(codes, penalty, group)
+
+
+def _recomputing(codes, penalty, group):
+    """Finds the group with the greatest maximum by a product, then scores that group again.
+
+    XLA on CPU fuses a product with a maximum, and so never stores those scores, but not with an arg
+    max; for the fusion to be fast the penalty must be part of the product. A product is rounded in
+    an order of its library's. Where another group's maximum is so close that this may have chosen
+    the winner, the block's scores are all summed one by one: the ids are those of these sums.
+    """
+    c = codes.shape[1]
+    grouped = jnp.concatenate([2 * codes, -penalty[:, None]], axis=1).reshape(-1, group, c + 1)
+    columns = jnp.concatenate([codes, penalty[:, None]], axis=1).reshape(-1, group, c + 1)
+    columns = columns.swapaxes(1, 2)  # [g, c + 1, group]
+    # Else their making is fused into every use of them.
+    grouped, columns = jax.lax.optimization_barrier((grouped, columns))
+    longest = jnp.sqrt(jnp.max(jnp.where(penalty < jnp.inf, penalty, 0)))
+
+    def search(block):
+        block = block.astype(jnp.float32)
+        extended = jnp.pad(block, ((0, 0), (0, 1)), constant_values=1)
+        products = jnp.einsum("rc,gzc->grz", extended, grouped, precision="highest")
+        maxima = jax.lax.optimization_barrier(products.max(-1)).T  # [r, g]
+        greatest, winner = _first_best(maxima)
+        length = jnp.sqrt(jnp.sum(block**2, axis=-1))
+        # Both sums of c + 1 products are off by (c + 2) 2^-24 of their terms' magnitudes at most,
+        # and two scores are compared.
+        doubt = 4 * (c + 2) * 2.0**-24 * longest * (2 * length + longest)
+        close = jnp.sum(maxima >= (greatest - doubt)[:, None], axis=-1)
+        return jax.lax.cond(jnp.all(close == 1), score_winner, score_all, block, winner)
+
+    def score_winner(block, winner):
+        inside = jax.lax.optimization_barrier(columns[winner])  # [r, c + 1, group]
+        parts = jnp.moveaxis(inside, 1, 0)
+        best, place = _first_best(2 * chain(block.T[:, :, None], parts[:-1]) - parts[-1])
+        return best, winner * group + place
+
+    def score_all(block, _):
+        scores = narrow_scores_of(block, codes, penalty).reshape(len(block), -1, group)
+        return _first_of_groups(jax.lax.optimization_barrier(scores))
+
+    return search
+
+
+def _holding(codes, penalty, group):
+    """Holds a block's scores; the arg max over all codes would take several times longer."""
+
+    def search(block):
+        scores = scores_of(block.astype(jnp.float32), codes, penalty)
+        scores = scores.reshape(len(block), -1, group)
+        return _first_of_groups(scores)
+
+    return search
+
+
+def _first_of_groups(scores):
+    """The maximum of scores [r, g, group] and its first index, found group first."""
+    best, winner = _first_best(jnp.max(scores, axis=-1))
+    inside = jnp.take_along_axis(scores, winner[:, None, None], axis=1)[:, 0]
+    return best, winner * scores.shape[-1] + _first_best(inside)[1]
+
+
+def _first_best(scores):
+    """The maximum along the last axis and its first index (0 if all are NaN), each by a reduction
+    that CPUs do in vectors, which they don't do an arg max in."""
+    best, size = jnp.max(scores, axis=-1), scores.shape[-1]
+    places = jnp.arange(size, dtype=jnp.int32)
+    return best, jnp.min(jnp.where(scores < best[..., None], size - 1, places), axis=-1)
