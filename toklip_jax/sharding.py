@@ -121,9 +121,14 @@ def put_batch(batch: Any, mesh: AnyMesh) -> Any:
 
 def to_host(tree: Any) -> Any:
     """Returns arrays as numpy's, whole on every host."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
+
+    def one(x):
+        # What every host has whole already would be joined to itself, once a host.
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree)
 
 
 def _entry(axes, size: int, mesh: AnyMesh):

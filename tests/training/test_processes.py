@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 
+import chex
 import numpy as np
 import pytest
 
+from toklip_jax.convert import read_weights
 from toklip_jax.training.logging import read_metrics
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -77,6 +79,8 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
     a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     if "toklip" not in stages:  # counts alone, which are equal
         assert a["evaluations"] == b["evaluations"]
+    a, b = (read_weights(tmp_path / name / last / "weights").params for name in ("one", "two"))
+    chex.assert_trees_all_close(b, a, atol=1e-5)  # shapes too: frozen arrays are every host's whole
     assert {"validation/contrastive", "validation/image_to_text_r1", "loss"} <= names
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
