@@ -55,7 +55,7 @@ F32 = Compute(is_scanned=False)
 VQ_F32 = Compute(dtype="bfloat16", is_scanned=False)
 BF16 = Compute(dtype="bfloat16", vq_dtype="bfloat16", is_scanned=False)
 SETTINGS = {
-    "cpu": (Setting(S_256, F32, {1: ("eager", "compile"), 8: ("eager",)}, {"eager": 1.0}),),
+    "cpu": (Setting(S_256, F32, {1: ("eager",), 8: ("eager",)}, {"eager": 1.0}),),
     "gpu": (
         Setting(
             S_256,

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+OF_THE_RUN = ("part_seconds", "load_before", "machine")  # of a part, and no figures of it
 HEADER = ("measured", "ours", "peer", "ratio", "bar", "met")
 
 
 def text(results: dict[str, Any]) -> str:
     """Returns the table in Markdown, and below it what could not run."""
     lines = [f"| {' | '.join(HEADER)} |", "| --- | ---: | ---: | ---: | ---: | --- |"]
-    lines += [f"| {' | '.join(row)} |" for part in results.values() for row in rows(part)]
+    for name, part in results.items():
+        for what, *cells in rows(part):
+            lines.append(f"| {' | '.join((f'{name}: {what}', *cells))} |")
     found = failures(results)
     return "\n".join(
         lines + ([""] if found else []) + [f"- not measured: {line}" for line in found]
@@ -19,9 +22,8 @@ def text(results: dict[str, Any]) -> str:
 def rows(part: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yields a part's rows; a part without `rows` gives one for each of its numbers."""
     if "rows" not in part:
-        for name, value in part.items():
-            if isinstance(value, int | float) and name not in ("seconds", "load_before"):
-                yield name.replace("_", " "), number(value), "", "", "", ""
+        for name, value in numbers(part):
+            yield name, number(value), "", "", "", ""
         return
     for row in part["rows"]:
         bar, is_met = row.get("bar"), row.get("is_met")
@@ -32,6 +34,16 @@ def rows(part: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield what, *times, f"{row['ratio']:.2f}", *end
         else:
             yield row["what"], f"{number(row['value'])} {row.get('unit', '')}".strip(), "", "", *end
+
+
+def numbers(part: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yields each number of a part and its name, inner ones under those they are in."""
+    for name, value in part.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, dict) and name not in OF_THE_RUN:
+            yield from numbers(value, f"{label}, ")
+        elif isinstance(value, int | float) and name not in OF_THE_RUN:
+            yield label, value
 
 
 def failures(results: dict[str, Any]) -> list[str]:
