@@ -71,7 +71,7 @@ def test_a_signal_is_handed_on_and_ends_the_run(bench, number, status):
     process = bench.start("local.sh", RESTART_SECONDS="0")
     wait_for(bench.root / "up")
     process.send_signal(number)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == status
     assert len(bench.calls()) == 1
 

@@ -80,7 +80,7 @@ def test_the_signal_before_the_limit_reaches_the_tasks_and_the_job_is_requeued(s
     while not (bench.root / "up").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 75
     assert [c["args"] for c in bench.calls("scancel")] == [["--signal=TERM", "17"]]
     assert [c["args"] for c in bench.calls("scontrol")] == [["requeue", "17"]]

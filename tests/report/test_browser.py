@@ -62,7 +62,7 @@ def visit(browser, tmp_path):
     def run(text, address="", *flags, size=None):
         page = tmp_path / "page.html"
         text = text.replace("</body>", VISIT + "</body>")
-        page.write_text(text if size is None else _in_frame(text, *size))
+        page.write_text(text if size is None else _in_frame(text, *size), encoding="utf-8")
         command = [
             *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
             *("--enable-logging=stderr", "--virtual-time-budget=10000", "--hide-scrollbars"),
@@ -82,7 +82,8 @@ def visit(browser, tmp_path):
 def _in_frame(text, width, height):
     # Chromium's own windows are at least 500 pixels wide.
     style = f"width:{width}px;height:{height}px;border:0"
-    return f'<!doctype html><body><iframe style="{style}" srcdoc="{html.escape(text)}"></iframe>'
+    frame = f'<iframe style="{style}" srcdoc="{html.escape(text)}"></iframe>'
+    return f'<!doctype html><meta charset="utf-8"><body>{frame}'
 
 
 def test_the_page_works_on_a_phone_and_redraws_what_is_asked_for(report, visit):
