@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig, Sources, want
 from toklip_jax.evaluation.baselines import fit_patch_codebook
-from toklip_jax.evaluation.batches import map_batches, padded_batches
+from toklip_jax.evaluation.batches import padded_batches
 from toklip_jax.evaluation.fid import read_statistics, rfid
 from toklip_jax.evaluation.subject import Subject
 from toklip_jax.metrics import (
@@ -133,20 +133,6 @@ def evaluate_reconstruction(
         similarities = similarities.merge(Mean.from_values(similarity, mask))
         usage = usage.merge(CodeUsage.from_ids(ids, codebook_size, mask))
     return Reconstruction(ratios.compute(), similarities.compute(), *usage.compute())
-
-
-def reconstruct(
-    tokenize: Callable[[np.ndarray], AnyArray],
-    detokenize: Callable[[AnyArray], AnyArray],
-    images: Float[np.ndarray, "b h w 3"] | UInt8[np.ndarray, "b h w 3"],
-    batch_size: int,
-) -> Float[np.ndarray, "b h w 3"]:
-    """Returns the reconstructions, float32, clipped to [-1, 1]; arguments as above."""
-
-    def run(batch):
-        return np.clip(np.asarray(detokenize(tokenize(to_unit_range(batch))), np.float32), -1, 1)
-
-    return map_batches(run, (images,), batch_size)
 
 
 @jax.jit

@@ -181,16 +181,6 @@ def classify(
     return scale * jnp.matmul(features, jnp.asarray(classifier, jnp.float32), precision="highest")
 
 
-def zero_shot_accuracy(
-    image_features: Float[AnyArray, "b d"],
-    labels: Int[AnyArray, " b"],
-    classifier: Float[AnyArray, "d c"],
-    ks: tuple[int, ...] = (1, 5),
-) -> TopK:
-    """Counts how often the right class is among the k best."""
-    return TopK.from_logits(classify(image_features, classifier), labels, ks)
-
-
 def _check_prompts(class_names, templates):
     if not class_names or not templates:
         raise ValueError(
