@@ -1,20 +1,17 @@
 """What a cache gains: steps a second with and without, in turn in one process, and records read.
 
-    python benchmarks/cache.py                                     # small, on a CPU, two minutes
-    python benchmarks/cache.py --size=toklip_s_256 --batch=64 --dtype=bfloat16    # on a GPU
+    python -m benchmarks.cache                                       # small, on a CPU, two minutes
+    python -m benchmarks.cache --size=toklip_s_256 --batch=64 --dtype=bfloat16    # on a GPU
 
-The small model's parts have about the shares of the FLOPs that those of S-256 have. Writes
-benchmarks/results/cache.json, in which the step's whole FLOPs and the cached step's stand as well:
-their ratio is what can be gained where all parts run equally near to the peak.
+The small model's parts have about the shares of the FLOPs that those of S-256 have. The ratio of
+the whole step's FLOPs to the cached one's, which is printed as well, is what can be gained where
+all parts run equally near to the peak. `benchmarks.run` keeps the small model's figures.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
-import platform
-import re
 import statistics
 import tempfile
 import time
@@ -23,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.timing import judged, machine
 from toklip_jax.flops import count_flops
 from toklip_jax.models.config import Compute, TextConfig, VisionConfig
 from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES
@@ -33,7 +31,7 @@ from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import cast_frozen, partition, shapes_of
 from toklip_jax.training.step import create_state, make_step
 
-RESULT = pathlib.Path(__file__).parent / "results/cache.json"
+BAR = 1.5  # times the steps a second
 VQ = LlamaGenConfig(1024, channels=32, num_res_blocks=1, z_channels=64)
 VISION = VisionConfig(384, 8, 6, 1536, is_causal=True, image_size=128)
 TEXT = TextConfig(384, 8, 6, 1536, vocab_size=4096, context_length=16)
@@ -84,13 +82,14 @@ def measure(
         name: count_flops(step, *map(shapes_of, (state, frozen, rows))) / batch
         for name, rows in batches.items()
     }
+    speedup = statistics.median(ratios)
+    what = f"{size or 'small'}, batch {batch}: steps a second from a cache by those from images"
     return {
-        "model": size or "small",
-        "batch": batch,
+        "machine": machine(),
+        # Of neighbours in time, as other work on the machine comes and goes.
+        "rows": [{"what": what, "value": speedup} | judged(speedup, BAR)],
         "dtype": dtype,
         "steps_per_second": {name: 1 / value for name, value in medians.items()},
-        # Of neighbours in time, as other work on the machine comes and goes.
-        "speedup": statistics.median(ratios),
         "speedup_of_each_repeat": ratios,
         "speedup_by_cpu_time": statistics.median(cpu_ratios),
         "gflops_per_image": {name: value / 1e9 for name, value in flops.items()},
@@ -176,15 +175,6 @@ def _batches(objective, trainable, frozen, batch):
     return {"images": images, "cache": jax.jit(encode)({**trainable, **frozen}, images)}
 
 
-def _machine():
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return f"{device.device_kind}, jax {jax.__version__}"
-    found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    name = found[1].strip() if found else platform.machine()
-    return f"{os.cpu_count()} cores of an {name}, jax {jax.__version__}"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="")
@@ -193,16 +183,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--dtype", default="float32")
     args = vars(parser.parse_args())
-    load = os.getloadavg()[0]
-    found = {
-        "machine": _machine(),
-        "date": time.strftime("%d %B %Y"),
-        "load_before": load,
-        "step": measure(**args),
-        "reading": reading(),
-    }
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
-    print(RESULT.read_text())
+    print(json.dumps({"step": measure(**args), "reading": reading()}, indent=2))
 
 
 if __name__ == "__main__":

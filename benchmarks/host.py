@@ -35,7 +35,7 @@ def measure(pictures: int = PICTURES, sizes: argparse.Namespace = SIZES) -> dict
 
 
 def decode(pictures: int, side: int, size: int = 256) -> dict[str, Any]:
-    """A row: the transform (checks, random crop, bicubic) beside Pillow's decoding and resizing."""
+    """A row: the transform, checks and draws included, beside a like crop by Pillow alone."""
     transform, random = Decode(size, is_training=True), np.random.default_rng(0)
 
     def ours(data):
@@ -44,7 +44,8 @@ def decode(pictures: int, side: int, size: int = 256) -> dict[str, Any]:
     def pillow(data):
         pictures = (PIL.Image.open(io.BytesIO(picture)).convert("RGB") for picture in data)
         bicubic = PIL.Image.Resampling.BICUBIC
-        return [np.asarray(picture.resize((size, size), bicubic)) for picture in pictures]
+        crop = (0.01 * side, 0.01 * side, 0.98 * side, 0.98 * side)
+        return [np.asarray(picture.resize((size, size), bicubic, crop)) for picture in pictures]
 
     def draw(random):
         first = int(random.integers(1 << 30))

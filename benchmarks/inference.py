@@ -38,7 +38,8 @@ class Setting:
     Attributes:
         peers: batch size to the contenders there: "eager", "channels_last" (eager, with
             convolutions in that layout), "compile".
-        bars: contender to how many times faster we have to be, images to feature.
+        bars: contender to how many times faster we have to be, from images and from ids to the
+            feature.
         share: of the measured matrix product's rate that we have to reach, or None.
     """
 
@@ -104,7 +105,7 @@ def measure_setting(setting: Setting) -> dict:
                 "ours",
                 kind,
                 f"{stage}, {label}",
-                setting.bars.get(kind) if stage == WHOLE else None,
+                None if stage == STAGES[0] else setting.bars.get(kind),
             )
             for kind in cases
             if kind != "ours"

@@ -1,6 +1,6 @@
 """What starting costs: the import, and loading converted weights of a real size.
 
-    python benchmarks/loading.py --layers=27
+    python -m benchmarks.loading --layers=27
 
 writes random TokLIP weights of S-256 (`--layers` cuts its depth), loads them in processes of their
 own, and prints seconds and peak memory as a multiple of the parameters. Linux only.
@@ -9,7 +9,6 @@ own, and prints seconds and peak memory as a multiple of the parameters. Linux o
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -21,13 +20,14 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from benchmarks.timing import judged, machine
 from toklip_jax.files import LazyArray
 from toklip_jax.models.config import Compute
 from toklip_jax.models.sizes import TOKLIP_SIZES
 from toklip_jax.models.toklip import TokLIP
 from toklip_jax.weights import Weights, save_weights
 
-RESULT = pathlib.Path(__file__).parent / "results/loading.json"
+IMPORT_SECONDS, PEAK_OVER_PARAMETERS = 1.5, 1.2  # at most
 REPETITIONS = 5
 
 
@@ -35,9 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=27, help="of each tower; 27 is the real size")
     args = parser.parse_args()
-    result = measure(args.layers)
-    print(json.dumps(result, indent=2))
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(measure(args.layers), indent=2))
 
 
 def measure(layers: int = 27) -> dict:
@@ -51,14 +49,18 @@ def measure(layers: int = 27) -> dict:
             run(f"import toklip_jax; toklip_jax.load({str(path)!r}, tokenizer=None)")
             for _ in range(3)
         ]
+    start, load = (statistics.median(seconds for seconds, _ in runs) for runs in (imports, loads))
+    peak = (statistics.median(memory for _, memory in loads) - base) / size
+    what = f"load of {size / 2**30:.2f} GiB"
     return {
-        "import_seconds": round(statistics.median(seconds for seconds, _ in imports), 2),
-        "parameters_gib": round(size / 2**30, 2),
-        "load_seconds": round(statistics.median(seconds for seconds, _ in loads), 1),
-        "load_peak_over_parameters": round(
-            (statistics.median(memory for _, memory in loads) - base) / size, 3
-        ),
-        "machine": f"{os.cpu_count()} cores, jax {jax.__version__}",
+        "machine": machine(),
+        "rows": [
+            {"what": "import toklip_jax", "value": start, "unit": "s"}
+            | judged(start, IMPORT_SECONDS, is_most=True),
+            {"what": what, "value": load, "unit": "s"},
+            {"what": f"{what}: peak memory by parameters", "value": peak}
+            | judged(peak, PEAK_OVER_PARAMETERS, is_most=True),
+        ],
     }
 
 

@@ -1,85 +1,79 @@
 """Time of the search for the nearest code, against PyTorch's usual formulation and a floor.
 
-    python benchmarks/nearest.py --vectors=65536 --codes=16384 --dim=8
+    python -m benchmarks.nearest --vectors=65536 --codes=16384 --dim=8
 
 alternates, on fresh random unit vectors each time: ours; LlamaGen's formulation in PyTorch (sums of
 squares, einsum, argmin over all distances), where torch is installed; and the floor, XLA's fused
-matmul and max, which finds no index. Ids are checked before the clock runs. Writes
-`benchmarks/results/nearest.json`.
+matmul and max, which finds no index. Ids are checked before the clock runs. `benchmarks.run` keeps
+the figures of the sizes above.
 """
 
 import argparse
 import json
-import os
-import pathlib
-import platform
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.timing import Case, alternate, compare, judged, machine
 from toklip_jax.ops.nearest import nearest_code
 
-RESULT = pathlib.Path(__file__).parent / "results/nearest.json"
 CHECKED = 4096  # vectors whose ids are compared with the plain search's
+OF_FLOOR = {"cpu": 3.0, "gpu": 2.0}  # times the floor that it may take
+OF_TORCH = {"cpu": 10.0}  # times faster that it has to be
+EXTRA_MIB = 16.0
 FLOOR_ROWS = 256  # vectors of the floor at a time; the fastest whole or in blocks counts
 
 
 def measure(vectors: int = 65_536, codes: int = 16_384, dim: int = 8, repeats: int = 7) -> dict:
-    """Returns median seconds by name, ratios, and the machine.
+    """Returns rows of the table, and the seconds of all.
 
     Raises:
         AssertionError: an id that is not the nearest code's, but for float32's rounding.
     """
     search = jax.jit(nearest_code)
-    contestants = {
-        "ours": search,
-        "floor": jax.jit(floor),
-        "floor_in_blocks": jax.jit(floor_blocks),
-    }
+    contestants = {"ours": search, "floor": jax.jit(floor)}
+    contestants["floor in blocks"] = jax.jit(floor_blocks)
     if jax.default_backend() == "gpu":
         contestants["plain"] = jax.jit(lambda v, e: nearest_code(v, e, "plain"))
+    cases = {
+        name: Case(
+            lambda *inputs, search=search: jax.block_until_ready(search(*inputs)),
+            lambda *inputs: jax.block_until_ready(jax.device_put(inputs)),
+        )
+        for name, search in contestants.items()
+    }
     if (torch_search := torch_formulation()) is not None:
-        contestants["torch"] = torch_search
-    random = np.random.default_rng()
-    check(search, *unit_vectors(random, vectors, codes, dim))
-    seconds = {name: [] for name in contestants}
-    for repeat in range(repeats + 1):
-        given = unit_vectors(random, vectors, codes, dim)
-        for name, function in contestants.items():
-            inputs = given if name == "torch" else jax.block_until_ready(jax.device_put(given))
-            start = time.perf_counter()
-            jax.block_until_ready(function(*inputs))
-            if repeat:  # the first is for compiling and warming up
-                seconds[name].append(time.perf_counter() - start)
-    return summary(seconds, vectors, codes, dim, search)
+        cases["torch"] = Case(torch_search)
 
+    def draw(random):
+        return unit_vectors(random, vectors, codes, dim)
 
-def summary(seconds: dict, vectors: int, codes: int, dim: int, search) -> dict:
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    least = min(median["floor"], median["floor_in_blocks"])
+    check(search, *draw(np.random.default_rng()))
+    seconds = alternate(cases, draw, repeats)
     shapes = [jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (vectors, codes)]
     memory = search.lower(*shapes).compile().memory_analysis()
-    ratios = {"of_floor": median["ours"] / least}
-    ratios |= {
-        f"{name}_by_ours": median[name] / median["ours"]
-        for name in ("torch", "plain")
-        if name in median
-    }
+    what = f"{vectors} vectors of {dim} against {codes} codes"
     return {
-        "vectors": vectors,
-        "codes": codes,
-        "dim": dim,
-        "median_seconds": {name: round(value, 5) for name, value in median.items()},
-        "least_seconds": {name: round(min(times), 5) for name, times in seconds.items()},
-        "ratios": {name: round(value, 2) for name, value in ratios.items()},
-        "repeats": len(seconds["ours"]),
-        "extra_mib": round(memory.temp_size_in_bytes / 2**20, 2),
-        "gflops": round(2 * vectors * codes * dim / median["ours"] / 1e9, 1),
         "machine": machine(),
+        "rows": rows(what, seconds, memory.temp_size_in_bytes / 2**20),
+        "seconds": seconds,
     }
+
+
+def rows(what: str, seconds: dict[str, list[float]], extra_mib: float) -> list[dict]:
+    backend = jax.default_backend()
+    bars = {"torch": OF_TORCH.get(backend), "plain": None}
+    least = min(statistics.median(seconds[name]) for name in ("floor", "floor in blocks"))
+    of_floor = statistics.median(seconds["ours"]) / least
+    return [
+        *(compare(seconds, "ours", peer, what, bars[peer]) for peer in bars if peer in seconds),
+        {"what": f"{what}: times the floor", "value": of_floor}
+        | judged(of_floor, OF_FLOOR.get(backend), is_most=True),
+        {"what": f"{what}: extra memory", "value": extra_mib, "unit": "MiB"}
+        | judged(extra_mib, EXTRA_MIB, is_most=True),
+    ]
 
 
 def unit_vectors(random, vectors, codes, dim):
@@ -126,32 +120,13 @@ def check(search, vectors, codebook):
     assert np.mean(ids != plain) < 1e-3
 
 
-def machine() -> dict:
-    found = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    found["cpu"] = models[0] if models else platform.processor()
-    found["device"] = jax.devices()[0].device_kind
-    found["jax"] = jax.__version__
-    try:
-        import torch
-
-        found["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
-    except ImportError:
-        pass
-    return found
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vectors", type=int, default=65_536)
     parser.add_argument("--codes", type=int, default=16_384)
     parser.add_argument("--dim", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
-    result = measure(**vars(parser.parse_args()))
-    print(json.dumps(result, indent=2))
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(measure(**vars(parser.parse_args())), indent=2))
 
 
 if __name__ == "__main__":

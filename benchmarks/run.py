@@ -36,7 +36,7 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "compile_time": ("compile_time", ("cpu",)),
         "nearest": ("nearest", ()),
         "cache": ("cache", ()),
-        "loading": ("loading", (4,)),  # layers: 27 takes minutes, the ratio is the same
+        "loading": ("loading", (27,)),  # layers, as many as S-256 has
         "host": ("host", ()),
     },
     "gpu": {

@@ -31,18 +31,24 @@ def alternate(
     cases: Mapping[str, Case],
     draw: Callable[[np.random.Generator], tuple[Any, ...]],
     repetitions: int = 5,
+    runs: int = 1,
 ) -> dict[str, list[float]]:
     """Returns each case's seconds, repetition by repetition.
 
     All cases see the same inputs, drawn anew each time, and run one after the other, so that what
     else the machine does meets all of them alike. The first round warms up and is not kept.
+
+    Args:
+        runs: in a case's turn, of which the last counts. A loop of steps, which takes its memory
+            again at once, needs two: what lay free while the others ran is cold, and a virtual
+            machine's host may have taken it back.
     """
     random = np.random.default_rng()
     seconds = {name: [] for name in cases}
     for _ in range(repetitions + 1):
         inputs = draw(random)
         for name, case in cases.items():
-            seconds[name].append(timed(case, inputs))
+            seconds[name].append([timed(case, inputs) for _ in range(runs)][-1])
     return {name: times[1:] for name, times in seconds.items()}
 
 

@@ -82,7 +82,7 @@ def measure_setting(setting: Setting) -> dict:
     with jax.set_mesh(mesh):
         ours = Ours(objective, params, mesh)
         cases, losses, problems = contenders(setting, objective, params, ours)
-        seconds = alternate(cases, lambda random: draw(setting, random), setting.repetitions)
+        seconds = alternate(cases, lambda random: draw(setting, random), setting.repetitions, 2)
         flops = ours.flops(draw(setting, np.random.default_rng(0)))
     label = f"train step, {setting.size.vision.width} wide, batch {setting.batch}"
     label = f"{label}, {setting.compute.dtype}"

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "compute": {"dtype": "float32", "is_scanned": False, "is_rematerialised": False},
+            "compute": {"dtype": "float32", "is_scanned": False, "remat": "none"},
             "source": {"kind": "emoji", "split": split, "size": size, "num_captions": 32},
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
             "num_workers": 0,

@@ -53,7 +53,7 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
                 "dtype": "bfloat16",
                 "vq_dtype": "float32",
                 "is_scanned": True,
-                "is_rematerialised": True,
+                "remat": "full",
             },
             "source": {"kind": "webdataset", "shards": "path/to/cc12m/{00000..01099}.tar"},
             "text": {

@@ -90,7 +90,7 @@ def test_rematerialisation_is_counted_as_the_work_it_is():
 
     plain = of_gradient(Compute())
     assert plain == 3
-    remade = of_gradient(dataclasses.replace(Compute(), is_rematerialised=True))
+    remade = of_gradient(dataclasses.replace(Compute(), remat="full"))
     assert plain < remade <= plain + 1
 
 

@@ -38,7 +38,7 @@ def plan_of(*flags, devices=8):
 
 def test_eight_local_devices_are_planned_for():
     """Of a stage that starts from other stages, which say its sizes."""
-    flags = ("--config.compute.is_scanned=True", "--config.compute.is_rematerialised=True")
+    flags = ("--config.compute.is_scanned=True", "--config.compute.remat=full")
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=4")
     found = json.loads(plan_of("--json", f"--config={CONFIG}", *flags, *mesh))
     assert found["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}

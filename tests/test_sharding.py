@@ -131,7 +131,7 @@ vision = VisionConfig(64, 2, 4, is_causal=True, image_size=32, patch_size=8)
 text = TextConfig(64, 2, 4, vocab_size=512, context_length=16)
 model = TokLIPConfig(vq, vision, text, has_logit_bias=False)
 teacher = dataclasses.replace(vision, is_causal=False)
-objective = TokLIPObjective(model, teacher, Compute(is_rematerialised=True))
+objective = TokLIPObjective(model, teacher, Compute(remat="full"))
 params = jax.jit(objective.init)(jax.random.key(0))
 rng = np.random.default_rng(0)
 batch = {

@@ -143,9 +143,7 @@ def plan(
             if OUT_OF_MEMORY in str(error):
                 return None
             raise
-    plain = dataclasses.replace(
-        objective, compute=dataclasses.replace(compute, is_rematerialised=False)
-    )
+    plain = dataclasses.replace(objective, compute=dataclasses.replace(compute, remat="none"))
     the_chip = chip(devices[0].device_kind)
     passes = the_chip.float32_passes if the_chip else 1.0
     flops = count_flops(step, state, frozen, rows, float32_passes=float(passes)) / len(devices)

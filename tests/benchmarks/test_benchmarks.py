@@ -90,8 +90,8 @@ def test_contenders_take_turns_on_the_same_fresh_inputs(load):
         name: timing.Case(lambda x, name=name: seen.append((name, x))) for name in ("ours", "peer")
     }
     numbers = iter(range(10))
-    seconds = timing.alternate(cases, lambda random: (next(numbers),), repetitions=2)
-    assert seen == [(name, i) for i in range(3) for name in ("ours", "peer")]
+    seconds = timing.alternate(cases, lambda random: (next(numbers),), repetitions=2, runs=2)
+    assert seen == [(name, i) for i in range(3) for name in ("ours", "ours", "peer", "peer")]
     assert [len(times) for times in seconds.values()] == [2, 2]
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+import time
 import types
 
 import jax
@@ -39,13 +40,23 @@ def batches(start):
         yield {"x": x, "y": 3 * x + 1}
 
 
-def fit(directory, steps=40, *, source=batches, optimizer=None, surroundings=None, **loop):
+def fit(
+    directory,
+    steps=40,
+    *,
+    source=batches,
+    optimizer=None,
+    surroundings=None,
+    objective=None,
+    **loop,
+):
+    objective = objective or Line()
     optimizer = optimizer or OptimizerConfig(0.3, 2, weight_decay=0.0)
     config = LoopConfig(steps, **{"log_every": 1, "save_every": 10, **loop})
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    params = Line().init(jax.random.key(0))
+    params = objective.init(jax.random.key(0))
     return train(
-        *(Line(), params, source, optimizer, config, mesh, directory), surroundings=surroundings
+        *(objective, params, source, optimizer, config, mesh, directory), surroundings=surroundings
     )
 
 
@@ -194,6 +205,29 @@ def test_a_line_says_what_people_ask_of_a_run():
         "toklip 50/1000 | loss 1.235 | learning_rate 1e-05 | 123.4 images/s/chip | MFU 45.6% | "
         "data wait 7% | 1:02 left"
     )
+
+
+class SlowLine(Line):
+    """A step takes a tenth of a second or more."""
+
+    def encode(self, params, batch, rng):
+        def turn(_, matrix):
+            return matrix @ matrix
+
+        still = jax.lax.fori_loop(0, 800, turn, jnp.eye(256) * jnp.sign(batch["x"][0])) * 0
+        return super().encode(params, {**batch, "x": batch["x"] + still[0, 0]}, rng)
+
+
+@pytest.mark.parametrize(("objective", "is_waiting"), [(Line, True), (SlowLine, False)])
+def test_waiting_for_data_counts_where_no_step_runs_meanwhile(objective, is_waiting, tmp_path):
+    def slow(start):
+        for batch in batches(start):
+            time.sleep(0.05)
+            yield batch
+
+    fit(tmp_path, 21, source=slow, objective=objective(), log_every=20, save_every=100)
+    share = read_metrics(tmp_path / "metrics.jsonl")[0]["speed"]["data_wait"]
+    assert share > 0.5 if is_waiting else share < 0.2  # nearer to a half were all waiting counted
 
 
 def test_a_profile_is_written_of_the_steps_asked_for(tmp_path):

@@ -9,6 +9,7 @@ from toklip_jax.ops.activations import activation
 
 SO400M_MLP_RATIO = 3.7362  # 4304 / 1152, the shape of SigLIP's So400m
 POOLS = ("map", "flatten")
+REMATS = ("none", "dots", "full")
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -22,15 +23,18 @@ class Compute:
         vq_dtype: of the VQ tokenizer's activations; ids depend on it, so lower it knowingly.
         is_scanned: one stacked block scanned over the layers (fast to compile), or `depth` blocks.
             The parameters' layout follows: `convert` stacks and unstacks it.
-        is_rematerialised: recompute a block's activations in the backward pass.
+        remat: what the backward pass of a block computes again and doesn't keep: "none" (but norms
+            and activation functions, always), "dots" (all but the products with weights) or "full".
     """
 
     dtype: str = "float32"
     vq_dtype: str = "float32"
     is_scanned: bool = True
-    is_rematerialised: bool = False
+    remat: str = "none"
 
     def __post_init__(self):
+        if self.remat not in REMATS:
+            raise ValueError(f"expected remat of {REMATS}, got {self.remat!r}")
         for dtype in (self.dtype, self.vq_dtype):
             if dtype not in DTYPES:
                 raise ValueError(f"expected a dtype of {sorted(DTYPES)}, got {dtype!r}")

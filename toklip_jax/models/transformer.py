@@ -1,6 +1,7 @@
 """The pre-norm transformer that all towers share: attention, MLP, block, stack."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,9 +19,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        block = Block
-        if self.compute.is_rematerialised:
-            block = nn.remat(Block, prevent_cse=not self.compute.is_scanned)
+        block = self._block()
         if not self.compute.is_scanned:
             for i in range(self.config.depth):
                 x = block(self.config, self.compute, name=f"blocks_{i}")(x)
@@ -32,6 +31,14 @@ class Stack(nn.Module):
             length=self.config.depth,
         )
         return scan(block(self.config, self.compute, name="blocks"), x, None)[0]
+
+    def _block(self):
+        """The block's class; of the scan's, `prevent_cse` would only hinder the compiler."""
+        if self.compute.remat == "none":
+            return Block
+        is_dots = self.compute.remat == "dots"
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if is_dots else None
+        return nn.remat(Block, prevent_cse=not self.compute.is_scanned, policy=policy)
 
 
 class Block(nn.Module):
@@ -117,5 +124,11 @@ def over_heads(x: Float[Array, "b n k e"]) -> Float[Array, "b n k e"]:
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
-    """Layer norm over the last axis; float32 statistics by the two-pass formula, as torch's."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+    """Layer norm over the last axis; float32 statistics by the two-pass formula, as torch's.
+
+    Of it, the backward pass keeps the input alone and does the rest again. That saves memory, and
+    on CPU, where XLA would recompute chains of norms of layers that aren't scanned, most of the
+    time (docs/performance.md).
+    """
+    norm = nn.remat(nn.LayerNorm)
+    return norm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

@@ -20,7 +20,7 @@ class Speed:
         self._waited, self._since = 0.0, time.perf_counter()
 
     def waited(self, seconds: float) -> None:
-        """Counts time in which there was no batch."""
+        """Counts time in which there was neither a batch nor, at its end, a step still running."""
         self._waited += seconds
 
     def report(self, step: int) -> dict[str, float]:
