@@ -23,7 +23,7 @@ LAYOUTS = {"cpu": (True,), "gpu": (True, False)}
 def measure(suite: str) -> dict:
     """Returns seconds of each layout."""
     computes = [
-        Compute("bfloat16", is_scanned=is_scanned, remat="full") for is_scanned in LAYOUTS[suite]
+        Compute("bfloat16", is_scanned=is_scanned, remat="dots") for is_scanned in LAYOUTS[suite]
     ]
     return {"machine": machine(), "rows": [measure_setting(_released(c)) for c in computes]}
 

@@ -1,6 +1,6 @@
 """Makes benchmarks/results/plan.md and plan.json: what the released sizes take on TPU pods.
 
-    python benchmarks/plan_table.py [--only=TEXT]
+    python -m benchmarks.plan_table [--only=TEXT]
 
 Compiles for topologies that aren't here, with libtpu and no TPU; a minute or two a row on a free
 core. Rows that plan.json has are not compiled again: delete it to begin anew.

@@ -60,7 +60,9 @@ HALF = TokLIPConfig(
     has_logit_bias=False,
 )
 S_256 = dataclasses.replace(TOKLIP_SIZES["toklip_s_256"], has_logit_bias=False)
-F32, BF16 = Compute(), Compute(dtype="bfloat16", vq_dtype="bfloat16")
+F32 = Compute()
+# By the compiler's count, keeping everything moves twice the bytes (docs/scaling.md).
+BF16 = Compute(dtype="bfloat16", vq_dtype="bfloat16", remat="dots")
 SETTINGS = {
     "cpu": Setting(HALF, VisionConfig(576, 27, 8), F32, 4, ("eager",), {"eager": 1.3}),
     "gpu": Setting(

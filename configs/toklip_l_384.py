@@ -10,5 +10,8 @@ released = runpy.run_path(str(pathlib.Path(__file__).with_name("toklip_s_256.py"
 
 
 def get_config() -> ConfigDict:
-    """Returns the configuration; override any field with `--config.a.b=value`."""
-    return released("toklip_l_384", "siglip2_so400m_384", 384, batch_per_chip=32)
+    """Returns the configuration; override any field with `--config.a.b=value`.
+
+    At 32 images a v5e chip has no memory left for `compute.remat="dots"`; others have.
+    """
+    return released("toklip_l_384", "siglip2_so400m_384", 384, 32, remat="full")

@@ -29,10 +29,12 @@ CHIPS = 256
 
 def get_config() -> ConfigDict:
     """Returns the configuration; override any field with `--config.a.b=value`."""
-    return released("toklip_s_256", "siglip2_so400m_256", 256, batch_per_chip=16)
+    return released("toklip_s_256", "siglip2_so400m_256", 256, batch_per_chip=16, remat="dots")
 
 
-def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int) -> ConfigDict:
+def released(
+    size: str, teacher_size: str, image_size: int, batch_per_chip: int, remat: str
+) -> ConfigDict:
     """The released recipe; its two sizes differ in the arguments only."""
     usual = CHIPS * batch_per_chip
     batch = FieldReference(usual)
@@ -53,7 +55,7 @@ def released(size: str, teacher_size: str, image_size: int, batch_per_chip: int)
                 "dtype": "bfloat16",
                 "vq_dtype": "float32",
                 "is_scanned": True,
-                "remat": "full",
+                "remat": remat,
             },
             "source": {"kind": "webdataset", "shards": "path/to/cc12m/{00000..01099}.tar"},
             "text": {

@@ -144,18 +144,28 @@ def run(params, batch):
         return objective.loss(params, batch, jax.random.key(1))[0]
     return jax.value_and_grad(loss)(params)
 
-plain = jax.device_get(jax.jit(run)(params, batch))
-with jax.set_mesh(mesh):
-    placed = jax.device_put(params, shardings(params, mesh))
-    lies = jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
-    compiled = jax.jit(run).lower(placed, jax.device_put(batch, lies)).compile()
-    constrained = jax.device_get(compiled(placed, jax.device_put(batch, lies)))
+# The same pairs as a cache has them.
+made = jax.jit(objective.prepare)(params, batch)
+feature = jax.jit(objective.text_feature)(params, batch["token_ids"])
+cached = {
+    "ids": made["ids"].astype(jnp.uint16),
+    "token_ids": batch["token_ids"],
+    "teacher_feature": made["teacher_feature"].astype(jnp.bfloat16),
+    "text_feature": feature.astype(jnp.bfloat16),
+}
 
 def check(path, want, got):
     error = np.max(np.abs(want - got)) / (np.max(np.abs(want)) + 1e-12)
     assert error < 1e-4 or np.max(np.abs(want)) < 1e-6, (path, error)
 
-jax.tree_util.tree_map_with_path(check, plain, constrained)
+for rows in (cached, batch):
+    plain = jax.device_get(jax.jit(run)(params, rows))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shardings(params, mesh))
+        put = jax.device_put(rows, jax.sharding.NamedSharding(mesh, P(BATCH_AXES)))
+        compiled = jax.jit(run).lower(placed, put).compile()
+        constrained = jax.device_get(compiled(placed, put))
+    jax.tree_util.tree_map_with_path(check, plain, constrained)
 
 from toklip_jax.hlo import find_collectives
 gathers = [c for c in find_collectives(compiled.as_text()) if c.kind == "all-gather"]
@@ -165,7 +175,7 @@ assert gathers and max(c.size for c in gathers) < table, max(gathers, key=lambda
 
 
 def test_constraints_change_no_result_and_gather_no_table():
-    """Values and gradients of all towers, on 2 x 2 x 2 devices against one."""
+    """Values and gradients, of images and from a cache, on 2 x 2 x 2 devices against one."""
     done = subprocess.run(
         [sys.executable, "-c", ON_EIGHT_DEVICES],
         env={
