@@ -35,6 +35,7 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "train_step": ("train_step", ("cpu",)),
         "compile_time": ("compile_time", ("cpu",)),
         "nearest": ("nearest", ()),
+        "nearest_wide": ("nearest", (2048, 262_144, 256, 5)),
         "cache": ("cache", ()),
         "loading": ("loading", (27,)),  # layers, as many as S-256 has
         "host": ("host", ()),
@@ -45,6 +46,7 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "train_step": ("train_step", ("gpu",)),
         "compile_time": ("compile_time", ("gpu",)),
         "nearest": ("nearest", ()),
+        "nearest_wide": ("nearest", (8192, 262_144, 256, 5)),
     },
 }
 LONGEST = {"cpu": 900, "gpu": 1200}  # seconds of a part

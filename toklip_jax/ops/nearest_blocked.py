@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Int
 NARROW = 16  # widest codes whose scores are summed one by one (`chain`)
 GROUP = 128  # codes whose maximum is taken before the arg max
 ROWS = 64  # vectors scored at a time; from 512 on (8 M scores), XLA on CPU is ten times slower
+WIDE_ROWS = 256  # the same against wide codes, as far as there are at most `SCORES`
+SCORES = 2**20
 PREPARED = 2**18  # numbers of the codebook (1 MiB) that are prepared at a time
 
 
@@ -19,15 +21,16 @@ def search_in_blocks(
     """Blocks of vectors against the codebook, itself in blocks where it is large; ids are int32."""
     z, c = codebook.shape
     size = min(z, max(GROUP, PREPARED // c))
+    at_a_time = ROWS if c <= NARROW else max(ROWS, min(WIDE_ROWS, SCORES // size))
     if size == z:
         search = _searcher(codebook)
-        return by_rows(lambda block: search(block)[1], vectors, ROWS)
+        return by_rows(lambda block: search(block)[1], vectors, at_a_time)
 
     def chunk(rows):
         def against(i, found):
             start = jnp.minimum(i * size, z - size)  # the last block may overlap the one before
             search = _searcher(jax.lax.dynamic_slice_in_dim(codebook, start, size))
-            scores, new_ids = by_rows(search, rows, ROWS)
+            scores, new_ids = by_rows(search, rows, at_a_time)
             best, ids = found
             is_better = scores > best
             return jnp.where(is_better, scores, best), jnp.where(is_better, new_ids + start, ids)
@@ -35,7 +38,7 @@ def search_in_blocks(
         nothing = jnp.full(len(rows), -jnp.inf), jnp.zeros(len(rows), jnp.int32)
         return jax.lax.fori_loop(0, -(-z // size), against, nothing)[1]
 
-    return by_rows(chunk, vectors, max(ROWS, PREPARED // c))
+    return by_rows(chunk, vectors, max(at_a_time, PREPARED // c))
 
 
 def scores_of(
