@@ -154,7 +154,12 @@ def test_extra_memory_stays_below_16_mib(sizes):
 def test_the_gpu_kernel_lowers_to_triton(sizes):
     n, z, c, dtype = sizes
     shapes = [jax.ShapeDtypeStruct((rows, c), dtype) for rows in (n, z)]
-    lowered = jax.jit(nearest_code).trace(*shapes).lower(lowering_platforms=("cuda",))
+    # From jax 0.12 on, lowering for a GPU that isn't there has to be told which.
+    gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), auto, abstract_device=gpu)
+    with jax.sharding.use_abstract_mesh(mesh):
+        lowered = jax.jit(nearest_code).trace(*shapes).lower(lowering_platforms=("cuda",))
     assert "xla.gpu.triton" in lowered.as_text()
 
 
