@@ -5,7 +5,7 @@
 alternates, on fresh random unit vectors each time: ours; LlamaGen's formulation in PyTorch (sums of
 squares, einsum, argmin over all distances), where torch is installed; and the floor, XLA's fused
 matmul and max, which finds no index. Ids are checked before the clock runs. `benchmarks.run` keeps
-the figures of the sizes above.
+the figures of the sizes above, and of 262,144 codes of 256.
 """
 
 import argparse
