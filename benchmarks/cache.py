@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import judged, machine
-from toklip_jax.flops import count_flops
-from toklip_jax.models.config import Compute, TextConfig, VisionConfig
-from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES
-from toklip_jax.models.toklip import TokLIPConfig
-from toklip_jax.models.vq import LlamaGenConfig
-from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.siglip.sizes import SIZES as TEACHER_SIZES
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import cast_frozen, partition, shapes_of
 from toklip_jax.training.step import create_state, make_step

@@ -13,8 +13,8 @@ import jax
 
 from benchmarks import train_step
 from benchmarks.timing import judged, machine
-from toklip_jax.models.config import Compute
-from toklip_jax.sharding import make_mesh
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import make_mesh
 
 MOST = 60.0  # seconds
 LAYOUTS = {"cpu": (True,), "gpu": (True, False)}

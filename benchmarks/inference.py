@@ -21,11 +21,12 @@ import numpy as np
 from benchmarks import limits
 from benchmarks.timing import Case, alternate, compare, judged, machine
 from benchmarks.weights import random_params
-from toklip_jax.flops import count_flops
-from toklip_jax.models.config import Compute
-from toklip_jax.models.sizes import TOKLIP_SIZES
-from toklip_jax.models.toklip import TokLIP, TokLIPConfig
-from toklip_jax.tokenizer import Tokenizer
+from toklip_jax.api import Tokenizer
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.model import TokLIP
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
 
 STAGES = ("images to ids", "ids to feature")
 WHOLE = "images to feature"

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import machine
-from toklip_jax.models.config import Compute
-from toklip_jax.models.sizes import TOKLIP_SIZES
-from toklip_jax.models.toklip import TokLIPConfig
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
 
 COPIED = 2**28  # bytes, beyond any cache
 REPETITIONS = 5

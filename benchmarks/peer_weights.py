@@ -7,7 +7,7 @@ import flax.traverse_util
 import numpy as np
 import torch
 
-from toklip_jax.models.layout import to_unrolled
+from toklip_jax.nn.layout import to_unrolled
 
 # Slash paths of the VQ tokenizer, scopes joined by dots, to `JanusVQVAE`'s names.
 VQ_NAMES = (

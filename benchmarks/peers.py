@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 
-from toklip_jax.models.config import TextConfig, VisionConfig
-from toklip_jax.models.token_encoder import MAPPING_RATIO
-from toklip_jax.models.toklip import TokLIPConfig
-from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.token_encoder import MAPPING_RATIO
 
 
 class VQ(nn.Module):

@@ -14,9 +14,9 @@ import sys
 
 import jax
 
-from toklip_jax.chips import chip
+from toklip_jax.costs.chips import chip
 from toklip_jax.main import parse
-from toklip_jax.plan import hurry, plan, topology_devices
+from toklip_jax.planning.plan import plan, reduce_compile_effort, topology_devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose config or topology has this text")
     only = parser.parse_args().only
     jax.config.update("jax_platforms", "cpu")
-    hurry()
+    reduce_compile_effort()
     for row in ROWS:
         if only in " ".join(map(str, row)) and _key(row) not in read():
             found = _compile(*row)

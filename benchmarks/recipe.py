@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks import peer_weights, peers
-from toklip_jax.training.objectives import MAX_LOGIT_SCALE, TokLIPObjective
+from toklip_jax.tasks.contrast import MAX_LOGIT_SCALE
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig
 
 

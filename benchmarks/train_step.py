@@ -18,14 +18,16 @@ import numpy as np
 
 from benchmarks.timing import Case, alternate, compare, judged, machine
 from benchmarks.weights import random_params
-from toklip_jax.chips import chip
-from toklip_jax.flops import count_flops
-from toklip_jax.models.config import Compute, TextConfig, VisionConfig
-from toklip_jax.models.sizes import TOKLIP_SIZES, so400m
-from toklip_jax.models.toklip import TokLIPConfig
-from toklip_jax.models.vq import LlamaGenConfig
-from toklip_jax.sharding import make_mesh, put_batch
-from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.costs.chips import chip
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.siglip.sizes import so400m
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import make_mesh, put_batch
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import cast_frozen, partition, place
 from toklip_jax.training.step import create_state, jit_step, make_step

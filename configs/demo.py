@@ -6,10 +6,9 @@ tower. Trained on six drawing styles, judged on a seventh.
 
 from ml_collections import ConfigDict, FieldReference
 
-from toklip_jax.models.config import TextConfig, VisionConfig
+from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.serialization import config_to_dict
-from toklip_jax.models.teacher import TeacherConfig
-from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
 
 SIZE, CONTEXT, VOCABULARY, WIDTH = 48, 16, 2048, 128
 

@@ -87,9 +87,10 @@ def _newest(workdir):
 
 def child(event, after, delay, flags):
     """A run that kills itself `delay` seconds after `event` has begun for the `after`-th time."""
-    from toklip_jax.checkpoint import Checkpoints
     from toklip_jax.main import main as run
-    from toklip_jax.training import loop, stages
+    from toklip_jax.run import stages
+    from toklip_jax.training import loop
+    from toklip_jax.training.checkpoints import Checkpoints
 
     left = [int(after)]
 

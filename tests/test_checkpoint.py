@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.checkpoint import Checkpoints, keep_once
+from toklip_jax.training.checkpoints import Checkpoints, restore_or_save_frozen
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
 
@@ -129,19 +129,19 @@ def test_where_no_checkpoint_can_be_read_all_stay_where_they_are(tmp_path):
 
 
 def test_what_is_kept_once_is_not_cast_silently(tmp_path):
-    keep_once(tmp_path / "frozen", {"a": jnp.ones(3, jnp.bfloat16)})
+    restore_or_save_frozen(tmp_path / "frozen", {"a": jnp.ones(3, jnp.bfloat16)})
     with pytest.raises(ValueError, match=r"a: saved .*bfloat16.* wanted .*float32"):
-        keep_once(tmp_path / "frozen", {"a": jnp.ones(3)})
+        restore_or_save_frozen(tmp_path / "frozen", {"a": jnp.ones(3)})
 
 
 def test_what_never_changes_is_kept_once(tmp_path):
     first = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
-    keep_once(tmp_path / "frozen", first)
-    again = keep_once(tmp_path / "frozen", jax.tree.map(jnp.zeros_like, first))
+    restore_or_save_frozen(tmp_path / "frozen", first)
+    again = restore_or_save_frozen(tmp_path / "frozen", jax.tree.map(jnp.zeros_like, first))
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(first), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-    assert keep_once(tmp_path / "nothing", {}) == {}
+    assert restore_or_save_frozen(tmp_path / "nothing", {}) == {}
     assert not (tmp_path / "nothing").exists()
 
 

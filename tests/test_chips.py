@@ -2,7 +2,7 @@
 
 import pytest
 
-from toklip_jax.chips import chip
+from toklip_jax.costs.chips import chip
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax import losses
-from toklip_jax.contrastive import contrastive_loss
+from toklip_jax.losses import plain as losses
+from toklip_jax.losses.contrastive import contrastive_loss
 from toklip_jax.ops.normalize import l2_normalize
 
 BLOCKS = (0, 5, 8, 24)  # 24 rows: all at once, ragged, a third, exactly all
@@ -41,8 +41,20 @@ def largest_difference(kind, block):
         return jax.jit(fn)(*inputs[:-1])
 
     want = both(plain)
-    got = both(lambda *xs: contrastive_loss(*xs, block=block))
+    got = both(lambda *xs: distributed(*xs, block=block))
     return max(jax.tree.leaves(jax.tree.map(_difference, got, want)))
+
+
+def distributed(kind, image, text, scale, bias=None, token_ids=None, block=0):
+    return contrastive_loss(
+        kind,
+        image,
+        text,
+        logit_scale=scale,
+        logit_bias=bias,
+        token_ids=token_ids,
+        block=block,
+    )
 
 
 def _difference(got, want):
@@ -75,11 +87,11 @@ def test_devices_change_neither_value_nor_gradient_and_hold_their_rows_only():
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="expected a contrastive loss of"):
-        contrastive_loss("hinge", *features()[:3])
+        distributed("hinge", *features()[:3])
 
 
 def _on_devices():
-    from toklip_jax.sharding import make_mesh
+    from toklip_jax.parallel.sharding import make_mesh
 
     jax.config.update("jax_default_matmul_precision", "highest")
     for count in (1, 2, 4, 8):
@@ -98,7 +110,7 @@ def _expect_no_whole_logits(mesh):
     image, text, scale, *_ = features(64)
     with jax.set_mesh(mesh):
         for block, want in ((0, "f32[8,64]"), (16, "f32[8,16]")):
-            fn = jax.grad(lambda *xs, n=block: contrastive_loss("softmax", *xs, block=n), (0, 1))
+            fn = jax.grad(lambda *xs, n=block: distributed("softmax", *xs, block=n), (0, 1))
             text_of = jax.jit(fn).lower(image, text, scale).compile().as_text()
             assert want in text_of
             assert "f32[64,64]" not in text_of

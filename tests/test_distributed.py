@@ -11,7 +11,7 @@ import threading
 import jax
 import pytest
 
-from toklip_jax import distributed
+from toklip_jax.parallel import start as distributed
 
 PREFIXES = ("TOKLIP_", "SLURM_", "TPU_", "MEGASCALE_", "CUDA_VISIBLE", "JAX_COORD", "GCE_METADATA")
 EXPLICIT = {"TOKLIP_COORDINATOR": "host0:1234", "TOKLIP_NUM_PROCESSES": "4"}

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax import ShapeDtypeStruct as Shape
 
-from toklip_jax.flops import count_flops
-from toklip_jax.models.config import Compute
-from toklip_jax.models.transformer import Stack, TransformerConfig
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.nn.config import Compute
+from toklip_jax.nn.transformer import Stack, TransformerConfig
 
 X, W = Shape((4, 8), jnp.float32), Shape((8, 16), jnp.float32)
 PRODUCT = 2 * 4 * 8 * 16

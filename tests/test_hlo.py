@@ -2,7 +2,7 @@
 
 import pytest
 
-from toklip_jax.hlo import find_collectives, memory_traffic
+from toklip_jax.planning.hlo import find_collectives, memory_traffic
 
 # ruff: noqa: E501 (lines as XLA prints them)
 LOOP = """HloModule jit_step, is_scheduled=true

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from toklip_jax import main as command
-from toklip_jax.models.config import Compute
-from toklip_jax.plan import Plan, abstract_objective, largest_batch, main
+from toklip_jax.nn.config import Compute
+from toklip_jax.planning.plan import Plan, abstract_objective, largest_batch, main
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "training" / "tiny_run.py"

@@ -12,15 +12,15 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jax.sharding import PartitionSpec as P
 
-from toklip_jax.models.build import init_params
-from toklip_jax.models.config import Compute
-from toklip_jax.models.sizes import TOKLIP_SIZES
-from toklip_jax.sharding import (
+from toklip_jax.models.registry import init_params
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import (
     AXES,
     BATCH_AXES,
     constrain,
     make_mesh,
-    on_rows,
+    map_sharded_rows,
     put_batch,
     shardings,
 )
@@ -98,7 +98,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
 def test_without_a_mesh_a_constraint_is_nothing():
     x = jnp.zeros((2, 3))
     assert constrain(x, BATCH_AXES, "tensor") is x
-    assert on_rows(lambda rows, whole: rows, x, x) is x
+    assert map_sharded_rows(lambda rows, whole: rows, x, x) is x
 
 
 ON_EIGHT_DEVICES = """

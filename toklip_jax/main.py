@@ -5,8 +5,8 @@ import sys
 
 from absl import flags
 
-from toklip_jax import command_line
-from toklip_jax.run import run
+from toklip_jax.cli import command_line
+from toklip_jax.run.run import run
 from toklip_jax.training.faults import Preempted
 
 

@@ -30,7 +30,8 @@ def load():
 
 @pytest.fixture(scope="module")
 def sizes():
-    from toklip_jax.models.sizes import TOKLIP_SIZES, tiny
+    from toklip_jax.models.siglip.sizes import tiny
+    from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 
     return dataclasses.replace(TOKLIP_SIZES["tiny"], has_logit_bias=False), tiny(False)
 
@@ -131,8 +132,8 @@ def test_gpu_suite_imports_nothing_that_its_machines_lack():
 
 def test_random_weights_keep_activations_in_range(load, sizes):
     """Neither vanishing nor growing, so that arithmetic is as costly as with trained weights."""
-    from toklip_jax.models.config import Compute
-    from toklip_jax.models.token_encoder import TokenEncoder
+    from toklip_jax.models.toklip.token_encoder import TokenEncoder
+    from toklip_jax.nn.config import Compute
 
     encoder = TokenEncoder(sizes[0].vision, Compute())
     codes = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 8)), jnp.float32)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import toklip_jax
-from toklip_jax.convert import read_weights
-from toklip_jax.convert.__main__ import main
-from toklip_jax.convert.reader import read_checkpoint
+from toklip_jax.cli.convert import main
 from toklip_jax.files import write_safetensors
+from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.read import read_weights
 
 FILES = [
     "toklip_tiny/checkpoint.pt",

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.convert import read_weights
-from toklip_jax.convert.__main__ import main
+from toklip_jax.cli.convert import main
 from toklip_jax.files import write_safetensors
-from toklip_jax.models.build import param_shapes
-from toklip_jax.models.inception import Inception, InceptionConfig
+from toklip_jax.models.inception.config import InceptionConfig
+from toklip_jax.models.inception.model import Inception
+from toklip_jax.models.registry import param_shapes
+from toklip_jax.weights.read import read_weights
 
 
 def draw(index, name, shape):

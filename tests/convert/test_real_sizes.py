@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from toklip_jax.convert.families import FAMILIES, find_family
-from toklip_jax.convert.infer import Hints
-from toklip_jax.convert.rules import reverse_names, to_jax, torch_shape
-from toklip_jax.models.build import param_shapes
-from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES
+from toklip_jax.files.rules import reverse_names, to_jax, torch_shape
+from toklip_jax.models.base import Hints
+from toklip_jax.models.registry import find_family, param_shapes
+from toklip_jax.models.siglip.sizes import SIZES as TEACHER_SIZES
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 
 
 def recorded(golden, name):
@@ -22,8 +22,8 @@ def recorded(golden, name):
 CASES = {
     "keys_256": ("toklip", TOKLIP_SIZES["toklip_s_256"]),
     "keys_384": ("toklip", TOKLIP_SIZES["toklip_l_384"]),
-    "teacher_keys_256": ("siglip2", TEACHER_SIZES["siglip2_so400m_256"]),
-    "teacher_keys_384": ("siglip2", TEACHER_SIZES["siglip2_so400m_384"]),
+    "teacher_keys_256": ("teacher", TEACHER_SIZES["siglip2_so400m_256"]),
+    "teacher_keys_384": ("teacher", TEACHER_SIZES["siglip2_so400m_384"]),
 }
 
 
@@ -31,17 +31,18 @@ CASES = {
 def test_sizes_are_inferred_and_no_key_is_left_on_either_side(golden, name):
     family_name, size = CASES[name]
     tensors = recorded(golden, name)
-    assert find_family(tensors) == family_name
-    family = FAMILIES[family_name]
-    config = family.infer(tensors, Hints())
+    family = find_family(tensors)
+    assert family.name == family_name
+    config = family.keys.infer(tensors, Hints(), "")
     assert config == size
     shapes = param_shapes(config)
-    names = reverse_names(family.rules, shapes)
+    rules = family.keys.rules(config, "", "")
+    names = reverse_names(rules, shapes)
     carried = {n for n in tensors if n.endswith("codebook_used")}
     assert set(names) | carried == set(tensors)
     assert len(names) == len(shapes)
     for torch_name, path in names.items():
-        rule = next(r for r in family.rules if r.target and matches(r.target, path))
+        rule = next(r for r in rules if r.target and matches(r.target, path))
         assert torch_shape(rule.pattern, shapes[path]) == tensors[torch_name].shape, torch_name
 
 
@@ -61,12 +62,13 @@ def test_all_faults_come_in_one_report(golden):
     del tensors["text.ln_final.bias"]
     tensors["text.ln_final.weight"] = np.zeros((7,), np.float32)
     tensors["text.extra"] = np.zeros((1,), np.float32)
-    family = FAMILIES["siglip2"]
-    shapes = param_shapes(TEACHER_SIZES["siglip2_so400m_256"])
+    config = TEACHER_SIZES["siglip2_so400m_256"]
+    rules = find_family(tensors).keys.rules(config, "", "")
+    shapes = param_shapes(config)
     small = {k: v for k, v in tensors.items() if k.startswith("text.ln_final") or "extra" in k}
     shapes = {k: v for k, v in shapes.items() if k.startswith("text_tower/norm")}
     with pytest.raises(ValueError, match="3 keys don't fit") as error:
-        to_jax(small, family.rules, shapes)
+        to_jax(small, rules, shapes)
     for part in (
         "missing: text.ln_final.bias",
         "misshaped: text.ln_final.weight is (7,), expected (1152,)",

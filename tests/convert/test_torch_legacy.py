@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from toklip_jax.convert.reader import read_checkpoint
-from toklip_jax.convert.torch_zip import UnsafeFileError
+from toklip_jax.files.torch_zip import UnsafeFileError
+from toklip_jax.weights.checkpoint_file import read_checkpoint
 
 
 @pytest.fixture

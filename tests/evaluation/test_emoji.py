@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores
-from toklip_jax.evaluation.emoji import (
+from toklip_jax.demo.names import (
     EmojiTask,
     Pictures,
     chance_row,
@@ -14,6 +13,7 @@ from toklip_jax.evaluation.emoji import (
     largest_group_row,
     pixel_neighbour_row,
 )
+from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores
 from toklip_jax.evaluation.tables import figure_label, results_table
 from toklip_jax.evaluation.zeroshot import build_classifier
 from toklip_jax.metrics import Estimate, to_unit_range

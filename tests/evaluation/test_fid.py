@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.convert import read_weights
 from toklip_jax.evaluation.fid import (
     URL,
     Reference,
@@ -19,8 +18,10 @@ from toklip_jax.evaluation.fid import (
     write_statistics,
 )
 from toklip_jax.metrics import Frechet
-from toklip_jax.models.inception import Inception, InceptionConfig
-from toklip_jax.weights import Weights, save_weights
+from toklip_jax.models.inception.config import InceptionConfig
+from toklip_jax.models.inception.model import Inception
+from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights.read import read_weights
 
 TINY = InceptionConfig(image_size=75, divisor=16)
 COMMAND = "python -m toklip_jax.convert to-jax pt_inception-2015-12-05-6726825d.pth inception"

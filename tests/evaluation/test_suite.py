@@ -19,12 +19,15 @@ from toklip_jax.evaluation.fid import Reference, write_statistics
 from toklip_jax.evaluation.subject import PREFIXES, Subject
 from toklip_jax.evaluation.suite import Result, Suite, flat_figures
 from toklip_jax.metrics import Estimate, Gaussian
-from toklip_jax.models.config import Compute, TextConfig, VisionConfig
-from toklip_jax.models.inception import Inception, InceptionConfig
-from toklip_jax.models.teacher import ImageTower
-from toklip_jax.models.toklip import TokLIP, TokLIPConfig
-from toklip_jax.models.vq import LlamaGenConfig
-from toklip_jax.sharding import make_mesh
+from toklip_jax.models.inception.config import InceptionConfig
+from toklip_jax.models.inception.model import Inception
+from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.siglip.model import ImageTower
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.model import TokLIP
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import make_mesh
 
 SIZE, CLASSES = 16, ("red", "green", "blue")
 VQ = LlamaGenConfig(

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.convert import read_weights
-from toklip_jax.losses import codebook_loss, commitment_loss, entropy_loss
-from toklip_jax.models.build import build_model
-from toklip_jax.models.config import Compute
-from toklip_jax.models.toklip import similarity
+from toklip_jax.models.registry import build_model
+from toklip_jax.models.toklip.model import similarity
+from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.weights.read import read_weights
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -209,11 +208,10 @@ def test_vq_training_losses_equal_the_recorded_ones(name, prefix, golden):
     images = np.load(golden(f"{name}/inputs.npz"))["image_nhwc"]
     weights = read_weights(golden(f"{name}/checkpoint.safetensors"), is_l2_normalised=not prefix)
     out, _ = run(weights, images)
-    np.testing.assert_allclose(codebook_loss(out.latents, out.code_vectors), want["vq_loss"], 1e-5)
-    commitment = 0.25 * commitment_loss(out.latents, out.code_vectors)
-    np.testing.assert_allclose(commitment, want["commit_loss"], 1e-5)
-    entropy = 0.1 * entropy_loss(out.latents, out.codebook)
-    np.testing.assert_allclose(entropy, want["entropy_loss"], 1e-5)
+    np.testing.assert_allclose(out.losses["codebook"].mean(), want["vq_loss"], 1e-5)
+    np.testing.assert_allclose(0.25 * out.losses["commitment"].mean(), want["commit_loss"], 1e-5)
+    between, _ = run(weights, out.latents, "between_rows")
+    np.testing.assert_allclose(0.1 * between["entropy"], want["entropy_loss"], 1e-5)
     # The recorded figure counts the usage buffer's initial zeros as a use of code 0.
     used = np.union1d(np.asarray(out.ids), [0])
     assert len(used) / weights.config.codebook_size == want["codebook_usage"]

@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.models.build import build_model, init_params, param_shapes
-from toklip_jax.models.config import REMATS, Compute, VisionConfig
-from toklip_jax.models.layout import to_scanned, to_unrolled
-from toklip_jax.models.resize import resize_model
+from toklip_jax.models.llamagen.sizes import SIZES as VQ_SIZES
+from toklip_jax.models.registry import build_model, init_params, param_shapes
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
-from toklip_jax.models.sizes import TEACHER_SIZES, TOKLIP_SIZES, VQ_SIZES
-from toklip_jax.models.token_encoder import TokenEncoder
-from toklip_jax.models.transformer import layer_norm
+from toklip_jax.models.siglip.config import VisionConfig
+from toklip_jax.models.siglip.sizes import SIZES as TEACHER_SIZES
+from toklip_jax.models.toklip.resize import resize_model
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.models.toklip.token_encoder import TokenEncoder
+from toklip_jax.nn.config import REMATS, Compute
+from toklip_jax.nn.layout import to_scanned, to_unrolled
+from toklip_jax.nn.transformer import layer_norm
 from toklip_jax.ops.activations import activation
 
 pytestmark = pytest.mark.usefixtures("highest_precision")

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.models.config import Compute, VisionConfig
-from toklip_jax.models.resize import resize_model
-from toklip_jax.models.sizes import TOKLIP_SIZES
-from toklip_jax.models.token_encoder import TokenEncoder
-from toklip_jax.models.toklip import TokLIP
-from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.siglip.config import VisionConfig
+from toklip_jax.models.toklip.model import TokLIP
+from toklip_jax.models.toklip.resize import resize_model
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.models.toklip.token_encoder import TokenEncoder
+from toklip_jax.nn.config import Compute
 
 CONFIG = VisionConfig(32, 1, 4, image_size=64, pool="flatten")
 

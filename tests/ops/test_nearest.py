@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from toklip_jax.ops.nearest import IMPLEMENTATIONS, nearest_code, squared_distances
-from toklip_jax.plan import topology_devices
-from toklip_jax.sharding import on_rows
+from toklip_jax.parallel.sharding import map_sharded_rows
+from toklip_jax.planning.plan import topology_devices
 
 FAST = [None, "blocked", "pallas_tpu", "pallas_gpu"]
 LIMIT = 16 * 2**20  # bytes beside arguments and result
@@ -181,5 +181,7 @@ def test_the_tpu_kernel_compiles_within_16_mib(topology):
     mesh = jax.sharding.Mesh(devices.reshape(2, 2), ("data", "fsdp"), axis_types=types)
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, 8), (32, 8))]
     with jax.set_mesh(mesh):
-        compiled = jax.jit(lambda rows, codes: on_rows(nearest_code, rows, codes)).lower(*shapes)
+        compiled = jax.jit(lambda rows, codes: map_sharded_rows(nearest_code, rows, codes)).lower(
+            *shapes
+        )
         assert "tpu_custom_call" in compiled.compile().as_text()

@@ -17,20 +17,20 @@ def test_bilinear_resize_equals_the_recorded_one(golden):
 
 def test_position_table_of_the_same_size_is_returned_as_it_is():
     table = jax.random.normal(jax.random.key(0), (16, 3))
-    np.testing.assert_array_equal(resample_positions(table, 4), table)
+    np.testing.assert_array_equal(resample_positions(table, (4, 4)), table)
 
 
 def test_resampled_positions_keep_row_major_order_and_constants():
     rows = jnp.repeat(jnp.arange(6.0), 6)[:, None]  # grows down the rows only
-    grid = resample_positions(rows, 9).reshape(9, 9)
+    grid = resample_positions(rows, (9, 9)).reshape(9, 9)
     np.testing.assert_allclose(grid, jnp.broadcast_to(grid[:, :1], (9, 9)), atol=1e-5)
     assert (jnp.diff(grid[:, 0]) > 0).all()
-    np.testing.assert_allclose(resample_positions(jnp.ones((16, 2)), 7), 1, atol=1e-6)
+    np.testing.assert_allclose(resample_positions(jnp.ones((16, 2)), (7, 7)), 1, atol=1e-6)
 
 
 def test_positions_that_are_no_square_are_refused():
     with pytest.raises(ValueError, match="square"):
-        resample_positions(jnp.zeros((15, 2)), 4)
+        resample_positions(jnp.zeros((15, 2)), (4, 4))
 
 
 def test_normalised_vectors_have_length_one_and_zero_stays_finite_in_gradient():

@@ -9,12 +9,12 @@ import PIL.Image
 import pytest
 
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
-from toklip_jax.models.build import param_shapes
-from toklip_jax.models.config import TextConfig, VisionConfig
-from toklip_jax.models.toklip import TokLIPConfig
-from toklip_jax.models.vq import LlamaGenConfig
+from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.registry import param_shapes
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.report import write_report
-from toklip_jax.weights import Weights, save_weights
+from toklip_jax.weights.directory import Weights, save_weights
 
 SIZE, CODES, CLASSES = 64, 64, ("red & <b>round</b>", "green", "blue")
 PHRASE = "a round red thing"

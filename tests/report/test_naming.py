@@ -8,13 +8,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from toklip_jax.api import load
 from toklip_jax.report import write_report
 from toklip_jax.report.gallery import Gallery, Pool, make_gallery
 from toklip_jax.report.markup import tag
 from toklip_jax.report.naming import are_right, naming_section
 from toklip_jax.report.output import Output
 from toklip_jax.report.phrases import Phrases
-from toklip_jax.tokenizer import load
 
 RIGHT = '<span class="right" role="img" aria-label="right">✓</span>'
 TITLES = ("Half-moon", "", "sun!", "HALFMOON")

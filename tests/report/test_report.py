@@ -12,11 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from toklip_jax.data.artwork import Concept
-from toklip_jax.data.emoji import EmojiSet
 from toklip_jax.data.sources import EmojiSource
+from toklip_jax.demo.artwork import Concept
+from toklip_jax.demo.emoji import EmojiSet
 from toklip_jax.evaluation.published import published_like
-from toklip_jax.models.sizes import TOKLIP_SIZES
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.report import write_report
 from toklip_jax.report.__main__ import main
 from toklip_jax.report.charts import confused_labels

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.models.config import Compute
-from toklip_jax.models.sizes import TINY_TEXT, TOKLIP_SIZES, tiny
-from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.models.siglip.sizes import TINY_TEXT, tiny
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import gradients
 

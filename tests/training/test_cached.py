@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.flops import count_flops
-from toklip_jax.models.config import Compute
-from toklip_jax.models.sizes import TINY_TEXT, TOKLIP_SIZES, tiny
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.models.siglip.sizes import TINY_TEXT, tiny
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
+from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.training.cached import CACHED, cached_rows, idle_parameters
-from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.tasks.toklip.cached import CACHED, cached_rows, idle_parameters
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import fill, partition, shapes_of, split
 from toklip_jax.training.step import create_state, gradients, make_step

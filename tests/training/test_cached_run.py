@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from toklip_jax import main as command
-from toklip_jax.checkpoint import keep_once
-from toklip_jax.convert import read_weights
 from toklip_jax.data.cache import load_header
-from toklip_jax.encode import encode
-from toklip_jax.plan import plan
+from toklip_jax.planning.plan import plan
+from toklip_jax.run.encode import encode
 from toklip_jax.training import loop
+from toklip_jax.training.checkpoints import restore_or_save_frozen
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.training.workdir import open_workdir
-from toklip_jax.weights import Weights, save_weights
+from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights.read import read_weights
 
 CONFIG = pathlib.Path(__file__).parent / "tiny_run.py"
 leave_random_weights = runpy.run_path(str(CONFIG))["leave_random_weights"]
@@ -71,7 +71,9 @@ def test_a_run_from_a_cache_has_the_losses_of_one_from_images(made, tmp_path, mo
     path, images, cache = made
     kept = []
     monkeypatch.setattr(
-        loop, "keep_once", lambda at, tree: kept.append(tree) or keep_once(at, tree)
+        loop,
+        "restore_or_save_frozen",
+        lambda at, tree: kept.append(tree) or restore_or_save_frozen(at, tree),
     )
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -1,5 +1,6 @@
 """The loop and the step, on an objective small enough to check by hand."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -11,27 +12,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.checkpoint import Checkpoints
-from toklip_jax.sharding import make_mesh, shardings
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import make_mesh, shardings
+from toklip_jax.tasks.contrast import MAX_LOGIT_SCALE, clamp_logit_scale
+from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.logging import line, read_metrics
-from toklip_jax.training.loop import LoopConfig, Surroundings, train
-from toklip_jax.training.objectives import MAX_LOGIT_SCALE, Encoded, Objective, clamp_logit_scale
+from toklip_jax.training.loop import LoopConfig, LoopContext, train
+from toklip_jax.training.objective import Encoded, Objective
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, scale_by_layer
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step
 
 
+@dataclasses.dataclass(frozen=True)
 class Line(Objective):
     """y = a x + b: fits the slope `a`; `b` is frozen."""
 
-    trainable = ("slope/a",)
+    trainable: tuple[str, ...] = ("slope/a",)
+    compute: Compute = Compute()
 
     def init(self, rng):
         return {"slope": {"a": jnp.zeros(()), "b": jnp.float32(1)}}
 
     def encode(self, params, batch, rng):
         error = params["slope"]["a"] * batch["x"] + params["slope"]["b"] - batch["y"]
-        return Encoded({}, jnp.mean(error**2), {"noise": jax.random.normal(rng)})
+        weight = jnp.float32(len(error))
+        return Encoded({}, jnp.sum(error**2), weight, {"noise": weight * jax.random.normal(rng)})
 
 
 def batches(start):
@@ -46,7 +52,7 @@ def fit(
     *,
     source=batches,
     optimizer=None,
-    surroundings=None,
+    context=None,
     objective=None,
     **loop,
 ):
@@ -55,9 +61,7 @@ def fit(
     config = LoopConfig(steps, **{"log_every": 1, "save_every": 10, **loop})
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     params = objective.init(jax.random.key(0))
-    return train(
-        *(objective, params, source, optimizer, config, mesh, directory), surroundings=surroundings
-    )
+    return train(*(objective, params, source, optimizer, config, mesh, directory), context=context)
 
 
 def test_it_fits_what_trains_and_leaves_the_rest(tmp_path):
@@ -231,7 +235,7 @@ def test_waiting_for_data_counts_where_no_step_runs_meanwhile(objective, is_wait
 
 
 def test_a_profile_is_written_of_the_steps_asked_for(tmp_path):
-    fit(tmp_path, 6, surroundings=Surroundings(profile=(2, 4)))
+    fit(tmp_path, 6, context=LoopContext(profile=(2, 4)))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
@@ -246,7 +250,7 @@ def test_bad_samples_above_the_share_end_the_run_with_their_list(tmp_path):
 
 def test_a_checkpoint_of_another_config_is_refused_unless_allowed(tmp_path, capsys):
     def of(seed, steps, **fields):
-        return fit(tmp_path, steps, surroundings=Surroundings(description={"seed": seed}, **fields))
+        return fit(tmp_path, steps, context=LoopContext(description={"seed": seed}, **fields))
 
     of(0, 10)
     with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
@@ -256,10 +260,10 @@ def test_a_checkpoint_of_another_config_is_refused_unless_allowed(tmp_path, caps
 
 
 def test_a_best_metric_that_no_evaluation_has_is_refused(tmp_path):
-    judged = Surroundings(evaluate=lambda params: {"validation/r1": 0.5})
+    judged = LoopContext(evaluate=lambda params: {"validation/r1": 0.5})
     with pytest.raises(ValueError, match=r"expected loop.best of \['validation/r1'\], got 'r1'"):
-        fit(tmp_path / "a", 4, surroundings=judged, evaluate_every=2, best="r1")
-    fit(tmp_path / "b", 4, surroundings=judged, evaluate_every=2, best="validation/r1")
+        fit(tmp_path / "a", 4, context=judged, evaluate_every=2, best="r1")
+    fit(tmp_path / "b", 4, context=judged, evaluate_every=2, best="validation/r1")
     assert [r["step"] for r in read_metrics(tmp_path / "b" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
@@ -273,9 +277,9 @@ def test_wandb_gets_what_the_log_has_and_a_resumed_run_is_the_same_run(tmp_path,
         )
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    asked = Surroundings(wandb={"project": "toklip"})
-    fit(tmp_path / "run" / "stage", 2, surroundings=asked)
-    fit(tmp_path / "run" / "stage", 3, surroundings=asked)
+    asked = LoopContext(wandb={"project": "toklip"})
+    fit(tmp_path / "run" / "stage", 2, context=asked)
+    fit(tmp_path / "run" / "stage", 3, context=asked)
     starts = [call for call in calls if isinstance(call, dict)]
     assert [call["project"] for call in starts] == ["toklip", "toklip"]
     assert starts[0]["id"] == starts[1]["id"] == "run-train"

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.convert import read_weights
-from toklip_jax.convert.maps import TOKLIP
-from toklip_jax.convert.reader import read_checkpoint
-from toklip_jax.convert.rules import to_torch
-from toklip_jax.models.config import Compute
-from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.files.rules import to_torch
+from toklip_jax.models.registry import TOKLIP
+from toklip_jax.nn.config import Compute
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig, decay_mask
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step
+from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.read import read_weights
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -57,7 +57,8 @@ def record(golden):
 
 def torch_names(params):
     flat = flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
-    return {name: np.asarray(array) for name, array in to_torch(flat, TOKLIP, {}).items()}
+    rules = TOKLIP.keys.rules(TOKLIP.sizes["tiny"], "", "")
+    return {name: np.asarray(array) for name, array in to_torch(flat, rules, {}).items()}
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import chex
 import numpy as np
 import pytest
 
-from toklip_jax.convert import read_weights
 from toklip_jax.training.logging import read_metrics
+from toklip_jax.weights.read import read_weights
 
 TESTS = pathlib.Path(__file__).parents[1]
 CONFIG = TESTS / "training" / "tiny_run.py"

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from toklip_jax.models.config import Compute, TextConfig, VisionConfig
+from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.serialization import config_to_dict
-from toklip_jax.models.teacher import TeacherConfig
-from toklip_jax.models.vq import LlamaGenConfig
-from toklip_jax.training.objectives import TeacherObjective, VQObjective
-from toklip_jax.weights import Weights, save_weights
+from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
+from toklip_jax.nn.config import Compute
+from toklip_jax.tasks.teacher.objective import TeacherObjective
+from toklip_jax.tasks.vq.objective import VQObjective
+from toklip_jax.weights.directory import Weights, save_weights
 
 SIZE, CONTEXT, VOCABULARY = 16, 6, 32
 VQ = LlamaGenConfig(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from toklip_jax.core.fields import from_fields
 from toklip_jax.data import pipeline
 from toklip_jax.data.cache import PickCrop
 from toklip_jax.data.decode import Decode
@@ -14,7 +15,6 @@ from toklip_jax.data.pipeline import Batch, Source
 from toklip_jax.data.sources import build_source, cache_directories, is_raw, source_texts
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer, train_tokenizer
 from toklip_jax.data.transforms import Chain, PickCaption, ShiftAndScale, Transform
-from toklip_jax.fields import build
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +146,10 @@ def training_transform(
         fixed = {"image_size": image_size, "is_training": True, "tokenizer": tokenizer}
         # A config that went through JSON has lists.
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in augment.items()}
-        return build(Decode, fields, "augment", **fixed)
+        return from_fields(Decode, fields, "augment", **fixed)
     if cache_directories(config):
         return PickCrop()  # they are what the augmentation left
     transforms: list[Transform] = [PickCaption()] if has_text else []
     if augment:
-        transforms.append(build(ShiftAndScale, augment, "augment"))
+        transforms.append(from_fields(ShiftAndScale, augment, "augment"))
     return Chain(*transforms)

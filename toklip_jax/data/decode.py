@@ -8,11 +8,11 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int32
 
+from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.images import random_resized_crop, shortest_side_crop, squash
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
-from toklip_jax.fields import known
 
 RECIPE_SCALE = (0.9, 1.0)  # of the released recipe's random crop
 # Of a picture that is evaluated: the released training scripts squash, the evaluation scripts crop.
@@ -50,7 +50,7 @@ class Decode:
                 f"expected image_size of at least 1 and scale within (0, 1], got "
                 f"{self.image_size} and {self.scale}"
             )
-        known("resize", self.resize, RESIZES)
+        check_name("resize", self.resize, RESIZES)
 
     def __call__(self, record: Sample, rng: np.random.Generator) -> Sample:
         """Returns the sample of a record: `image` bytes, `text` str or bytes, `label` int.

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
+from toklip_jax.core.fields import check_name
 from toklip_jax.data.paths import read_bytes
 from toklip_jax.data.records import read_image_bytes
-from toklip_jax.fields import known
 
 
 class KarpathySource:
@@ -37,7 +37,7 @@ class KarpathySource:
         rows = _read(annotations)
         try:
             splits = sorted({row["split"] for row in rows})
-            known(f"a split of {annotations}", split, splits)
+            check_name(f"a split of {annotations}", split, splits)
             rows = [row for row in rows if row["split"] == split]
             self._names = [_name(row) for row in rows]
             self._texts = [_captions(row, num_captions) for row in rows]

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from toklip_jax.core.fields import check_name
 from toklip_jax.data.array_record import ArrayRecordSource
 from toklip_jax.data.cache import CacheSource
-from toklip_jax.data.captions import all_captions, caption_table
-from toklip_jax.data.emoji import EmojiSet, named_split
 from toklip_jax.data.image_folder import ImageFolderSource
 from toklip_jax.data.karpathy import KarpathySource
 from toklip_jax.data.mixture import Mixture
@@ -21,7 +20,8 @@ from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.tfds import TfdsSource
 from toklip_jax.data.transforms import Sample
 from toklip_jax.data.webdataset import WebDatasetSource
-from toklip_jax.fields import known
+from toklip_jax.demo.captions import all_captions, caption_table
+from toklip_jax.demo.emoji import EmojiSet, named_split
 
 # Of the styles whose pictures may be shown.
 ATTRIBUTIONS = {"Twtr": "Twemoji, © Twitter, Inc and other contributors, CC BY 4.0"}
@@ -92,10 +92,10 @@ def build_source(config: Mapping[str, Any], tokenizer: TextTokenizer | None = No
     """
     arguments = dict(config)
     kind = arguments.pop("kind", None)
-    build = SOURCES[known("kind", kind, list(SOURCES))]
+    build = SOURCES[check_name("kind", kind, list(SOURCES))]
     parameters = list(inspect.signature(build).parameters)
     for name in arguments:
-        known(f"argument of {kind}", name, [p for p in parameters if p != "tokenizer"])
+        check_name(f"argument of {kind}", name, [p for p in parameters if p != "tokenizer"])
     if "tokenizer" in parameters:
         arguments["tokenizer"] = tokenizer
     return build(**arguments)
@@ -156,7 +156,7 @@ def emoji(
         size: in pixels.
         num_captions: drawn per concept, by `seed`; training picks among them.
     """
-    known("part", part, ["train", "test", "references"])
+    check_name("part", part, ["train", "test", "references"])
     parts = named_split(split, size)
     pictures = getattr(parts, part)
     table = tokenizer and caption_table(pictures.concepts, tokenizer, num_captions, seed)

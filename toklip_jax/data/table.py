@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
+from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import base_name, file_system, is_local
 from toklip_jax.data.records import label_of, read_image_bytes
-from toklip_jax.fields import known
 
 
 class TableSource:
@@ -98,7 +98,7 @@ def _read_parquet(path, columns):
         except pyarrow.ArrowInvalid as error:
             raise ValueError(f"expected a Parquet file, got {path}: {error}") from error
         for column in columns:
-            known(f"a column of {path}", column, table.schema_arrow.names)
+            check_name(f"a column of {path}", column, table.schema_arrow.names)
         return table.read(columns)
 
 
@@ -110,7 +110,7 @@ def _read_csv(path, columns, delimiter):
         head = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n")
     names = [name.strip('"') for name in head.split(delimiter)]
     for column in columns:
-        known(f"a column of {path}", column, names)
+        check_name(f"a column of {path}", column, names)
     # Bytes: a caption of digits stays text, and one that isn't UTF-8 spoils its own row only.
     types = dict.fromkeys(columns, pyarrow.binary())
     convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=columns)

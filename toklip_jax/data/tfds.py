@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from toklip_jax.fields import known
+from toklip_jax.core.fields import check_name
 
 
 class TfdsSource:
@@ -88,9 +88,9 @@ def _builder(directory, name, data_dir):
 def _rows(builder, split, features):
     import tensorflow_datasets as tfds
 
-    known(f"a split of {builder.name}", split.split("[")[0], builder.info.splits)
+    check_name(f"a split of {builder.name}", split.split("[")[0], builder.info.splits)
     for feature in features.values():
-        known(f"a feature of {builder.name}", feature, builder.info.features)
+        check_name(f"a feature of {builder.name}", feature, builder.info.features)
     decoders = {features["image"]: tfds.decode.SkipDecoding()}
     try:
         return builder.as_data_source(split, decoders=decoders)

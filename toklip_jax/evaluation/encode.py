@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import tqdm
 
-from toklip_jax.distributed import from_all, from_main, is_main_host
-from toklip_jax.sharding import put_batch, to_host
+from toklip_jax.parallel.hosts import broadcast_from_main, gather_from_hosts, is_main_host
+from toklip_jax.parallel.sharding import put_batch, to_host
 
 logger = logging.getLogger(__name__)
 SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
@@ -52,7 +52,7 @@ class Parts:
 
     def count(self) -> int:
         """Returns how many parts there are from the first on without a gap, on every host."""
-        return from_main(self._count() if is_main_host() else 0)
+        return broadcast_from_main(self._count() if is_main_host() else 0)
 
     def read(self, part: int) -> Encoded:
         """Reads a part; of host 0's use."""
@@ -152,7 +152,7 @@ def _count_skipped(problems) -> dict[str, int]:
     for key, cause in problems:
         logger.warning("skipped %s: %s", key, cause)
     here = dict(collections.Counter(cause for _, cause in problems))
-    return _add(from_all(here))
+    return _add(gather_from_hosts(here))
 
 
 def _add(counts) -> dict[str, int]:

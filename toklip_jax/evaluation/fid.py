@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
-from toklip_jax.models.inception import Inception, InceptionConfig, InceptionFeatures
+from toklip_jax.models.inception.config import InceptionConfig
+from toklip_jax.models.inception.model import Inception, InceptionFeatures
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"

@@ -6,14 +6,7 @@ is made of pixels. All but the teacher's can be had from a cache of ids.
 
 import dataclasses
 
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    want,
-)
+from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig, Sources, want
 from toklip_jax.evaluation.probe import knn, linear_probe
 from toklip_jax.evaluation.subject import Subject
 

@@ -6,24 +6,12 @@ give, as when an autoregressive model has written so far.
 
 import dataclasses
 
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    want,
-)
+from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig, Sources, want
 from toklip_jax.evaluation.label_maps import label_rows
 from toklip_jax.evaluation.probe import knn, linear_probe
 from toklip_jax.evaluation.prompt_sets import templates
 from toklip_jax.evaluation.subject import PREFIXES, Subject
-from toklip_jax.evaluation.zeroshot import (
-    accuracy_in_blocks,
-    class_rows,
-    prompt_means,
-    prompts,
-)
+from toklip_jax.evaluation.zeroshot import accuracy_in_blocks, class_rows, prompt_means, prompts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import functools
 import importlib.resources
 import os
 
+from toklip_jax.core.fields import check_name
 from toklip_jax.data.paths import read_bytes
-from toklip_jax.fields import known
 
 CLASS_LISTS = ("imagenet", "imagenet_a", "imagenet_r")
 # ImageNet-v2 and ImageNet-Sketch have the classes of ImageNet.
@@ -112,7 +112,7 @@ def _read_lines(what, path, names):
         data = read_bytes(os.path.expanduser(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         if not _is_path(path):
-            known(f"a text file or {what}", path, names)
+            check_name(f"a text file or {what}", path, names)
         raise FileNotFoundError(
             f"expected a text file of {what}, or one of {list(names)}, found no file {path}"
         ) from None

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
-from toklip_jax.models.sizes import VQ_16, so400m
-from toklip_jax.models.toklip import TokLIPConfig
+from toklip_jax.models.llamagen.sizes import VQ_16
+from toklip_jax.models.siglip.sizes import so400m
+from toklip_jax.models.toklip.config import TokLIPConfig
 
 SOURCES = "TokLIP: arXiv 2505.05422. SigLIP 2: arXiv 2502.14786."
 

@@ -15,12 +15,14 @@ from jaxtyping import Array, Float
 
 from toklip_jax.evaluation.fid import inception_features
 from toklip_jax.metrics import psnr, ssim
-from toklip_jax.models.config import Compute, TextConfig, VisionConfig
-from toklip_jax.models.inception import InceptionConfig
-from toklip_jax.models.teacher import ImageTower
-from toklip_jax.models.text_tower import TextTower
-from toklip_jax.models.toklip import TokLIP, TokLIPConfig
-from toklip_jax.models.vq import VQConfig
+from toklip_jax.models.inception.config import InceptionConfig
+from toklip_jax.models.registry import VQConfig, build_model
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.siglip.model import ImageTower
+from toklip_jax.models.siglip.text_tower import TextTower
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.model import TokLIP
+from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.ops.resample import resize_images
 
@@ -226,7 +228,7 @@ class _Made:
     def _vq(self, method, inputs):
         if self._subject.toklip:
             return self._toklip(method, inputs)
-        module = self._subject.vq.build(self._subject.compute)
+        module = build_model(self._subject.vq, self._subject.compute)
         return module.apply({"params": self._params["vq"]}, inputs, method=method)
 
     def _toklip(self, method, *inputs):

@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data import pipeline
 from toklip_jax.data.decode import RESIZES, Decode
 from toklip_jax.data.sources import build_source, is_raw
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.distributed import from_main, is_main_host
+from toklip_jax.demo.names import Emoji
 from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig
-from toklip_jax.evaluation.emoji import Emoji
 from toklip_jax.evaluation.encode import Encoded, Parts, encode, text_batches
 from toklip_jax.evaluation.meaning import Meaning
 from toklip_jax.evaluation.prefix import Prefix
@@ -30,8 +30,8 @@ from toklip_jax.evaluation.reconstruction import Reconstruct
 from toklip_jax.evaluation.retrieval import Retrieval
 from toklip_jax.evaluation.subject import NEED_PIXELS, Subject
 from toklip_jax.evaluation.zeroshot import ZeroShot
-from toklip_jax.fields import build, known
 from toklip_jax.metrics import Estimate
+from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
 
 KINDS = {
     "emoji": Emoji,
@@ -113,7 +113,7 @@ class Suite:
         self._image_size, self._tokenizer = image_size, tokenizer
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = -(-batch_size // ways) * ways
-        self._num_workers, self._resize = num_workers, known("resize", resize, RESIZES)
+        self._num_workers, self._resize = num_workers, check_name("resize", resize, RESIZES)
         self._sources: dict[str, Any] = {}
 
     def run(
@@ -212,7 +212,7 @@ class Suite:
                 Encodings(self._subject, sources, rows, texts, has_baselines)
             )
             plain = _result(self._kinds[name], judgement, mine).to_plain()
-        return Result.from_plain(from_main(plain))
+        return Result.from_plain(broadcast_from_main(plain))
 
     @functools.cache  # noqa: B019 - as long as the suite
     def _function(self, outputs: Outputs) -> Callable[..., dict[str, jax.Array]]:
@@ -238,9 +238,9 @@ def make(name: str, section: Mapping[str, Any]) -> Evaluation:
     """
     if "kind" not in section:
         raise ValueError(f"expected a kind in evaluations.{name}, got {sorted(section)}")
-    kind = known(f"evaluations.{name}.kind", section["kind"], KINDS)
+    kind = check_name(f"evaluations.{name}.kind", section["kind"], KINDS)
     fields = {field: value for field, value in section.items() if field != "kind"}
-    return build(KINDS[kind], fields, f"evaluations.{name}")
+    return from_fields(KINDS[kind], fields, f"evaluations.{name}")
 
 
 def flat_figures(results: Mapping[str, Result]) -> dict[str, float]:

@@ -1,44 +1,34 @@
 """Model configs as plain json data, for saving beside weights."""
 
 import dataclasses
+from typing import Any
 
-from toklip_jax.models.config import TextConfig, VisionConfig
-from toklip_jax.models.inception import InceptionConfig
-from toklip_jax.models.teacher import TeacherConfig
-from toklip_jax.models.toklip import TokLIPConfig
-from toklip_jax.models.vq import VQ_KINDS
-
-KINDS = {
-    "toklip": TokLIPConfig,
-    "teacher": TeacherConfig,
-    "vision": VisionConfig,
-    "text": TextConfig,
-    "inception": InceptionConfig,
-    **VQ_KINDS,
-}
-NAMES = {cls: name for name, cls in KINDS.items()}
+from toklip_jax.models.registry import registered
 
 
-def config_to_dict(config) -> dict:
+def config_to_dict(config: Any) -> dict[str, Any]:
     """Returns the fields of a model's config, nested configs included, each with its `kind`."""
+    names = {cls: name for name, cls in _kinds().items()}
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     plain = {
         name: config_to_dict(value) if dataclasses.is_dataclass(value) else value
         for name, value in fields.items()
     }
-    return {"kind": NAMES[type(config)], **plain}
+    return {"kind": names[type(config)], **plain}
 
 
-def config_from_dict(data: dict):
+def config_from_dict(data: dict[str, Any]) -> Any:
     """Returns the config that `config_to_dict` described.
 
     Raises:
-        ValueError: unknown kind or field: the data come from another version.
+        ValueError: an unknown kind or field: the data come from another version, or from a package
+            that is not imported.
     """
+    kinds = _kinds()
     kind = data.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"expected a config of kind {sorted(KINDS)}, got {kind!r}")
-    cls = KINDS[kind]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"expected a config of kind {sorted(kinds)}, got {kind!r}")
+    cls = kinds[kind]
     fields = {name: value for name, value in data.items() if name != "kind"}
     if unknown := set(fields) - {f.name for f in dataclasses.fields(cls)}:
         raise ValueError(
@@ -46,6 +36,14 @@ def config_from_dict(data: dict):
             f"the weights may come from a newer version"
         )
     return cls(**{name: _from_plain(value) for name, value in fields.items()})
+
+
+def _kinds():
+    """The types of configs, and of configs within them, by their `kind`."""
+    kinds = {}
+    for family in registered():
+        kinds |= {family.name: family.config, **family.parts}
+    return kinds
 
 
 def _from_plain(value):

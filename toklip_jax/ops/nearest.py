@@ -9,11 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.ops.nearest_blocked import (
-    scores_of,
-    search_in_blocks,
-    squares_of,
-)
+from toklip_jax.ops.nearest_blocked import scores_of, search_in_blocks, squares_of
 from toklip_jax.ops.nearest_pallas import search_on_gpu, search_on_tpu
 
 

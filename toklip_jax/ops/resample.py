@@ -1,11 +1,14 @@
 """Resampling of images and of learned position tables."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from toklip_jax.ops.grids import square_grid
 
 
 def resize_images(
@@ -44,20 +47,29 @@ def _tf1_positions(old, new):
     return low, np.minimum(low + 1, old - 1), at - low.astype(np.float32)
 
 
-def resample_positions(table: Float[Array, "n d"], size: int) -> Float[Array, "m d"]:
-    """Resamples a square table of learned positions to `size` x `size` positions, in float32.
+def resample_positions(
+    table: Float[Array, "n d"], grid: Sequence[int], old_grid: Sequence[int] | None = None
+) -> Float[Array, "m d"]:
+    """Resamples a table of learned positions to another grid, in float32.
 
     Antialiased bicubic (Keys, a = -0.5), as timm resamples such tables. Row-major on both sides.
 
+    Args:
+        grid: places along each side.
+        old_grid: of the table; square unless given.
+
     Raises:
-        ValueError: the table is not square.
+        ValueError: the table has not as many rows as its grid has places.
     """
     n, d = table.shape
-    side = math.isqrt(n)
-    if side * side != n:
-        raise ValueError(f"expected a square position table, got {n} positions")
-    if side == size:
+    old_grid = tuple(old_grid) if old_grid is not None else square_grid(n)
+    if math.prod(old_grid) != n or len(old_grid) != len(grid):
+        raise ValueError(
+            f"expected a position table of the grid {old_grid} to resample to {tuple(grid)}, got "
+            f"{n} positions"
+        )
+    if old_grid == tuple(grid):
         return table
-    grid = table.astype(jnp.float32).reshape(side, side, d)
-    grid = jax.image.resize(grid, (size, size, d), "cubic", antialias=True)
-    return grid.reshape(size * size, d).astype(table.dtype)
+    places = table.astype(jnp.float32).reshape(*old_grid, d)
+    places = jax.image.resize(places, (*grid, d), "cubic", antialias=True)
+    return places.reshape(-1, d).astype(table.dtype)

@@ -5,8 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from toklip_jax.run.stages import STAGE_PREFIX, model_path
 from toklip_jax.training.logging import METRICS_NAME, read_metrics
-from toklip_jax.training.stages import STAGE_PREFIX, model_path
 
 CONFIG, RESULTS = "config.json", "results.json"
 

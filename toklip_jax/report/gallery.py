@@ -9,13 +9,13 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float, Int, UInt8
 
+from toklip_jax.api import Tokenizer
 from toklip_jax.data import pipeline
 from toklip_jax.data.build import build_source
 from toklip_jax.data.decode import Decode
 from toklip_jax.data.pipeline import Source
 from toklip_jax.data.sources import is_raw
 from toklip_jax.evaluation.retrieval import nearest_keys
-from toklip_jax.tokenizer import Tokenizer
 
 NUM_IMAGES = 8  # shown large
 NUM_SEARCHED = 1000  # where neighbours are looked for

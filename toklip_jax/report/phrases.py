@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float
 
+from toklip_jax.api import Tokenizer
 from toklip_jax.evaluation.batches import map_batches
-from toklip_jax.tokenizer import Tokenizer
 
 MAX_PHRASES = 4000
 MAX_DIRECTIONS = 128  # with MAX_PHRASES and 1,024 tokens a picture, below 5 MB of base64

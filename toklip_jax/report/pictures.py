@@ -7,7 +7,7 @@ import numpy as np
 
 from toklip_jax.evaluation.figures import reconstruction_grid
 from toklip_jax.metrics import psnr, to_unit_range
-from toklip_jax.models.config import square_side
+from toklip_jax.ops.grids import square_grid
 from toklip_jax.report.gallery import NUM_NEIGHBOURS, Gallery, Pool
 from toklip_jax.report.markup import Child, Markup, tag
 from toklip_jax.report.output import Output
@@ -163,7 +163,7 @@ def _scale(colors, low, high):
 
 
 def _grid(ids, colors, title) -> Markup:
-    side = square_side(len(ids))
+    side = square_grid(len(ids))[0]
     cells = []
     for place, (code, color) in enumerate(zip(ids, colors, strict=True)):
         y, x = divmod(place, side)
@@ -195,7 +195,7 @@ def _first(ids, count=8):
 def _canvas(gallery, i, output):
     name = gallery.names[i]
     image = output.picture(gallery.images[i], name, largest=MAP_PIXELS)
-    side = square_side(gallery.ids.shape[1])
+    side = square_grid(gallery.ids.shape[1])[0]
     canvas = tag("canvas", width=side, height=side, role="img", aria_label=f"Map of {name}",
                  data_image=i, data_title=name)  # fmt: skip
     over = tag("div", image, canvas, class_="over")
@@ -205,7 +205,7 @@ def _canvas(gallery, i, output):
 def _static_maps(gallery, maps, output):
     """Maps of the first phrases, for readers without a script, and as files."""
     parts = []
-    side = square_side(gallery.ids.shape[1])
+    side = square_grid(gallery.ids.shape[1])[0]
     for p, phrase in enumerate(maps.phrases[:NUM_STATIC]):
         figures = []
         for i, name in enumerate(gallery.names):

@@ -8,7 +8,7 @@ from typing import Any
 from toklip_jax.evaluation.published import SOURCES, published_like
 from toklip_jax.evaluation.tables import NOTHING, figure_label, format_cell
 from toklip_jax.metrics import Estimate
-from toklip_jax.models.toklip import TokLIPConfig
+from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import tag
 from toklip_jax.report.page import Section, table

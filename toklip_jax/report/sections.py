@@ -10,12 +10,7 @@ from jaxtyping import Int
 
 from toklip_jax.evaluation.tables import figure_label
 from toklip_jax.metrics import CodeUsage
-from toklip_jax.report.charts import (
-    code_histogram,
-    confused_labels,
-    confusion_matrix,
-    curve,
-)
+from toklip_jax.report.charts import code_histogram, confused_labels, confusion_matrix, curve
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import tag
 from toklip_jax.report.output import Output

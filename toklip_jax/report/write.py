@@ -4,8 +4,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from toklip_jax.convert import read_weights
-from toklip_jax.models.toklip import TokLIPConfig
+from toklip_jax.api import Tokenizer
+from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.report.files import Run, read_run
 from toklip_jax.report.gallery import Gallery, make_gallery
 from toklip_jax.report.header import header
@@ -27,8 +27,8 @@ from toklip_jax.report.sections import (
     training_section,
     usage_section,
 )
-from toklip_jax.tokenizer import Tokenizer
-from toklip_jax.weights import Weights
+from toklip_jax.weights.directory import Weights
+from toklip_jax.weights.read import read_weights
 
 # What sections need images, by anchor and title; the page says of each why it is missing.
 PICTURES = {

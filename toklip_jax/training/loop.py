@@ -10,14 +10,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from toklip_jax.checkpoint import Checkpoints, keep_once
+from toklip_jax.costs.flops import count_flops
 from toklip_jax.data.health import BadSamples
-from toklip_jax.flops import count_flops
-from toklip_jax.models.config import Compute
-from toklip_jax.sharding import put_batch, shardings
+from toklip_jax.parallel.sharding import put_batch, shardings
+from toklip_jax.training.checkpoints import Checkpoints, restore_or_save_frozen
 from toklip_jax.training.faults import Preempted, Preemption, SkippedSteps
 from toklip_jax.training.logging import RunLog
-from toklip_jax.training.objectives import Objective
+from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.speed import Speed
 from toklip_jax.training.state import (
@@ -80,7 +79,7 @@ class LoopConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Surroundings:
+class LoopContext:
     """What a loop is given besides the task itself.
 
     Attributes:
@@ -90,8 +89,7 @@ class Surroundings:
         allow_change: go on from a checkpoint of another config, after printing the differences.
         profile: steps [first, last) of which a profile is written.
         wandb: arguments of `wandb.init`; empty for none.
-        compute: frozen towers are kept in its dtype.
-        idle: paths of frozen parameters that no step uses, such as the teacher's where its features
+        unused: paths of frozen parameters that no step uses, such as the teacher's where its features
             are cached: they come onto the devices for evaluations only.
     """
 
@@ -101,8 +99,7 @@ class Surroundings:
     allow_change: bool = False
     profile: tuple[int, int] | None = None
     wandb: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    compute: Compute = dataclasses.field(default_factory=Compute)
-    idle: Collection[str] = ()
+    unused: Collection[str] = ()
 
 
 def train(
@@ -114,7 +111,7 @@ def train(
     mesh: jax.sharding.Mesh,
     directory: str | pathlib.Path,
     seed: int = 0,
-    surroundings: Surroundings | None = None,
+    context: LoopContext | None = None,
 ) -> Params:
     """Trains until `config.steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -130,34 +127,36 @@ def train(
         Preempted: told to stop by SIGTERM; all is saved.
         FloatingPointError, ValueError: too many steps not finite, too many bad samples.
     """
-    surroundings = surroundings or Surroundings()
-    loop = _Loop(objective, optimizer, config, mesh, pathlib.Path(directory), surroundings)
+    context = context or LoopContext()
+    loop = _Loop(objective, optimizer, config, mesh, pathlib.Path(directory), context)
     return loop.run(params, batches, seed)
 
 
 class _Loop:
-    def __init__(self, objective, optimizer, config, mesh, directory, surroundings):
+    def __init__(self, objective, optimizer, config, mesh, directory, context):
         self.objective, self.optimizer, self.config = objective, optimizer, config
-        self.mesh, self.directory, self.surroundings = mesh, directory, surroundings
+        self.mesh, self.directory, self.context = mesh, directory, context
 
     def run(self, params, batches, seed) -> Params:
-        config = self.config
+        config, rules = self.config, self.objective.sharding
         trainable, untouched = partition(params, self.objective.trainable)
-        state = _create(place(trainable, self.mesh), self.optimizer, config.steps, self.mesh)
-        self.idle, frozen = split(untouched, self.surroundings.idle)
+        state = self._create(place(trainable, self.mesh, rules))
+        self.unused, frozen = split(untouched, self.context.unused)
         frozen = self._frozen(frozen)
         self.directory.mkdir(parents=True, exist_ok=True)
         kept_in = self.directory
         if config.checkpoints:
-            kept_in = epath.Path(config.checkpoints) / self.surroundings.title
-        # A run may go on from a cache, which leaves some of them idle, or the other way round.
-        frozen = keep_once(kept_in / ("frozen_of_cache" if self.idle else "frozen"), frozen)
+            kept_in = epath.Path(config.checkpoints) / self.context.title
+        # A run may go on from a cache, which leaves some of them unused, or the other way round.
+        frozen = restore_or_save_frozen(
+            kept_in / ("frozen_of_cache" if self.unused else "frozen"), frozen
+        )
         step = make_step(
             *(self.objective, self.optimizer, config.steps, seed, config.accumulation),
-            shapes_of(self.idle),
+            shapes_of(self.unused),
         )
-        self.step = jit_step(step, self.mesh, state, frozen)
-        described = dict(self.surroundings.description)
+        self.step = jit_step(step, self.mesh, state, frozen, rules)
+        described = dict(self.context.description)
         with Checkpoints(
             *(kept_in / "checkpoints", config.keep, config.keep_every, config.best),
             described,
@@ -165,7 +164,7 @@ class _Loop:
             if checkpoints.latest_step is not None:
                 state = checkpoints.restore(state)
                 theirs = checkpoints.describe(int(state.step))
-                check_same(str(kept_in), theirs, described, self.surroundings.allow_change)
+                check_same(str(kept_in), theirs, described, self.context.allow_change)
             start = int(state.step)
             if start < config.steps:
                 stream = batches(start)
@@ -177,16 +176,24 @@ class _Loop:
                     _close(stream)
         return merge(state.params if state.ema is None else state.ema, untouched)
 
+    def _create(self, trainable) -> TrainState:
+        def create(params):
+            return create_state(params, self.optimizer, self.config.steps)
+
+        shapes = jax.eval_shape(create, trainable)
+        placement = shardings(shapes, self.mesh, self.objective.sharding)
+        return jax.jit(create, out_shardings=placement)(trainable)
+
     def _frozen(self, params) -> Params:
-        return place(cast_frozen(params, self.surroundings.compute), self.mesh)
+        objective = self.objective
+        cast = cast_frozen(params, objective.compute, objective.full_precision)
+        return place(cast, self.mesh, objective.sharding)
 
     def _train(self, state, frozen, stream, bad, start, checkpoints) -> TrainState:
         config, total = self.config, self.config.steps
         skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
-        profile = _Profile(self.surroundings.profile, self.directory / "profile")
-        log = RunLog(
-            *(self.directory, self.surroundings.title, total, start), self.surroundings.wandb
-        )
+        profile = _Profile(self.context.profile, self.directory / "profile")
+        log = RunLog(*(self.directory, self.context.title, total, start), self.context.wandb)
         speed = metrics = None
         with log, Preemption() as preemption, profile:
             for done in range(start + 1, total + 1):
@@ -236,8 +243,8 @@ class _Loop:
         every = self.config.evaluate_every
         if not every or (done % every and done != self.config.steps):
             return {}
-        everything = merge(self._frozen(self.idle), frozen)
-        figures = self.surroundings.evaluate(
+        everything = merge(self._frozen(self.unused), frozen)
+        figures = self.context.evaluate(
             merge(state.params if state.ema is None else state.ema, everything)
         )
         if self.config.best and self.config.best not in figures:
@@ -245,11 +252,9 @@ class _Loop:
         return figures
 
     def _flops(self, state, frozen, batch) -> float:
-        compute = dataclasses.replace(self.surroundings.compute, remat="none")
-        if not hasattr(self.objective, "compute"):
-            return 0.0
+        compute = dataclasses.replace(self.objective.compute, remat="none")
         plain = dataclasses.replace(self.objective, compute=compute)
-        step = make_step(plain, self.optimizer, self.config.steps, idle=shapes_of(self.idle))
+        step = make_step(plain, self.optimizer, self.config.steps, unused=shapes_of(self.unused))
         abstract = jax.tree.map(_abstract, (state, frozen, batch))
         with jax.set_mesh(self.mesh):
             return float(count_flops(step, *abstract))
@@ -287,14 +292,6 @@ def batch_leaf(batch: Mapping[str, Any]) -> Any:
 
 def _abstract(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _create(trainable: Params, optimizer: OptimizerConfig, steps: int, mesh) -> TrainState:
-    def create(params):
-        return create_state(params, optimizer, steps)
-
-    lies = shardings(jax.eval_shape(create, trainable), mesh)
-    return jax.jit(create, out_shardings=lies)(trainable)
 
 
 def _close(stream):

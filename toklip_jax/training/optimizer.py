@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-WITHOUT_DECAY = ("bias", "scale", "logit_scale", "logit_bias")  # vectors and scalars
-EMBEDDINGS = r"(mapping|patch_embed|pos_embed|token_embed)(/|$)"  # what stands below all blocks
+WITHOUT_DECAY = ("bias", "scale")  # vectors, however many axes heads and layers give them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,14 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> Callable[[Any], 
     return schedule
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Returns optax's AdamW with our schedule and decay mask."""
+def make_optimizer(
+    config: OptimizerConfig, total_steps: int, embeddings: Sequence[str] = ()
+) -> optax.GradientTransformation:
+    """Returns optax's AdamW with our schedule and decay mask.
+
+    Args:
+        embeddings: see `scale_by_layer`.
+    """
     adamw = optax.adamw(
         learning_rate(config, total_steps),
         b1=config.beta1,
@@ -67,21 +72,27 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(adamw)
     if config.layer_decay != 1:
-        parts.append(scale_by_layer(config.layer_decay))
+        parts.append(scale_by_layer(config.layer_decay, embeddings))
     return optax.chain(*parts) if len(parts) > 1 else adamw
 
 
-def scale_by_layer(decay: float) -> optax.GradientTransformation:
+def scale_by_layer(decay: float, embeddings: Sequence[str] = ()) -> optax.GradientTransformation:
     """Returns a transformation that multiplies updates by `decay` once for each layer above.
 
     Weight decay is part of the update, so it is scaled alike. Layers may be stacked or not.
+
+    Args:
+        embeddings: patterns of a tower's parameters that stand below its first block.
     """
 
     def update(updates, state, params=None):
         del params
         flat = flax.traverse_util.flatten_dict(updates, sep="/")
         depths = _depths(flat)
-        scaled = {name: _scale_layers(name, value, depths, decay) for name, value in flat.items()}
+        below = re.compile(rf"({'|'.join(embeddings)})(/|$)") if embeddings else None
+        scaled = {
+            name: _scale_layers(name, value, depths, decay, below) for name, value in flat.items()
+        }
         return flax.traverse_util.unflatten_dict(scaled, sep="/"), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -97,7 +108,7 @@ def _depths(flat):
     return depths
 
 
-def _scale_layers(name, value, depths, decay):
+def _scale_layers(name, value, depths, decay, below):
     for tower, depth in depths.items():
         rest = name.removeprefix(f"{tower}/") if tower else name
         if tower and rest == name:
@@ -107,7 +118,7 @@ def _scale_layers(name, value, depths, decay):
         if rest.startswith("stack/blocks/"):
             powers = decay ** np.arange(depth - 1, -1, -1, dtype=np.float32)
             return value * powers.reshape(-1, *(1,) * (value.ndim - 1))
-        if re.match(EMBEDDINGS, rest):
+        if below and below.match(rest):
             return value * decay**depth
     return value
 
@@ -115,8 +126,9 @@ def _scale_layers(name, value, depths, decay):
 def decay_mask(params: Any) -> Any:
     """Returns True for every parameter that decays.
 
-    By name and not by number of dimensions: a bias here may have axes for heads and layers.
+    Scalars don't, nor do biases and scales: these by name and not by number of dimensions, as a
+    bias here may have axes for heads and layers.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in WITHOUT_DECAY, params
+        lambda path, leaf: bool(leaf.ndim) and path[-1].key not in WITHOUT_DECAY, params
     )

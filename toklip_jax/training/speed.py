@@ -4,7 +4,7 @@ import time
 
 import jax
 
-from toklip_jax.chips import chip
+from toklip_jax.costs.chips import chip
 
 
 class Speed:

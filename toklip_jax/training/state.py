@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toklip_jax.models.config import Compute
-from toklip_jax.sharding import shardings
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import Rules, shardings
 
 Params = dict[str, Any]
 
@@ -37,20 +37,27 @@ class TrainState:
     skipped: Any = 0
 
 
-def cast_frozen(frozen: Params, compute: Compute) -> Params:
-    """Returns frozen parameters in the compute type, which halves what they take; the VQ's stay.
+def cast_frozen(frozen: Params, compute: Compute, full_precision: Sequence[str] = ()) -> Params:
+    """Returns frozen parameters in the compute type, which halves what they take.
 
-    Ids depend on the VQ's precision. The towers would cast at every use; here it is done once.
+    The towers would cast at every use; here it is done once. Scalars stay: rounding a logit scale
+    changes the loss and saves nothing.
+
+    Args:
+        full_precision: patterns of those that stay as they are, such as a VQ tokenizer's.
     """
     dtype = compute.jax_dtype
-    return {
-        name: value if name == "vq" else jax.tree.map(lambda x: x.astype(dtype), value)
-        for name, value in frozen.items()
-    }
+
+    def is_kept(name, x):
+        return not x.ndim or any(re.fullmatch(pattern, name) for pattern in full_precision)
+
+    flat = flax.traverse_util.flatten_dict(frozen, sep="/")
+    cast = {name: x if is_kept(name, x) else x.astype(dtype) for name, x in flat.items()}
+    return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
-def place(params: Params, mesh: jax.sharding.Mesh) -> Params:
-    """Returns parameters laid out over the mesh; each host reads only what its devices hold."""
+def place(params: Params, mesh: jax.sharding.Mesh, rules: Rules = ()) -> Params:
+    """Returns parameters sharded over the mesh; each host reads only what its devices hold."""
 
     def put(x, sharding):
         if isinstance(x, jax.Array):
@@ -58,7 +65,7 @@ def place(params: Params, mesh: jax.sharding.Mesh) -> Params:
         whole = np.asarray(x)  # of a mapped file a view, read slice by slice below
         return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(put, params, shardings(params, mesh))
+    return jax.tree.map(put, params, shardings(params, mesh, rules))
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:
@@ -84,12 +91,12 @@ def split(params: Params, names: Collection[str]) -> tuple[Params, Params]:
     return tuple(flax.traverse_util.unflatten_dict(half, sep="/") for half in halves)
 
 
-def fill(params: Params, idle: Params) -> Params:
-    """Returns `params` with zeros where `idle`, of shapes, says that there is more; traceable.
+def with_zeros(params: Params, unused: Params) -> Params:
+    """Returns `params` with zeros for those of `unused`, which are shapes; traceable.
 
     For models that look at parameters which they don't use: zeros that nothing uses are not made.
     """
-    return merge(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), idle), params)
+    return merge(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unused), params)
 
 
 def shapes_of(params: Params) -> Params:

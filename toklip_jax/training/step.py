@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from toklip_jax.sharding import batch_sharding, shardings
-from toklip_jax.training.objectives import Objective
+from toklip_jax.parallel.sharding import Rules, batch_sharding, shardings
+from toklip_jax.training.objective import Objective, averages
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from toklip_jax.training.state import Params, TrainState, fill, merge
+from toklip_jax.training.state import Params, TrainState, merge, with_zeros
 
 Metrics = dict[str, jax.Array]
 
 
 def create_state(params: Params, config: OptimizerConfig, total_steps: int) -> TrainState:
-    """Returns the state before the first step. Trace it to have it born sharded."""
+    """Returns the state before the first step. Trace it to have it sharded from the start."""
     opt_state = make_optimizer(config, total_steps).init(params)
     ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
     zero = jnp.zeros((), jnp.int32)
@@ -29,7 +29,7 @@ def make_step(
     total_steps: int,
     seed: int = 0,
     accumulation: int = 1,
-    idle: Params | None = None,
+    unused: Params | None = None,
 ) -> Callable[[TrainState, Params, Any], tuple[TrainState, Metrics]]:
     """Returns `step(state, frozen, batch) -> (state, metrics)`, a pure function.
 
@@ -39,13 +39,14 @@ def make_step(
 
     Args:
         accumulation: chunks a batch is taken in; see `gradients`.
-        idle: shapes of frozen parameters that the loss has no use for; `frozen` comes without.
+        unused: shapes of frozen parameters that the loss has no use for; `frozen` comes without.
     """
-    optimizer, schedule = make_optimizer(config, total_steps), learning_rate(config, total_steps)
+    optimizer = make_optimizer(config, total_steps, objective.embeddings)
+    schedule = learning_rate(config, total_steps)
 
     def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        frozen = fill(frozen, idle or {})
+        frozen = with_zeros(frozen, unused or {})
         loss, metrics, grads = gradients(objective, state.params, frozen, batch, rng, accumulation)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = objective.constrain(optax.apply_updates(state.params, updates))
@@ -84,14 +85,16 @@ def gradients(
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return loss, metrics, grads
 
-    def first(chunk):
+    rngs = jax.random.split(rng, chunks)
+
+    def encode_features(chunk):
         batch, rng = chunk
         prepared = objective.prepare(merge(params, frozen), batch)
-        return prepared, objective.encode(merge(params, frozen), prepared, rng).features
+        encoded = objective.encode(merge(params, frozen), prepared, rng)
+        return prepared, encoded.features, encoded.rows, encoded.weight
 
-    rngs = jax.random.split(rng, chunks)
-    prepared, features = jax.lax.map(first, (_split(batch, chunks), rngs))
-    whole = _join(prepared)
+    prepared, features, rows, weights = jax.lax.map(encode_features, (_split(batch, chunks), rngs))
+    whole, weight = _join(prepared) | _join(rows), jnp.sum(weights)
 
     def between_rows(params, features):
         return objective.compare(merge(params, frozen), features, whole)
@@ -99,21 +102,23 @@ def gradients(
     between, (grads, cotangents) = jax.value_and_grad(between_rows, (0, 1), has_aux=True)(
         params, _join(features)
     )
+    share = 1 / jnp.where(weight > 0, weight, 1)
 
-    def second(carry, chunk):
+    def add_chunk(grads, chunk):
         prepared, cotangents, rng = chunk
 
         def encode(params):
             encoded = objective.encode(merge(params, frozen), prepared, rng)
-            return (encoded.features, encoded.loss), encoded.metrics
+            return (encoded.features, encoded.loss_sum), encoded.metrics
 
-        (_, loss), pull, metrics = jax.vjp(encode, params, has_aux=True)
-        (grads,) = pull((cotangents, jnp.float32(1 / chunks)))
-        return jax.tree.map(jnp.add, carry, grads), (loss, metrics)
+        (_, loss_sum), vjp, metrics = jax.vjp(encode, params, has_aux=True)
+        (chunk_grads,) = vjp((cotangents, share))
+        return jax.tree.map(jnp.add, grads, chunk_grads), (loss_sum, metrics)
 
     chunked = prepared, _split(cotangents, chunks), rngs
-    grads, (within, metrics) = jax.lax.scan(second, grads, chunked)
-    return between[0] + jnp.mean(within), jax.tree.map(jnp.mean, metrics) | between[1], grads
+    grads, sums = jax.lax.scan(add_chunk, grads, chunked)
+    loss, metrics = averages(*jax.tree.map(lambda x: jnp.sum(x, axis=0), sums), weight)
+    return loss + between[0], metrics | between[1], grads
 
 
 def _split(tree, chunks):
@@ -135,13 +140,19 @@ def _join(tree):
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
-def jit_step(step: Callable, mesh: jax.sharding.Mesh, state: Any, frozen: Any) -> Callable:
-    """Compiles a step for a mesh: state and frozen parameters sharded, the old state given up."""
+def jit_step(
+    step: Callable, mesh: jax.sharding.Mesh, state: Any, frozen: Any, rules: Rules = ()
+) -> Callable:
+    """Compiles a step for a mesh: state and frozen parameters sharded, the old state given up.
+
+    Args:
+        rules: of the objective's `sharding`.
+    """
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    lies = shardings(state, mesh)
+    placement = shardings(state, mesh, rules)
     return jax.jit(
         step,
-        in_shardings=(lies, shardings(frozen, mesh), batch_sharding(mesh)),
-        out_shardings=(lies, replicated),
+        in_shardings=(placement, shardings(frozen, mesh, rules), batch_sharding(mesh)),
+        out_shardings=(placement, replicated),
         donate_argnums=0,
     )

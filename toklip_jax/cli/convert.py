@@ -1,0 +1,186 @@
+"""`python -m toklip_jax.convert`: inspect, to-jax, to-torch, verify, start."""
+
+import argparse
+import collections
+import pathlib
+import sys
+
+import flax.traverse_util
+import numpy as np
+
+from toklip_jax.files import lazy_stack
+from toklip_jax.models.registry import Hints, find_family
+from toklip_jax.models.serialization import config_to_dict
+from toklip_jax.tasks.toklip.start import start_toklip
+from toklip_jax.weights.checkpoint_file import Checkpoint, read_checkpoint
+from toklip_jax.weights.conversion import (
+    carried_reasons,
+    convert_checkpoint,
+    export_tensors,
+)
+from toklip_jax.weights.directory import Weights, load_weights, save_weights
+from toklip_jax.weights.writer import write_checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, or 2 for what the user can mend."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Says what a file or directory holds."""
+    if args.file.is_dir():
+        weights = load_weights(args.file)
+        print(f"{args.file}: converted weights ({weights.source})")
+        print(f"layout: {'scanned' if weights.is_scanned else 'unrolled'}")
+        _print_arrays(flax.traverse_util.flatten_dict(weights.params, sep="/"))
+        _print_config(weights.config)
+        return 0
+    checkpoint = read_checkpoint(args.file)
+    print(f"{args.file}: {checkpoint.format} file")
+    _print_arrays(checkpoint.tensors)
+    _print_dropped(checkpoint)
+    family = find_family(checkpoint.tensors)
+    print(f"family: {family.title}")
+    _print_config(family.keys.infer(checkpoint.tensors, _hints(args), ""))
+    return 0
+
+
+def to_jax(args: argparse.Namespace) -> int:
+    """Converts a PyTorch file into a directory."""
+    _expect_new(args.out)
+    weights = _read(args.file, args)
+    if args.tokenizer:
+        weights = _with_tokenizer(weights, args.tokenizer)
+    weights = weights.with_layout(args.layout == "scanned", lazy_stack)
+    for name, reason in carried_reasons(weights).items():
+        print(f"kept to be written back: {name}: {reason}")
+    save_weights(args.out, weights)
+    print(f"wrote {args.out}: {weights.source}")
+    return 0
+
+
+def to_torch(args: argparse.Namespace) -> int:
+    """Converts a directory into a PyTorch file."""
+    weights = load_weights(args.directory)
+    write_checkpoint(args.out, export_tensors(weights), weights.file.release)
+    print(f"wrote {args.out}")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compares a PyTorch file with a converted directory, tensor by tensor, to the bit."""
+    checkpoint, weights = read_checkpoint(args.file), load_weights(args.directory)
+    want, got = checkpoint.tensors, export_tensors(weights)
+    faults = [f"only in {args.file}: {name}" for name in want if name not in got]
+    faults += [f"only in {args.directory}: {name}" for name in got if name not in want]
+    for name in sorted(want.keys() & got):
+        if not _same(want[name], got[name]):
+            faults.append(f"differs: {name}")
+        checkpoint.file.release()
+        weights.file.release()
+    if faults:
+        raise ValueError(f"{len(faults)} tensors differ:\n  " + "\n  ".join(faults[:40]))
+    print(f"equal to the bit: {len(want)} tensors")
+    return 0
+
+
+def start(args: argparse.Namespace) -> int:
+    """Makes TokLIP's weights before training from a teacher and a VQ tokenizer."""
+    _expect_new(args.out)
+    teacher = _read(args.teacher, args)
+    if args.tokenizer:
+        teacher = _with_tokenizer(teacher, args.tokenizer)
+    vq = _read(args.vq, args).with_layout(teacher.is_scanned)
+    joined = start_toklip(teacher, vq, is_causal=not args.full_attention, seed=args.seed)
+    print("\n".join(joined.report))
+    save_weights(args.out, joined.weights.with_layout(args.layout == "scanned", lazy_stack))
+    print(f"wrote {args.out}")
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m toklip_jax.convert", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sizes = argparse.ArgumentParser(add_help=False)
+    sizes.add_argument("--num-heads", type=int, help="of the image tower, if no named size fits")
+    sizes.add_argument("--text-num-heads", type=int, help="of the text tower")
+    sizes.add_argument("--full-attention", action="store_true", help="token encoder without mask")
+    sizes.add_argument("--no-l2", action="store_true", help="VQ codebook without L2 normalisation")
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--layout", choices=("scanned", "unrolled"), default="unrolled")
+    out.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
+
+    def add(name, run, *parents, **arguments):
+        command = commands.add_parser(name, parents=parents, help=run.__doc__)
+        for argument, options in arguments.items():
+            command.add_argument(argument, type=pathlib.Path, **options)
+        command.set_defaults(run=run)
+        return command
+
+    add("inspect", inspect, sizes, file={})
+    add("to-jax", to_jax, sizes, out, file={}, out={})
+    add("to-torch", to_torch, directory={}, out={"help": "a new .safetensors or .pt"})
+    add("verify", verify, file={}, directory={})
+    command = add("start", start, sizes, out, teacher={}, vq={}, out={})
+    command.add_argument("--seed", type=int, default=0, help="of the fresh mapping MLP")
+    return parser
+
+
+def _hints(args):
+    is_causal = False if args.full_attention else None
+    return Hints(args.num_heads, args.text_num_heads, is_causal, not args.no_l2)
+
+
+def _read(path, args) -> Weights:
+    if path.is_dir():
+        return load_weights(path)
+    checkpoint = read_checkpoint(path)
+    _print_dropped(checkpoint)
+    return convert_checkpoint(checkpoint, _hints(args))
+
+
+def _with_tokenizer(weights: Weights, source: str) -> Weights:
+    import dataclasses
+
+    path = pathlib.Path(source)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a tokenizer.json at {path}, found nothing")
+    return dataclasses.replace(weights, tokenizer_path=path)
+
+
+def _expect_new(path):
+    if path.exists():
+        raise FileExistsError(f"expected a new directory, got {path}, which exists")
+
+
+def _print_arrays(arrays):
+    count = sum(int(np.prod(x.shape)) for x in arrays.values())
+    size = sum(x.nbytes for x in arrays.values())
+    dtypes = collections.Counter(str(x.dtype) for x in arrays.values())
+    kinds = ", ".join(f"{number} {dtype}" for dtype, number in dtypes.items())
+    print(f"{len(arrays)} tensors ({kinds}), {count:,} numbers, {size / 2**20:,.1f} MiB")
+
+
+def _print_dropped(checkpoint: Checkpoint):
+    for name, reason in checkpoint.dropped.items():
+        print(f"left aside: {name}: {reason}")
+
+
+def _print_config(config):
+    for name, value in config_to_dict(config).items():
+        print(f"{name}: {value}")
+
+
+def _same(a, b):
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    # Compared as bytes: NaN equals itself, and 0 is not -0.
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return np.array_equal(a, b)

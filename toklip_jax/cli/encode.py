@@ -1,0 +1,61 @@
+"""Encodes a data source once, for training that needs neither pixels nor the frozen towers:
+
+    python -m toklip_jax.encode --config=configs/toklip_s_256.py --output=CACHE [--workdir=RUN]
+    python -m toklip_jax.encode --output=CACHE --parquet=DIR [--id_offset=N]
+
+The second exports what is there; `--parquet` beside `--config` does both.
+"""
+
+import functools
+import pathlib
+
+import jax
+from absl import flags
+
+from toklip_jax.cli import command_line
+from toklip_jax.data.cache import expect_complete
+from toklip_jax.data.cache_parquet import export_parquet
+from toklip_jax.parallel.hosts import is_main_host
+from toklip_jax.run.encode import encode
+from toklip_jax.training.faults import Preempted
+
+
+def main(argv: list[str]) -> int:
+    """Parses, encodes, exports; returns the exit status (see `command_line.run_command`)."""
+    command_line.quiet()
+    try:
+        values = command_line.parse(argv, _define, ("output",))
+        config = values.config if values["config"].value is not None else None
+        if config is None and not values.parquet:
+            raise ValueError(
+                "expected --config to encode by or --parquet to export to, got neither"
+            )
+    except ValueError as error:
+        return command_line.report(error)
+    work = functools.partial(_work, values, config)
+    return command_line.run_command(work, config, Preempted, values.traceback)
+
+
+def _work(values, config) -> None:
+    shares = jax.process_index(), jax.process_count()
+    if config is not None:
+        try:
+            header = encode(config, values.output, values.workdir, *shares)
+        except (AttributeError, KeyError) as error:
+            raise ValueError(f"in the config, {str(error).splitlines()[0]}") from error
+        expect_complete(header, values.output)
+        if is_main_host():
+            size = sum(path.stat().st_size for path in pathlib.Path(values.output).iterdir())
+            print(
+                f"{values.output}: {header.num_samples} samples in {header.num_shards} shards, "
+                f"{size / 2**20:,.1f} MiB"
+            )
+    if values.parquet:
+        export_parquet(values.output, values.parquet, values.id_offset, *shares)
+
+
+def _define(values):
+    flags.DEFINE_string("output", None, "the cache's directory", flag_values=values)
+    flags.DEFINE_string("workdir", "", "of the run whose stages are used", flag_values=values)
+    flags.DEFINE_string("parquet", "", "a directory to export to", flag_values=values)
+    flags.DEFINE_integer("id_offset", 0, "added to ids in Parquet", flag_values=values)

@@ -1,0 +1,1 @@
+"""Errors, names and fields, the compile cache: what everything may use."""

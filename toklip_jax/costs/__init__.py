@@ -1,0 +1,1 @@
+"""FLOPs of a program, and what chips can do."""

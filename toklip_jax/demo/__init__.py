@@ -1,0 +1,1 @@
+"""The emoji demo: its data, captions, baselines and evaluation, registered on import."""

@@ -1,0 +1,86 @@
+"""Reads what `torch.save` wrote before torch 1.6, under the same rules as `torch_zip`.
+
+Such a file is five pickles in a row and, behind them, the entries of the storages:
+
+    the magic number; the protocol; a dict that tells the byte order
+    the tree, whose tensors name their storages by key
+    the list of the keys, in the order in which the storages follow
+    for each key: the number of entries, int64, and the entries
+
+(`torch.serialization`, `_legacy_save`; `_use_new_zipfile_serialization=False` still writes it.)
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from toklip_jax.files import MappedFile
+from toklip_jax.files.pickle_data import PersistentId, read_pickle
+from toklip_jax.files.torch_zip import one_clear_error, resolve, shown, storage_id
+
+MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+COUNT = np.dtype("<i8")
+
+
+def is_legacy(path: str | pathlib.Path) -> bool:
+    """Tells whether a file begins as torch's did before 1.6."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def read_torch_legacy(file: MappedFile) -> Any:
+    """Returns what `torch.save` wrote, as `read_torch_zip` does.
+
+    Raises:
+        UnsafeFileError: a pickle names something that runs code.
+        ValueError: damaged, cut off, big-endian, or of an older protocol.
+    """
+    with one_clear_error(file.path):
+        with file.path.open("rb") as stream:
+            stream.seek(len(MAGIC))
+            _check(read_pickle(stream).value, read_pickle(stream).value)
+            tree, keys = read_pickle(stream), read_pickle(stream).value
+            begin = stream.tell()
+        return resolve(tree, _Storages(file, begin, keys, tree.persistent_ids))
+
+
+def _check(protocol, system):
+    if protocol != PROTOCOL:
+        raise ValueError(f"expected protocol {PROTOCOL} of torch.save, got another: re-save it")
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("expected little-endian storages, got big-endian ones: re-save it")
+
+
+class _Storages:
+    """The entries behind the pickles, as views of the mapped file."""
+
+    def __init__(
+        self, file: MappedFile, begin: int, keys: Any, persistent_ids: tuple[PersistentId, ...]
+    ):
+        self.path, self._bytes = file.path, file.bytes
+        self._found: dict[str, np.ndarray] = {}
+        dtypes = {key: dtype for dtype, key, _ in map(storage_id, persistent_ids)}
+        if not isinstance(keys, list) or set(map(type, keys)) - {str} or set(keys) != set(dtypes):
+            raise ValueError("damaged: the list of its storages is not that of its tensors")
+        for key in keys:
+            numel = int(self._take(begin, COUNT, 1)[0])
+            begin += COUNT.itemsize
+            self._found[key] = self._take(begin, dtypes[key], numel)
+            begin += self._found[key].nbytes
+
+    def storage(self, dtype: np.dtype, key: str, numel: int) -> np.ndarray:
+        found = self._found[key]
+        if found.dtype != dtype or len(found) < numel:
+            raise ValueError(
+                f"damaged: storage {shown(key)} should hold {numel} {dtype} and has {len(found)} "
+                f"{found.dtype}"
+            )
+        return found[:numel]
+
+    def _take(self, begin, dtype, numel):
+        size = numel * dtype.itemsize
+        if numel < 0 or begin + size > len(self._bytes):
+            raise ValueError("damaged or cut off: a storage ends past the file")
+        return self._bytes[begin : begin + size].view(dtype)

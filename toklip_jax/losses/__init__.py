@@ -1,0 +1,1 @@
+"""Training losses: plain forms, and contrast over a batch on many devices."""

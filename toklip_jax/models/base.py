@@ -1,0 +1,214 @@
+"""What a model family is to the rest of the package, and what every VQ tokenizer offers."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import numpy as np
+
+from toklip_jax.core.fields import check_name
+from toklip_jax.files.rules import Rule
+from toklip_jax.nn.config import Compute
+
+Tensors = Mapping[str, np.ndarray]  # of a PyTorch file, by name
+ROLES = ("vq", "teacher", "toklip", "inception")
+
+
+@runtime_checkable
+class VQConfig(Protocol):
+    """The frozen config of a VQ tokenizer: all that the rest of the package asks of one.
+
+    The module that its family builds has these methods. Places are in row-major order; an id is
+    int32 [b, n], or [b, n, q] where a place has q ids:
+
+        tokenize(images [b, *size, 3]) -> ids
+        code_vectors(ids) -> float32 [b, n, code_dim], what a token encoder sees
+        detokenize(ids, grid=None) -> images float32 [b, *size, 3], square unless a grid is given
+        encode(images) -> float32 [b, n, code_dim], code vectors through which gradients pass
+            straight to the encoder
+        __call__(images) -> VQOutput, the differentiable path its training uses
+        between_rows(latents, mask) -> the losses that compare rows, by name
+
+    Attributes:
+        codes_per_place: ids that stand at one place of the grid.
+        codebook_sizes: how many values each of them has.
+        code_dim: length of the vector that a place's ids stand for.
+        image_range: of the images' values.
+        resize: how images of another size are resized ("squash" or "crop").
+        licence: tag of the licence that the published weights have, "" where there are none.
+    """
+
+    @property
+    def codes_per_place(self) -> int: ...
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def code_dim(self) -> int: ...
+
+    @property
+    def image_range(self) -> tuple[float, float]: ...
+
+    @property
+    def resize(self) -> str: ...
+
+    @property
+    def licence(self) -> str: ...
+
+    def grid_of(self, *size: int) -> tuple[int, ...]:
+        """Returns the grid of ids of an image (height, width) or a video (frames, height, width).
+
+        Raises:
+            ValueError: the tokenizer does not take this size.
+        """
+        ...
+
+    @property
+    def smallest_size(self) -> tuple[int, ...]:
+        """The smallest (height, width), or (frames, height, width), that has a grid."""
+        ...
+
+
+def ids_shape(config: VQConfig, grid: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of one image's ids: (n,), or (n, q) where a place has q ids."""
+    n = int(np.prod(grid))
+    return (n,) if config.codes_per_place == 1 else (n, config.codes_per_place)
+
+
+@flax.struct.dataclass
+class VQOutput:
+    """One pass through a VQ tokenizer, as its training sees it.
+
+    Attributes:
+        images: reconstructions [b, *size, 3], through the straight-through estimator.
+        ids: int32 [b, n] or [b, n, q].
+        latents: what was quantised, float32 [b, n, c].
+        losses: the quantiser's own, float32 [b] each, by name ("codebook", "commitment").
+    """
+
+    images: jax.Array
+    ids: jax.Array
+    latents: jax.Array
+    losses: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+    """What the shapes of a file's tensors can't tell; None takes it from the named size that fits.
+
+    Attributes:
+        is_l2_normalised: of a VQ codebook; True in all released LlamaGen tokenizers.
+    """
+
+    num_heads: int | None = None
+    text_num_heads: int | None = None
+    is_causal: bool | None = None
+    is_l2_normalised: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignKeys:
+    """The PyTorch files of a family: how to tell one, size it, and map its names both ways.
+
+    Attributes:
+        marks: names that only this family's files hold.
+        infer: `infer(tensors, hints, prefix)` returns the config of the model whose tensors' names
+            begin with `prefix`.
+        rules: `rules(config, source, target)` returns the map from names that begin with `source`
+            to slash paths that begin with `target`.
+    """
+
+    marks: tuple[str, ...]
+    infer: Callable[[Tensors, Hints, str], Any]
+    rules: Callable[[Any, str, str], Sequence[Rule]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of model: one folder, one line in `registry.FAMILIES`.
+
+    Attributes:
+        name: what its config's `kind` is in files.
+        title: for people.
+        role: of `ROLES`; what it can be used as.
+        config: the type of its config, a frozen dataclass.
+        build: `build(config, compute)` returns the Linen module.
+        inputs: `inputs(config)` returns the shapes of what initialisation runs it on.
+        sizes: configs by name.
+        parts: the types of configs within its config, by the `kind` that they have in files.
+        keys: of its PyTorch files, or None.
+        sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
+        embeddings: patterns of parameters that stand below the first block, for layer decay.
+    """
+
+    name: str
+    title: str
+    role: str
+    config: type
+    build: Callable[[Any, Compute], nn.Module]
+    inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
+    sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, type] = dataclasses.field(default_factory=dict)
+    keys: ForeignKeys | None = None
+    sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    embeddings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_name("role", self.role, ROLES)
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Makes a family known by its name.
+
+    Raises:
+        ValueError: another family has the name.
+    """
+    if _FAMILIES.setdefault(family.name, family) is not family:
+        raise ValueError(f"expected a new name for a model family, got {family.name!r} twice")
+    return family
+
+
+def registered() -> list[Family]:
+    """Returns the families in the order of their registration."""
+    return list(_FAMILIES.values())
+
+
+def family_of(config: Any) -> Family:
+    """Returns the family of a model's config.
+
+    Raises:
+        ValueError: it is no registered family's.
+    """
+    for family in _FAMILIES.values():
+        if type(config) is family.config:
+            return family
+    raise ValueError(
+        f"expected the config of {', '.join(_FAMILIES)}, got a {type(config).__name__}: import the "
+        f"module that registers its family"
+    )
+
+
+def find_family(tensors: Tensors, prefix: str = "", role: str | None = None) -> Family:
+    """Returns the family that named tensors are of.
+
+    Args:
+        prefix: that the names begin with.
+        role: look only among the families of this role.
+
+    Raises:
+        ValueError: none; says which there are and what the names look like.
+    """
+    candidates = [f for f in registered() if f.keys and role in (None, f.role)]
+    for family in candidates:
+        if all(prefix + mark in tensors for mark in family.keys.marks):
+            return family
+    known = ", ".join(family.title for family in candidates)
+    some = ", ".join([name for name in tensors if name.startswith(prefix)][:4])
+    raise ValueError(f"expected weights of {known}, got tensors called {some or 'nothing'}, ...")

@@ -1,0 +1,1 @@
+"""The Inception v3 whose features FID compares."""

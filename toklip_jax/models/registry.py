@@ -1,0 +1,90 @@
+"""The one list of model families; `register` adds those of other packages."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from toklip_jax.models.base import (
+    Family,
+    ForeignKeys,
+    Hints,
+    VQConfig,
+    VQOutput,
+    family_of,
+    find_family,
+    ids_shape,
+    register,
+    registered,
+)
+from toklip_jax.models.inception.family import INCEPTION
+from toklip_jax.models.llamagen.family import LLAMAGEN
+from toklip_jax.models.siglip.family import SIGLIP
+from toklip_jax.models.toklip.family import TOKLIP
+from toklip_jax.nn.config import Compute
+
+FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, INCEPTION)
+for _family in FAMILIES:
+    register(_family)
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "ForeignKeys",
+    "Hints",
+    "VQConfig",
+    "VQOutput",
+    "build_model",
+    "family_of",
+    "find_family",
+    "ids_shape",
+    "init_params",
+    "named_size",
+    "param_shapes",
+    "register",
+    "registered",
+]
+
+
+def build_model(config: Any, compute: Compute) -> nn.Module:
+    """Returns the module of a model's config.
+
+    Raises:
+        ValueError: the config of no registered family.
+    """
+    return family_of(config).build(config, compute)
+
+
+def init_params(config: Any, compute: Compute, rng: jax.Array) -> dict[str, Any]:
+    """Returns fresh parameters, float32; traceable."""
+    family = family_of(config)
+    inputs = [jnp.zeros(x.shape, x.dtype) for x in family.inputs(config)]
+    return family.build(config, compute).init(rng, *inputs)["params"]
+
+
+def param_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter by slash path, layers unrolled; computes nothing."""
+    compute = Compute(is_scanned=False)
+    tree = jax.eval_shape(lambda rng: init_params(config, compute, rng), jax.random.key(0))
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def named_size(name: str, role: str) -> Any:
+    """Returns the config that a family of this role has under `name`.
+
+    Raises:
+        ValueError: there is none; says which there are.
+    """
+    sizes = {n: c for f in registered() if f.role == role for n, c in f.sizes.items()}
+    if name not in sizes:
+        raise ValueError(f"expected a size of {sorted(sizes)}, got {name!r}")
+    return sizes[name]
+
+
+def count_params(config: Any) -> int:
+    """Returns the number of a model's parameters."""
+    return sum(math.prod(shape) for shape in param_shapes(config).values())

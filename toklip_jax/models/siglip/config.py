@@ -1,0 +1,96 @@
+"""Sizes of SigLIP 2: its image tower, its text tower, and both."""
+
+import dataclasses
+import math
+
+from toklip_jax.nn.config import TransformerConfig
+
+POOLS = ("map", "flatten")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(TransformerConfig):
+    """An image tower with pooling: the teacher's, or TokLIP's token encoder.
+
+    Attributes:
+        image_size: pixels, the side of a square image, or (height, width), or (frames, height,
+            width) of a video.
+        patch_size: what one token stands for, in the same form.
+        pool: "map", attention pooling, as all released weights; or "flatten" (see `nn.pooling`).
+        mapping_activation: between the two layers that map code vectors to the width.
+    """
+
+    image_size: int | tuple[int, ...] = 256
+    patch_size: int | tuple[int, ...] = 16
+    pool: str = "map"
+    mapping_activation: str = "gelu_erf"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pool not in POOLS:
+            raise ValueError(f"expected a pool of {POOLS}, got {self.pool!r}")
+        for name in ("image_size", "patch_size"):
+            object.__setattr__(self, name, _simplest(getattr(self, name)))
+        size, patch = self.size, _sides(self.patch_size, len(self.size))
+        fits = len(size) == len(patch) and min(*size, *patch) > 0
+        if not fits or any(s % p for s, p in zip(size, patch, strict=True)):
+            raise ValueError(
+                f"expected patch_size to divide image_size, got {self.patch_size} and "
+                f"{self.image_size}"
+            )
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(height, width) of an image, or (frames, height, width) of a video."""
+        return _sides(self.image_size, 2)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Tokens along each side of `size`."""
+        patch = _sides(self.patch_size, len(self.size))
+        return tuple(s // p for s, p in zip(self.size, patch, strict=True))
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(TransformerConfig):
+    """The text tower: no mask, pooled at the last position.
+
+    Attributes:
+        embed_dim: width of its features; 0 for the tower's.
+        tokenizer: hub id of the Hugging Face tokenizer the weights were trained with, if public.
+    """
+
+    vocab_size: int = 256_000
+    context_length: int = 64
+    embed_dim: int = 0
+    tokenizer: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.embed_dim:
+            object.__setattr__(self, "embed_dim", self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """Sizes of a SigLIP 2 model."""
+
+    vision: VisionConfig
+    text: TextConfig
+    has_logit_bias: bool = True
+
+
+def _sides(size: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+    return (size,) * count if isinstance(size, int) else size
+
+
+def _simplest(size):
+    """A square as its side, so that equal sizes are equal however they were given."""
+    if isinstance(size, int):
+        return size
+    sides = tuple(int(side) for side in size)
+    return sides[0] if len(sides) == 2 and sides[0] == sides[1] else sides

@@ -1,0 +1,23 @@
+"""SigLIP 2's named sizes."""
+
+from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
+
+GEMMA_TEXT = TextConfig(1152, 27, 16, tokenizer="timm/ViT-SO400M-16-SigLIP2-256")
+TINY_TEXT = TextConfig(64, 2, 4, vocab_size=512, context_length=16)
+
+
+def so400m(image_size: int, is_causal: bool) -> VisionConfig:
+    """Returns SigLIP's shape-optimised tower of 400 M parameters, with patches of 16 pixels."""
+    return VisionConfig(1152, 27, 16, is_causal=is_causal, image_size=image_size)
+
+
+def tiny(is_causal: bool) -> VisionConfig:
+    """Returns a tower small enough for tests."""
+    return VisionConfig(64, 3, 4, is_causal=is_causal, image_size=64)
+
+
+SIZES = {
+    "siglip2_so400m_256": TeacherConfig(so400m(256, False), GEMMA_TEXT),
+    "siglip2_so400m_384": TeacherConfig(so400m(384, False), GEMMA_TEXT),
+    "tiny": TeacherConfig(tiny(False), TINY_TEXT),
+}

@@ -1,0 +1,1 @@
+"""The mesh, sharding, and programs of several hosts."""

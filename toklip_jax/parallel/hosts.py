@@ -1,0 +1,48 @@
+"""What the processes of a program agree on, and which of them writes."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def is_main_host() -> bool:
+    """Whether this is the process that writes what is written once: process 0."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here; nothing on one process.
+
+    Args:
+        name: says where; processes that meet at different names raise an error.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def agreed(value: bool) -> bool:
+    """Returns process 0's value on all of them: a disk of its own must not part their ways."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(value))
+
+
+def broadcast_from_main(value: Any) -> Any:
+    """Returns host 0's `value`, what json can hold, on every host; all must call it."""
+    return gather_from_hosts(value)[0]
+
+
+def gather_from_hosts(value: Any) -> list[Any]:
+    """Returns every host's `value`, what json can hold, in order; all must call it."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(data), np.int32))
+    padded = np.zeros(int(np.max(sizes)), np.uint8)
+    padded[: len(data)] = data
+    received = np.asarray(multihost_utils.process_allgather(padded))
+    rows = zip(received, np.asarray(sizes).ravel(), strict=True)
+    return [json.loads(row[:size].tobytes()) for row, size in rows]

@@ -1,0 +1,159 @@
+"""The mesh, and the rules that say how parameters are sharded over it."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # what a batch is split over
+BATCH = P(BATCH_AXES)
+AnyMesh = Mesh | AbstractMesh  # of devices, or of the shape alone
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+
+# Path pattern -> axes of the last dimensions; a scanned layout's leading layer axis stays whole.
+# The first match counts, and what matches none is replicated. An axis that does not divide its
+# dimension is dropped, so that one table serves every size.
+RULES = (
+    (r".*/attn/qkv/kernel", ("fsdp", None, "tensor", None)),  # [d, 3, k, e]
+    (r".*/(attn|pool)/proj/kernel", ("tensor", None, "fsdp")),  # [k, e, d]
+    (r".*/pool/q/kernel", ("fsdp", "tensor", None)),  # [d, k, e]
+    (r".*/pool/kv/kernel", ("fsdp", None, "tensor", None)),  # [d, 2, k, e]
+    (r".*/fc1/kernel", ("fsdp", "tensor")),  # [d, hidden]
+    (r".*/fc2/kernel", ("tensor", "fsdp")),  # [hidden, d]
+)
+
+
+def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
+    """Returns a mesh with axes `data`, `fsdp`, `tensor`; one size may be -1 and takes the rest.
+
+    Raises:
+        ValueError: unknown axis, or sizes that don't multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if unknown := set(sizes) - set(AXES):
+        raise ValueError(f"expected mesh axes of {AXES}, got {sorted(unknown)} as well")
+    shape = [sizes.get(axis, 1) for axis in AXES]
+    if shape.count(-1) == 1:
+        shape[shape.index(-1)] = len(devices) // -int(np.prod(shape))
+    if min(shape) < 1 or int(np.prod(shape)) != len(devices):
+        raise ValueError(
+            f"expected mesh sizes that multiply to {len(devices)} devices (one may be -1), got "
+            f"{dict(sizes)}"
+        )
+    # jax.make_mesh lets one axis of a TPU's torus be split over two of ours on v5e only, and
+    # refuses 32 x 8 on a v6e's 16 x 16.
+    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def shardings(tree: Any, mesh: AnyMesh, rules: Rules = ()) -> Any:
+    """Returns the `NamedSharding` of every leaf of parameters, or of a state made of them.
+
+    Args:
+        rules: that go before `RULES`: those of the model family.
+    """
+    rules = (*rules, *RULES)
+
+    def one(path, leaf):
+        name = "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+        return NamedSharding(mesh, _spec(name, leaf.shape, mesh, rules))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
+    """Batches are split over `data` and `fsdp` along their first axis."""
+    return NamedSharding(mesh, BATCH)
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Constrains the sharding of an activation on the mesh of `jax.set_mesh`; without a mesh, or on
+    one device, it returns `x`.
+
+    Args:
+        axes: one entry a dimension: a mesh axis or several, or None, which keeps the dimension
+            whole on every device. Where the devices don't divide a dimension, or an axis is not the
+            compiler's to place (inside `shard_map`), the compiler is left to choose.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
+        return x
+    return jax.lax.with_sharding_constraint(
+        x, P(*(_entry(a, n, mesh) for a, n in zip(axes, x.shape, strict=True)))
+    )
+
+
+def map_sharded_rows(function: Callable[..., Any], rows: jax.Array, *whole: jax.Array) -> Any:
+    """Returns `function(rows, *whole)`, of each device's rows apart where a mesh is in context.
+
+    For what the compiler would not split: loops over rows, and kernels.
+
+    Args:
+        function: row by row; its results have the rows first.
+        rows: split over `data` and `fsdp` along the first axis.
+        whole: what every device has all of.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or _entry(BATCH_AXES, len(rows), mesh) != BATCH_AXES:
+        return function(rows, *whole)
+    specs = (BATCH, *(P() for _ in whole))
+    return jax.shard_map(function, in_specs=specs, out_specs=BATCH, check_vma=False)(rows, *whole)
+
+
+def put_batch(batch: Any, mesh: AnyMesh) -> Any:
+    """Makes global arrays of this process's rows of a batch.
+
+    Raises:
+        ValueError: the devices don't divide the batch.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    if rows % ways:
+        raise ValueError(
+            f"expected a batch size divisible by {ways} (mesh axes data and fsdp), got {rows}"
+        )
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def to_host(tree: Any) -> Any:
+    """Returns arrays as numpy's, whole on every host."""
+
+    def one(x):
+        # What every host has whole already would be joined to itself, once a host.
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+def _entry(axes, size: int, mesh: AnyMesh):
+    """The partition spec's entry for one dimension of an activation."""
+    if axes is None:
+        return None
+    names = (axes,) if isinstance(axes, str) else axes
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    is_placed = all(types.get(name) == AxisType.Auto for name in names)
+    if not is_placed or size % math.prod(mesh.shape[name] for name in names):
+        return P.UNCONSTRAINED
+    return axes
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh: AnyMesh, rules: Rules) -> P:
+    for pattern, axes in rules:
+        if re.fullmatch(pattern, name) and len(axes) <= len(shape):
+            axes = (None,) * (len(shape) - len(axes)) + axes
+            fits = [
+                a if a and n % mesh.shape[a] == 0 else None
+                for a, n in zip(axes, shape, strict=True)
+            ]
+            return P(*fits)
+    return P()

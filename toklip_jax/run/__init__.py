@@ -1,0 +1,1 @@
+"""A run: its stages, their evaluation, and the encoding of caches."""

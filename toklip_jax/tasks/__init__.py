@@ -1,0 +1,1 @@
+"""One folder a training task; `registry.py` is the list."""

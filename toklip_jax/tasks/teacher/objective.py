@@ -1,0 +1,79 @@
+"""Image-text contrast from pixels: how a SigLIP teacher is trained."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toklip_jax.evaluation.subject import Subject
+from toklip_jax.models.registry import family_of, init_params
+from toklip_jax.models.siglip.config import TeacherConfig
+from toklip_jax.models.siglip.model import Teacher
+from toklip_jax.nn.config import Compute
+from toklip_jax.ops.pixels import to_unit_range
+from toklip_jax.tasks.contrast import (
+    check_contrastive,
+    clamp_logit_scale,
+    contrast,
+    features_to_compare,
+)
+from toklip_jax.training.objective import Batch, Encoded, Objective, Result, count_rows
+from toklip_jax.training.state import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherObjective(Objective):
+    """Image-text contrast from pixels, by SigLIP's sigmoid loss or CLIP's softmax.
+
+    Batches: `images` [b, h, w, 3], `token_ids` int32 [b, t]; perhaps `mask`. Texts that are equal
+    within a batch match each other's images under the sigmoid loss.
+
+    Attributes:
+        contrastive_block: texts at a time in the loss, 0 for all.
+    """
+
+    model_config: TeacherConfig
+    compute: Compute
+    contrastive: str = "sigmoid"
+    contrastive_block: int = 0
+    trainable: tuple[str, ...] = (".*",)
+
+    def __post_init__(self):
+        check_contrastive(self.contrastive, self.model_config.has_logit_bias)
+
+    @property
+    def sharding(self):
+        return family_of(self.model_config).sharding
+
+    @property
+    def embeddings(self):
+        return family_of(self.model_config).embeddings
+
+    @property
+    def model(self) -> Teacher:
+        return Teacher(self.model_config, self.compute)
+
+    def init(self, rng: jax.Array) -> Params:
+        return init_params(self.model_config, self.compute, rng)
+
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
+        images, token_ids = to_unit_range(batch["images"]), batch["token_ids"]
+        image, text = self.model.apply({"params": params}, images, token_ids)
+        return Encoded(features_to_compare(image, text), jnp.float32(0), count_rows(batch), {})
+
+    def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
+        return contrast(self.contrastive, params, features, batch, self.contrastive_block)
+
+    def constrain(self, params: Params) -> Params:
+        return clamp_logit_scale(params)
+
+    @property
+    def subject(self) -> Subject:
+        """What an evaluation sees of the task."""
+        config = self.model_config
+        return Subject(self.compute, teacher=config.vision, text=config.text)
+
+    def subject_params(self, params: Params) -> Params:
+        """Returns the parameters as `subject` has them."""
+        return {"teacher": params["image_tower"], "text": params["text_tower"]}

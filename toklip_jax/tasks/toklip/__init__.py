@@ -1,0 +1,1 @@
+"""Training TokLIP, from images or from a cache."""

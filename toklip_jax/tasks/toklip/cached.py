@@ -1,0 +1,176 @@
+"""Training from a cache: that it fits the run, and which frozen parameters its steps leave unused."""
+
+import json
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.extend import core
+
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.cache import ENCODE, Header, load_header
+from toklip_jax.data.sources import cache_directories
+from toklip_jax.data.text import TextTokenizer
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
+from toklip_jax.training.objective import Objective
+from toklip_jax.training.state import Params, partition
+from toklip_jax.weights.directory import fingerprint_params
+
+TRACED_ROWS = 2  # of the batch that shows what a step uses; any number would do
+ANEW = f"encode anew with `{ENCODE}` and this config"
+
+
+def stage_source(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """Returns the config of the source that a stage trains on: its `cache`, or the run's source."""
+    if directory := config[name].get("cache", ""):
+        return {"kind": "cache", "directory": directory}
+    return config.source.to_dict()
+
+
+def check_caches(
+    source: Mapping[str, Any],
+    stage: ml_collections.ConfigDict,
+    objective: Objective,
+    params: Params,
+    tokenizer_path: pathlib.Path | None,
+) -> Header | None:
+    """Compares the caches of a source with the run that is to train on them.
+
+    Args:
+        source: the stage's; of another kind it passes.
+        stage: the section, whose `augment` made the crops.
+        params: all, as read, before any is cast.
+
+    Returns:
+        The header of one of them; all have the same fields.
+
+    Raises:
+        ValueError: a difference in models, tokenizer, sizes or transform, or a field that the loss
+            needs and the cache lacks; says what to change.
+    """
+    hashes: dict[str, str] = {}
+    header = None
+    for directory in cache_directories(source):
+        header = load_header(directory)
+        _check_sizes(header, directory, objective)
+        objective.expect_cached(header.names)
+        trainable, _ = partition(params, objective.trainable)
+        if "text_feature" in header.names and "text_tower" in trainable:
+            raise ValueError(
+                f"expected no text_feature in a cache where the text tower is trained, got one in "
+                f"{directory}: encode with encode.features=('teacher_feature',), or freeze it"
+            )
+        _check_transform(header, directory, stage, objective.compute)
+        for part in parts_of(header.names):
+            if part not in hashes:
+                hashes[part] = fingerprint_params(params[part])
+            where = "init.vq" if part == "vq" else "init.teacher"
+            _expect_hash(header, directory, part, hashes[part], where)
+        if tokenizer_path is not None:
+            text = TextTokenizer.load(tokenizer_path, header.context_length)
+            _expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
+    return header
+
+
+def cached_rows(
+    config: TokLIPConfig, features: Collection[str], batch_size: int, dtype: str = "bfloat16"
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch from a cache that holds these of `CACHED`."""
+    shapes = {"ids": (config.vision.num_tokens,), "token_ids": (config.text.context_length,)}
+    widths = {"teacher_feature": config.vision.width, "text_feature": config.text.embed_dim}
+    rows = {n: jax.ShapeDtypeStruct((batch_size, *s), jnp.int32) for n, s in shapes.items()}
+    for name in features:
+        rows[check_name("a feature", name, CACHED)] = jax.ShapeDtypeStruct(
+            (batch_size, widths[name]), jnp.dtype(dtype)
+        )
+    return rows
+
+
+def parts_of(fields: Collection[str]) -> list[str]:
+    """Returns the names of the parameters that made a cache's fields."""
+    made_by = {"ids": "vq", "teacher_feature": "teacher", "text_feature": "text_tower"}
+    return [part for field, part in made_by.items() if field in fields]
+
+
+def features_of(header: Header) -> list[str]:
+    """Returns those of `CACHED` that a cache holds."""
+    return [name for name in CACHED if name in header.names]
+
+
+def unused_parameters(objective: TokLIPObjective, params: Params, features: Collection[str]) -> set:
+    """Returns the slash paths of the parameters that no step on a cache with `features` touches.
+
+    Args:
+        params: arrays, or their shapes.
+    """
+    rows = cached_rows(objective.model_config, features, TRACED_ROWS)
+    return untouched(lambda p, rows: objective.loss(p, rows, jax.random.key(0)), params, rows)
+
+
+def untouched(function: Callable[..., Any], params: Params, *others: Any) -> set[str]:
+    """Returns the slash paths of parameters that `function(params, *others)` has no use for.
+
+    It is traced, not run.
+    """
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat.values()]
+
+    def of_leaves(leaves, *others):
+        named = dict(zip(flat, leaves, strict=True))
+        return function(flax.traverse_util.unflatten_dict(named, sep="/"), *others)
+
+    jaxpr = jax.make_jaxpr(of_leaves)(shapes, *others).jaxpr
+    read = [*jaxpr.outvars, *(v for equation in jaxpr.eqns for v in equation.invars)]
+    touched = {v for v in read if not isinstance(v, core.Literal)}
+    leaves = jaxpr.invars[: len(flat)]
+    return {name for name, leaf in zip(flat, leaves, strict=True) if leaf not in touched}
+
+
+def _check_sizes(header: Header, directory, objective):
+    config = objective.model_config
+    ours = {
+        "image_size": config.vision.image_size,
+        "num_tokens": config.vision.num_tokens,
+        "codebook_size": config.vq.codebook_size,
+        "context_length": config.text.context_length,
+    }
+    for name, value in ours.items():
+        if getattr(header, name) != value:
+            raise ValueError(
+                f"expected a cache with {name} {value}, the model's, got {getattr(header, name)} "
+                f"in {directory}: {ANEW}"
+            )
+
+
+def _check_transform(header: Header, directory, stage, compute):
+    if header.transform["resize"]:
+        raise ValueError(
+            f"expected a cache of random crops to train on, got whole pictures in {directory}: "
+            f"encode with encode.resize=''"
+        )
+    augment = json.loads(json.dumps(stage.augment.to_dict()))
+    if header.transform["augment"] != augment:
+        raise ValueError(
+            f"expected a cache of crops by the stage's augment {augment}, got "
+            f"{header.transform['augment']} in {directory}: {ANEW}, or set augment to that"
+        )
+    if header.compute["vq_dtype"] != compute.vq_dtype:
+        raise ValueError(
+            f"expected ids computed in compute.vq_dtype {compute.vq_dtype}, got "
+            f"{header.compute['vq_dtype']} in {directory}: {ANEW}, or set vq_dtype to that"
+        )
+
+
+def _expect_hash(header, directory, part, ours, where):
+    theirs = header.hashes.get(part, "")
+    if theirs != ours:
+        raise ValueError(
+            f"expected a cache made with this run's {part} (SHA-256 {ours[:12]}...), got one of "
+            f"{theirs[:12] or 'none'}... in {directory}: name in {where} what it was made with, or "
+            f"{ANEW}"
+        )

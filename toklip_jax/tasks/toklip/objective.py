@@ -1,0 +1,181 @@
+"""TokLIP's own training: contrast on a frozen text tower, distillation of a teacher's features."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.evaluation.subject import Subject
+from toklip_jax.losses.plain import distillation_losses
+from toklip_jax.models.registry import family_of, init_params
+from toklip_jax.models.siglip.config import VisionConfig
+from toklip_jax.models.siglip.model import ImageTower
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.model import TokLIP
+from toklip_jax.nn.config import Compute
+from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.ops.pixels import to_unit_range
+from toklip_jax.ops.resample import resize_images
+from toklip_jax.tasks.contrast import (
+    check_contrastive,
+    clamp_logit_scale,
+    contrast,
+    features_to_compare,
+)
+from toklip_jax.training.objective import Batch, Encoded, Objective, Result, count_rows, sum_rows
+from toklip_jax.training.state import Params
+
+CACHED = ("teacher_feature", "text_feature")  # what a cache may hold besides ids
+
+
+@dataclasses.dataclass(frozen=True)
+class TokLIPObjective(Objective):
+    """Contrast on the frozen text tower, and distillation of the teacher's image feature.
+
+    Batches as `TeacherObjective`'s, or from a cache: `ids` int [b, n] in place of images and, where
+    they are cached, `teacher_feature` and `text_feature` [b, d], whose towers then don't run. One
+    image batch serves both; where the teacher takes another size it is resized bilinearly.
+    Parameters: TokLIP's, and the teacher's image tower's under `teacher`; the teacher's text tower
+    never enters the loss.
+
+    Attributes:
+        contrastive_block: texts at a time in the contrastive loss, 0 for all.
+        distillation_weight: of the mean squared error of normalised pooled features (paper: 1000).
+        token_weight: of the same between normalised tokens (paper: 10); 0 leaves it out. Student
+            and teacher need equal grids.
+    """
+
+    model_config: TokLIPConfig
+    teacher_config: VisionConfig
+    compute: Compute
+    contrastive: str = "softmax"
+    contrastive_block: int = 0
+    contrastive_weight: float = 1.0
+    distillation_weight: float = 1000.0
+    token_weight: float = 0.0
+    trainable: tuple[str, ...] = ("token_encoder/.*", "logit_scale")
+    full_precision: tuple[str, ...] = ("vq/.*",)  # ids depend on it
+
+    def __post_init__(self):
+        check_contrastive(self.contrastive, self.model_config.has_logit_bias)
+        grids = self.model_config.vision.grid, self.teacher_config.grid
+        if self.token_weight and grids[0] != grids[1]:
+            raise ValueError(
+                f"expected token_weight 0 where student and teacher differ in grid, got "
+                f"{self.token_weight} with grids {grids[0]} and {grids[1]}"
+            )
+
+    @property
+    def sharding(self):
+        return family_of(self.model_config).sharding
+
+    @property
+    def embeddings(self):
+        return family_of(self.model_config).embeddings
+
+    @property
+    def model(self) -> TokLIP:
+        return TokLIP(self.model_config, self.compute)
+
+    @property
+    def teacher(self) -> ImageTower:
+        return ImageTower(self.teacher_config, self.compute)
+
+    def init(self, rng: jax.Array) -> Params:
+        params = init_params(self.model_config, self.compute, rng)
+        teacher = self.teacher.init(rng, jnp.zeros((1, *self.teacher_config.size, 3)))["params"]
+        return params | {"teacher": teacher}
+
+    def prepare(self, params: Params, batch: Batch) -> Batch:
+        if "ids" in batch:
+            return jax.lax.stop_gradient(self._prepare_cached(batch))
+        images = to_unit_range(batch["images"])
+        tokens, feature = self._teach(params["teacher"], images)
+        prepared = {name: batch[name] for name in ("token_ids", "mask") if name in batch} | {
+            "ids": self._apply(params, images, "tokenize"),
+            "teacher_feature": feature,
+        }
+        if self.token_weight:
+            prepared["teacher_tokens"] = l2_normalize(tokens)
+        return jax.lax.stop_gradient(prepared)
+
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
+        tokens = self._apply(params, batch["ids"], "semantic_tokens")
+        image = self._apply(params, tokens, "pool_tokens")
+        text = batch.get("text_feature")
+        if text is None:
+            text = self._apply(params, batch["token_ids"], "text_features")
+        mask, rows = batch.get("mask"), {}
+        if "teacher_feature" in batch:  # left out of a cache where its weight is 0
+            rows["distillation"] = distillation_losses(
+                l2_normalize(image), batch["teacher_feature"]
+            )
+        if self.token_weight:
+            rows["token_distillation"] = distillation_losses(
+                l2_normalize(tokens), batch["teacher_tokens"]
+            )
+        metrics = {name: sum_rows(values, mask) for name, values in rows.items()}
+        weights = {
+            "distillation": self.distillation_weight,
+            "token_distillation": self.token_weight,
+        }
+        total = sum((weights[name] * value for name, value in metrics.items()), jnp.float32(0))
+        return Encoded(features_to_compare(image, text), total, count_rows(batch), metrics)
+
+    def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
+        loss, metrics = contrast(self.contrastive, params, features, batch, self.contrastive_block)
+        return self.contrastive_weight * loss, metrics
+
+    def text_feature(self, params: Params, token_ids: Int[Array, "b t"]) -> Float[Array, "b d"]:
+        """Returns normalised text features, float32; traceable."""
+        return l2_normalize(self._apply(params, token_ids, "text_features"))
+
+    def expect_cached(self, fields: Collection[str]) -> None:
+        """Raises ValueError where the loss needs what a cache with these fields doesn't have."""
+        if self.token_weight:
+            raise ValueError(
+                f"expected token_weight 0 with a cache, which has no tokens of the teacher, got "
+                f"{self.token_weight}: train from images"
+            )
+        if self.distillation_weight and "teacher_feature" not in fields:
+            raise ValueError(
+                f"expected teacher_feature in the cache for distillation_weight "
+                f"{self.distillation_weight}, got {sorted(fields)}: encode with it in "
+                f"encode.features, or set distillation_weight to 0"
+            )
+
+    @property
+    def subject(self) -> Subject:
+        """What an evaluation sees of the task."""
+        return Subject(self.compute, toklip=self.model_config, teacher=self.teacher_config)
+
+    def subject_params(self, params: Params) -> Params:
+        """Returns the parameters as `subject` has them."""
+        return {"toklip": self.model_params(params), "teacher": params["teacher"]}
+
+    def model_params(self, params: Params) -> Params:
+        return {name: value for name, value in params.items() if name != "teacher"}
+
+    def constrain(self, params: Params) -> Params:
+        return clamp_logit_scale(params)
+
+    def _prepare_cached(self, batch):
+        self.expect_cached(batch)
+        # Of length 1 again: bfloat16 has rounded them.
+        kept = {n: l2_normalize(batch[n].astype(jnp.float32)) for n in CACHED if n in batch}
+        kept |= {name: batch[name] for name in ("token_ids", "mask") if name in batch}
+        return kept | {"ids": batch["ids"].astype(jnp.int32)}
+
+    def _apply(self, params, inputs, method):
+        return self.model.apply({"params": params}, inputs, method=method)
+
+    def _teach(self, params, images):
+        size = self.teacher_config.size
+        if images.shape[1:-1] != size:
+            images = resize_images(images, *size)
+        teacher, params = self.teacher, {"params": params}
+        tokens = teacher.apply(params, images, method="tokens")
+        return tokens, l2_normalize(teacher.apply(params, tokens, method="pool_tokens"))

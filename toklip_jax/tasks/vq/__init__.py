@@ -1,0 +1,1 @@
+"""Training a VQ tokenizer by reconstruction."""

@@ -1,0 +1,117 @@
+"""What is trained: an objective is a model, a loss over a batch, and which parameters move.
+
+The loop and the step know no more of it than `Objective` says. Losses are sums with the weight that
+divides them, never means, so that masks, ragged batches, accumulation and several hosts are exact.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from toklip_jax.nn.config import Compute
+from toklip_jax.training.state import Params
+
+Batch = dict[str, Any]
+Result = tuple[jax.Array, dict[str, jax.Array]]
+
+
+@flax.struct.dataclass
+class Encoded:
+    """What an objective makes of some rows of a batch.
+
+    Attributes:
+        features: float arrays [b, ...] that `compare` sets against those of all other rows;
+            gradients pass.
+        loss_sum: over these rows, of all that needs no other rows, float32 scalar.
+        weight: what divides the sum: the number of rows that count, or of their tokens. It depends
+            on no trainable parameter.
+        metrics: float32 scalars, sums that the same weight divides.
+        rows: arrays [b, ...] that `compare` finds in its batch; no gradient passes.
+    """
+
+    features: dict[str, Any]
+    loss_sum: Any
+    weight: Any
+    metrics: dict[str, Any]
+    rows: dict[str, Any] = flax.struct.field(default_factory=dict)
+
+
+class Objective:
+    """A training task: loss = sum of `encode(...).loss_sum` / weight + `compare` of all rows.
+
+    In these parts, a batch larger than fits can be taken chunk by chunk (see `step.gradients`). A
+    batch may hold `mask`, bool [b]: rows that don't count.
+
+    Attributes:
+        model_config: of the model whose weights the stage leaves.
+        compute: how it computes.
+        trainable: patterns of the parameters that move (see `state.partition`).
+        sharding: rules that go before the common ones (see `parallel.sharding`).
+        embeddings: patterns of parameters below the first block, for layer decay.
+        full_precision: patterns of frozen parameters that stay float32.
+    """
+
+    model_config: Any
+    compute: Compute
+    trainable: tuple[str, ...]
+    sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    embeddings: tuple[str, ...] = ()
+    full_precision: tuple[str, ...] = ()
+
+    def init(self, rng: jax.Array) -> Params:
+        """Returns fresh parameters of everything the loss needs; traceable."""
+        raise NotImplementedError
+
+    def prepare(self, params: Params, batch: Batch) -> Batch:
+        """Returns the batch with what frozen parameters make of it, computed once a step."""
+        return batch
+
+    def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
+        """Computes what depends on each row alone, of a prepared batch."""
+        raise NotImplementedError
+
+    def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
+        """Returns the loss between rows and its metrics.
+
+        Args:
+            features: of all rows.
+            batch: the whole prepared batch, with the `rows` of `Encoded`.
+        """
+        return jnp.float32(0), {}
+
+    def constrain(self, params: Params) -> Params:
+        """Returns trainable parameters put back into their bounds after an update."""
+        return params
+
+    def model_params(self, params: Params) -> Params:
+        """Returns the parameters of the model whose weights the stage leaves."""
+        return params
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
+        """Returns the loss to minimise and metrics, all float32 scalars."""
+        batch = self.prepare(params, batch)
+        encoded = self.encode(params, batch, rng)
+        between, metrics = self.compare(params, encoded.features, batch | encoded.rows)
+        loss, own = averages(encoded.loss_sum, encoded.metrics, encoded.weight)
+        return loss + between, own | metrics
+
+
+def averages(loss_sum: Any, metrics: dict[str, Any], weight: Any) -> Result:
+    """Returns the loss and metrics whose sums are given; 0 where nothing counts."""
+    weight = jnp.where(weight > 0, weight, 1)
+    return loss_sum / weight, {name: total / weight for name, total in metrics.items()}
+
+
+def sum_rows(values: Float[Array, " b"], mask: Bool[Array, " b"] | None = None) -> Float[Array, ""]:
+    """Returns the sum over the rows that count; what a row left out holds doesn't matter."""
+    return jnp.sum(values if mask is None else jnp.where(mask, values, 0))
+
+
+def count_rows(batch: Batch) -> Float[Array, ""]:
+    """Returns how many rows of a batch count."""
+    if "mask" in batch:
+        return jnp.sum(batch["mask"].astype(jnp.float32))
+    return jnp.float32(len(jax.tree.leaves(batch)[0]))

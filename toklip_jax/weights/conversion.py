@@ -1,0 +1,56 @@
+"""The conversion engine: a PyTorch file's tensors to parameters and back, by its family's map."""
+
+import flax.traverse_util
+
+from toklip_jax.files import AnyLazy
+from toklip_jax.files.rules import match, to_jax, to_torch
+from toklip_jax.models.registry import Hints, family_of, find_family, param_shapes
+from toklip_jax.weights.checkpoint_file import Checkpoint
+from toklip_jax.weights.directory import Weights
+
+
+def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
+    """Returns a checkpoint's weights, layers unrolled: views of the file where possible.
+
+    Raises:
+        ValueError: an unknown family, sizes that can't be told, or keys that don't fit.
+    """
+    family = find_family(checkpoint.tensors)
+    config = family.keys.infer(checkpoint.tensors, hints, "")
+    rules = family.keys.rules(config, "", "")
+    flat, carried = to_jax(checkpoint.tensors, rules, param_shapes(config))
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return Weights(
+        config,
+        params,
+        is_scanned=False,
+        carried=carried,
+        source=f"{family.title}, {checkpoint.file.path.name}",
+        file=checkpoint.file,
+    )
+
+
+def carried_reasons(weights: Weights) -> dict[str, str]:
+    """Returns, for each tensor that is carried along, why it is no parameter."""
+    rules = _rules(weights)
+    matched = {name: match(name, rules)[0] for name in weights.carried}
+    return {name: rule.reason if rule else "" for name, rule in matched.items()}
+
+
+def export_tensors(weights: Weights) -> dict[str, AnyLazy]:
+    """Returns PyTorch's tensors of weights; a round trip is bit-exact.
+
+    They are made one by one, as they are read.
+    """
+    params = weights.with_layout(False).params
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    return to_torch(flat, _rules(weights), weights.carried)
+
+
+def _rules(weights):
+    family = family_of(weights.config)
+    if family.keys is None:
+        raise ValueError(
+            f"expected a family with PyTorch files, got {family.title}, which has none"
+        )
+    return family.keys.rules(weights.config, "", "")
