@@ -11,6 +11,7 @@ import PIL.Image
 import pyarrow.parquet
 import pytest
 
+from toklip_jax.cli.encode import main
 from toklip_jax.data.cache import load_header, read_shard
 from toklip_jax.data.decode import Decode
 from toklip_jax.data.sources import build_source
@@ -18,7 +19,7 @@ from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run import encode as encoding
-from toklip_jax.run.encode import encode, main
+from toklip_jax.run.encode import encode
 from toklip_jax.run.stages import build_stage
 
 CONFIG = pathlib.Path(__file__).parent / "training" / "tiny_run.py"

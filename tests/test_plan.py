@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from toklip_jax import main as command
+from toklip_jax.cli.plan import main
 from toklip_jax.nn.config import Compute
-from toklip_jax.planning.plan import Plan, abstract_objective, largest_batch, main
+from toklip_jax.planning.plan import Plan, abstract_objective, largest_batch
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "training" / "tiny_run.py"

@@ -14,10 +14,10 @@ from toklip_jax.models.siglip.sizes import TINY_TEXT, tiny
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.tasks.toklip.cached import CACHED, cached_rows, idle_parameters
+from toklip_jax.tasks.toklip.cached import CACHED, cached_rows, unused_parameters
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.state import fill, partition, shapes_of, split
+from toklip_jax.training.state import partition, shapes_of, split, with_zeros
 from toklip_jax.training.step import create_state, gradients, make_step
 
 BATCH = 8
@@ -109,19 +109,19 @@ def test_a_cache_of_less_leaves_more_to_compute_and_gives_the_same(case):
 def test_the_step_holds_neither_vq_nor_teacher_nor_text_tower(case):
     params, images, *_ = case
     objective, optimizer = make(), OptimizerConfig(learning_rate=1e-3)
-    idle = idle_parameters(objective, params, CACHED)
-    tops = {name.split("/")[0] for name in idle}
+    unused = unused_parameters(objective, params, CACHED)
+    tops = {name.split("/")[0] for name in unused}
     assert tops == {"vq", "teacher", "text_tower"}
     trainable, frozen = partition(params, objective.trainable)
-    idle_tree, needed = split(frozen, idle)
+    unused_tree, needed = split(frozen, unused)
     kept = flax.traverse_util.flatten_dict(needed, sep="/")
     assert set(kept) == {"vq/codebook"}  # what ids are looked up in
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 10), trainable)
     rows = cached_rows(CONFIG, CACHED, BATCH)
-    step = make_step(objective, optimizer, 10, idle=shapes_of(idle_tree))
+    step = make_step(objective, optimizer, 10, unused=shapes_of(unused_tree))
 
     def student(trainable, batch):
-        everything = fill(trainable, shapes_of(frozen))
+        everything = with_zeros(trainable, shapes_of(frozen))
         loss = objective.loss(everything, batch, jax.random.key(0))[0]
         return loss
 
@@ -134,10 +134,10 @@ def test_the_step_holds_neither_vq_nor_teacher_nor_text_tower(case):
     assert without == count_flops(jax.value_and_grad(student), shapes_of(trainable), rows)
     whole = count_flops(make_step(objective, optimizer, 10), state, shapes_of(frozen), shapes[1])
     assert whole == without + count_flops(parts, *shapes)
-    # And of the compiled program: no convolution, and no weights of what is idle.
+    # And of the compiled program: no convolution, and no weights of what is unused.
     text = jax.jit(step).lower(state, shapes_of(needed), rows).as_text()
     assert "convolution" not in text
-    sizes = {x.shape for x in jax.tree.leaves(split(frozen, idle)[0]) if x.size > 10_000}
+    sizes = {x.shape for x in jax.tree.leaves(split(frozen, unused)[0]) if x.size > 10_000}
     lost = sizes - {x.shape for x in jax.tree.leaves(trainable)}
     assert lost
     assert not [s for s in lost if f"tensor<{'x'.join(map(str, s))}xf32>" in text]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from toklip_jax.models.registry import TOKLIP
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.tasks.contrast import MAX_LOGIT_SCALE, clamp_logit_scale
@@ -188,7 +189,7 @@ def test_layer_decay_shrinks_the_updates_of_lower_layers(is_stacked):
         },
         "logit_scale": jnp.ones(()),
     }
-    got, _ = scale_by_layer(0.5).update(updates, None)
+    got, _ = scale_by_layer(0.5, TOKLIP.embeddings).update(updates, None)
     found = got["token_encoder"]["stack"]
     if is_stacked:
         layers = found["blocks"]["mlp"]["fc1"]["kernel"][:, 0, 0]
