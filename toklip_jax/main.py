@@ -7,26 +7,29 @@ from absl import flags
 
 from toklip_jax.cli import command_line
 from toklip_jax.run.run import run
-from toklip_jax.training.faults import Preempted
 
 
 def main(argv: list[str]) -> int:
-    """Parses, then runs; returns the exit status (see `command_line.run_command`)."""
+    """Parses, then runs; returns the exit status (see `core.errors`)."""
     command_line.quiet()
     try:
         values = parse(argv)
         profile = _steps(values.profile)
+        experiment = command_line.experiment_of(values)
     except ValueError as error:
         return command_line.report(error)
 
     def work():
         run(
-            *(values.config, values.workdir, values.mode, values.restart),
-            values.allow_config_change,
-            profile,
+            experiment,
+            values.workdir,
+            mode=values.mode,
+            restart=values.restart,
+            allow_config_change=values.allow_config_change,
+            profile=profile,
         )
 
-    return command_line.run_command(work, values.config, Preempted, values.traceback)
+    return command_line.run_command(work, experiment, values.traceback)
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
@@ -39,10 +42,10 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 
 def _define(values):
-    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+    flags.DEFINE_string("workdir", None, "where the run is kept", flag_values=values)
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval only", flag_values=values)
     flags.DEFINE_bool(
-        "allow_config_change", False, "go on with a run of another config", flag_values=values
+        "allow_config_change", False, "continue a run of another config", flag_values=values
     )
     flags.DEFINE_string("profile", "", "FIRST:LAST: steps to profile", flag_values=values)
     flags.DEFINE_bool("restart", False, "delete the workdir's run first", flag_values=values)

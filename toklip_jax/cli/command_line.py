@@ -1,4 +1,4 @@
-"""What the project's commands share: flags with a config among them, errors in a line, statuses."""
+"""What the commands share: flags with a config among them, errors in one line, exit statuses."""
 
 import logging
 import os
@@ -9,13 +9,16 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from toklip_jax.core import compile_cache
-from toklip_jax.parallel import start as distributed
+from toklip_jax.core.errors import INTERRUPTED, PREEMPTED, SUCCESS, USER_ERROR
+from toklip_jax.experiment import Experiment, read_experiment
+from toklip_jax.parallel import start
+from toklip_jax.training.faults import Preempted
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: a launcher runs the command again
+RETRY = 1  # a failure to start: another try may succeed
 
 
 def quiet() -> None:
-    """Keeps libraries from chattering; to be called before any device is touched."""
+    """Silences the libraries' own log lines; to be called before any device is used."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     logging.getLogger("absl").setLevel(logging.WARNING)
 
@@ -58,44 +61,47 @@ def parse(
     return values
 
 
-def run_command(
-    work: Callable[[], None],
-    config: ConfigDict | None,
-    preempted: type[Exception],
-    has_traceback: bool = False,
-) -> int:
-    """Connects the processes that `config` says there are, works, and returns the exit status.
+def experiment_of(values: flags.FlagValues) -> Experiment | None:
+    """Returns what the flags' config says, or None where there is none.
 
-    0, or 2 for what the user can mend, or PREEMPTED: the same command goes on from there.
+    Raises:
+        UserError: all that is wrong with it.
+    """
+    return None if values["config"].value is None else read_experiment(values.config)
+
+
+def run_command(
+    work: Callable[[], None], experiment: Experiment | None, has_traceback: bool = False
+) -> int:
+    """Connects the processes that a config says there are, works, and returns the exit status.
 
     Args:
-        preempted: what `work` raises when it was told to stop and has saved.
-        has_traceback: let what the user can mend through instead.
+        has_traceback: let the errors of the user through instead of printing their line.
     """
     try:
         compile_cache.enable()
-        distributed.start(**(config or {}).get("distributed", {}))
+        start.start(experiment.processes if experiment else None)
         work()
-    except distributed.StartError as error:
+    except start.StartError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1  # not 2: another try may do
-    except preempted as error:
-        print(f"preempted: {error}; the same command goes on from there", file=sys.stderr)
+        return RETRY
+    except Preempted as error:
+        print(f"preempted: {error}; the same command continues from there", file=sys.stderr)
         return PREEMPTED
     except (ValueError, OSError, FloatingPointError) as error:
         if has_traceback:
             raise
         return report(error)
     except KeyboardInterrupt:
-        print("\nstopped: the same command goes on from what was saved", file=sys.stderr)
-        return 130  # the shell's status of an interrupted command
-    return 0
+        print("\nstopped: the same command continues from what was saved", file=sys.stderr)
+        return INTERRUPTED
+    return SUCCESS
 
 
 def report(error: Exception) -> int:
-    """Prints an error that the user can mend, and returns its exit status."""
+    """Prints an error that the user can fix, and returns its exit status."""
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    return USER_ERROR
 
 
 def _one_line(error):

@@ -17,32 +17,28 @@ from toklip_jax.data.cache import expect_complete
 from toklip_jax.data.cache_parquet import export_parquet
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
-from toklip_jax.training.faults import Preempted
 
 
 def main(argv: list[str]) -> int:
-    """Parses, encodes, exports; returns the exit status (see `command_line.run_command`)."""
+    """Parses, encodes, exports; returns the exit status (see `core.errors`)."""
     command_line.quiet()
     try:
         values = command_line.parse(argv, _define, ("output",))
-        config = values.config if values["config"].value is not None else None
-        if config is None and not values.parquet:
+        experiment = command_line.experiment_of(values)
+        if experiment is None and not values.parquet:
             raise ValueError(
                 "expected --config to encode by or --parquet to export to, got neither"
             )
     except ValueError as error:
         return command_line.report(error)
-    work = functools.partial(_work, values, config)
-    return command_line.run_command(work, config, Preempted, values.traceback)
+    work = functools.partial(_work, values, experiment)
+    return command_line.run_command(work, experiment, values.traceback)
 
 
-def _work(values, config) -> None:
-    shares = jax.process_index(), jax.process_count()
-    if config is not None:
-        try:
-            header = encode(config, values.output, values.workdir, *shares)
-        except (AttributeError, KeyError) as error:
-            raise ValueError(f"in the config, {str(error).splitlines()[0]}") from error
+def _work(values, experiment) -> None:
+    shares = {"host": jax.process_index(), "hosts": jax.process_count()}
+    if experiment is not None:
+        header = encode(experiment, values.output, values.workdir, **shares)
         expect_complete(header, values.output)
         if is_main_host():
             size = sum(path.stat().st_size for path in pathlib.Path(values.output).iterdir())
@@ -51,7 +47,7 @@ def _work(values, config) -> None:
                 f"{size / 2**20:,.1f} MiB"
             )
     if values.parquet:
-        export_parquet(values.output, values.parquet, values.id_offset, *shares)
+        export_parquet(values.output, values.parquet, values.id_offset, **shares)
 
 
 def _define(values):

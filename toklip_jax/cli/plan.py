@@ -9,14 +9,12 @@ parameters and batches are shapes.
 
 import dataclasses
 import json
-import logging
-import os
-import sys
 
 import jax
 from absl import flags
 
-from toklip_jax import main as command
+from toklip_jax.cli import command_line
+from toklip_jax.core.errors import SUCCESS
 from toklip_jax.planning.plan import (
     FAST,
     largest_batch,
@@ -28,51 +26,49 @@ from toklip_jax.planning.report import report
 
 
 def main(argv: list[str]) -> int:
-    """Parses, plans, prints; returns the exit status: 0, or 2 for what the user can mend."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    """Parses, plans, prints; returns the exit status: 0, or 2 for what the user can fix."""
+    command_line.quiet()
     try:
-        own, config = _parse(argv)
-        reduce_compile_effort(own.effort)
-        if own.topology:
-            jax.config.update("jax_platforms", "cpu")  # leave devices that are here alone
-        devices = topology_devices(own.topology) if own.topology else jax.devices()
-        found = plan(config, devices, own.stage)
-        if found is None:
-            stage = config[own.stage or config.stages[-1]]
-            raise ValueError(
-                f"expected the step to fit its devices, got out of memory at batch "
-                f"{stage.batch_size}: take a smaller one, more chunks (loop.accumulation) or a "
-                f"larger mesh.fsdp"
-            )
-        print(json.dumps(dataclasses.asdict(found)) if own.json else report(found))
-        if own.search:
-            ways = found.mesh["data"] * found.mesh["fsdp"] * found.accumulation
-
-            def try_batch(batch):
-                return plan(config, devices, own.stage, batch)
-
-            print(f"\nlargest batch found to fit: {largest_batch(try_batch, found, ways)}")
-    except (ValueError, AttributeError, KeyError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+        values = command_line.parse(argv, _define, ("config",))
+        _plan(command_line.experiment_of(values), values)
+    except ValueError as error:
+        if "values" in locals() and values.traceback:
+            raise
+        return command_line.report(error)
+    return SUCCESS
 
 
-def _parse(argv):
-    """This command's own flags, then the config as `main` parses it."""
-    own = flags.FlagValues()
-    flags.DEFINE_string("topology", "", "a TPU topology such as v5e:16x16", flag_values=own)
-    flags.DEFINE_string("stage", "", "of the config; its last unless given", flag_values=own)
+def _plan(experiment, values):
+    reduce_compile_effort(values.effort)
+    if values.topology:
+        jax.config.update("jax_platforms", "cpu")  # leave devices that are here alone
+    devices = topology_devices(values.topology) if values.topology else jax.devices()
+
+    def try_batch(batch_size):
+        return plan(experiment, devices, stage=values.stage, batch_size=batch_size)
+
+    found = try_batch(0)
+    if found is None:
+        raise ValueError(
+            "expected the step to fit its devices, got out of memory: take a smaller batch_size, "
+            "more chunks (loop.accumulation) or a larger mesh.fsdp"
+        )
+    print(json.dumps(dataclasses.asdict(found)) if values.json else report(found))
+    if values.search:
+        ways = found.mesh["data"] * found.mesh["fsdp"] * found.accumulation
+        print(f"\nlargest batch found to fit: {largest_batch(try_batch, found, ways)}")
+
+
+def _define(values):
+    flags.DEFINE_string("topology", "", "a TPU topology such as v5e:16x16", flag_values=values)
+    flags.DEFINE_string("stage", "", "of the config; its last unless given", flag_values=values)
     flags.DEFINE_float(
         "effort",
         FAST,
         "of the compiler's optimisation, -1 to 1; 0 is as a run has it",
-        flag_values=own,
+        flag_values=values,
     )
-    flags.DEFINE_bool("json", False, "print numbers for programs", flag_values=own)
+    flags.DEFINE_bool("json", False, "print numbers for programs", flag_values=values)
     flags.DEFINE_bool(
-        "search", False, "look for the largest batch: up to three more compiles", flag_values=own
+        "search", False, "look for the largest batch: up to three more compiles", flag_values=values
     )
-    rest = own(argv, known_only=True)
-    return own, command.parse([*rest, "--workdir=."]).config

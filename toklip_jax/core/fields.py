@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -23,15 +25,54 @@ def check_name(what: str, name: Any, names: Iterable[str]) -> str:
 
 
 def from_fields(cls: type[T], fields: Mapping[str, Any], where: str, **others: Any) -> T:
-    """Returns `cls(**others, **fields)` of a dataclass.
+    """Returns `cls(**others, **fields)` of a dataclass; lists are taken where it has tuples.
 
     Args:
         where: the config's section, for the message.
 
     Raises:
-        ValueError: a field that `cls` doesn't have, or what its constructor refuses.
+        ValueError: a field that `cls` doesn't have, one that is missing or of another type, or what
+            its constructor refuses.
     """
-    names = [field.name for field in dataclasses.fields(cls) if field.name not in others]
+    known = {field.name: field for field in dataclasses.fields(cls) if field.name not in others}
     for name in fields:
-        check_name(f"a field of {where}", name, names)
-    return cls(**others, **fields)
+        check_name(f"a field of {where}", name, known)
+    required = [name for name, field in known.items() if _is_required(field)]
+    if missing := [name for name in required if name not in fields]:
+        raise ValueError(f"expected a field {missing[0]!r} in {where}, found {sorted(fields)}")
+    hints = typing.get_type_hints(cls)
+    values = {
+        name: _typed(value, hints.get(name, Any), f"{where}.{name}")
+        for name, value in fields.items()
+    }
+    return cls(**others, **values)
+
+
+def _is_required(field):
+    missing = dataclasses.MISSING
+    return field.init and field.default is missing and field.default_factory is missing
+
+
+def _typed(value, hint, where):
+    """`value`, a list as a tuple where the hint says so, or a ValueError for another plain type."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    origins = [typing.get_origin(option) or option for option in options]
+    if tuple in origins and isinstance(value, list | tuple):
+        return tuple(value)
+    plain = [origin for origin in origins if origin in (bool, int, float, str, tuple, type(None))]
+    if len(plain) == len(origins) and not any(_is_a(value, origin) for origin in plain):
+        names = " or ".join("none" if o is type(None) else o.__name__ for o in plain)
+        raise ValueError(f"expected {names} for {where}, got {value!r}")
+    return value
+
+
+def _is_union(hint):
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _is_a(value, kind):
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)

@@ -9,25 +9,18 @@ from jax.experimental import multihost_utils
 
 
 def is_main_host() -> bool:
-    """Whether this is the process that writes what is written once: process 0."""
+    """Returns whether this is the process that writes what is written once: process 0."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here; nothing on one process.
+    """Waits until every process has come here; on one process, does nothing.
 
     Args:
         name: says where; processes that meet at different names raise an error.
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def agreed(value: bool) -> bool:
-    """Returns process 0's value on all of them: a disk of its own must not part their ways."""
-    if jax.process_count() == 1:
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(value))
 
 
 def broadcast_from_main(value: Any) -> Any:

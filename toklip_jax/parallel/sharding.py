@@ -1,5 +1,6 @@
 """The mesh, and the rules that say how parameters are sharded over it."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,8 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from toklip_jax.core.fields import from_fields
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # what a batch is split over
@@ -30,22 +33,56 @@ RULES = (
 )
 
 
-def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
-    """Returns a mesh with axes `data`, `fsdp`, `tensor`; one size may be -1 and takes the rest.
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh's axes; one may be -1 and takes the devices that are left.
+
+    Attributes:
+        data: splits the batch.
+        fsdp: splits the batch, and with it parameters and optimizer.
+        tensor: splits within layers.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = self.sizes
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(
+                f"expected mesh sizes of at least 1, one of which may be -1, got {self.to_dict()}"
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(getattr(self, axis) for axis in AXES)
+
+    def to_dict(self) -> dict[str, int]:
+        """Returns the sizes by axis."""
+        return dict(zip(AXES, self.sizes, strict=True))
+
+
+def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = None) -> Mesh:
+    """Returns a mesh with the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+        config: sizes of the axes, or a mapping of them.
+        devices: all that there are, unless given.
 
     Raises:
-        ValueError: unknown axis, or sizes that don't multiply to the number of devices.
+        ValueError: an unknown axis, or sizes that don't multiply to the number of devices.
     """
+    if not isinstance(config, MeshConfig):
+        config = from_fields(MeshConfig, config, "mesh")
     devices = jax.devices() if devices is None else devices
-    if unknown := set(sizes) - set(AXES):
-        raise ValueError(f"expected mesh axes of {AXES}, got {sorted(unknown)} as well")
-    shape = [sizes.get(axis, 1) for axis in AXES]
-    if shape.count(-1) == 1:
-        shape[shape.index(-1)] = len(devices) // -int(np.prod(shape))
-    if min(shape) < 1 or int(np.prod(shape)) != len(devices):
+    shape = list(config.sizes)
+    if -1 in shape:
+        shape[shape.index(-1)] = len(devices) // -math.prod(shape)
+    if min(shape) < 1 or math.prod(shape) != len(devices):
         raise ValueError(
             f"expected mesh sizes that multiply to {len(devices)} devices (one may be -1), got "
-            f"{dict(sizes)}"
+            f"{config.to_dict()}"
         )
     # jax.make_mesh lets one axis of a TPU's torus be split over two of ours on v5e only, and
     # refuses 32 x 8 on a v6e's 16 x 16.

@@ -8,6 +8,7 @@ signal, no exception): so a line says after a minute what it waits for. On some 
 port, 8482, is closed: `JAX_COORDINATOR_PORT=8476`, in the environment of every host.
 """
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -36,18 +37,31 @@ class StartError(RuntimeError):
     """The processes did not find each other; another try may do, so it is no ValueError."""
 
 
-def start(
-    kind: str = "auto", coordinator: str = "", num_processes: int = 0, process_id: int = -1
-) -> bool:
-    """Connects this process with the others of the program; to be called before any device is used.
+@dataclasses.dataclass(frozen=True)
+class ProcessesConfig:
+    """How the processes of a program find each other; the environment's settings go first.
 
-    Args:
-        kind: "none" never; "explicit" by the other arguments; "slurm" by the step's environment;
+    Attributes:
+        kind: "none" never; "explicit" by the other fields; "slurm" by the step's environment;
             "tpu" by the pod's metadata; "auto" by whichever says that there are several processes:
             a coordinator, a Slurm step, a TPU pod, in this order.
-        coordinator: host:port of process 0; `TOKLIP_COORDINATOR` goes before it.
-        num_processes: in all; `TOKLIP_NUM_PROCESSES` goes before it.
-        process_id: of this one, from 0; `TOKLIP_PROCESS_ID` goes before it.
+        coordinator: host:port of process 0, or `TOKLIP_COORDINATOR`.
+        num_processes: in all, or `TOKLIP_NUM_PROCESSES`.
+        process_id: of this one, from 0, or `TOKLIP_PROCESS_ID`.
+    """
+
+    kind: str = "auto"
+    coordinator: str = ""
+    num_processes: int = 0
+    process_id: int = -1
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"expected distributed.kind of {KINDS}, got {self.kind!r}")
+
+
+def start(config: ProcessesConfig | None = None) -> bool:
+    """Connects this process with the others of the program, before any device is used.
 
     Returns:
         Whether there are several processes, now connected.
@@ -56,14 +70,14 @@ def start(
         ValueError: settings that are incomplete or don't fit; says which.
         StartError: the others could not be reached.
     """
-    if kind not in KINDS:
-        raise ValueError(f"expected distributed.kind of {KINDS}, got {kind!r}")
+    config = config or ProcessesConfig()
+    kind = config.kind
     if kind == "none":
         return False
     if jax.distributed.is_initialized():
         return jax.process_count() > 1
     environ = os.environ
-    explicit = _explicit(coordinator, num_processes, process_id, environ)
+    explicit = _explicit(config, environ)
     kind = _detect(explicit, environ) if kind == "auto" else kind
     arguments = {
         "none": lambda: None,
@@ -114,11 +128,11 @@ def _detect(explicit: tuple[str, int, int], environ: Mapping[str, str]) -> str:
     return "tpu" if _tpu_workers(environ) > 1 else "none"
 
 
-def _explicit(coordinator, num_processes, process_id, environ) -> tuple[str, int, int]:
+def _explicit(config: ProcessesConfig, environ) -> tuple[str, int, int]:
     """Returns the settings, those of the environment before those of the config."""
-    coordinator = environ.get("TOKLIP_COORDINATOR") or coordinator
-    count = _number("TOKLIP_NUM_PROCESSES", environ, num_processes)
-    return coordinator, count, _number("TOKLIP_PROCESS_ID", environ, process_id)
+    coordinator = environ.get("TOKLIP_COORDINATOR") or config.coordinator
+    count = _number("TOKLIP_NUM_PROCESSES", environ, config.num_processes)
+    return coordinator, count, _number("TOKLIP_PROCESS_ID", environ, config.process_id)
 
 
 def _number(name: str, environ: Mapping[str, str], default: int = 0) -> int:

@@ -1,10 +1,7 @@
-"""What a training step takes on machines that aren't there:
+"""What a training step takes on hardware you don't have.
 
-    python -m toklip_jax.plan --config=configs/toklip_s_256.py --topology=v5e:16x16
-
-compiles the step of a config's stage, full size, for a TPU topology (with libtpu installed; no TPU
-is needed) or, without `--topology`, for the devices at hand. Nothing is read, initialised or run:
-parameters and batches are shapes.
+The step of a config's stage is compiled, full size, for a TPU topology or for the devices at hand.
+Nothing is read, initialised or run: parameters and batches are shapes.
 """
 
 import collections
@@ -14,22 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.core.fields import check_name
 from toklip_jax.costs.chips import Chip, chip
 from toklip_jax.costs.flops import count_flops
-from toklip_jax.models.registry import named_size
-from toklip_jax.models.serialization import config_from_dict
-from toklip_jax.models.toklip.config import TokLIPConfig
-from toklip_jax.nn.config import Compute
+from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.planning.hlo import find_collectives, memory_traffic
-from toklip_jax.run.stages import STAGE_PREFIX, make_objective
-from toklip_jax.tasks.toklip.cached import cached_rows, unused_parameters
-from toklip_jax.tasks.toklip.objective import CACHED
-from toklip_jax.tasks.vq.objective import VQObjective
+from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.registry import task_of
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import cast_frozen, merge, partition, split
@@ -95,100 +85,171 @@ class Plan:
 
 
 def plan(
-    config: ConfigDict, devices: list, stage: str = "", batch: int = 0, accumulation: int = 0
+    experiment: Experiment,
+    devices: list,
+    *,
+    stage: str = "",
+    batch_size: int = 0,
+    accumulation: int = 0,
 ) -> Plan | None:
     """Compiles the step of one of a config's stages for `devices`; None if it doesn't fit them.
 
     Args:
-        config: what `configs/*.py` return.
+        experiment: what a config says.
         devices: to compile for; they need not exist (`topology_devices`).
         stage: the config's last unless given.
-        batch: the global batch, the stage's unless given.
-        accumulation: chunks of it, the stage's unless given.
+        batch_size: of all devices together, the stage's unless given.
+        accumulation: chunks of the batch, the stage's unless given.
 
     Raises:
         ValueError: from the config; says what to change.
     """
-    stage = stage or config.stages[-1]
-    check_name("stage", stage, config.stages)
-    section = config[stage]
-    batch = batch or section.batch_size
-    accumulation = accumulation or section.loop.get("accumulation", 1)
-    mesh = make_mesh(config.mesh.to_dict(), devices)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
-    if batch % ways or batch < 1:
-        raise ValueError(f"expected a batch divisible by {ways} (devices, chunks), got {batch}")
-    compute = from_fields(Compute, config.compute.to_dict(), "compute")
-    optimizer = from_fields(OptimizerConfig, section.optimizer.to_dict(), f"{stage}.optimizer")
-    objective = abstract_objective(config, stage, compute)
-    state, frozen = _abstract(objective, optimizer, section.loop.steps)
-    rows, unused = _rows(objective, batch), {}
-    if section.get("cache", ""):  # it need not exist: what it will hold is in the config
-        features = config.get("encode", {}).get("features", CACHED)
-        rows = cached_rows(objective.model_config, features, batch)
-        everything = merge(state.params, frozen)
-        unused, frozen = split(frozen, unused_parameters(objective, everything, features))
+    planned = _stage(experiment, stage)
+    accumulation = accumulation or planned.loop.accumulation
+    mesh = make_mesh(experiment.mesh, devices)
+    step = _step(experiment, planned, mesh, batch_size or planned.batch_size, accumulation)
+    compiled = _compile(step, mesh)
+    return compiled and _measure(step, compiled, mesh, devices)
 
-    def step_of(objective, accumulation):
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step to compile: its function, the shapes of its arguments, and how they are sharded."""
+
+    objective: Objective
+    optimizer: OptimizerConfig
+    steps: int
+    seed: int
+    accumulation: int
+    state: Any
+    frozen: Any
+    batch: dict[str, jax.ShapeDtypeStruct]
+    unused: Any
+
+    @property
+    def arguments(self):
+        return self.state, self.frozen, self.batch
+
+    def function(self, objective: Objective | None = None, accumulation: int = 0):
         return make_step(
-            objective, optimizer, section.loop.steps, config.seed, accumulation, unused
+            objective or self.objective,
+            self.optimizer,
+            self.steps,
+            seed=self.seed,
+            accumulation=accumulation or self.accumulation,
+            unused=self.unused,
         )
 
-    step = step_of(objective, accumulation)
+
+def _stage(experiment, name):
+    names = [stage.name for stage in experiment.stages]
+    if not names:
+        raise ValueError("expected a config with stages to plan, got one without")
+    return experiment.sections[check_name("stage", name or names[-1], names)]
+
+
+def _step(experiment, stage, mesh, batch_size, accumulation) -> _Step:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
+    if batch_size % ways or batch_size < 1:
+        raise ValueError(
+            f"expected a batch divisible by {ways} (devices, chunks), got {batch_size}"
+        )
+    task = task_of(stage.task)
+    objective = task.outline(stage, experiment.sections, experiment.compute)
+    state, frozen = _shapes(objective, stage.optimizer, stage.loop.steps)
+    unused = {}
+    if stage.cache:  # it need not exist: what it will hold is in the config
+        features = experiment.encode.features
+        batch = task.cache.batch(objective, features, batch_size)
+        everything = merge(state.params, frozen)
+        unused, frozen = split(frozen, task.cache.unused(objective, everything, features))
+    else:
+        batch = task.batch(objective, image_size(experiment, stage), batch_size)
+    return _Step(
+        objective=objective,
+        optimizer=stage.optimizer,
+        steps=stage.loop.steps,
+        seed=experiment.seed,
+        accumulation=accumulation,
+        state=state,
+        frozen=frozen,
+        batch=batch,
+        unused=unused,
+    )
+
+
+def image_size(experiment: Experiment, stage: StageConfig) -> tuple[int, ...] | None:
+    """Returns (height, width) of a stage's images, or None where its model's size decides."""
+    size = experiment.reading.image_size or stage.source.image_size
+    if not size:
+        return None
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _compile(step: _Step, mesh):
+    """The compiled step, or None where it doesn't fit."""
     with jax.set_mesh(mesh):
+        jitted = jit_step(step.function(), mesh, step.state, step.frozen, step.objective.sharding)
         try:
-            compiled = jit_step(step, mesh, state, frozen).lower(state, frozen, rows).compile()
+            return jitted.lower(*step.arguments).compile()
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY in str(error):
                 return None
             raise
-    plain = dataclasses.replace(objective, compute=dataclasses.replace(compute, remat="none"))
-    the_chip = chip(devices[0].device_kind)
-    passes = the_chip.float32_passes if the_chip else 1.0
-    flops = count_flops(step, state, frozen, rows, float32_passes=float(passes)) / len(devices)
-    memory = compiled.memory_analysis()
-    text = compiled.as_text()
-    collectives = find_collectives(text)
-    traffic = memory_traffic(text)
+
+
+def _measure(step: _Step, compiled, mesh, devices) -> Plan:
+    known, rules = chip(devices[0].device_kind), step.objective.sharding
+    passes = float(known.float32_passes) if known else 1.0
+    flops = count_flops(step.function(), *step.arguments, float32_passes=passes) / len(devices)
+    compute = dataclasses.replace(step.objective.compute, remat="none")
+    plain = step.function(dataclasses.replace(step.objective, compute=compute), accumulation=1)
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    collectives, traffic = find_collectives(text), memory_traffic(text)
     gathers = [c for c in collectives if c.kind == "all-gather"]
     largest = max(gathers, key=lambda c: c.size, default=None)
+    state = step.state
+
+    def held(tree):
+        return _bytes_on_a_device(tree, shardings(tree, mesh, rules))
+
     return Plan(
-        devices[0].device_kind,
-        len(devices),
-        dict(mesh.shape),
-        batch,
-        accumulation,
-        _held((state.params, state.ema), shardings((state.params, state.ema), mesh)),
-        _held(frozen, shardings(frozen, mesh)),
-        _held(state.opt_state, shardings(state.opt_state, mesh)),
-        memory.temp_size_in_bytes,
-        _peak(memory),
-        the_chip.hbm_bytes if the_chip else 0,
-        count_flops(step_of(plain, 1), state, frozen, rows),
-        flops,
-        traffic,
-        _by_kind(collectives),
-        (largest.size, largest.where) if largest else (0, ""),
-        _seconds(the_chip, flops, traffic, sum(c.sent for c in collectives)),
+        device_kind=devices[0].device_kind,
+        chips=len(devices),
+        mesh=dict(mesh.shape),
+        batch=jax.tree.leaves(step.batch)[0].shape[0],
+        accumulation=step.accumulation,
+        parameters=held((state.params, state.ema)),
+        frozen=held(step.frozen),
+        optimizer=held(state.opt_state),
+        activations=memory.temp_size_in_bytes,
+        peak=_peak(memory),
+        hbm=known.hbm_bytes if known else 0,
+        model_flops=count_flops(plain, *step.arguments),
+        flops=flops,
+        traffic=traffic,
+        collectives=_by_kind(collectives),
+        largest_gather=(largest.size, largest.where) if largest else (0, ""),
+        seconds=_seconds(known, flops, traffic, sum(c.sent for c in collectives)),
     )
 
 
-def largest_batch(try_batch: Callable[[int], Plan | None], first: Plan, ways: int) -> int:
+def largest_batch(try_batch: Callable[[int], Plan | None], smallest: Plan, ways: int) -> int:
     """Returns the largest batch found to fit, a multiple of `ways`, within three compiles.
 
     What the activations take grows with the batch along a line: the line through two batches says
     where to look, and a compile there confirms it.
     """
-    limit = first.hbm
+    limit = smallest.hbm
     if not limit:
         return 0
-    best, other = first, try_batch(2 * first.batch)
+    best, other = smallest, try_batch(2 * smallest.batch)
     if other is not None:
         best = other
-        slope = (other.peak - first.peak) / first.batch
+        slope = (other.peak - smallest.peak) / smallest.batch
     else:
-        slope = first.activations / first.batch
-    guess = first.batch + int((0.95 * limit - first.peak) / max(slope, 1.0))
+        slope = smallest.activations / smallest.batch
+    guess = smallest.batch + int((0.95 * limit - smallest.peak) / max(slope, 1.0))
     for batch in (guess // ways * ways, int(0.85 * guess) // ways * ways):
         if batch <= best.batch:
             break
@@ -226,65 +287,24 @@ def topology_devices(name: str) -> list:
         ) from error
 
 
-def abstract_objective(config: ConfigDict, stage: str, compute: Compute) -> Objective:
-    """Returns a stage's objective without reading weights.
-
-    A `toklip` stage names its sizes (`size`, `teacher_size`: see `models/sizes.py`), or starts
-    from stages of the same config.
-    """
-    section, others = config[stage], {"compute": compute}
-    if section.objective == "toklip":
-        others["model_config"], others["teacher_config"] = _toklip_configs(config, section)
-    else:
-        others["model_config"] = config_from_dict(section.model.to_dict())
-    return make_objective(section, **others)
-
-
-def _toklip_configs(config, section):
-    if "size" in section and section.size:
-        model = named_size(section.size, "toklip")
-        teacher = named_size(section.teacher_size, "teacher")
-    else:
-        sources = [section.init[name] for name in ("vq", "teacher")]
-        if not all(source.startswith(STAGE_PREFIX) for source in sources):
-            raise ValueError("expected size and teacher_size in the toklip stage, found none")
-        names = [source.removeprefix(STAGE_PREFIX) for source in sources]
-        vq, teacher = (config_from_dict(config[name].model.to_dict()) for name in names)
-        model = TokLIPConfig(vq, teacher.vision, teacher.text)
-    vision = dataclasses.replace(model.vision, is_causal=section.is_causal)
-    has_bias = section.has_logit_bias
-    return dataclasses.replace(model, vision=vision, has_logit_bias=has_bias), teacher.vision
-
-
-def _abstract(objective, optimizer, steps):
+def _shapes(objective, optimizer, steps):
     """Shapes of the state and of the frozen parameters, as the loop makes them."""
     params = jax.eval_shape(objective.init, jax.random.key(0))
     trainable, frozen = partition(params, objective.trainable)
-    frozen = jax.eval_shape(lambda p: cast_frozen(p, objective.compute), frozen)
+    frozen = jax.eval_shape(
+        lambda p: cast_frozen(p, objective.compute, objective.full_precision), frozen
+    )
     return jax.eval_shape(lambda p: create_state(p, optimizer, steps), trainable), frozen
 
 
-def _rows(objective, batch):
-    """Shapes of a batch."""
-    model = objective.model_config
-    is_vq = isinstance(objective, VQObjective)
-    # A VQ tokenizer takes any size; 256 pixels is what the released ones were trained on.
-    side = 256 if is_vq else model.vision.image_size
-    rows = {"images": jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)}
-    if not is_vq:
-        ids = (batch, model.text.context_length)
-        rows["token_ids"] = jax.ShapeDtypeStruct(ids, jnp.int32)
-    return rows
-
-
-def _held(tree: Any, lies: Any) -> int:
+def _bytes_on_a_device(tree: Any, placement: Any) -> int:
     """Bytes of a tree's part on one device."""
 
     def one(leaf, sharding):
         part = sharding.shard_shape(leaf.shape)
         return jax.ShapeDtypeStruct(part, leaf.dtype).size * leaf.dtype.itemsize
 
-    return sum(jax.tree.leaves(jax.tree.map(one, tree, lies)))
+    return sum(jax.tree.leaves(jax.tree.map(one, tree, placement)))
 
 
 def _peak(memory) -> int:

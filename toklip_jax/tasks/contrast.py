@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from toklip_jax.losses.contrastive import KINDS, contrastive_loss
@@ -57,3 +58,13 @@ def clamp_logit_scale(params: Params) -> Params:
     if "logit_scale" not in params:
         return params
     return params | {"logit_scale": jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)}
+
+
+def batch_of_pairs(
+    size: tuple[int, ...], context_length: int, batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch of images and texts."""
+    return {
+        "images": jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8),
+        "token_ids": jax.ShapeDtypeStruct((batch_size, context_length), jnp.int32),
+    }

@@ -63,7 +63,7 @@ def _figures(rows, logit_scale):
     _, labels = np.unique(rows["token_ids"], axis=0, return_inverse=True)
     labels = labels.reshape(-1)
     positives = positives_from_labels(labels, labels)
-    loss = contrastive_loss("softmax", image, text, logit_scale, block=BLOCK)
+    loss = contrastive_loss("softmax", image, text, logit_scale=logit_scale, block=BLOCK)
     figures = {"contrastive": float(loss)}
     for name, queries, keys in (("image_to_text", image, text), ("text_to_image", text, image)):
         recalls = recall_at_k(queries, keys, positives, KS).hits / len(queries)

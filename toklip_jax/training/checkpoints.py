@@ -37,6 +37,7 @@ class Checkpoints:
     def __init__(
         self,
         directory: epath.PathLike,
+        *,
         keep: int = 2,
         keep_every: int = 0,
         best: str = "",
@@ -168,7 +169,11 @@ class Checkpoints:
             aside = self._directory / f"{BROKEN_PREFIX}{step}"
             _log.warning(
                 "checkpoint %s in %s can't be read (%s): it is now %s, and %s is taken",
-                *(step, self._directory, reason[0][:200], aside.name, taken),
+                step,
+                self._directory,
+                reason[0][:200],
+                aside.name,
+                taken,
             )
             if jax.process_index() == 0:
                 if aside.exists():

@@ -29,7 +29,8 @@ class RunLog:
         directory: str | pathlib.Path,
         title: str,
         total_steps: int,
-        start: int,
+        *,
+        start: int = 0,
         wandb: Mapping[str, Any] | None = None,
     ):
         self.path = pathlib.Path(directory) / METRICS_NAME

@@ -71,7 +71,7 @@ class LoopConfig:
 
     def __post_init__(self):
         positive = ("steps", "log_every", "save_every", "keep", "accumulation")
-        positive = (*positive, "max_skipped_in_a_row")
+        positive += ("max_skipped_in_a_row",)
         if min(getattr(self, name) for name in positive) < 1:
             raise ValueError(f"expected {', '.join(positive)} of at least 1, got {self}")
         if self.best and not self.evaluate_every:
@@ -80,7 +80,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopContext:
-    """What a loop is given besides the task itself.
+    """What a loop is given besides the objective, its data and its optimizer.
 
     Attributes:
         title: of its lines and bar.
@@ -106,6 +106,7 @@ def train(
     objective: Objective,
     params: Params,
     batches: Batches,
+    *,
     optimizer: OptimizerConfig,
     config: LoopConfig,
     mesh: jax.sharding.Mesh,
@@ -127,44 +128,43 @@ def train(
         Preempted: told to stop by SIGTERM; all is saved.
         FloatingPointError, ValueError: too many steps not finite, too many bad samples.
     """
-    context = context or LoopContext()
-    loop = _Loop(objective, optimizer, config, mesh, pathlib.Path(directory), context)
-    return loop.run(params, batches, seed)
+    loop = _Loop(
+        objective,
+        optimizer=optimizer,
+        config=config,
+        mesh=mesh,
+        directory=pathlib.Path(directory),
+        seed=seed,
+        context=context or LoopContext(),
+    )
+    return loop.run(params, batches)
 
 
 class _Loop:
-    def __init__(self, objective, optimizer, config, mesh, directory, context):
+    def __init__(self, objective, *, optimizer, config, mesh, directory, seed, context):
         self.objective, self.optimizer, self.config = objective, optimizer, config
-        self.mesh, self.directory, self.context = mesh, directory, context
+        self.mesh, self.directory, self.seed = mesh, directory, seed
+        self.context = context
 
-    def run(self, params, batches, seed) -> Params:
-        config, rules = self.config, self.objective.sharding
+    def run(self, params, batches) -> Params:
+        config, context, rules = self.config, self.context, self.objective.sharding
         trainable, untouched = partition(params, self.objective.trainable)
         state = self._create(place(trainable, self.mesh, rules))
-        self.unused, frozen = split(untouched, self.context.unused)
-        frozen = self._frozen(frozen)
+        self.unused, frozen = split(untouched, context.unused)
+        frozen = self._place_frozen(frozen)
         self.directory.mkdir(parents=True, exist_ok=True)
         kept_in = self.directory
         if config.checkpoints:
-            kept_in = epath.Path(config.checkpoints) / self.context.title
-        # A run may go on from a cache, which leaves some of them unused, or the other way round.
-        frozen = restore_or_save_frozen(
-            kept_in / ("frozen_of_cache" if self.unused else "frozen"), frozen
-        )
-        step = make_step(
-            *(self.objective, self.optimizer, config.steps, seed, config.accumulation),
-            shapes_of(self.unused),
-        )
-        self.step = jit_step(step, self.mesh, state, frozen, rules)
-        described = dict(self.context.description)
-        with Checkpoints(
-            *(kept_in / "checkpoints", config.keep, config.keep_every, config.best),
-            described,
-        ) as checkpoints:
+            kept_in = epath.Path(config.checkpoints) / context.title
+        # A run may continue from a cache, which leaves some of them unused, or the other way round.
+        name = "frozen_of_cache" if self.unused else "frozen"
+        frozen = restore_or_save_frozen(kept_in / name, frozen)
+        self.step = jit_step(self._make_step(self.objective), self.mesh, state, frozen, rules)
+        with self._checkpoints(kept_in / "checkpoints") as checkpoints:
             if checkpoints.latest_step is not None:
                 state = checkpoints.restore(state)
                 theirs = checkpoints.describe(int(state.step))
-                check_same(str(kept_in), theirs, described, self.context.allow_change)
+                check_same(str(kept_in), theirs, context.description, context.allow_change)
             start = int(state.step)
             if start < config.steps:
                 stream = batches(start)
@@ -174,7 +174,7 @@ class _Loop:
                     state = self._train(state, frozen, stream, bad, start, checkpoints)
                 finally:
                     _close(stream)
-        return merge(state.params if state.ema is None else state.ema, untouched)
+        return merge(_evaluated(state), untouched)
 
     def _create(self, trainable) -> TrainState:
         def create(params):
@@ -184,16 +184,36 @@ class _Loop:
         placement = shardings(shapes, self.mesh, self.objective.sharding)
         return jax.jit(create, out_shardings=placement)(trainable)
 
-    def _frozen(self, params) -> Params:
+    def _place_frozen(self, params) -> Params:
         objective = self.objective
         cast = cast_frozen(params, objective.compute, objective.full_precision)
         return place(cast, self.mesh, objective.sharding)
 
+    def _make_step(self, objective, accumulation: int | None = None):
+        return make_step(
+            objective,
+            self.optimizer,
+            self.config.steps,
+            seed=self.seed,
+            accumulation=accumulation or self.config.accumulation,
+            unused=shapes_of(self.unused),
+        )
+
+    def _checkpoints(self, directory) -> Checkpoints:
+        config = self.config
+        return Checkpoints(
+            directory,
+            keep=config.keep,
+            keep_every=config.keep_every,
+            best=config.best,
+            description=self.context.description,
+        )
+
     def _train(self, state, frozen, stream, bad, start, checkpoints) -> TrainState:
-        config, total = self.config, self.config.steps
+        config, context, total = self.config, self.context, self.config.steps
         skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
-        profile = _Profile(self.context.profile, self.directory / "profile")
-        log = RunLog(*(self.directory, self.context.title, total, start), self.context.wandb)
+        profile = _Profile(context.profile, self.directory / "profile")
+        log = RunLog(self.directory, context.title, total, start=start, wandb=context.wandb)
         speed = metrics = None
         with log, Preemption() as preemption, profile:
             for done in range(start + 1, total + 1):
@@ -201,12 +221,12 @@ class _Loop:
                 batch, keys = self._fetch(stream, bad)
                 fetched = time.perf_counter() - fetched
                 # While the last step runs, waiting for a batch costs nothing.
-                is_idle = metrics is None or metrics["loss"].is_ready()
+                is_free = metrics is None or metrics["loss"].is_ready()
                 profile.at(done - 1)
                 with jax.set_mesh(self.mesh):
                     state, metrics = self.step(state, frozen, batch)
                 # The first step compiles: it is no measure of speed.
-                if speed and is_idle:
+                if speed and is_free:
                     speed.waited(fetched)
                 log.advance()
                 try:
@@ -218,7 +238,7 @@ class _Loop:
                     raise
                 figures = self._evaluate(done, state, frozen)
                 if figures or done == total or done % config.log_every == 0:
-                    values = _to_host(metrics) | {"bad_samples": bad.counts.total()} | figures
+                    values = _to_floats(metrics) | {"bad_samples": bad.counts.total()} | figures
                     log.write(done, values, speed and speed.report(done))
                 if speed is None:
                     jax.block_until_ready(metrics)
@@ -243,10 +263,8 @@ class _Loop:
         every = self.config.evaluate_every
         if not every or (done % every and done != self.config.steps):
             return {}
-        everything = merge(self._frozen(self.unused), frozen)
-        figures = self.context.evaluate(
-            merge(state.params if state.ema is None else state.ema, everything)
-        )
+        everything = merge(self._place_frozen(self.unused), frozen)
+        figures = self.context.evaluate(merge(_evaluated(state), everything))
         if self.config.best and self.config.best not in figures:
             raise ValueError(f"expected loop.best of {sorted(figures)}, got {self.config.best!r}")
         return figures
@@ -254,10 +272,9 @@ class _Loop:
     def _flops(self, state, frozen, batch) -> float:
         compute = dataclasses.replace(self.objective.compute, remat="none")
         plain = dataclasses.replace(self.objective, compute=compute)
-        step = make_step(plain, self.optimizer, self.config.steps, unused=shapes_of(self.unused))
-        abstract = jax.tree.map(_abstract, (state, frozen, batch))
+        abstract = shapes_of((state, frozen, batch))
         with jax.set_mesh(self.mesh):
-            return float(count_flops(step, *abstract))
+            return float(count_flops(self._make_step(plain, accumulation=1), *abstract))
 
 
 class _Profile:
@@ -276,11 +293,11 @@ class _Profile:
     def at(self, step):
         if self._steps is None or jax.process_index():
             return
-        first, last = self._steps
-        if step == first and not self._is_on:
+        start, stop = self._steps
+        if step == start and not self._is_on:
             jax.profiler.start_trace(str(self._directory))
             self._is_on = True
-        elif step >= last and self._is_on:
+        elif step >= stop and self._is_on:
             jax.profiler.stop_trace()
             self._is_on = False
 
@@ -290,8 +307,9 @@ def batch_leaf(batch: Mapping[str, Any]) -> Any:
     return jax.tree.leaves(batch)[0]
 
 
-def _abstract(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+def _evaluated(state: TrainState) -> Params:
+    """The parameters that are evaluated and kept: the running mean where there is one."""
+    return state.params if state.ema is None else state.ema
 
 
 def _close(stream):
@@ -299,5 +317,5 @@ def _close(stream):
         stream.close()
 
 
-def _to_host(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
+def _to_floats(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
     return {name: float(np.asarray(value)) for name, value in metrics.items()}

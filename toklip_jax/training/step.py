@@ -27,6 +27,7 @@ def make_step(
     objective: Objective,
     config: OptimizerConfig,
     total_steps: int,
+    *,
     seed: int = 0,
     accumulation: int = 1,
     unused: Params | None = None,

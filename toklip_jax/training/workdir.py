@@ -3,24 +3,26 @@
 import json
 import pathlib
 import shutil
-
-import ml_collections
+from collections.abc import Mapping
+from typing import Any
 
 CONFIG_NAME = "config.json"
-# Sections that change nothing of what is trained: a run may be judged in other ways later.
-ABOUT_JUDGING = ("evaluate", "evaluations", "models", "report")
-ABOUT_JUDGING += ("evaluation_batch_size", "evaluation_resize")
+STAGE_PREFIX = "stage:"  # in a config: the weights that another stage of this run left
+# Fields that change nothing of what is trained: a run may be evaluated in other ways later.
+EVALUATION_FIELDS = ("evaluate", "evaluations", "models", "report")
+EVALUATION_FIELDS += ("evaluation_batch_size", "evaluation_resize")
 
 
 def open_workdir(
     path: str | pathlib.Path,
-    config: ml_collections.ConfigDict,
+    config: Mapping[str, Any],
     restart: bool = False,
     allow_change: bool = False,
 ) -> pathlib.Path:
-    """Makes a run's directory, or opens it to go on with the same config.
+    """Makes a run's directory, or opens the one of a run of the same config.
 
     Args:
+        config: as plain json data.
         restart: delete what an earlier run, of whatever config, left there.
         allow_change: take a run of another config over; prints the differences.
 
@@ -28,7 +30,7 @@ def open_workdir(
         ValueError: it holds something else than a run, or a run of another config.
     """
     path = pathlib.Path(path)
-    mine = json.loads(config.to_json())
+    mine = dict(config)
     if path.exists() and not path.is_dir():
         raise ValueError(f"expected a directory as workdir, got the file {path}")
     if path.exists() and any(path.iterdir()):
@@ -68,7 +70,7 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
         ValueError: they differ, and that isn't allowed; where it is, the differences are printed.
     """
     old, new = (
-        flatten({k: v for k, v in c.items() if k not in ABOUT_JUDGING}) for c in (theirs, mine)
+        flatten({k: v for k, v in c.items() if k not in EVALUATION_FIELDS}) for c in (theirs, mine)
     )
     differ = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
     if not differ:
@@ -82,10 +84,6 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
     print(f"{where} goes on with another config:", *lines, sep="\n  ")
 
 
-def _about_training(config):
-    return {name: value for name, value in config.items() if name not in ABOUT_JUDGING}
-
-
 def flatten(tree: dict, prefix: str = "") -> dict:
     """Returns a nested dict's leaves by dotted path."""
     leaves = {}
@@ -93,3 +91,15 @@ def flatten(tree: dict, prefix: str = "") -> dict:
         is_tree = isinstance(value, dict) and value
         leaves |= flatten(value, f"{prefix}{name}.") if is_tree else {f"{prefix}{name}": value}
     return leaves
+
+
+def weights_directory(workdir: pathlib.Path, stage: str) -> pathlib.Path:
+    """Returns where a stage of a run leaves its weights; it exists when the stage is done."""
+    return workdir / stage / "weights"
+
+
+def weights_path(source: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns where the weights are that a config names: those of a stage, or a path."""
+    if source.startswith(STAGE_PREFIX):
+        return weights_directory(workdir, source.removeprefix(STAGE_PREFIX))
+    return pathlib.Path(source)

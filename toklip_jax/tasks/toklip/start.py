@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from toklip_jax.models.registry import family_of
+from toklip_jax.models.registry import VQConfig, family_of
+from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.token_encoder import TokenEncoder
 from toklip_jax.nn.config import Compute
@@ -38,18 +39,12 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
             f"expected a SigLIP 2 teacher and a VQ tokenizer, got {type(teacher.config).__name__} "
             f"and {type(vq.config).__name__}"
         )
-    vision = dataclasses.replace(
-        teacher.config.vision, is_causal=is_causal, patch_size=vq.config.smallest_size
-    )
-    if vision.pool != "map" and vision.grid != teacher.config.vision.grid:
-        raise ValueError(
-            f"expected a VQ tokenizer that gives the teacher's {teacher.config.vision.num_tokens} "
-            f"tokens, which its pooling {vision.pool!r} is tied to, got one of {vision.num_tokens}"
-        )
-    config = TokLIPConfig(vq.config, vision, teacher.config.text, teacher.config.has_logit_bias)
+    config = start_config(teacher.config, vq.config, is_causal)
     tower = teacher.params["image_tower"]
     encoder = {name: value for name, value in tower.items() if name not in LEFT_OUT}
-    encoder["pos_embed"] = _positions(tower["pos_embed"], vision.grid, teacher.config.vision.grid)
+    encoder["pos_embed"] = _positions(
+        tower["pos_embed"], config.vision.grid, teacher.config.vision.grid
+    )
     encoder["mapping"] = _fresh_mapping(config, seed)
     rest = {name: value for name, value in teacher.params.items() if name != "image_tower"}
     params = {"vq": vq.params, "token_encoder": encoder, **rest}
@@ -63,6 +58,21 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
         f"start from {teacher.source} and {vq.source}",
     )
     return Start(weights, _report(encoder, rest, tower, teacher, vq))
+
+
+def start_config(teacher: TeacherConfig, vq: VQConfig, is_causal: bool) -> TokLIPConfig:
+    """Returns the config of the TokLIP that a teacher and a VQ tokenizer give.
+
+    Raises:
+        ValueError: the VQ's grid doesn't fit the teacher's images, or its pooling.
+    """
+    vision = dataclasses.replace(teacher.vision, is_causal=is_causal, patch_size=vq.smallest_size)
+    if vision.pool != "map" and vision.grid != teacher.vision.grid:
+        raise ValueError(
+            f"expected a VQ tokenizer that gives the teacher's {teacher.vision.num_tokens} "
+            f"tokens, which its pooling {vision.pool!r} is tied to, got one of {vision.num_tokens}"
+        )
+    return TokLIPConfig(vq, vision, teacher.text, teacher.has_logit_bias)
 
 
 def _positions(table, grid, old_grid):

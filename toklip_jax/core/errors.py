@@ -1,0 +1,40 @@
+"""Errors of the user, and the exit statuses of the commands."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SUCCESS = 0
+USER_ERROR = 2  # the user can fix it: config, paths, data; one line says how
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: all is saved, and the same command continues
+INTERRUPTED = 130  # the shell's status of a command that was interrupted
+
+
+class UserError(ValueError):
+    """What the user can fix: the message says what was expected, what came, and what to do."""
+
+
+class Problems:
+    """Collects what is wrong, so that all of it is said at once."""
+
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        """Returns `read()`, or None where it raises a ValueError, whose message is kept."""
+        try:
+            return read()
+        except ValueError as error:
+            text = str(error)
+            if text not in self.lines:
+                self.lines.append(text)
+            return None
+
+    def raise_if_any(self, where: str) -> None:
+        """Raises a `UserError` with all messages, one a line where there are several."""
+        if not self.lines:
+            return
+        if len(self.lines) == 1:
+            raise UserError(self.lines[0])
+        raise UserError(f"{len(self.lines)} errors in {where}:\n  " + "\n  ".join(self.lines))

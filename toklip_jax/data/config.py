@@ -1,0 +1,45 @@
+"""What a config says of the data, checked."""
+
+import dataclasses
+
+IMAGE_SIZE_OF_THE_MODEL = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TextDataConfig:
+    """The texts of a run.
+
+    Attributes:
+        tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; "" for
+            one that is trained on the source's texts, or that the weights came with.
+        vocab_size: of a tokenizer that is trained.
+        context_length: tokens of a text; longer ones are cut.
+    """
+
+    tokenizer: str = ""
+    vocab_size: int = 0
+    context_length: int = 64
+
+    def __post_init__(self):
+        if self.context_length < 1 or self.vocab_size < 0:
+            raise ValueError(
+                f"expected text.context_length of at least 1 and no negative text.vocab_size, got "
+                f"{self.context_length} and {self.vocab_size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingConfig:
+    """How images are read.
+
+    Attributes:
+        image_size: pixels, the side of square images or (height, width); 0 for the model's.
+        num_workers: processes that read images; 0 reads in the main one.
+    """
+
+    image_size: int | tuple[int, ...] = IMAGE_SIZE_OF_THE_MODEL
+    num_workers: int = 0
+
+    def __post_init__(self):
+        if self.num_workers < 0:
+            raise ValueError(f"expected num_workers of at least 0, got {self.num_workers}")

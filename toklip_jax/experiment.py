@@ -1,0 +1,294 @@
+"""A config file, read once: from here on there are checked, frozen dataclasses.
+
+All that a config has wrong is found here, before anything is made, and said at once.
+"""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from toklip_jax.core.errors import Problems, UserError
+from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.data.config import ReadingConfig, TextDataConfig
+from toklip_jax.data.sources import SourceConfig
+from toklip_jax.evaluation.base import Evaluation
+from toklip_jax.evaluation.config import EvaluationConfig
+from toklip_jax.evaluation.registry import build_evaluation
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import MeshConfig
+from toklip_jax.parallel.start import ProcessesConfig
+from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.registry import task_of
+from toklip_jax.tasks.toklip.encoder import EncodeConfig
+from toklip_jax.training.loop import LoopConfig
+from toklip_jax.training.optimizer import OptimizerConfig
+
+# Fields of a stage's section that are not the task's own.
+STAGE_FIELDS = ("objective", "loss", "optimizer", "loop", "batch_size", "augment")
+STAGE_FIELDS += ("validation", "evaluate", "cache")
+# Top-level fields that are not sections of stages.
+FIELDS = ("seed", "mesh", "compute", "distributed", "source", "text", "image_size", "num_workers")
+FIELDS += ("stages", "encode", "models", "evaluate", "evaluations", "evaluation_batch_size")
+FIELDS += ("evaluation_resize", "report", "wandb", "imports")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """The page of a run.
+
+    Attributes:
+        source: of its images, or None for the run's.
+        num_images: shown large.
+        num_searched: where neighbours are looked for; 0 for as many as are fast.
+        phrases: that are looked for in the images first.
+    """
+
+    source: SourceConfig | None = None
+    num_images: int = 8
+    num_searched: int = 0
+    phrases: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a config says.
+
+    Attributes:
+        seed: of parameters, data order and augmentation.
+        mesh, compute, processes: where and how models compute.
+        source: that stages train on, or None.
+        text, reading: of the data.
+        stages: those to train, in order.
+        sections: the stages that the config describes, by name, trained or not.
+        encode: how caches are made.
+        models: where the weights are that are evaluated, by role.
+        evaluate: names of the evaluations at the end.
+        evaluations: all that the config describes, by name.
+        evaluation: how images are evaluated.
+        report: the page, or None for none.
+        wandb: arguments of `wandb.init`; empty for none.
+        description: the config as plain json data, for files.
+    """
+
+    seed: int
+    mesh: MeshConfig
+    compute: Compute
+    processes: ProcessesConfig
+    source: SourceConfig | None
+    text: TextDataConfig
+    reading: ReadingConfig
+    stages: tuple[StageConfig, ...]
+    sections: Mapping[str, StageConfig]
+    encode: EncodeConfig
+    models: Mapping[str, str]
+    evaluate: tuple[str, ...]
+    evaluations: Mapping[str, Evaluation]
+    evaluation: EvaluationConfig
+    report: ReportConfig | None
+    wandb: Mapping[str, Any]
+    description: Mapping[str, Any]
+
+
+def read_experiment(config: ConfigDict) -> Experiment:
+    """Reads and checks a config, after importing the modules that its `imports` names.
+
+    Raises:
+        UserError: all that is wrong with it, one a line where there are several.
+    """
+    plain = config.to_dict()
+    _import(plain.get("imports", ()))
+    return _Reader(plain, json.loads(config.to_json())).read()
+
+
+def _import(names):
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"expected a module to import in the config's imports, got {name!r} ({error}): "
+                f"install it, or correct its name"
+            ) from error
+
+
+class _Reader:
+    """Reads section after section, and collects what is wrong."""
+
+    def __init__(self, plain: dict[str, Any], description: dict[str, Any]):
+        self.plain, self.description = plain, description
+        self.problems = Problems()
+
+    def read(self) -> Experiment:
+        attempt = self.problems.attempt
+        attempt(self._check_names)
+        source = attempt(self._run_source)
+        sections = self._stages(source)
+        evaluations = self._evaluations()
+        names = tuple(self.plain.get("stages", ()))
+        fields = {
+            "seed": self._number("seed", 0),
+            "mesh": self._section(MeshConfig, "mesh"),
+            "compute": self._section(Compute, "compute"),
+            "processes": self._section(ProcessesConfig, "distributed"),
+            "source": source,
+            "text": self._section(TextDataConfig, "text"),
+            "reading": attempt(self._reading),
+            "encode": self._section(EncodeConfig, "encode"),
+            "models": dict(self.plain.get("models", {})),
+            "evaluate": attempt(lambda: self._names("evaluate", self.plain, evaluations)),
+            "evaluation": attempt(self._evaluation),
+            "report": attempt(self._report),
+            "wandb": dict(self.plain.get("wandb", {})),
+        }
+        if not self.problems.lines:
+            self._check_outlines(names, sections, fields["compute"])
+        self.problems.raise_if_any("the config")
+        return Experiment(
+            **fields,
+            stages=tuple(sections[name] for name in names),
+            sections=sections,
+            evaluations=evaluations,
+            description=self.description,
+        )
+
+    def _check_names(self):
+        for name, value in self.plain.items():
+            if not (isinstance(value, dict) and "objective" in value):
+                check_name("a field of the config", name, FIELDS)
+        for name in self.plain.get("stages", ()):
+            if name not in self.plain:
+                raise ValueError(
+                    f"expected a section for each of stages, found none called {name!r}"
+                )
+
+    def _section(self, cls, name):
+        fields = self.plain.get(name) or {}
+        return self.problems.attempt(lambda: from_fields(cls, fields, name))
+
+    def _number(self, name, default):
+        value = self.plain.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.problems.lines.append(f"expected an int for {name}, got {value!r}")
+        return value
+
+    def _run_source(self):
+        source = self.plain.get("source")
+        if source is None and self.plain.get("stages"):
+            raise ValueError("expected a section source, as there are stages to train, found none")
+        return source and SourceConfig.from_plain(source, "source")
+
+    def _reading(self):
+        names = [field.name for field in dataclasses.fields(ReadingConfig)]
+        fields = {name: self.plain[name] for name in names if name in self.plain}
+        return from_fields(ReadingConfig, fields, "the config")
+
+    def _evaluation(self):
+        prefix = "evaluation_"
+        fields = {
+            name.removeprefix(prefix): value
+            for name, value in self.plain.items()
+            if name.startswith(prefix)
+        }
+        return from_fields(EvaluationConfig, fields, "the config's evaluation fields")
+
+    def _report(self):
+        section = dict(self.plain.get("report") or {})
+        if not section:
+            return None
+        if section.get("source"):
+            section["source"] = SourceConfig.from_plain(section["source"], "report.source")
+        return from_fields(ReportConfig, section, "report")
+
+    def _evaluations(self):
+        found = {}
+        for name, section in (self.plain.get("evaluations") or {}).items():
+            built = self.problems.attempt(lambda n=name, s=section: build_evaluation(n, s))
+            found[name] = built
+        return found
+
+    def _names(self, where, section, evaluations):
+        names = tuple(section.get("evaluate", ()))
+        for name in names:
+            check_name(where, name, evaluations)
+        return names
+
+    def _stages(self, source) -> dict[str, StageConfig | None]:
+        stages = {
+            name: section
+            for name, section in self.plain.items()
+            if isinstance(section, dict) and "objective" in section and name not in FIELDS
+        }
+        return {name: self._stage(name, section, source) for name, section in stages.items()}
+
+    def _stage(self, name, section, source) -> StageConfig | None:
+        """One stage; its parts are read apart, so that all that is wrong is found."""
+        attempt = self.problems.attempt
+        task = attempt(lambda: task_of(section["objective"], f"{name}.objective"))
+        if task is None:
+            return None
+        own = {field: value for field, value in section.items() if field not in STAGE_FIELDS}
+        parts = {
+            "model": attempt(lambda: task.read(own, name)),
+            "optimizer": attempt(
+                lambda: from_fields(
+                    OptimizerConfig, section.get("optimizer", {}), f"{name}.optimizer"
+                )
+            ),
+            "loop": attempt(lambda: from_fields(LoopConfig, section["loop"], f"{name}.loop")),
+            "source": attempt(lambda: self._stage_source(name, section, task, source)),
+            "validation": attempt(lambda: self._validation(name, section)),
+            "evaluate": attempt(
+                lambda: self._names(f"{name}.evaluate", section, self.plain.get("evaluations", {}))
+            ),
+        }
+        return attempt(
+            lambda: StageConfig(
+                name=name,
+                task=task.name,
+                loss=dict(section.get("loss", {})),
+                batch_size=section["batch_size"],
+                augment=dict(section.get("augment", {})),
+                cache=section.get("cache", ""),
+                **parts,
+            )
+        )
+
+    def _stage_source(self, name, section, task, source):
+        if directory := section.get("cache", ""):
+            source = SourceConfig("cache", {"directory": directory})
+        if source is not None and source.gives == "ids" and task.cache is None:
+            raise ValueError(
+                f"expected a source of images for the {task.name} stage {name}, got a cache, which "
+                f"it can't train on: name the cache in the field cache of a stage that can"
+            )
+        return source
+
+    def _validation(self, name, section):
+        if "validation" not in section:
+            return None
+        return SourceConfig.from_plain(section["validation"], f"{name}.validation")
+
+    def _check_outlines(self, names, sections, compute):
+        """Builds the objectives that can be built without weights, which checks their losses."""
+        for name in names:
+            stage = sections[name]
+            task = task_of(stage.task)
+            self.problems.attempt(lambda s=stage, t=task: _check_loss(t, s))
+            if _has_outline(stage):
+                self.problems.attempt(
+                    lambda s=stage, t=task: t.outline(s, sections, compute) and None
+                )
+
+
+def _check_loss(task, stage):
+    names = [field.name for field in dataclasses.fields(task.objective)]
+    for name in stage.loss:
+        check_name(f"a field of the {stage.task} stage's loss", name, names)
+
+
+def _has_outline(stage):
+    return getattr(stage.model, "size", True)

@@ -1,0 +1,59 @@
+"""What the parts of a run share."""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from toklip_jax.data.text import TextTokenizer
+from toklip_jax.experiment import Experiment
+from toklip_jax.tasks.base import Start
+from toklip_jax.training.workdir import weights_directory, weights_path
+from toklip_jax.weights.directory import Weights
+from toklip_jax.weights.read import read_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """A run: its config, where it lives, and what it runs on.
+
+    workdir/
+        config.json
+        tokenizer.json               of the run's texts
+        STAGE/checkpoints/           while it trains: state, optimizer
+        STAGE/metrics.jsonl, STAGE/tensorboard/
+        STAGE/weights/               when it is done: what `toklip_jax.load` and `convert` read
+
+    Attributes:
+        tokenizer_path: of the text tokenizer, or None where there are no texts.
+        profile: steps [first, last) of each stage to write a profile of, or None.
+        allows_config_change: continue a run whose config differs, after printing how.
+    """
+
+    experiment: Experiment
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    tokenizer_path: pathlib.Path | None = None
+    profile: tuple[int, int] | None = None
+    allows_config_change: bool = False
+
+    @property
+    def start(self) -> Start:
+        """What a stage starts with."""
+        experiment = self.experiment
+        return Start(experiment.compute, self.mesh, experiment.seed, self.read_weights)
+
+    def weights_directory(self, stage: str) -> pathlib.Path:
+        """Returns where a stage leaves its weights; it exists when the stage is done."""
+        return weights_directory(self.workdir, stage)
+
+    def read_weights(self, source: str) -> Weights:
+        """Reads the weights that a config names, in the layout of the run's `compute`."""
+        weights = read_weights(weights_path(source, self.workdir))
+        return weights.with_layout(self.experiment.compute.is_scanned)
+
+    def text_tokenizer(self) -> TextTokenizer | None:
+        """Returns the tokenizer of the run's texts, or None."""
+        if self.tokenizer_path is None:
+            return None
+        return TextTokenizer.load(self.tokenizer_path, self.experiment.text.context_length)

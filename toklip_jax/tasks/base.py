@@ -1,0 +1,140 @@
+"""What a training task is to the rest of the package."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.sources import SourceConfig
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import shardings
+from toklip_jax.training.loop import LoopConfig
+from toklip_jax.training.objective import Objective
+from toklip_jax.training.optimizer import OptimizerConfig
+from toklip_jax.training.state import Params
+from toklip_jax.weights.directory import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage of a run: what is trained, on what, and how long.
+
+    Attributes:
+        name: of its section.
+        task: of `tasks.registry`.
+        model: the task's own fields, as its `fields` has them.
+        loss: fields of the task's objective.
+        optimizer, loop: see there.
+        batch_size: of all devices together.
+        source: that it trains on.
+        augment: fields of the transform that fits the source.
+        validation: held-out pairs, or None.
+        evaluate: names of evaluations that `loop.evaluate_every` runs.
+        cache: directory of a cache to train on in place of the run's source, or "".
+    """
+
+    name: str
+    task: str
+    model: Any
+    loss: Mapping[str, Any]
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+    batch_size: int
+    source: SourceConfig
+    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    validation: SourceConfig | None = None
+    evaluate: tuple[str, ...] = ()
+    cache: str = ""
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(
+                f"expected {self.name}.batch_size of at least 1, got {self.batch_size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a stage starts with.
+
+    Attributes:
+        compute: how its models compute.
+        mesh: that its parameters are sharded over.
+        seed: of fresh parameters.
+        read_weights: returns the weights that a config names, in the layout of `compute`.
+    """
+
+    compute: Compute
+    mesh: jax.sharding.Mesh
+    seed: int
+    read_weights: Callable[[str], Weights]
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheUse:
+    """How a task trains on a cache of what its frozen models make of the data.
+
+    Attributes:
+        features: what a cache may hold besides ids.
+        check: `check(stage, objective, params, tokenizer_path)` compares a stage's caches with the
+            run and returns the features that they hold, or raises a ValueError.
+        batch: `batch(objective, features, batch_size)` returns the shapes of a batch.
+        unused: `unused(objective, params, features)` returns the slash paths of the parameters
+            that no step on such a cache uses.
+    """
+
+    features: tuple[str, ...]
+    check: Callable[..., Collection[str]]
+    batch: Callable[[Any, Collection[str], int], dict[str, jax.ShapeDtypeStruct]]
+    unused: Callable[[Any, Params, Collection[str]], Collection[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A training task: one folder, one line in `registry.TASKS`.
+
+    Attributes:
+        name: what a stage's `objective` is called in configs.
+        objective: its class; the fields of a stage's `loss` are among its fields.
+        fields: dataclass of the stage's fields that say which model is trained.
+        read: `read(section, where)` returns these fields, or raises a ValueError.
+        start: `start(stage, start)` returns the objective and the parameters before training.
+        outline: `outline(stage, stages, compute)` returns the objective without reading weights;
+            `stages` are the config's by name.
+        batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
+            `size`, or of the model's size where that is None.
+        needs_text: whether batches have `token_ids`.
+        cache: how it trains on a cache, or None where it can't.
+    """
+
+    name: str
+    objective: type[Objective]
+    fields: type
+    read: Callable[[Mapping[str, Any], str], Any]
+    start: Callable[[StageConfig, Start], tuple[Objective, Params]]
+    outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], Objective]
+    batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
+    needs_text: bool = True
+    cache: CacheUse | None = None
+
+
+def build_objective(cls: type[Objective], stage: StageConfig, **others: Any) -> Objective:
+    """Returns the objective of a stage; `others` are its fields besides the loss's.
+
+    Raises:
+        ValueError: a field that the objective doesn't have; names the nearest.
+    """
+    names = [field.name for field in dataclasses.fields(cls) if field.name not in others]
+    for name in stage.loss:
+        check_name(f"a field of the {stage.task} stage's loss", name, names)
+    return cls(**others, **stage.loss)
+
+
+def fresh_params(objective: Objective, start: Start) -> Params:
+    """Returns fresh parameters, sharded as they are made."""
+    key = jax.random.key(start.seed)
+    shapes = jax.eval_shape(objective.init, key)
+    placement = shardings(shapes, start.mesh, objective.sharding)
+    return jax.jit(objective.init, out_shardings=placement)(key)

@@ -1,0 +1,33 @@
+"""The one list of training tasks; `register` adds those of other packages."""
+
+from toklip_jax.core.fields import check_name
+from toklip_jax.tasks.base import Task
+from toklip_jax.tasks.teacher.task import TEACHER
+from toklip_jax.tasks.toklip.task import TOKLIP
+from toklip_jax.tasks.vq.task import VQ
+
+TASKS: dict[str, Task] = {}
+
+
+def register(task: Task) -> Task:
+    """Makes a task known by its name.
+
+    Raises:
+        ValueError: another task has the name.
+    """
+    if TASKS.setdefault(task.name, task) is not task:
+        raise ValueError(f"expected a new name for a task, got {task.name!r} twice")
+    return task
+
+
+def task_of(name: str, where: str = "a task") -> Task:
+    """Returns the task called `name`.
+
+    Raises:
+        ValueError: there is none; says which there are, and the nearest.
+    """
+    return TASKS[check_name(where, name, TASKS)]
+
+
+for _task in (VQ, TEACHER, TOKLIP):
+    register(_task)
