@@ -7,9 +7,8 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
-from toklip_jax.core.fields import check_name
 from toklip_jax.data.build import evaluation_batches, make_tokenizer, training_batches
-from toklip_jax.data.sources import SOURCES
+from toklip_jax.data.sources import SourceConfig
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.parallel.hosts import barrier, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
@@ -74,7 +73,7 @@ def _check(config) -> jax.sharding.Mesh:
         for name in config.stages:
             check_stage(name, config)
         if config.stages:
-            check_name("source.kind", config.source.kind, SOURCES)
+            SourceConfig.from_plain(config.source.to_dict())
     except (AttributeError, KeyError) as error:
         raise ValueError(f"in the config, {str(error).splitlines()[0]}") from error
     return mesh
