@@ -102,7 +102,9 @@ def measure(
 
 def reading(records: int = RECORDS) -> dict:
     """Returns records a second of one process, random access, CPU time, with S-256's fields."""
-    from toklip_jax.data.cache import CacheSource, Field, Header, PickCrop, lay_out, write_shard
+    from toklip_jax.data.cache import Field, Header, lay_out
+    from toklip_jax.data.record_files import write_records
+    from toklip_jax.data.sources import CacheSource, PickCrop
 
     fields = lay_out(
         [
@@ -118,7 +120,7 @@ def reading(records: int = RECORDS) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         header.save(directory)
         rows = [random.bytes(header.record_bytes) for _ in range(records)]
-        write_shard(pathlib.Path(directory) / header.shard(0), rows)
+        write_records(pathlib.Path(directory) / header.shard(0), rows)
         source, pick = CacheSource(directory), PickCrop()
         order = random.permutation(records).tolist()
         seconds = []

@@ -22,11 +22,11 @@ import numpy as np
 import PIL
 import PIL.Image
 
-from toklip_jax.data.array_record import ArrayRecordSource, write_array_record
-from toklip_jax.data.decode import Decode, token_ids
-from toklip_jax.data.tar_index import Extensions, load_index
+from toklip_jax.data.images import Decode, token_ids
+from toklip_jax.data.sources.array_record import ArrayRecordSource, write_array_record
+from toklip_jax.data.sources.tar_index import Extensions, load_index
+from toklip_jax.data.sources.webdataset import WebDatasetSource
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
-from toklip_jax.data.webdataset import WebDatasetSource
 
 RESULTS = pathlib.Path(__file__).parent / "results/decoding.md"
 SIDES, SIZES = (256, 512), (256, 384)  # of the JPEGs; of what the model sees

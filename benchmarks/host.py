@@ -16,7 +16,7 @@ import PIL.Image
 
 from benchmarks import decoding, retrieval
 from benchmarks.timing import Case, alternate, compare, machine
-from toklip_jax.data.decode import Decode
+from toklip_jax.data.images import Decode
 from toklip_jax.evaluation.retrieval import positives_from_labels, recall_at_k
 
 PICTURES = 100

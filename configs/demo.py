@@ -6,6 +6,7 @@ tower. Trained on six drawing styles, judged on a seventh.
 
 from ml_collections import ConfigDict, FieldReference
 
+import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji"
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
@@ -27,6 +28,7 @@ def get_config() -> ConfigDict:
     split, size = FieldReference("test"), FieldReference(SIZE)
     return ConfigDict(
         {
+            "imports": ("toklip_jax.demo",),
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute": {"dtype": "float32", "is_scanned": False, "remat": "none"},

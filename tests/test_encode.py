@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from toklip_jax.cli.encode import main
-from toklip_jax.data.cache import load_header, read_shard
-from toklip_jax.data.decode import Decode
+from toklip_jax.data.cache import load_header
+from toklip_jax.data.images import Decode
+from toklip_jax.data.record_files import read_records
 from toklip_jax.data.sources import build_source
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.nn.config import Compute
@@ -145,13 +146,13 @@ def test_a_stop_between_shards_is_gone_on_from_to_equal_bytes(
         written.append(path)
         write(path, records)
 
-    write = encoding.write_shard
-    monkeypatch.setattr(encoding, "write_shard", die_in_the_second)
+    write = encoding.write_records
+    monkeypatch.setattr(encoding, "write_records", die_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         encode(config, tmp_path / "cut", workdir)
     assert len(shards_of(tmp_path / "cut")) == 1
     kept = written[0].stat().st_mtime_ns
-    monkeypatch.setattr(encoding, "write_shard", write)
+    monkeypatch.setattr(encoding, "write_records", write)
     encode(config, tmp_path / "cut", workdir)
     assert shards_of(tmp_path / "cut") == shards_of(cache)
     assert written[0].stat().st_mtime_ns == kept  # not encoded again
@@ -167,7 +168,7 @@ def test_hosts_and_workers_write_the_shards_of_one_process(cache, config, workdi
     header = load_header(tmp_path / "two")
     index = next(field for field in header.fields if field.name == "index")
     paths = sorted((tmp_path / "two").glob("*.array_record"))
-    places = [int(index.read(r, 0)) for path in paths for r in read_shard(path)]
+    places = [int(index.read(r, 0)) for path in paths for r in read_records(path)]
     assert places == [i for i in range(SAMPLES) if i != BROKEN]
 
 
@@ -243,7 +244,7 @@ def test_the_command_encodes_exports_and_goes_on(workdir, tmp_path, capsys):
         (["--output=CACHE"], "expected --config to encode by or --parquet"),
         (["--output=CACHE", "--parquet=CACHE/parquet"], "found no header.json"),
         (["--output=CACHE", "--config=CONFIG"], "expected the weights of 'stage:"),
-        (["--output=CACHE", "--config=CONFIG", "--config.source.kind=emoij"], "'emoji'"),
+        (["--output=CACHE", "--config=CONFIG", "--config.source.kind=sinthetic"], "'synthetic'"),
         (["--output=CACHE", "--config=CONFIG", "--config.sed=1"], "seed"),
         (["--output=CACHE", "--config=none.py"], "none.py"),
         (["--output=CACHE", "--mode=train"], "mode"),

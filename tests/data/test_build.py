@@ -6,13 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from toklip_jax.data.array_record import write_array_record
 from toklip_jax.data.build import evaluation_batches, training_batches
-from toklip_jax.data.decode import Decode
-from toklip_jax.data.images import random_resized_crop
-from toklip_jax.data.mixture import Mixture
+from toklip_jax.data.images import Decode, random_resized_crop
 from toklip_jax.data.pipeline import batches
 from toklip_jax.data.sources import ArraySource
+from toklip_jax.data.sources.array_record import write_array_record
+from toklip_jax.data.sources.mixture import Mixture
 
 SIZE, BATCH = 16, 8
 BAD = "0.tar:000000003"
@@ -204,7 +203,7 @@ def test_augment_reaches_the_transform_of_the_kind(shards, tokenizer, monkeypatc
         scales.append(scale)
         return random_resized_crop(image, size, scale, rng)
 
-    monkeypatch.setattr("toklip_jax.data.decode.random_resized_crop", record)
+    monkeypatch.setattr("toklip_jax.data.images.decode.random_resized_crop", record)
     for augment in (None, {"scale": [0.5, 0.6]}):
         make = training_batches(shards, SIZE, tokenizer, 2, 0, augment=augment)
         iterator = make(0)

@@ -9,8 +9,15 @@ import pyarrow.parquet
 import pytest
 
 from toklip_jax.data.build import evaluation_batches, make_tokenizer, training_batches
-from toklip_jax.data.cache import Field, Header, lay_out, load_header, write_shard
-from toklip_jax.data.cache_parquet import METADATA, export_parquet
+from toklip_jax.data.cache import (
+    METADATA,
+    Field,
+    Header,
+    export_parquet,
+    lay_out,
+    load_header,
+)
+from toklip_jax.data.record_files import write_records
 from toklip_jax.data.sources import build_source, cache_directories
 from toklip_jax.weights.directory import fingerprint_params
 
@@ -65,7 +72,7 @@ def cache(tmp_path):
     for shard in range(header.num_shards):
         inside = range(4 * shard, min(4 * shard + 4, 10))
         records = [header.pack(arrays_of(i), f"caption ü {i}") for i in inside if i != 5]
-        write_shard(tmp_path / header.shard(shard), records)
+        write_records(tmp_path / header.shard(shard), records)
     return tmp_path
 
 
@@ -142,7 +149,7 @@ def test_a_mixture_of_caches_is_one_and_of_both_is_refused(cache):
     mixed = {"kind": "mixture", "parts": [part, part]}
     assert cache_directories(mixed) == [str(cache)] * 2
     assert next(training_batches(mixed, 16, None, 3, seed=0)(0))["ids"].shape == (3, TOKENS)
-    with pytest.raises(ValueError, match="all caches, or none"):
+    with pytest.raises(ValueError, match="got cache: ids, synthetic: arrays"):
         cache_directories({"kind": "mixture", "parts": [part, other]})
 
 

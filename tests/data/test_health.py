@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 
 from toklip_jax.data import build
-from toklip_jax.data.decode import Decode
 from toklip_jax.data.health import BadSample, BadSamples
+from toklip_jax.data.images import Decode
 from toklip_jax.data.pipeline import batches, evaluation_batches
 from toklip_jax.data.reader import MAX_TRIES
 from toklip_jax.data.sources import ArraySource

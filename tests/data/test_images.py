@@ -12,9 +12,8 @@ from toklip_jax.data.images import (
     read_image,
     shortest_side_crop,
     squash,
-    to_float,
-    to_uint8,
 )
+from toklip_jax.ops.pixels import to_uint8, to_unit_range
 
 RESIZE = {"squash": squash, "shortest": shortest_side_crop}
 SOURCES = [
@@ -39,16 +38,16 @@ def test_resizing_equals_the_recorded_images_exactly(golden, source):
         mode, size = name.split("_")
         ours = RESIZE[mode](image, int(size))
         np.testing.assert_array_equal(ours, recorded[f"{name}_u8_hwc"])
-        values = np.ascontiguousarray(to_float(ours).transpose(2, 0, 1))
+        values = np.ascontiguousarray(to_unit_range(ours).transpose(2, 0, 1))
         assert hashlib.sha256(values.tobytes()).hexdigest() == expected["sha256_float_chw"]
 
 
 def test_uint8_and_float_are_each_others_inverse():
     levels = np.arange(256, dtype=np.uint8)
-    assert to_float(levels).dtype == np.float32
-    assert to_float(levels)[0] == -1
-    assert to_float(levels)[-1] == 1
-    np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
+    assert to_unit_range(levels).dtype == np.float32
+    assert to_unit_range(levels)[0] == -1
+    assert to_unit_range(levels)[-1] == 1
+    np.testing.assert_array_equal(to_uint8(to_unit_range(levels)), levels)
     np.testing.assert_array_equal(to_uint8(np.array([-3.0, 3.0])), [0, 255])
 
 
@@ -74,7 +73,7 @@ def test_random_crop_of_an_extreme_shape_falls_back_to_the_centre():
 
 def test_images_are_taken_as_uint8_float_or_pillow():
     levels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    expected = to_float(levels)
+    expected = to_unit_range(levels)
     pillow = [PIL.Image.fromarray(image) for image in levels]
     for images in (levels, expected, expected.astype(np.float64), pillow, list(levels)):
         checked = check_images(images, 16)
@@ -82,7 +81,9 @@ def test_images_are_taken_as_uint8_float_or_pillow():
         np.testing.assert_array_equal(checked, expected)
     half = check_images(expected.astype(ml_dtypes.bfloat16), 16)
     np.testing.assert_allclose(half, expected, atol=0.005)
-    np.testing.assert_array_equal(check_images([GRADIENT], 16)[0], to_float(squash(GRADIENT, 16)))
+    np.testing.assert_array_equal(
+        check_images([GRADIENT], 16)[0], to_unit_range(squash(GRADIENT, 16))
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from toklip_jax.data.images import ShiftAndScale
 from toklip_jax.data.pipeline import batches, evaluation_batches
 from toklip_jax.data.sources import ArraySource
-from toklip_jax.data.transforms import ShiftAndScale
 
 SIZE = 22  # not a multiple of the batch size: batches span epochs
 BATCH = 8

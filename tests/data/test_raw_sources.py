@@ -9,10 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from toklip_jax.data.array_record import write_array_record
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.mixture import Mixture
 from toklip_jax.data.sources import ArraySource, build_source, is_raw
+from toklip_jax.data.sources.array_record import write_array_record
+from toklip_jax.data.sources.mixture import Mixture
 
 
 def records(raw, number, first=0):
@@ -261,8 +261,10 @@ def test_weights_that_do_not_fit_are_refused():
 
 
 def test_a_mixture_is_of_encoded_images_or_of_arrays():
-    arrays, encoded = {"kind": "synthetic"}, {"kind": "webdataset"}
-    assert is_raw({"kind": "mixture", "parts": (encoded, {"kind": "mixture", "parts": [encoded]})})
+    arrays = {"kind": "synthetic", "weight": 1}
+    encoded = {"kind": "webdataset", "shards": "x.tar", "weight": 1}
+    inner = {"kind": "mixture", "parts": [encoded], "weight": 1}
+    assert is_raw({"kind": "mixture", "parts": (encoded, inner)})
     assert not is_raw({"kind": "mixture", "parts": (arrays, arrays)})
-    with pytest.raises(ValueError, match="got both"):
+    with pytest.raises(ValueError, match="got synthetic: arrays, webdataset: encoded"):
         is_raw({"kind": "mixture", "parts": (arrays, encoded)})

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from toklip_jax.data import sources
 from toklip_jax.data.sources import ArraySource, build_source
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.demo.artwork import Concept
 from toklip_jax.demo.captions import all_captions
+from toklip_jax.demo import source as demo_source
 from toklip_jax.demo.emoji import EmojiSet, split_emoji
 
 CONCEPTS = tuple(
@@ -23,7 +23,7 @@ def _drawn(monkeypatch):
     rows = np.array([(c, s) for s in range(2) for c in range(5)], np.int32)
     pictures = EmojiSet(np.zeros((10, 4, 4, 3), np.uint8), *rows.T, CONCEPTS, ("A", "B"))
     split = split_emoji(pictures, ("A",), "B", num_unseen=1)
-    monkeypatch.setattr(sources, "named_split", lambda name, size: split)
+    monkeypatch.setattr(demo_source, "named_split", lambda name, size: split)
 
 
 def test_synthetic_data_are_a_function_of_their_seed():

@@ -2,7 +2,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from toklip_jax.data.transforms import Chain, PickCaption, ShiftAndScale, shift_and_scale
+from toklip_jax.data.images import ShiftAndScale, shift_and_scale
+from toklip_jax.data.transforms import Chain, PickCaption
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
 

@@ -9,11 +9,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from toklip_jax.data import tar_index
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import expand
-from toklip_jax.data.sources import build_source
-from toklip_jax.data.webdataset import WebDatasetSource
+from toklip_jax.data.sources import build_source, tar_index
+from toklip_jax.data.sources.webdataset import WebDatasetSource
 
 
 @pytest.fixture

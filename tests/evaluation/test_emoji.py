@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from toklip_jax.demo.baselines import chance_recall, neighbour_scores
 from toklip_jax.demo.names import (
     EmojiTask,
     Pictures,
@@ -13,10 +14,10 @@ from toklip_jax.demo.names import (
     largest_group_row,
     pixel_neighbour_row,
 )
-from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores
 from toklip_jax.evaluation.tables import figure_label, results_table
 from toklip_jax.evaluation.zeroshot import build_classifier
-from toklip_jax.metrics import Estimate, to_unit_range
+from toklip_jax.metrics import Estimate
+from toklip_jax.ops.pixels import to_unit_range
 
 NAN = Estimate(math.nan)
 NAMES = [f"name {i}" for i in range(9)]

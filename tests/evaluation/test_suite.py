@@ -234,11 +234,12 @@ def test_an_evaluation_that_was_interrupted_goes_on(sections, results, tmp_path,
 
 def test_ids_alone_are_enough_for_what_they_mean(tmp_path, monkeypatch):
     """A source of ids and labels, as a cache gives: no pixels, so no teacher and no PSNR."""
-    from toklip_jax.data.sources import SOURCES, ArraySource
+    from toklip_jax.data.sources import ARRAYS, ArraySource, SourceKind, base
 
     random = np.random.default_rng(0)
     ids, labels = random.integers(0, 32, (30, 4), np.int32), np.arange(30, dtype=np.int32) % 3
-    monkeypatch.setitem(SOURCES, "cached", lambda: ArraySource(ids=ids, labels=labels))
+    cached = SourceKind("cached", lambda: ArraySource(ids=ids, labels=labels), ARRAYS)
+    monkeypatch.setitem(base._KINDS, "cached", cached)
     source = {"kind": "cached"}
     sections = {"meaning": {"kind": "meaning", "train": source, "test": source}}
     (result,) = suite(sections).run(parameters()).values()

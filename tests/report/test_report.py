@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from toklip_jax.data.sources import EmojiSource
+from toklip_jax.demo import EmojiSource
 from toklip_jax.demo.artwork import Concept
 from toklip_jax.demo.emoji import EmojiSet
 from toklip_jax.evaluation.published import published_like

@@ -13,8 +13,7 @@ import jax
 from absl import flags
 
 from toklip_jax.cli import command_line
-from toklip_jax.data.cache import expect_complete
-from toklip_jax.data.cache_parquet import export_parquet
+from toklip_jax.data.cache import expect_complete, export_parquet
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
 

@@ -8,13 +8,19 @@ from typing import Any
 
 from toklip_jax.core.fields import from_fields
 from toklip_jax.data import pipeline
-from toklip_jax.data.cache import PickCrop
-from toklip_jax.data.decode import Decode
 from toklip_jax.data.health import Problem
-from toklip_jax.data.pipeline import Batch, Source
-from toklip_jax.data.sources import build_source, cache_directories, is_raw, source_texts
+from toklip_jax.data.images import Decode, ShiftAndScale
+from toklip_jax.data.pipeline import Batch
+from toklip_jax.data.sources import (
+    PickCrop,
+    Source,
+    build_source,
+    cache_directories,
+    is_raw,
+    source_texts,
+)
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer, train_tokenizer
-from toklip_jax.data.transforms import Chain, PickCaption, ShiftAndScale, Transform
+from toklip_jax.data.transforms import Chain, PickCaption, Transform
 
 logger = logging.getLogger(__name__)
 

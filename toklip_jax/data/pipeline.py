@@ -9,31 +9,20 @@ and `skipped`, a (name, cause) for each bad sample that another stands in for (s
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
 from toklip_jax.data.reader import KEY, SKIPPED, Reader
+from toklip_jax.data.sources import Source
 from toklip_jax.data.transforms import Sample, Transform
 
 Batch = dict[str, Any]  # arrays, and the lists `keys` and `skipped`
 _READ_THREADS = 2  # of each process; decoding holds the interpreter's lock, so more don't help
 _READ_AHEAD = 4  # batches
 _ENDLESS = 2**62  # samples; Grain's own end, sys.maxsize, overflows in batches of one
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Samples by index; `key(index) -> str` names them, if it is there.
-
-    A mixture also has `parts`, their `starts` in it, and `weights`.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 def batches(
@@ -132,7 +121,7 @@ def _order(source, seed):
     seeds = np.random.SeedSequence(seed).generate_state(len(source.parts)).tolist()
     parts = [
         _order(part, its_seed).map(_Add(start))
-        for part, its_seed, start in zip(source.parts, seeds, source.starts, strict=False)
+        for part, its_seed, start in zip(source.parts, seeds, source.starts, strict=True)
     ]
     return grain.MapDataset.mix(parts, source.weights).seed(seed)
 

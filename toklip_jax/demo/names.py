@@ -1,4 +1,4 @@
-"""The demo's result table: what a drawing style never trained on is named, and what beats what."""
+"""The demo's result table: names and groups of pictures, by models and without any."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,67 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from toklip_jax.demo.captions import GROUP_PROMPTS, NAME_PROMPTS
-from toklip_jax.demo.emoji import EmojiSplit, named_split
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    features_of,
-    want,
-)
-from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores, pixel_features
+from toklip_jax.demo.baselines import chance_recall, neighbour_scores, pixel_features
+from toklip_jax.demo.emoji import EmojiSplit
 from toklip_jax.evaluation.retrieval import positives_from_labels, recall_at_k, recall_figures
-from toklip_jax.evaluation.subject import FEATURES, Subject
 from toklip_jax.evaluation.tables import Cell
-from toklip_jax.evaluation.zeroshot import classify, confusion, prompt_means, prompts
+from toklip_jax.evaluation.zeroshot import classify
 from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks
 
 KS = (1, 5)
 GROUP = "group_top1"
-
-
-@dataclasses.dataclass(frozen=True)
-class Emoji(Evaluation):
-    """Retrieval of names, seen in training and not, and groups by their names.
-
-    Attributes:
-        split: of `data.emoji.SPLITS`.
-        size: of the pictures, pixels.
-    """
-
-    split: str = "test"
-    size: int = 48
-
-    def sets(self) -> dict[str, SourceConfig]:
-        source = {"kind": "emoji", "split": self.split, "size": self.size, "part": "test"}
-        return {"test": source}
-
-    def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
-    ) -> dict[str, tuple[str, ...]]:
-        return {"test": want(subject, tuple(FEATURES), "emoji")}
-
-    def texts(self, sources: Sources) -> dict[str, list[str]]:
-        split = named_split(self.split, self.size)
-        return {
-            "names": prompts(split.names, NAME_PROMPTS),
-            "groups": prompts(split.test.groups, GROUP_PROMPTS),
-        }
-
-    def judge(self, data: Encodings) -> Judgement:
-        task = emoji_task(named_split(self.split, self.size))
-        names = prompt_means(data.texts["names"], len(NAME_PROMPTS)).T
-        groups = prompt_means(data.texts["groups"], len(GROUP_PROMPTS))
-        features = dict(features_of(data.pictures["test"]))
-        table = emoji_rows(features, names, groups, task)
-        guesses = np.argmax(classify(list(features.values())[-1], groups), axis=-1)
-        details = {"confusion": confusion(task.held_out.group_ids, guesses, task.groups)}
-        if data.has_baselines:
-            table += [pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
-        return Judgement(table, details)
 
 
 @dataclasses.dataclass(frozen=True)

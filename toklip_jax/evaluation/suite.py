@@ -18,10 +18,9 @@ import numpy as np
 
 from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data import pipeline
-from toklip_jax.data.decode import RESIZES, Decode
+from toklip_jax.data.images import RESIZES, Decode
 from toklip_jax.data.sources import build_source, is_raw
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.demo.names import Emoji
 from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig
 from toklip_jax.evaluation.encode import Encoded, Parts, encode, text_batches
 from toklip_jax.evaluation.meaning import Meaning
@@ -33,8 +32,7 @@ from toklip_jax.evaluation.zeroshot import ZeroShot
 from toklip_jax.metrics import Estimate
 from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
 
-KINDS = {
-    "emoji": Emoji,
+KINDS: dict[str, type[Evaluation]] = {
     "meaning": Meaning,
     "prefix": Prefix,
     "reconstruction": Reconstruct,
@@ -228,6 +226,16 @@ class Suite:
             "compute": dataclasses.asdict(self._subject.compute),
             "models": key,
         }
+
+
+def register_evaluation(kind: str, cls: type[Evaluation]) -> None:
+    """Makes a kind of evaluation known by the `kind` that its sections have.
+
+    Raises:
+        ValueError: another class has the name.
+    """
+    if KINDS.setdefault(kind, cls) is not cls:
+        raise ValueError(f"expected a new name for a kind of evaluation, got {kind!r} twice")
 
 
 def make(name: str, section: Mapping[str, Any]) -> Evaluation:

@@ -11,10 +11,8 @@ from jaxtyping import Float, Int, UInt8
 
 from toklip_jax.api import Tokenizer
 from toklip_jax.data import pipeline
-from toklip_jax.data.build import build_source
-from toklip_jax.data.decode import Decode
-from toklip_jax.data.pipeline import Source
-from toklip_jax.data.sources import is_raw
+from toklip_jax.data.images import Decode
+from toklip_jax.data.sources import Source, build_source, is_raw
 from toklip_jax.evaluation.retrieval import nearest_keys
 
 NUM_IMAGES = 8  # shown large

@@ -15,8 +15,9 @@ from typing import Any
 
 import ml_collections
 
-from toklip_jax.data.cache import HEADER, Header, load_header, write_shard
+from toklip_jax.data.cache import HEADER, Header, load_header
 from toklip_jax.data.health import BadSamples
+from toklip_jax.data.record_files import write_records
 from toklip_jax.parallel.hosts import barrier, gather_from_hosts, is_main_host
 from toklip_jax.tasks.toklip.encoder import CacheEncoder
 from toklip_jax.training.faults import Preempted, Preemption
@@ -58,7 +59,7 @@ def encode(
             except ValueError as found:
                 error = str(found)  # so that no host waits for this one
             else:
-                write_shard(shards[number], records)
+                write_records(shards[number], records)
                 left -= 1
     if bad.counts:
         print(f"host {host} left out {bad.report()}")

@@ -17,9 +17,9 @@ from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data import pipeline
 from toklip_jax.data.build import make_tokenizer, training_transform
 from toklip_jax.data.cache import Field, Header, lay_out
-from toklip_jax.data.decode import RESIZES, Decode
-from toklip_jax.data.draws import Draws, Ranges
+from toklip_jax.data.crops import Draws, Ranges
 from toklip_jax.data.health import BadSamples
+from toklip_jax.data.images import RESIZES, Decode
 from toklip_jax.data.reader import Reader
 from toklip_jax.data.sources import build_source, cache_directories, is_raw
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer

@@ -1,12 +1,11 @@
 """What is encoded of a data set: random crops that depend on seed, sample and crop alone."""
 
-import bisect
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.reader import key_of
 from toklip_jax.data.transforms import Sample, Transform
 
@@ -18,10 +17,10 @@ class Ranges:
 
     def __init__(self, source: Any, ranges: Sequence[range]):
         self._source, self._ranges = source, list(ranges)
-        self._starts = [0, *itertools.accumulate(map(len, ranges))]
+        self._offsets = Offsets(map(len, ranges))
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._offsets)
 
     def __getitem__(self, index: int) -> Sample:
         place = self._place(index)
@@ -31,8 +30,8 @@ class Ranges:
         return key_of(self._source, self._place(index))
 
     def _place(self, index):
-        part = bisect.bisect_right(self._starts, index) - 1
-        return self._ranges[part][index - self._starts[part]]
+        part, row = self._offsets.place(index)
+        return self._ranges[part][row]
 
 
 class Draws:

@@ -4,7 +4,6 @@ A record is the header's length (4 bytes, little-endian), the header with `text`
 there are any, and the encoded image.
 """
 
-import itertools
 import json
 import os
 import pathlib
@@ -15,7 +14,10 @@ from typing import Any
 import grain
 
 from toklip_jax.data.health import BadSample
+from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import base_name, expand, is_local
+from toklip_jax.data.record_files import count_records, write_records
+from toklip_jax.data.sources.base import ENCODED, SourceKind
 
 _LENGTH = struct.Struct("<I")
 
@@ -31,21 +33,7 @@ def write_array_record(path: str | pathlib.Path, records: Iterable[Mapping[str, 
         ValueError: a record without an image, or whose text isn't UTF-8; names its row. Nothing
             is left at `path` then.
     """
-    from array_record.python import array_record_module
-
-    draft = f"{path}.part"
-    writer = array_record_module.ArrayRecordWriter(draft, "group_size:1")  # for random access
-    row = -1
-    try:
-        for row, record in enumerate(records):
-            writer.write(_pack(record, row))
-    except BaseException:
-        writer.close()
-        os.unlink(draft)
-        raise
-    writer.close()
-    os.replace(draft, path)
-    return row + 1
+    return write_records(path, (_pack(record, row) for row, record in enumerate(records)))
 
 
 class ArrayRecordSource:
@@ -69,13 +57,13 @@ class ArrayRecordSource:
                 f"expected ArrayRecord files, found no file {', '.join(missing[:10])}: check the "
                 f"path and the range"
             )
-        self._starts = [0, *itertools.accumulate(map(count_records, self.files))]
+        self._offsets = Offsets(map(count_records, self.files))
         self._records = grain.sources.ArrayRecordDataSource(self.files)
         if len(self) == 0:
             raise ValueError(f"expected records in {files!r}, found none: write them anew")
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._offsets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns a record.
@@ -94,19 +82,11 @@ class ArrayRecordSource:
 
     def key(self, index: int) -> str:
         """Returns the file's name and the row in it."""
-        file = max(i for i, start in enumerate(self._starts[:-1]) if start <= index)
-        return f"{base_name(self.files[file])}:{index - self._starts[file]}"
+        file, row = self._offsets.place(index)
+        return f"{base_name(self.files[file])}:{row}"
 
 
-def count_records(path: str | pathlib.Path) -> int:
-    """Returns the number of records in a file."""
-    from array_record.python import array_record_module
-
-    reader = array_record_module.ArrayRecordReader(str(path))
-    try:
-        return reader.num_records()
-    finally:
-        reader.close()
+ARRAY_RECORD = SourceKind("array_record", ArrayRecordSource, ENCODED)
 
 
 def _pack(record, row):

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.images import random_resized_crop, shortest_side_crop, squash
+from toklip_jax.data.images.resizing import random_resized_crop, shortest_side_crop, squash
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 

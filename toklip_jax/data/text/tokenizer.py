@@ -2,22 +2,21 @@
 
 import functools
 import hashlib
-import html
 import json
 import logging
 import pathlib
-import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int32
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from toklip_jax.data.text.cleaning import CLEANERS, clean_text
+
 logger = logging.getLogger(__name__)
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"  # Gemma's spelling; ids 0, 1 and (in ours) 2
 TOKENIZER_FILE = "tokenizer.json"
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class TextTokenizer:
@@ -190,49 +189,6 @@ def train_tokenizer(
     cleaned = sorted({clean_text(caption, clean) for caption in captions})
     tokenizer.train_from_iterator(cleaned, trainer)
     return tokenizer
-
-
-def clean_text(text: str, clean: str) -> str:
-    """Returns `text` cleaned by `CLEANERS[clean]`; "canonicalize" is the released models'."""
-    return CLEANERS[clean](text)
-
-
-def basic_clean(text: str) -> str:
-    """Mends mis-decoded text (ftfy) and HTML entities, doubly escaped ones too, and strips it."""
-    import ftfy  # its tables are slow to import
-
-    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-
-
-def whitespace_clean(text: str) -> str:
-    """Cleans, and makes one space of every run of white space."""
-    return _single_spaces(basic_clean(text))
-
-
-def lower_clean(text: str) -> str:
-    """Cleans, makes white space single, and lower-cases: OpenAI CLIP's."""
-    return whitespace_clean(text).lower()
-
-
-def canonicalize(text: str) -> str:
-    """Cleans, makes `_` a space, drops ASCII punctuation, lower-cases, makes white space single.
-
-    SigLIP's, after big_vision's `canonicalize`; it joins hyphenated words.
-    """
-    text = basic_clean(text).replace("_", " ").translate(_NO_PUNCTUATION)
-    return _single_spaces(text.lower())
-
-
-CLEANERS: dict[str, Callable[[str], str]] = {
-    "basic": basic_clean,
-    "whitespace": whitespace_clean,
-    "lower": lower_clean,
-    "canonicalize": canonicalize,
-}
-
-
-def _single_spaces(text):
-    return " ".join(text.split())
 
 
 def _special_id(tokenizer, token):

@@ -5,7 +5,8 @@ from typing import Any
 
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.paths import read_bytes
-from toklip_jax.data.records import read_image_bytes
+from toklip_jax.data.sources.base import ENCODED, SourceKind
+from toklip_jax.data.sources.records import read_image_bytes
 
 
 class KarpathySource:
@@ -63,6 +64,9 @@ class KarpathySource:
     def texts(self) -> list[list[str]]:
         """Returns `num_captions` captions per image, in order."""
         return [list(captions) for captions in self._texts]
+
+
+KARPATHY = SourceKind("karpathy", KarpathySource, ENCODED)
 
 
 def _read(path):

@@ -1,8 +1,6 @@
 """Image-text pairs in WebDataset tars, as img2dataset writes them, by random access."""
 
-import bisect
 import concurrent.futures
-import itertools
 import logging
 import pathlib
 import threading
@@ -12,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.data.health import BadSample, Problem
+from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import RangeReader, base_name, expand
-from toklip_jax.data.records import label_of
-from toklip_jax.data.tar_index import FIELDS, Extensions, load_index
+from toklip_jax.data.sources.base import ENCODED, SourceKind
+from toklip_jax.data.sources.records import label_of
+from toklip_jax.data.sources.tar_index import FIELDS, Extensions, load_index
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class WebDatasetSource:
         self.shards = expand(shards)
         indexes = _load_all(self.shards, extensions or Extensions(), index_dir)
         self._index_paths = [index.path for index in indexes]
-        self._starts = [0, *itertools.accumulate(index.samples for index in indexes)]
+        self._offsets = Offsets(index.samples for index in indexes)
         self.problems: list[Problem] = [p for index in indexes for p in index.problems]
         self._reader, self._indexes = RangeReader(), {}
         logger.info("%d samples in %d tars", len(self), len(self.shards))
@@ -63,7 +63,7 @@ class WebDatasetSource:
             )
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_indexes": {}}  # each process maps the files anew
@@ -90,11 +90,11 @@ class WebDatasetSource:
         return f"{base_name(self.shards[shard])}:{name}"
 
     def _row(self, index):
-        shard = bisect.bisect_right(self._starts, index) - 1
+        shard, row = self._offsets.place(index)
         if shard not in self._indexes:
             with _LOADING:
                 self._indexes[shard] = np.load(self._index_paths[shard], mmap_mode="r")
-        return shard, self._indexes[shard][index - self._starts[shard]]
+        return shard, self._indexes[shard][row]
 
     def _read(self, path, places):
         start = min(offset for offset, _ in places.values())
@@ -103,6 +103,26 @@ class WebDatasetSource:
             return {f: self._reader.read(path, *place) for f, place in places.items()}
         data = self._reader.read(path, start, end - start)
         return {f: data[at - start : at - start + size] for f, (at, size) in places.items()}
+
+
+def open_webdataset(
+    shards: str | Sequence[str],
+    image: tuple[str, ...] = Extensions.image,
+    text: tuple[str, ...] = Extensions.text,
+    label: tuple[str, ...] = Extensions.label,
+    index_dir: str | None = None,
+) -> WebDatasetSource:
+    """Opens tars as img2dataset writes them.
+
+    Args:
+        shards: such as "gs://bucket/cc12m/{00000..00331}.tar", or several.
+        image: extensions; `text` and `label` likewise.
+        index_dir: where indexes are kept; None for beside the shards, or the user's cache.
+    """
+    return WebDatasetSource(shards, Extensions(tuple(image), tuple(text), tuple(label)), index_dir)
+
+
+WEBDATASET = SourceKind("webdataset", open_webdataset, ENCODED)
 
 
 def _load_all(shards, extensions, index_dir):

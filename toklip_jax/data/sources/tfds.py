@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from toklip_jax.core.fields import check_name
+from toklip_jax.data.sources.base import ENCODED, SourceKind
 
 
 class TfdsSource:
@@ -61,6 +62,9 @@ class TfdsSource:
     def key(self, index: int) -> str:
         """Returns the data set's name, the split and the row."""
         return f"{self.name}/{self.split}:{index}"
+
+
+TFDS = SourceKind("tfds", TfdsSource, ENCODED)
 
 
 def _builder(directory, name, data_dir):

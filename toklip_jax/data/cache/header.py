@@ -9,26 +9,20 @@ A record is one image: `Header.record_bytes` bytes of fields at fixed places, li
 the caption in UTF-8 if the source has any. A field that depends on the crop is there `crops` times.
 """
 
-import bisect
 import dataclasses
 import importlib.metadata
-import itertools
 import json
-import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import grain
 import ml_dtypes
 import numpy as np
 
-from toklip_jax.data.array_record import count_records
 from toklip_jax.data.transforms import Sample
 
 FORMAT = 1
 HEADER = "header.json"
-CROPS = "_crops"  # of a sample: all its crops; a leading underscore keeps it out of batches
 DTYPES = {name: np.dtype(name) for name in ("uint16", "uint32", "int32", "int64", "float32")}
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 WIDENED = ("uint16", "uint32")  # ids, which batches have as int32
@@ -197,88 +191,6 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
             f"(no {missing[0]}): the command that wrote it goes on where it ended, run it again"
         )
     return [str(path) for path in paths]
-
-
-class CacheSource:
-    """A cache's images, each as `ids` int32 [n] and what else its header's `names` say.
-
-    `token_ids` are int32 [t], `labels` int32, `teacher_feature` and `text_feature` [d] in the type
-    that they were kept in. A sample is its first crop; `PickCrop` takes another.
-
-    Attributes:
-        header: the cache's.
-        classes: names of the labels, if they are known.
-    """
-
-    def __init__(self, directory: str):
-        """Opens a cache.
-
-        Raises:
-            FileNotFoundError, ValueError: none, not finished, or without a record.
-        """
-        self.header = load_header(directory)
-        self.classes = self.header.classes
-        paths = expect_complete(self.header, directory)
-        counts = [count_records(path) for path in paths]
-        filled = [(path, n) for path, n in zip(paths, counts, strict=True) if n]
-        if not filled:
-            raise ValueError(f"expected records in {directory}, found none: encode anew")
-        self._files = [path for path, _ in filled]
-        self._starts = [0, *itertools.accumulate(n for _, n in filled)]
-        self._records = grain.sources.ArrayRecordDataSource(self._files)
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def __getitem__(self, index: int) -> Sample:
-        record = self._records[index]
-        return self.header.read(record, 0) | {CROPS: _Crops(self.header, record)}
-
-    def key(self, index: int) -> str:
-        """Returns the shard's name and the row in it."""
-        file = bisect.bisect_right(self._starts, index) - 1
-        return f"{os.path.basename(self._files[file])}:{index - self._starts[file]}"
-
-
-class PickCrop:
-    """Takes one of the crops of a `CacheSource`'s sample."""
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        crops = sample[CROPS]
-        if crops.header.crops == 1:
-            return sample
-        return crops.header.read(crops.record, int(rng.integers(crops.header.crops)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Crops:
-    header: Header
-    record: bytes
-
-
-def write_shard(path: str | pathlib.Path, records: Sequence[bytes]) -> None:
-    """Writes a shard, whole or not at all."""
-    from array_record.python import array_record_module
-
-    draft = f"{path}.part"
-    writer = array_record_module.ArrayRecordWriter(draft, "group_size:1")  # for random access
-    try:
-        for record in records:
-            writer.write(record)
-    finally:
-        writer.close()
-    os.replace(draft, path)
-
-
-def read_shard(path: str | pathlib.Path) -> list[bytes]:
-    """Returns all records of a shard."""
-    from array_record.python import array_record_module
-
-    reader = array_record_module.ArrayRecordReader(str(path))
-    try:
-        return reader.read_all() if reader.num_records() else []
-    finally:
-        reader.close()
 
 
 def _header(data) -> Header:

@@ -6,7 +6,8 @@ from typing import Any
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import base_name, file_system, is_local
-from toklip_jax.data.records import label_of, read_image_bytes
+from toklip_jax.data.sources.base import ENCODED, SourceKind
+from toklip_jax.data.sources.records import label_of, read_image_bytes
 
 
 class TableSource:
@@ -86,6 +87,9 @@ class TableSource:
         path = os.fsdecode(value)
         is_whole = os.path.isabs(path) or not is_local(path) or not self.root
         return read_image_bytes(path if is_whole else f"{self.root}/{path}")
+
+
+TABLE = SourceKind("table", TableSource, ENCODED)
 
 
 def _read_parquet(path, columns):

@@ -11,7 +11,8 @@ import pathlib
 
 import numpy as np
 
-from toklip_jax.data.cache import Header, expect_complete, load_header, read_shard
+from toklip_jax.data.cache.header import Header, expect_complete, load_header
+from toklip_jax.data.record_files import read_records
 
 METADATA = b"toklip_jax"
 
@@ -43,7 +44,7 @@ def export_parquet(
     written = []
     for path in expect_complete(header, directory)[host::hosts]:
         target = output / pathlib.Path(path).with_suffix(".parquet").name
-        _write(target, _table(header, read_shard(path), id_offset))
+        _write(target, _table(header, read_records(path), id_offset))
         written.append(target)
     return written
 

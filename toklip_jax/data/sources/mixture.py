@@ -1,13 +1,14 @@
 """Several sources as one, drawn from by weight."""
 
-import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toklip_jax.data.health import Problem
-from toklip_jax.data.pipeline import Source
+from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.reader import following, key_of
+from toklip_jax.data.sources.base import PARTS, Source, SourceKind, weighted_parts
+from toklip_jax.data.text import TextTokenizer
 
 
 class Mixture:
@@ -37,27 +38,39 @@ class Mixture:
         if empty := [i for i, part in enumerate(parts) if len(part) == 0]:
             raise ValueError(f"expected samples in each part, got none in number {empty[0]}")
         self.parts, self.weights = tuple(parts), tuple(map(float, weights))
-        self.starts = [0, *itertools.accumulate(len(part) for part in parts)]
+        self._offsets = Offsets(len(part) for part in parts)
+        self.starts = self._offsets.starts[:-1]
         found = [getattr(part, "problems", []) for part in parts]
         self.problems: list[Problem] = list(itertools.chain(*found))
 
     def __len__(self) -> int:
-        return self.starts[-1]
+        return len(self._offsets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        part, row = self._place(index)
+        part, row = self._offsets.place(index)
         return self.parts[part][row]
 
     def key(self, index: int) -> str:
         """Returns the name that the part gives the sample."""
-        part, row = self._place(index)
+        part, row = self._offsets.place(index)
         return key_of(self.parts[part], row)
 
     def following(self, index: int) -> int:
         """Returns the index that stands in for a bad sample: the next one of its part."""
-        part, row = self._place(index)
+        part, row = self._offsets.place(index)
         return self.starts[part] + following(self.parts[part], row)
 
-    def _place(self, index):
-        part = bisect.bisect_right(self.starts, index) - 1
-        return part, index - self.starts[part]
+
+def open_mixture(
+    parts: Sequence[Mapping[str, Any]], *, tokenizer: TextTokenizer | None = None
+) -> Mixture:
+    """Opens several sources as one.
+
+    Args:
+        parts: configs like any other, each with a `weight` beside.
+    """
+    weights, configs = zip(*weighted_parts(parts), strict=True)
+    return Mixture([config.open(tokenizer) for config in configs], weights)
+
+
+MIXTURE = SourceKind("mixture", open_mixture, PARTS)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.data.paths import file_system
-from toklip_jax.data.records import read_image_bytes
+from toklip_jax.data.sources.base import ENCODED, SourceKind
+from toklip_jax.data.sources.records import read_image_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -60,6 +61,9 @@ class ImageFolderSource:
 
     def _name(self, index):
         return self._names[index].decode("utf-8", "surrogateescape")
+
+
+IMAGE_FOLDER = SourceKind("image_folder", ImageFolderSource, ENCODED)
 
 
 def _is_image(name):

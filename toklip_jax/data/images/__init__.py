@@ -1,0 +1,26 @@
+"""Images on the host: decoding, resizing, augmentation, and the check of what users pass."""
+
+from toklip_jax.data.images.check import check_images
+from toklip_jax.data.images.decode import RECIPE_SCALE, RESIZES, Decode, open_image, token_ids
+from toklip_jax.data.images.resizing import (
+    random_resized_crop,
+    read_image,
+    shortest_side_crop,
+    squash,
+)
+from toklip_jax.data.images.transforms import ShiftAndScale, shift_and_scale
+
+__all__ = [
+    "RECIPE_SCALE",
+    "RESIZES",
+    "Decode",
+    "ShiftAndScale",
+    "check_images",
+    "open_image",
+    "random_resized_crop",
+    "read_image",
+    "shift_and_scale",
+    "shortest_side_crop",
+    "squash",
+    "token_ids",
+]

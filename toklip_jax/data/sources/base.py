@@ -1,0 +1,244 @@
+"""What a data source is to the rest of the package, and how a config names one.
+
+A kind of source is a `SourceKind`, registered under the name that stands as `kind` in configs;
+`registry.py` lists the package's own, and another package registers its kinds on import.
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.text import TextTokenizer
+from toklip_jax.data.transforms import Sample
+
+ENCODED, ARRAYS, IDS, PARTS = "encoded", "arrays", "ids", "parts"
+GIVES = (ENCODED, ARRAYS, IDS, PARTS)
+TOKENIZER = "tokenizer"  # parameter of `SourceKind.open`; no argument of a config
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Samples by index.
+
+    What else a source may have, where it makes sense:
+
+        key(index) -> str: a sample's name; samples without one can't be skipped
+        following(index) -> int: the index that stands in for a bad sample
+        problems: list of (name, cause) that were found when the source was opened
+        classes: what each label stands for
+        texts() -> list of an image's captions, per image
+        title(index) -> str: what to call an image in a report
+        attribution: whom the images are owed to
+        parts, starts, weights: of a mixture
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceKind:
+    """A kind of data source.
+
+    Attributes:
+        name: its `kind` in configs.
+        open: returns a source. Its parameters are the arguments that a config may have, except
+            `tokenizer`, which is passed where a caller has one.
+        gives: what its samples are: "encoded" (records of an encoded `image`, a `text` and a
+            `label`, which `images.Decode` makes arrays of), "arrays", "ids" (a cache, in its
+            argument `directory`), or "parts" (as the configs in its argument `parts` say, each
+            with a `weight`).
+        texts: returns the texts to train a tokenizer on; gets the arguments, defaults included.
+    """
+
+    name: str
+    open: Callable[..., Source]
+    gives: str
+    texts: Callable[[Mapping[str, Any]], list[str]] | None = None
+
+    def __post_init__(self):
+        check_name("gives", self.gives, GIVES)
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """What a config may say besides `kind`."""
+        found = inspect.signature(self.open).parameters
+        return {name: parameter for name, parameter in found.items() if name != TOKENIZER}
+
+    def with_defaults(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the arguments, completed by the defaults of `open`."""
+        empty = inspect.Parameter.empty
+        defaults = {n: p.default for n, p in self.parameters.items() if p.default is not empty}
+        return defaults | dict(arguments)
+
+
+_KINDS: dict[str, SourceKind] = {}
+
+
+def register(kind: SourceKind) -> SourceKind:
+    """Makes a kind of source known by its name.
+
+    Raises:
+        ValueError: another kind has the name.
+    """
+    if _KINDS.setdefault(kind.name, kind) is not kind:
+        raise ValueError(f"expected a new name for a kind of source, got {kind.name!r} twice")
+    return kind
+
+
+def registered() -> list[SourceKind]:
+    """Returns the kinds of source in the order of their registration."""
+    return list(_KINDS.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """A data source as a config describes it, checked; nothing is opened yet.
+
+    Attributes:
+        kind: of `registered()`.
+        arguments: of the kind's `open`; lists are tuples.
+        where: its place in the config, for messages; not part of what is compared.
+
+    Raises:
+        ValueError: an unknown kind, an argument that the kind doesn't take (both name the nearest),
+            one that is missing, or a mixture whose part has any of these or no weight.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    where: str = dataclasses.field(default="source", compare=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "arguments", _with_tuples(self.arguments))
+        kind = _find(self.kind, self.where)
+        for name in self.arguments:
+            check_name(f"an argument of {self.where} ({self.kind})", name, kind.parameters)
+        for name, parameter in kind.parameters.items():
+            if parameter.default is inspect.Parameter.empty and name not in self.arguments:
+                raise ValueError(f"expected {self.where}.{name}, which {self.kind} needs, got none")
+        self.parts  # noqa: B018 - they are checked as they are made
+
+    @classmethod
+    def from_plain(cls, section: Mapping[str, Any], where: str = "source") -> "SourceConfig":
+        """Reads {"kind": ..., and the kind's own arguments}.
+
+        Args:
+            where: the section's place in the config, for messages.
+
+        Raises:
+            ValueError: as the class.
+        """
+        kind = _find(section.get("kind"), where)
+        arguments = {name: value for name, value in section.items() if name != "kind"}
+        return cls(kind.name, arguments, where)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what `from_plain` reads, as json has it."""
+        return json.loads(json.dumps({"kind": self.kind, **self.arguments}))
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_plain(), sort_keys=True))
+
+    def open(self, tokenizer: TextTokenizer | None = None) -> Source:
+        """Opens the source.
+
+        Args:
+            tokenizer: for sources that tokenize their texts; without it their samples have none.
+        """
+        open_source = _KINDS[self.kind].open
+        others = {TOKENIZER: tokenizer} if _takes_tokenizer(open_source) else {}
+        return open_source(**self.arguments, **others)
+
+    @property
+    def parts(self) -> tuple["SourceConfig", ...]:
+        """The sources of a mixture; none of another kind."""
+        if _KINDS[self.kind].gives != PARTS:
+            return ()
+        parts = weighted_parts(self.arguments["parts"], f"{self.where}.parts")
+        return tuple(part for _, part in parts)
+
+    @property
+    def gives(self) -> str:
+        """What the samples are: "encoded" images, "arrays", or "ids"; of a mixture, of its parts.
+
+        Raises:
+            ValueError: parts that give different things.
+        """
+        if (gives := _KINDS[self.kind].gives) != PARTS:
+            return gives
+        found = {part.gives for part in self.parts}
+        if len(found) > 1:
+            named = ", ".join(f"{part.kind}: {part.gives}" for part in self.parts)
+            raise ValueError(
+                f"expected parts of {self.where} that are all encoded images, all arrays, or all "
+                f"caches, got {named}: write the arrays as one of the kinds of encoded images, or "
+                f"encode all"
+            )
+        return found.pop()
+
+    @property
+    def cache_directories(self) -> list[str]:
+        """Where the caches are that the samples come from; none for any other source.
+
+        Raises:
+            ValueError: as `gives`.
+        """
+        if self.gives != IDS:
+            return []
+        if not self.parts:
+            return [self.arguments["directory"]]
+        return [directory for part in self.parts for directory in part.cache_directories]
+
+    def texts(self) -> list[str] | None:
+        """Returns the texts to train a tokenizer on; None where a kind doesn't offer them."""
+        if self.parts:
+            found = [part.texts() for part in self.parts]
+            return None if None in found else [text for texts in found for text in texts]
+        kind = _KINDS[self.kind]
+        return kind.texts(kind.with_defaults(self.arguments)) if kind.texts else None
+
+
+def weighted_parts(
+    parts: Sequence[Mapping[str, Any]], where: str = "parts"
+) -> list[tuple[float, SourceConfig]]:
+    """Returns the weight and the config of each part of a mixture.
+
+    Raises:
+        ValueError: no part, one without a weight, or what `SourceConfig` refuses.
+    """
+    if not parts:
+        raise ValueError(f"expected parts with a weight each in {where}, got none")
+    found = []
+    for i, part in enumerate(parts):
+        if "weight" not in part:
+            raise ValueError(f"expected a weight in each part of a mixture, got {part}")
+        section = {name: value for name, value in part.items() if name != "weight"}
+        found.append((float(part["weight"]), SourceConfig.from_plain(section, f"{where}[{i}]")))
+    return found
+
+
+def _find(name, where) -> SourceKind:
+    try:
+        return _KINDS[check_name(f"{where}.kind", name, _KINDS)]
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (a kind of another package is known once that is imported: name the package "
+            f"in the config's `imports`)"
+        ) from None
+
+
+def _takes_tokenizer(function) -> bool:
+    return TOKENIZER in inspect.signature(function).parameters
+
+
+def _with_tuples(value):
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_with_tuples(one) for one in value)
+    return value

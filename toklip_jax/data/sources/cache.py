@@ -1,0 +1,75 @@
+"""A cache of ids as a source."""
+
+import dataclasses
+import os
+
+import grain
+import numpy as np
+
+from toklip_jax.data.cache import Header, expect_complete, load_header
+from toklip_jax.data.offsets import Offsets
+from toklip_jax.data.record_files import count_records
+from toklip_jax.data.sources.base import IDS, SourceKind
+from toklip_jax.data.transforms import Sample
+
+CROPS = "_crops"  # of a sample: all its crops; a leading underscore keeps it out of batches
+
+
+class CacheSource:
+    """A cache's images, each as `ids` int32 [n] and what else its header's `names` say.
+
+    `token_ids` are int32 [t], `labels` int32, `teacher_feature` and `text_feature` [d] in the type
+    that they were kept in. A sample is its first crop; `PickCrop` takes another.
+
+    Attributes:
+        header: the cache's.
+        classes: names of the labels, if they are known.
+    """
+
+    def __init__(self, directory: str):
+        """Opens a cache.
+
+        Raises:
+            FileNotFoundError, ValueError: none, not finished, or without a record.
+        """
+        self.header = load_header(directory)
+        self.classes = self.header.classes
+        paths = expect_complete(self.header, directory)
+        counts = [count_records(path) for path in paths]
+        filled = [(path, n) for path, n in zip(paths, counts, strict=True) if n]
+        if not filled:
+            raise ValueError(f"expected records in {directory}, found none: encode anew")
+        self._files = [path for path, _ in filled]
+        self._offsets = Offsets(n for _, n in filled)
+        self._records = grain.sources.ArrayRecordDataSource(self._files)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Sample:
+        record = self._records[index]
+        return self.header.read(record, 0) | {CROPS: _Crops(self.header, record)}
+
+    def key(self, index: int) -> str:
+        """Returns the shard's name and the row in it."""
+        file, row = self._offsets.place(index)
+        return f"{os.path.basename(self._files[file])}:{row}"
+
+
+class PickCrop:
+    """Takes one of the crops of a `CacheSource`'s sample."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        crops = sample[CROPS]
+        if crops.header.crops == 1:
+            return sample
+        return crops.header.read(crops.record, int(rng.integers(crops.header.crops)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Crops:
+    header: Header
+    record: bytes
+
+
+CACHE = SourceKind("cache", CacheSource, IDS)

@@ -1,0 +1,43 @@
+"""Random images and captions, for tests and speed measurements; and arrays in memory."""
+
+import numpy as np
+
+from toklip_jax.data.sources.base import ARRAYS, SourceKind
+from toklip_jax.data.transforms import Sample
+
+
+class ArraySource:
+    """Rows of equally long arrays in memory."""
+
+    def __init__(self, **arrays: np.ndarray):
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"expected arrays of one length, got {lengths}")
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> Sample:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+def open_synthetic(
+    num_samples: int = 64,
+    image_size: int = 16,
+    context_length: int = 8,
+    vocab_size: int = 64,
+    num_captions: int = 2,
+    num_classes: int = 4,
+    seed: int = 0,
+) -> ArraySource:
+    """Returns random `images`, random ids as their `captions`, and `labels` 0, 1, 2, 0, 1, ..."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (num_samples, image_size, image_size, 3), np.uint8)
+    shape = (num_samples, num_captions, context_length)
+    captions = rng.integers(0, vocab_size, shape, np.int32)
+    labels = (np.arange(num_samples) % num_classes).astype(np.int32)
+    return ArraySource(images=images, captions=captions, labels=labels)
+
+
+SYNTHETIC = SourceKind("synthetic", open_synthetic, ARRAYS)
