@@ -23,7 +23,7 @@ from toklip_jax.parallel.sharding import MeshConfig
 from toklip_jax.parallel.start import ProcessesConfig
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.registry import task_of
-from toklip_jax.tasks.toklip.encoder import EncodeConfig
+from toklip_jax.tasks.toklip.encode_config import EncodeConfig
 from toklip_jax.training.loop import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig
 

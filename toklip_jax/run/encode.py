@@ -1,11 +1,7 @@
-"""Encodes a data source once, for training that needs neither pixels nor the frozen towers:
+"""Encodes a data source once, for training that needs neither pixels nor the frozen towers.
 
-    python -m toklip_jax.encode --config=configs/toklip_s_256.py --output=CACHE [--workdir=RUN]
-    python -m toklip_jax.encode --output=CACHE --parquet=DIR [--id_offset=N]
-
-The second exports what is there; `--parquet` beside `--config` does both. Each process works on
-shards of its own; a shard is written whole or not at all, and the same command goes on with those
-that are missing. `data/cache.py` says what is written, the config's section `encode` how.
+Each process works on shards of its own; a shard is written whole or not at all, and the same command
+continues with those that are missing. `data/cache` says what is written.
 """
 
 import dataclasses
@@ -13,21 +9,29 @@ import json
 import pathlib
 from typing import Any
 
-import ml_collections
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
 
+from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import HEADER, Header, load_header
 from toklip_jax.data.health import BadSamples
 from toklip_jax.data.record_files import write_records
+from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
+from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import barrier, gather_from_hosts, is_main_host
-from toklip_jax.tasks.toklip.encoder import CacheEncoder
+from toklip_jax.parallel.sharding import AXES
+from toklip_jax.run.context import RunContext
+from toklip_jax.tasks.registry import TASKS, task_of
 from toklip_jax.training.faults import Preempted, Preemption
-from toklip_jax.training.workdir import flatten
+from toklip_jax.training.workdir import STAGE_PREFIX, flatten, weights_path
 
 
 def encode(
-    config: ml_collections.ConfigDict,
+    experiment: Experiment,
     output: str | pathlib.Path,
     workdir: str | pathlib.Path = "",
+    *,
     host: int = 0,
     hosts: int = 1,
 ) -> Header:
@@ -42,7 +46,8 @@ def encode(
         ValueError: from the config; another cache in `output`; too many bad samples.
         Preempted: told to stop by SIGTERM; whole shards stay.
     """
-    encoder, output = CacheEncoder(config, pathlib.Path(workdir)), pathlib.Path(output)
+    encoder = _encoder(experiment, pathlib.Path(workdir))
+    output = pathlib.Path(output)
     if is_main_host():
         _claim(output, encoder)
     barrier("cache")
@@ -64,6 +69,55 @@ def encode(
     if bad.counts:
         print(f"host {host} left out {bad.report()}")
     return encoder.header
+
+
+def _encoder(experiment, workdir):
+    name = experiment.encode.stage
+    stage = experiment.sections.get(name)
+    task = stage and task_of(stage.task)
+    if task is None or task.cache is None:
+        can = [task.name for task in TASKS.values() if task.cache]
+        raise ValueError(
+            f"expected encode.stage to name the section of a stage of {' or '.join(can)}, got "
+            f"{name!r}"
+        )
+    if experiment.source is None:
+        raise ValueError("expected a section source to encode, found none")
+    _check_stages(stage, workdir)
+    context = RunContext(experiment, workdir, _local_mesh())
+    objective, params = task.start(stage, context.start)
+    return task.cache.encoder(
+        stage,
+        objective,
+        params,
+        source=experiment.source,
+        config=experiment.encode,
+        reading=experiment.reading,
+        tokenizer=_tokenizer(experiment, workdir),
+        mesh=context.mesh,
+        seed=experiment.seed,
+    )
+
+
+def _check_stages(stage, workdir):
+    for name, source in stage.model.init.items():
+        if source.startswith(STAGE_PREFIX) and not weights_path(source, workdir).is_dir():
+            raise ValueError(
+                f"expected the weights of {source!r}, which init.{name} names, in {workdir}: "
+                f"name the run that trained it with --workdir"
+            )
+
+
+def _local_mesh() -> Mesh:
+    devices = np.array(jax.local_devices()).reshape(-1, 1, 1)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _tokenizer(experiment, workdir) -> TextTokenizer | None:
+    path = workdir / TOKENIZER_FILE
+    if path.is_file():  # the run's, which its stages were trained with
+        return TextTokenizer.load(path, experiment.text.context_length)
+    return make_tokenizer(experiment.text, experiment.source)
 
 
 def _is_any_left(is_told, error, left) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from toklip_jax.data.build import evaluation_batches, training_batches
+from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.evaluation.suite import Suite, flat_figures
 from toklip_jax.parallel.hosts import barrier, broadcast_from_main
@@ -36,10 +36,10 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     if stage.source.gives == "ids":
         features = task.cache.check(stage, objective, params, context.tokenizer_path)
         unused = task.cache.unused(objective, params, features)
-    reading = _reading(stage, context, text)
+    batching = _batching(stage, context)
     loop_context = LoopContext(
         title=stage.name,
-        evaluate=_evaluation(stage, context, objective, reading),
+        evaluate=_evaluation(stage, context, objective, batching),
         description=experiment.description,
         allow_change=context.allows_config_change,
         profile=context.profile,
@@ -49,7 +49,14 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     params = train(
         objective,
         params,
-        training_batches(stage.source, augment=stage.augment, seed=experiment.seed, **reading),
+        training_batches(
+            stage.source,
+            batching,
+            tokenizer=text,
+            has_text=task.needs_text,
+            seed=experiment.seed,
+            augment=stage.augment,
+        ),
         optimizer=stage.optimizer,
         config=stage.loop,
         mesh=context.mesh,
@@ -71,22 +78,20 @@ def check_vocabulary(text: TextTokenizer | None, objective: Objective) -> None:
         )
 
 
-def _reading(stage, context, text):
+def _batching(stage, context) -> Batching:
     """How this host reads batches, for training and validation alike."""
-    experiment = context.experiment
-    return {
-        "image_size": experiment.reading.image_size,
-        "tokenizer": text,
-        "has_text": task_of(stage.task).needs_text,
-        "batch_size": stage.batch_size,
-        "num_workers": experiment.reading.num_workers,
-        "host": jax.process_index(),
-        "hosts": jax.process_count(),
-    }
+    reading = context.experiment.reading
+    return Batching(
+        stage.batch_size,
+        image_size=reading.image_size,
+        num_workers=reading.num_workers,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
 
 
 def _evaluation(
-    stage: StageConfig, context: RunContext, objective: Objective, reading
+    stage: StageConfig, context: RunContext, objective: Objective, batching: Batching
 ) -> Evaluate | None:
     """What `evaluate_every` calls: the stage's `validation`, and the evaluations that it names."""
     if not stage.loop.evaluate_every:
@@ -98,7 +103,8 @@ def _evaluation(
         )
     parts: list[Callable] = []
     if stage.validation is not None:
-        batches = functools.partial(evaluation_batches, stage.validation, **reading)
+        text = context.text_tokenizer()
+        batches = functools.partial(evaluation_batches, stage.validation, batching, tokenizer=text)
         parts.append(validation(objective, batches, context.mesh))
     if stage.evaluate:
         suite = build_suite(context, stage.evaluate, objective.evaluated_models)

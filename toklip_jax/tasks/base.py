@@ -83,12 +83,14 @@ class CacheUse:
         batch: `batch(objective, features, batch_size)` returns the shapes of a batch.
         unused: `unused(objective, params, features)` returns the slash paths of the parameters
             that no step on such a cache uses.
+        encoder: makes what `run.encode` writes caches with, such as `tasks.toklip.encoder`'s.
     """
 
     features: tuple[str, ...]
     check: Callable[..., Collection[str]]
     batch: Callable[[Any, Collection[str], int], dict[str, jax.ShapeDtypeStruct]]
     unused: Callable[[Any, Params, Collection[str]], Collection[str]]
+    encoder: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)

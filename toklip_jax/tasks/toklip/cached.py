@@ -2,22 +2,20 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.extend import core
 
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.cache import ENCODE, Header, load_header
-from toklip_jax.data.sources import cache_directories
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.registry import ids_shape
+from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
-from toklip_jax.training.objective import Objective
 from toklip_jax.training.state import Params, partition
 from toklip_jax.weights.directory import fingerprint_params
 
@@ -25,42 +23,34 @@ TRACED_ROWS = 2  # of the batch that shows what a step uses; any number would do
 ANEW = f"encode anew with `{ENCODE}` and this config"
 
 
-def stage_source(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
-    """Returns the config of the source that a stage trains on: its `cache`, or the run's source."""
-    if directory := config[name].get("cache", ""):
-        return {"kind": "cache", "directory": directory}
-    return config.source.to_dict()
-
-
 def check_caches(
-    source: Mapping[str, Any],
-    stage: ml_collections.ConfigDict,
-    objective: Objective,
+    stage: StageConfig,
+    objective: TokLIPObjective,
     params: Params,
     tokenizer_path: pathlib.Path | None,
-) -> Header | None:
-    """Compares the caches of a source with the run that is to train on them.
+) -> list[str]:
+    """Compares the caches that a stage trains on with the run.
 
     Args:
-        source: the stage's; of another kind it passes.
-        stage: the section, whose `augment` made the crops.
+        stage: whose `augment` made the crops.
         params: all, as read, before any is cast.
 
     Returns:
-        The header of one of them; all have the same fields.
+        The features of `CACHED` that they hold; all have the same.
 
     Raises:
         ValueError: a difference in models, tokenizer, sizes or transform, or a field that the loss
             needs and the cache lacks; says what to change.
     """
     hashes: dict[str, str] = {}
-    header = None
-    for directory in cache_directories(source):
+    features: list[str] = []
+    for directory in stage.source.cache_directories:
         header = load_header(directory)
+        features = [name for name in CACHED if name in header.names]
         _check_sizes(header, directory, objective)
         objective.expect_cached(header.names)
         trainable, _ = partition(params, objective.trainable)
-        if "text_feature" in header.names and "text_tower" in trainable:
+        if "text_feature" in features and "text_tower" in trainable:
             raise ValueError(
                 f"expected no text_feature in a cache where the text tower is trained, got one in "
                 f"{directory}: encode with encode.features=('teacher_feature',), or freeze it"
@@ -74,14 +64,21 @@ def check_caches(
         if tokenizer_path is not None:
             text = TextTokenizer.load(tokenizer_path, header.context_length)
             _expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
-    return header
+    return features
 
 
 def cached_rows(
-    config: TokLIPConfig, features: Collection[str], batch_size: int, dtype: str = "bfloat16"
+    objective: TokLIPObjective,
+    features: Collection[str],
+    batch_size: int,
+    dtype: str = "bfloat16",
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch from a cache that holds these of `CACHED`."""
-    shapes = {"ids": (config.vision.num_tokens,), "token_ids": (config.text.context_length,)}
+    config = objective.model_config
+    shapes = {
+        "ids": ids_shape(config.vq, config.vision.grid),
+        "token_ids": (config.text.context_length,),
+    }
     widths = {"teacher_feature": config.vision.width, "text_feature": config.text.embed_dim}
     rows = {n: jax.ShapeDtypeStruct((batch_size, *s), jnp.int32) for n, s in shapes.items()}
     for name in features:
@@ -97,18 +94,13 @@ def parts_of(fields: Collection[str]) -> list[str]:
     return [part for field, part in made_by.items() if field in fields]
 
 
-def features_of(header: Header) -> list[str]:
-    """Returns those of `CACHED` that a cache holds."""
-    return [name for name in CACHED if name in header.names]
-
-
 def unused_parameters(objective: TokLIPObjective, params: Params, features: Collection[str]) -> set:
     """Returns the slash paths of the parameters that no step on a cache with `features` touches.
 
     Args:
         params: arrays, or their shapes.
     """
-    rows = cached_rows(objective.model_config, features, TRACED_ROWS)
+    rows = cached_rows(objective, features, TRACED_ROWS)
     return untouched(lambda p, rows: objective.loss(p, rows, jax.random.key(0)), params, rows)
 
 
@@ -153,7 +145,7 @@ def _check_transform(header: Header, directory, stage, compute):
             f"expected a cache of random crops to train on, got whole pictures in {directory}: "
             f"encode with encode.resize=''"
         )
-    augment = json.loads(json.dumps(stage.augment.to_dict()))
+    augment = json.loads(json.dumps(dict(stage.augment)))
     if header.transform["augment"] != augment:
         raise ValueError(
             f"expected a cache of crops by the stage's augment {augment}, got "

@@ -19,6 +19,7 @@ from toklip_jax.tasks.base import (
 )
 from toklip_jax.tasks.contrast import batch_of_pairs
 from toklip_jax.tasks.toklip.cached import cached_rows, check_caches, unused_parameters
+from toklip_jax.tasks.toklip.encoder import CacheEncoder
 from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
 from toklip_jax.tasks.toklip.start import start_config, start_toklip
 from toklip_jax.training.state import Params
@@ -113,5 +114,11 @@ TOKLIP = Task(
     start=_start,
     outline=_outline,
     batch=_batch,
-    cache=CacheUse(CACHED, check_caches, cached_rows, unused_parameters),
+    cache=CacheUse(
+        features=CACHED,
+        check=check_caches,
+        batch=cached_rows,
+        unused=unused_parameters,
+        encoder=CacheEncoder,
+    ),
 )

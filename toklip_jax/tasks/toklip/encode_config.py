@@ -1,0 +1,53 @@
+"""The config's section `encode`."""
+
+import dataclasses
+
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.images import RESIZES
+from toklip_jax.tasks.toklip.objective import CACHED
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeConfig:
+    """The config's section `encode`.
+
+    Attributes:
+        stage: the toklip stage whose models and augmentation are taken.
+        crops: of each image; training takes one at random every epoch.
+        features: of `objectives.CACHED`, to be kept besides ids.
+        feature_dtype: bfloat16, or float32.
+        has_text: without, nothing can be trained on the cache, but evaluated.
+        resize: "" for random crops; or "squash" or "crop", whole pictures as evaluations see them.
+        batch_size: images that a process encodes at once, one crop after another.
+        records_per_shard: images of a file; what a process that is killed loses at most.
+    """
+
+    stage: str = "toklip"
+    crops: int = 1
+    features: tuple[str, ...] = CACHED
+    feature_dtype: str = "bfloat16"
+    has_text: bool = True
+    resize: str = ""
+    batch_size: int = 256
+    records_per_shard: int = 16_384
+
+    def __post_init__(self):
+        for feature in self.features:
+            check_name("encode.features", feature, CACHED)
+        check_name("encode.feature_dtype", self.feature_dtype, ("bfloat16", "float32"))
+        check_name("encode.resize", self.resize, ("", *RESIZES))
+        if min(self.crops, self.batch_size, self.records_per_shard) < 1:
+            raise ValueError(
+                f"expected encode.crops, batch_size and records_per_shard of at least 1, got {self}"
+            )
+        if self.resize and self.crops > 1:
+            raise ValueError(
+                f"expected encode.crops 1 with resize {self.resize!r}, got {self.crops}"
+            )
+        if self.records_per_shard % self.batch_size:
+            raise ValueError(
+                f"expected encode.records_per_shard to be a multiple of encode.batch_size "
+                f"{self.batch_size}, got {self.records_per_shard}"
+            )
+        if "text_feature" in self.features and not self.has_text:
+            raise ValueError("expected no text_feature in encode.features without has_text, got it")
