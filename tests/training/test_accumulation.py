@@ -50,7 +50,9 @@ def test_chunks_give_the_large_batch_with_distillation_on(case, kind, trainable)
     halves = partition(params, trainable)
 
     def of(chunks):
-        fn = jax.jit(lambda t, f: gradients(objective, t, f, batch, jax.random.key(0), chunks))
+        fn = jax.jit(
+            lambda t, f: gradients(objective, t, f, batch, jax.random.key(0), chunks=chunks)
+        )
         return fn(*halves)
 
     want, got = of(1), of(4)
@@ -67,7 +69,7 @@ def test_chunks_do_not_average_the_contrastive_loss_of_small_batches(case):
     make, params, batch = case
     objective = make()
     halves = partition(params, objective.trainable)
-    whole, _, _ = gradients(objective, *halves, batch, jax.random.key(0), 4)
+    whole, _, _ = gradients(objective, *halves, batch, jax.random.key(0), chunks=4)
     quarter = jax.tree.map(lambda x: x[:2], batch)
     small, _ = objective.loss(merge(*halves), quarter, jax.random.key(0))
     assert abs(float(whole) - float(small)) > 0.1
@@ -77,4 +79,4 @@ def test_chunks_that_do_not_divide_the_batch_are_refused(case):
     make, params, batch = case
     halves = partition(params, make().trainable)
     with pytest.raises(ValueError, match="divisible by accumulation, got 8 rows and 3"):
-        gradients(make(), *halves, batch, jax.random.key(0), 3)
+        gradients(make(), *halves, batch, jax.random.key(0), chunks=3)

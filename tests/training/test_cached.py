@@ -70,7 +70,7 @@ def rounded(cached):
 @functools.cache
 def step_of(objective, chunks):
     key = jax.random.key(0)
-    return jax.jit(lambda t, f, batch: gradients(objective, t, f, batch, key, chunks))
+    return jax.jit(lambda t, f, batch: gradients(objective, t, f, batch, key, chunks=chunks))
 
 
 def gradient(objective, params, batch, chunks=1):

@@ -48,7 +48,9 @@ def make_step(
     def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         frozen = with_zeros(frozen, unused or {})
-        loss, metrics, grads = gradients(objective, state.params, frozen, batch, rng, accumulation)
+        loss, metrics, grads = gradients(
+            objective, state.params, frozen, batch, rng, chunks=accumulation
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = objective.constrain(optax.apply_updates(state.params, updates))
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
@@ -69,7 +71,13 @@ def make_step(
 
 
 def gradients(
-    objective: Objective, params: Params, frozen: Params, batch: Any, rng: jax.Array, chunks: int
+    objective: Objective,
+    params: Params,
+    frozen: Params,
+    batch: Any,
+    rng: jax.Array,
+    *,
+    chunks: int,
 ) -> tuple[jax.Array, Metrics, Params]:
     """Returns (loss, metrics, gradient of `params`) of a batch, exactly, in one or more chunks.
 

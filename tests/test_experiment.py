@@ -1,0 +1,117 @@
+"""A config is read once: into frozen, checked dataclasses, with all that is wrong said at once."""
+
+import dataclasses
+import pathlib
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from toklip_jax.core.errors import UserError
+from toklip_jax.experiment import read_experiment
+from toklip_jax.tasks.toklip.task import TokLIPFields
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ROOT / "tests" / "training" / "tiny_run.py"
+
+
+@pytest.fixture
+def config():
+    return runpy.run_path(str(TINY))["get_config"]()
+
+
+def changed(config, **fields):
+    with config.unlocked():
+        for path, value in fields.items():
+            *sections, name = path.split("__")
+            section = config
+            for part in sections:
+                section = section[part]
+            section[name] = value
+    return config
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "toklip_s_256", "toklip_l_384"])
+def test_the_configs_of_the_repository_are_read(name):
+    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+    experiment = read_experiment(config)
+    assert [stage.name for stage in experiment.stages] == list(config.stages)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        experiment.seed = 1
+
+
+def test_sections_become_what_they_describe(config):
+    experiment = read_experiment(config)
+    vq, teacher, toklip = experiment.stages
+    assert (vq.task, teacher.task, toklip.task) == ("vq", "teacher", "toklip")
+    assert toklip.model == TokLIPFields({"vq": "stage:vq", "teacher": "stage:teacher"})
+    assert vq.source == experiment.source
+    assert teacher.validation.arguments["seed"] == 1
+    assert experiment.description["vq"]["batch_size"] == 8
+
+
+def test_a_stage_with_a_cache_trains_on_it(config):
+    with config.unlocked():
+        config.toklip.cache = "somewhere"
+    experiment = read_experiment(config)
+    assert experiment.stages[2].source.cache_directories == ["somewhere"]
+    assert experiment.stages[0].source == experiment.source
+
+
+def test_all_errors_are_said_at_once(config):
+    changed(
+        config,
+        vq__optimizer__learning_rat=1.0,
+        teacher__loop__steps=0,
+        toklip__loss__contrastiv="softmax",
+        mesh__data=0,
+        evaluate=("pair",),
+    )
+    with pytest.raises(UserError) as error:
+        read_experiment(config)
+    text = str(error.value)
+    assert "errors in the config" in text
+    for part in (
+        "did you mean 'learning_rate'",
+        "steps",
+        "mesh sizes of at least 1",
+        "did you mean 'pairs'",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evalute": ()}, "did you mean 'evaluate'"),
+        ({"stages": ("vq", "toklp")}, "none called 'toklp'"),
+        ({"vq__objective": "vg"}, "did you mean 'vq'"),
+        ({"vq__loss__l1_wieght": 1.0}, "did you mean 'l1_weight'"),
+        ({"vq__bach_size": 8}, "vq"),
+        ({"vq__batch_size": 0}, "batch_size of at least 1"),
+        ({"vq__model__codebook_siz": 8}, "codebook_siz"),
+        ({"toklip__loss__contrastive": "hinge"}, "hinge"),
+        ({"toklip__init": {"vq": "stage:vq"}}, "toklip.init.teacher"),
+        ({"toklip__init__vq": "stage:qv"}, "did you mean 'vq'"),
+        ({"toklip__is_causal": "yes"}, "expected bool for toklip.is_causal, got 'yes'"),
+        ({"source__kind": "synthetics"}, "did you mean 'synthetic'"),
+        ({"source__num_sample": 3}, "did you mean 'num_samples'"),
+        ({"evaluations__pairs__kind": "retreival"}, "did you mean 'retrieval'"),
+        ({"seed": "one"}, "seed"),
+        ({"num_workers": -1}, "num_workers of at least 0"),
+        ({"compute__dtype": "float8"}, "float8"),
+        ({"imports": ("no_such_module",)}, "no_such_module"),
+        ({"mesh__data": -1, "mesh__fsdp": -1}, "one of which may be -1"),
+        ({"evaluation_resize": "stretch"}, "stretch"),
+    ],
+)
+def test_what_is_wrong_is_named(config, fields, message):
+    with pytest.raises(UserError, match=message):
+        read_experiment(ConfigDict(changed(config, **fields).to_dict()))
+
+
+def test_a_stage_that_cannot_train_on_a_cache_says_so(config):
+    with config.unlocked():
+        config.vq.cache = "somewhere"
+    with pytest.raises(UserError, match="a source of images for the vq stage vq, got a cache"):
+        read_experiment(config)
