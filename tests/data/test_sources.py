@@ -3,9 +3,9 @@ import pytest
 
 from toklip_jax.data.sources import ArraySource, build_source
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
+from toklip_jax.demo import source as demo_source
 from toklip_jax.demo.artwork import Concept
 from toklip_jax.demo.captions import all_captions
-from toklip_jax.demo import source as demo_source
 from toklip_jax.demo.emoji import EmojiSet, split_emoji
 
 CONCEPTS = tuple(
