@@ -249,7 +249,16 @@ def test_a_share_that_is_none_is_refused(arguments):
         BadSamples(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [(0, (0.9, 1.0)), (8, (0.0, 1.0)), (8, (0.9, 2.0))])
-def test_sizes_and_scales_that_do_not_fit_are_refused(arguments):
-    with pytest.raises(ValueError, match="image_size of at least 1"):
-        Decode(arguments[0], True, scale=arguments[1])
+@pytest.mark.parametrize(
+    ("size", "scale", "message"),
+    [
+        (0, (0.9, 1.0), "image_size of at least 1"),
+        ((8, 0), (0.9, 1.0), "image_size of at least 1"),
+        ((8,), (0.9, 1.0), r"or \(height, width\), got \(8,\)"),
+        (8, (0.0, 1.0), "scale within"),
+        (8, (0.9, 2.0), "scale within"),
+    ],
+)
+def test_sizes_and_scales_that_do_not_fit_are_refused(size, scale, message):
+    with pytest.raises(ValueError, match=message):
+        Decode(size, True, scale=scale)

@@ -1,12 +1,15 @@
 import hashlib
 import json
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import PIL.Image
 import pytest
 
 from toklip_jax.data.images import (
+    check_image_array,
     check_images,
     random_resized_crop,
     read_image,
@@ -112,6 +115,62 @@ def test_wrong_images_say_what_to_do(images, message):
     with pytest.raises(ValueError, match=message) as caught:
         check_images(images, 384)
     assert "\n" not in str(caught.value)
+
+
+def test_videos_and_rectangles_are_checked_like_squares():
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 6, 3), np.uint8)
+    np.testing.assert_array_equal(check_images(video, (3, 8, 6)), to_unit_range(video))
+    with pytest.raises(ValueError, match=r"\[b, 3, 8, 6, 3\], got \(3, 8, 6, 3\): add a batch"):
+        check_images(video[0], (3, 8, 6))
+    with pytest.raises(ValueError, match=r"transpose\(0, 2, 3, 4, 1\)"):
+        check_images(video.transpose(0, 4, 1, 2, 3), (3, 8, 6))
+    with pytest.raises(ValueError, match="an array of the frames"):
+        check_images([GRADIENT], (3, 8, 6))
+    assert check_images([GRADIENT], (8, 6)).shape == (1, 8, 6, 3)
+    with pytest.raises(ValueError, match=r"load with image_size=\(8, 5\)"):
+        check_images(video[0, :, :, :5], (8, 6))
+
+
+def test_an_array_is_checked_without_its_values():
+    traced = jax.ShapeDtypeStruct((2, 16, 16, 3), np.float32)
+    check_image_array(traced, 16)
+    with pytest.raises(ValueError, match="resize them, or load with image_size=16"):
+        check_image_array(traced, 8)
+
+
+def test_a_rectangle_is_filled_by_each_resize():
+    """The gradient's rows are 0 to 79 and its columns 0 to 119."""
+    for resize, size, seen in (
+        (squash, (20, 60), (80, 120)),
+        (shortest_side_crop, (20, 60), (40, 120)),
+        (shortest_side_crop, (40, 10), (80, 20)),
+    ):
+        resized = resize(GRADIENT, size).astype(int)
+        assert resized.shape == (*size, 3)
+        for axis in (0, 1):
+            pixel = seen[axis] / size[axis]  # of the result, in the gradient's
+            assert np.ptp(resized[..., axis]) == pytest.approx(seen[axis] - pixel, abs=2)
+            assert resized[..., axis].mean() == pytest.approx((40, 60)[axis] - 0.5, abs=1)
+    for size in ((20, 60), (40, 10)):
+        crop = random_resized_crop(GRADIENT, size, (0.9, 1.0), np.random.default_rng(0))
+        assert crop.shape == (*size, 3)
+    for resize in (squash, shortest_side_crop):  # a square is one however it is given
+        np.testing.assert_array_equal(resize(GRADIENT, 16), resize(GRADIENT, (16, 16)))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_pixels_are_converted_alike_on_the_host_and_on_devices(on_device):
+    levels = np.arange(256, dtype=np.uint8)
+    expected = (levels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    as_given = jnp.asarray if on_device else np.asarray
+    values = to_unit_range(as_given(levels))
+    assert isinstance(values, jax.Array if on_device else np.ndarray)
+    if on_device:  # XLA multiplies with 1 / 255
+        np.testing.assert_allclose(values, expected, atol=1.2e-7, rtol=0)
+    else:
+        np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(to_uint8(values), levels)
+    np.testing.assert_array_equal(to_unit_range(values), values)
 
 
 def test_a_broken_image_file_is_named(tmp_path):

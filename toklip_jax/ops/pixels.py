@@ -11,8 +11,9 @@ Images = np.ndarray | jax.Array
 def to_unit_range(images: Images) -> Float[Images, "*shape"]:
     """Returns images in [-1, 1], float32: uint8 as (u / 255 - 0.5) / 0.5, floats as they are.
 
-    Each step is rounded to float32, as in the released models' preprocessing. The result is a NumPy
-    array where `images` is one, else JAX's.
+    The result is a NumPy array where `images` is one, else JAX's. NumPy rounds each step to
+    float32, as the released models' preprocessing does; XLA divides by multiplying with the
+    reciprocal, which changes the last bit of some values (by at most 1.2e-7).
     """
     xp = np if isinstance(images, np.ndarray) else jnp
     if images.dtype == np.uint8:

@@ -1,6 +1,6 @@
 """Images on the host: decoding, resizing, augmentation, and the check of what users pass."""
 
-from toklip_jax.data.images.check import check_images
+from toklip_jax.data.images.check import check_image_array, check_images
 from toklip_jax.data.images.decode import RECIPE_SCALE, RESIZES, Decode, open_image, token_ids
 from toklip_jax.data.images.resizing import (
     random_resized_crop,
@@ -8,6 +8,7 @@ from toklip_jax.data.images.resizing import (
     shortest_side_crop,
     squash,
 )
+from toklip_jax.data.images.sizes import Size, sides_of, simplest
 from toklip_jax.data.images.transforms import ShiftAndScale, shift_and_scale
 
 __all__ = [
@@ -15,12 +16,16 @@ __all__ = [
     "RESIZES",
     "Decode",
     "ShiftAndScale",
+    "Size",
+    "check_image_array",
     "check_images",
     "open_image",
     "random_resized_crop",
     "read_image",
     "shift_and_scale",
     "shortest_side_crop",
+    "sides_of",
+    "simplest",
     "squash",
     "token_ids",
 ]

@@ -1,4 +1,4 @@
-"""A raw record to a sample: the picture decoded and resized, the caption as ids."""
+"""From an encoded record to a sample: the image decoded and resized, the caption as ids."""
 
 import dataclasses
 import io
@@ -11,32 +11,34 @@ from jaxtyping import Int32
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.images.resizing import random_resized_crop, shortest_side_crop, squash
+from toklip_jax.data.images.sizes import simplest
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 
 RECIPE_SCALE = (0.9, 1.0)  # of the released recipe's random crop
-# Of a picture that is evaluated: the released training scripts squash, the evaluation scripts crop.
+# For evaluation; the released training scripts squash, the evaluation scripts crop.
 RESIZES = {"squash": squash, "crop": shortest_side_crop}
 
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-    """Makes `images` uint8 [s, s, 3], `token_ids` int32 [t] and `labels` int32 of a record.
+    """Makes `images` uint8 [h, w, 3], `token_ids` int32 [t] and `labels` int32 of a record.
 
-    Training takes a random crop of the picture, bicubic; evaluation squashes all of it, or takes
-    its centre square. Pictures of any mode are converted to RGB, CMYK too.
+    Training takes a random crop of the image, bicubic; evaluation squashes all of it, or takes its
+    centre. Images of any mode are converted to RGB, CMYK too.
 
     Attributes:
-        image_size: side in pixels.
-        is_training: random crop, or squash.
-        tokenizer: of the captions; without one there are no `token_ids`, and text isn't looked at.
-        scale: the crop's share of the picture's area.
-        min_side: in pixels; what is smaller is a placeholder, such as 1 x 1.
-        max_pixels: of a picture; refused from its header, before anything is decoded.
-        resize: of `RESIZES`, in evaluation.
+        image_size: the side of a square in pixels, or (height, width).
+        is_training: takes random crops; else `resize`.
+        tokenizer: for the captions; without one there are no `token_ids`, and the text is not
+            looked at.
+        scale: bounds of the crop's share of the image's area.
+        min_side: in pixels; a smaller image is a placeholder, such as 1 x 1, and a bad sample.
+        max_pixels: a larger image is a bad sample, which its header tells before it is decoded.
+        resize: one of `RESIZES`, for evaluation.
     """
 
-    image_size: int
+    image_size: int | tuple[int, ...]
     is_training: bool
     tokenizer: TextTokenizer | None = None
     scale: tuple[float, float] = RECIPE_SCALE
@@ -45,18 +47,16 @@ class Decode:
     resize: str = "squash"
 
     def __post_init__(self):
-        if self.image_size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(
-                f"expected image_size of at least 1 and scale within (0, 1], got "
-                f"{self.image_size} and {self.scale}"
-            )
+        object.__setattr__(self, "image_size", simplest(self.image_size))
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"expected a scale within (0, 1], got {self.scale}")
         check_name("resize", self.resize, RESIZES)
 
     def __call__(self, record: Sample, rng: np.random.Generator) -> Sample:
         """Returns the sample of a record: `image` bytes, `text` str or bytes, `label` int.
 
         Raises:
-            BadSample: from the picture or the text; says what is wrong.
+            BadSample: what is wrong with the image or the text.
         """
         sample: Sample = {}
         if self.tokenizer is not None:  # first, as it is cheap
@@ -81,10 +81,10 @@ class Decode:
 
 
 def open_image(data: Any, min_side: int, max_pixels: int) -> PIL.Image.Image:
-    """Reads a picture's header.
+    """Reads an encoded image's header; decodes nothing yet.
 
     Raises:
-        BadSample: there are no bytes, they are no picture, or its size is out of bounds.
+        BadSample: there are no bytes, they are no image, or its size is out of bounds.
     """
     if not data:
         raise BadSample("missing image")

@@ -1,7 +1,10 @@
 """Random images and captions, for tests and speed measurements; and arrays in memory."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from toklip_jax.data.images import sides_of
 from toklip_jax.data.sources.base import ARRAYS, SourceKind
 from toklip_jax.data.transforms import Sample
 
@@ -24,16 +27,21 @@ class ArraySource:
 
 def open_synthetic(
     num_samples: int = 64,
-    image_size: int = 16,
+    image_size: int | Sequence[int] = 16,
     context_length: int = 8,
     vocab_size: int = 64,
     num_captions: int = 2,
     num_classes: int = 4,
     seed: int = 0,
 ) -> ArraySource:
-    """Returns random `images`, random ids as their `captions`, and `labels` 0, 1, 2, 0, 1, ..."""
+    """Returns random `images`, random ids as their `captions`, and `labels` that count up.
+
+    Args:
+        image_size: the side of a square in pixels, (height, width), or (frames, height, width).
+        num_classes: labels are 0, 1, ..., num_classes - 1, 0, 1, ...
+    """
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (num_samples, image_size, image_size, 3), np.uint8)
+    images = rng.integers(0, 256, (num_samples, *sides_of(image_size), 3), np.uint8)
     shape = (num_samples, num_captions, context_length)
     captions = rng.integers(0, vocab_size, shape, np.int32)
     labels = (np.arange(num_samples) % num_classes).astype(np.int32)
