@@ -6,6 +6,8 @@ tower. Trained on six drawing styles, judged on a seventh.
 
 from ml_collections import ConfigDict, FieldReference
 
+import toklip_jax.demo.names  # noqa: F401 - registers the evaluation "emoji"
+
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +10,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from toklip_jax.demo.captions import GROUP_PROMPTS, NAME_PROMPTS
 from toklip_jax.demo.emoji import EmojiSplit, named_split
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    features_of,
-    want,
-)
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
 from toklip_jax.evaluation.baselines import chance_recall, neighbour_scores, pixel_features
+from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
+from toklip_jax.evaluation.registry import register_evaluation
 from toklip_jax.evaluation.retrieval import positives_from_labels, recall_at_k, recall_figures
-from toklip_jax.evaluation.subject import FEATURES, Subject
 from toklip_jax.evaluation.tables import Cell
 from toklip_jax.evaluation.zeroshot import classify, confusion, prompt_means, prompts
 from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks
@@ -41,14 +37,18 @@ class Emoji(Evaluation):
     split: str = "test"
     size: int = 48
 
-    def sets(self) -> dict[str, SourceConfig]:
+    about: ClassVar[str] = (
+        "Emoji in a drawing style that no stage saw: naming them, and finding them by name."
+    )
+
+    def sets(self) -> dict[str, Source]:
         source = {"kind": "emoji", "split": self.split, "size": self.size, "part": "test"}
         return {"test": source}
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        return {"test": want(subject, tuple(FEATURES), "emoji")}
+        return {"test": available_outputs(models, tuple(text_space_outputs()), "emoji")}
 
     def texts(self, sources: Sources) -> dict[str, list[str]]:
         split = named_split(self.split, self.size)
@@ -57,17 +57,17 @@ class Emoji(Evaluation):
             "groups": prompts(split.test.groups, GROUP_PROMPTS),
         }
 
-    def judge(self, data: Encodings) -> Judgement:
+    def score(self, data: Encodings) -> Scores:
         task = emoji_task(named_split(self.split, self.size))
         names = prompt_means(data.texts["names"], len(NAME_PROMPTS)).T
         groups = prompt_means(data.texts["groups"], len(GROUP_PROMPTS))
-        features = dict(features_of(data.pictures["test"]))
+        features = dict(features_of(data.images["test"]))
         table = emoji_rows(features, names, groups, task)
         guesses = np.argmax(classify(list(features.values())[-1], groups), axis=-1)
         details = {"confusion": confusion(task.held_out.group_ids, guesses, task.groups)}
         if data.has_baselines:
             table += [pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
-        return Judgement(table, details)
+        return Scores(table, details)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,3 +226,6 @@ def _recalls_of_scores(scores, query_labels, key_labels):
 def _recall_cells(prefix, to_text, to_image):
     to_text = recall_figures(f"{prefix}image_to_text", to_text)
     return to_text | recall_figures(f"{prefix}text_to_image", to_image)
+
+
+register_evaluation("emoji", Emoji)

@@ -19,8 +19,10 @@ from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data.cache import expect_complete, load_header
 from toklip_jax.data.sources import cache_directories
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.evaluation.subject import Subject
-from toklip_jax.evaluation.suite import Suite, flat_figures, make
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.registry import build_evaluation
+from toklip_jax.evaluation.results import flat_figures
+from toklip_jax.evaluation.suite import Suite
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.hosts import agreed, barrier, is_main_host
@@ -114,12 +116,20 @@ def _evaluation(name, config, objective, loop, batches, mesh, tokenizer_path):
             f"evaluate_every, found neither"
         )
     validate = validation(objective, batches, mesh) if batches else lambda params: {}
-    suite = build_suite(config, chosen, objective.subject, mesh, tokenizer_path) if chosen else None
+    suite = None
+    if chosen:
+        suite = build_suite(
+            config,
+            chosen,
+            models=objective.evaluated_models,
+            mesh=mesh,
+            tokenizer_path=tokenizer_path,
+        )
 
     def evaluate(params):
         figures = validate(params)
         if suite:
-            figures |= flat_figures(suite.run(objective.subject_params(params)))
+            figures |= flat_figures(suite.run(objective.evaluated_params(params)))
         return figures
 
     return evaluate
@@ -128,7 +138,8 @@ def _evaluation(name, config, objective, loop, batches, mesh, tokenizer_path):
 def build_suite(
     config: ml_collections.ConfigDict,
     names: Sequence[str],
-    subject: Subject,
+    *,
+    models: Models,
     mesh: jax.sharding.Mesh,
     tokenizer_path: pathlib.Path | None,
 ) -> Suite:
@@ -140,12 +151,15 @@ def build_suite(
     sections = config.get("evaluations", ml_collections.ConfigDict()).to_dict()
     chosen = {check_name("evaluate", name, sections): sections[name] for name in names}
     text = tokenizer_path and TextTokenizer.load(tokenizer_path, config.text.context_length)
-    image_size = config.get("image_size", 0) or subject.image_size or 0
     return Suite(
-        *(chosen, subject, mesh, image_size, text),
-        config.get("evaluation_batch_size", EVALUATION_BATCH_SIZE),
-        config.num_workers,
-        config.get("evaluation_resize", "squash"),
+        chosen,
+        models,
+        mesh,
+        image_size=config.get("image_size", 0) or models.image_size or 0,
+        tokenizer=text,
+        batch_size=config.get("evaluation_batch_size", EVALUATION_BATCH_SIZE),
+        num_workers=config.num_workers,
+        resize=config.get("evaluation_resize", "squash"),
     )
 
 
@@ -170,7 +184,8 @@ def check_stage(name: str, config: ml_collections.ConfigDict) -> None:
         expect_complete(load_header(directory), directory)
     sections = config.get("evaluations", {})
     for evaluation in (*stage.get("evaluate", ()), *config.get("evaluate", ())):
-        make(check_name("evaluate", evaluation, sections), sections[evaluation].to_dict())
+        check_name("evaluate", evaluation, sections)
+        build_evaluation(evaluation, sections[evaluation].to_dict())
 
 
 def weights_directory(workdir: pathlib.Path, name: str) -> pathlib.Path:
