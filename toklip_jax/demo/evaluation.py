@@ -1,6 +1,7 @@
 """The demo's evaluation: how well a drawing style never trained on is named."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,17 +14,11 @@ from toklip_jax.demo.names import (
     largest_group_row,
     pixel_neighbour_row,
 )
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    features_of,
-    want,
-)
-from toklip_jax.evaluation.subject import FEATURES, Subject
-from toklip_jax.evaluation.suite import register_evaluation
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
+from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
+from toklip_jax.evaluation.registry import register_evaluation
 from toklip_jax.evaluation.zeroshot import classify, confusion, prompt_means, prompts
 
 
@@ -39,14 +34,18 @@ class Emoji(Evaluation):
     split: str = "test"
     size: int = 48
 
-    def sets(self) -> dict[str, SourceConfig]:
+    about: ClassVar[str] = (
+        "Emoji in a drawing style that no stage saw: naming them, and finding them by name."
+    )
+
+    def sets(self) -> dict[str, Source]:
         source = {"kind": "emoji", "split": self.split, "size": self.size, "part": "test"}
         return {"test": source}
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        return {"test": want(subject, tuple(FEATURES), "emoji")}
+        return {"test": available_outputs(models, tuple(text_space_outputs()), "emoji")}
 
     def texts(self, sources: Sources) -> dict[str, list[str]]:
         split = named_split(self.split, self.size)
@@ -55,17 +54,17 @@ class Emoji(Evaluation):
             "groups": prompts(split.test.groups, GROUP_PROMPTS),
         }
 
-    def judge(self, data: Encodings) -> Judgement:
+    def score(self, data: Encodings) -> Scores:
         task = emoji_task(named_split(self.split, self.size))
         names = prompt_means(data.texts["names"], len(NAME_PROMPTS)).T
         groups = prompt_means(data.texts["groups"], len(GROUP_PROMPTS))
-        features = dict(features_of(data.pictures["test"]))
+        features = dict(features_of(data.images["test"]))
         table = emoji_rows(features, names, groups, task)
         guesses = np.argmax(classify(list(features.values())[-1], groups), axis=-1)
         details = {"confusion": confusion(task.held_out.group_ids, guesses, task.groups)}
         if data.has_baselines:
             table += [pixel_neighbour_row(task), chance_row(task), largest_group_row(task)]
-        return Judgement(table, details)
+        return Scores(table, details)
 
 
 register_evaluation("emoji", Emoji)

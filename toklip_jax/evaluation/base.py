@@ -1,50 +1,51 @@
-"""What every evaluation of a config is: what it asks of which pictures, and a table of the answers.
+"""What an evaluation is: it asks for outputs of images and for texts, and turns them into a table.
 
-An evaluation computes nothing on a device itself. It names picture sets and outputs
-(`subject.OUTPUTS`) and texts; the suite encodes them, on whatever mesh, and hands over arrays. So
-figures depend on neither the mesh nor the number of hosts.
+An evaluation computes nothing on the mesh itself. It names sets of images, outputs
+(`evaluation.outputs`) and texts; the suite encodes them, on whatever mesh, and hands over arrays.
+So figures depend on neither the mesh nor the number of hosts.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from toklip_jax.evaluation.subject import FEATURES, Subject
+from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import text_space_outputs
 from toklip_jax.evaluation.tables import Cell
 
-Rows = Mapping[str, np.ndarray]  # output -> one row a picture; "index" says which picture
-SourceConfig = Mapping[str, Any]
-Sources = Mapping[str, Any]  # set -> the opened data source
+Rows = Mapping[str, np.ndarray]  # output -> one row for each image; "index" says which image
+Sources = Mapping[str, Any]  # set -> the opened data source, or the generator of samples
 
 
 @dataclasses.dataclass(frozen=True)
 class Encodings:
-    """What an evaluation gets to judge by.
+    """All that an evaluation computes its figures from.
 
     Attributes:
-        subject: the models.
-        sources: the opened data source of each picture set.
-        pictures: the rows of each set.
+        models: the models that are evaluated.
+        sources: the source of each set of images.
+        images: the rows of each set.
         texts: normalised features of each list of texts, float32 [n, d].
-        has_baselines: whether also what is reached without a model is asked for.
+        has_baselines: whether the table also has rows of what needs no model.
     """
 
-    subject: Subject
+    models: Models
     sources: Sources
-    pictures: Mapping[str, Rows]
+    images: Mapping[str, Rows]
     texts: Mapping[str, np.ndarray]
     has_baselines: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
-    """The answer.
+class Scores:
+    """What an evaluation found.
 
     Attributes:
-        rows: of the table, each with the name of what was judged under `model`; figures have ASCII
-            names (`tables.figure_label` gives those for people).
+        rows: of its table, each with the model's name under `model`; figures have ASCII names
+            (`tables.figure_label` gives those for people).
         details: what the report draws: `confusion`, `code_counts`. Plain lists and numbers.
     """
 
@@ -53,19 +54,25 @@ class Judgement:
 
 
 class Evaluation:
-    """Base of the kinds, which are frozen dataclasses of a config section's fields."""
+    """Base of the kinds, which are frozen dataclasses of a config section's fields.
 
-    def sets(self) -> dict[str, SourceConfig]:
-        """Returns the configs of the picture sets, by name."""
+    Attributes:
+        about: one sentence for the report: what the table shows.
+    """
+
+    about: ClassVar[str] = ""
+
+    def sets(self) -> dict[str, Source]:
+        """Returns the sets of images by name: configs of data sources, or generators."""
         raise NotImplementedError
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        """Returns what is wanted of each set's pictures; what `subject` can't give is left out.
+        """Returns the outputs wanted of each set, without those whose models aren't there.
 
         Raises:
-            ValueError: nothing is left that could be judged.
+            ValueError: nothing is left to compute a figure from.
         """
         raise NotImplementedError
 
@@ -77,28 +84,13 @@ class Evaluation:
         """
         return {}
 
-    def judge(self, data: Encodings) -> Judgement:
+    def score(self, data: Encodings) -> Scores:
         """Returns the figures."""
         raise NotImplementedError
 
 
 def features_of(rows: Rows) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields name and features of each model among `rows` that lives in the texts' space."""
-    for output, name in FEATURES.items():
+    """Yields the name and the features of each model that can be compared with texts."""
+    for output, name in text_space_outputs().items():
         if output in rows:
             yield name, rows[output]
-
-
-def want(subject: Subject, outputs: tuple[str, ...], kind: str) -> tuple[str, ...]:
-    """Returns the outputs that can be had.
-
-    Raises:
-        ValueError: none can.
-    """
-    found = subject.only(outputs)
-    if not found:
-        raise ValueError(
-            f"expected a model for the evaluation {kind}, got none that gives one of "
-            f"{', '.join(outputs)}: name it in the config's models"
-        )
-    return found

@@ -1,6 +1,6 @@
-"""From a data set to the rows that figures are made of: encoded batch by batch, on any mesh.
+"""Encodes a set of images batch by batch, on any mesh, to the rows that figures are made of.
 
-Long data sets are kept part by part as they are encoded, so that one that was interrupted goes on.
+Rows can be kept on disk part by part, so that an interrupted evaluation goes on where it stopped.
 """
 
 import collections
@@ -22,13 +22,13 @@ from toklip_jax.parallel.sharding import put_batch, to_host
 
 logger = logging.getLogger(__name__)
 SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
-FIELDS = ("images", "ids", "labels", "token_ids", "mask")  # of a batch: what devices get
+FIELDS = ("images", "ids", "labels", "token_ids", "mask")  # of a batch, that go to the devices
 
 RowFunction = Callable[[Any, Any], dict[str, jax.Array]]  # parameters, batch -> rows
 
 
 class Encoded(NamedTuple):
-    """The rows of a data set.
+    """The rows of a set of images.
 
     Attributes:
         rows: output -> array, one row a sample that could be read; `index` is its place in the
@@ -41,7 +41,7 @@ class Encoded(NamedTuple):
 
 
 class Parts:
-    """The parts of one data set's rows on disk, one a batch, written by host 0."""
+    """The rows of one set on disk, a part for each batch, written by host 0."""
 
     def __init__(self, directory: str | pathlib.Path, key: Mapping[str, Any]):
         """Opens the parts made under the same `key`: data, models, outputs, batch size."""
@@ -55,7 +55,7 @@ class Parts:
         return broadcast_from_main(self._count() if is_main_host() else 0)
 
     def read(self, part: int) -> Encoded:
-        """Reads a part; of host 0's use."""
+        """Reads a part; for host 0."""
         with np.load(self._path(part)) as file:
             rows = {name: file[name] for name in file.files}
         return Encoded(rows, json.loads(str(rows.pop("skipped"))))
@@ -86,17 +86,18 @@ def encode(
     params: Any,
     batches: Callable[[int], Iterator[Mapping[str, Any]]],
     num_batches: int,
+    *,
     mesh: jax.sharding.Mesh,
     title: str = "encode",
     parts: Parts | None = None,
 ) -> Encoded:
-    """Encodes a data set, all hosts together.
+    """Encodes a set of images, all hosts together.
 
     Args:
-        function: jitted; of a batch's rows alone.
+        function: jitted; each row of its result depends on the same row of the batch alone.
         params: laid out over the mesh.
-        batches: this host's rows of the batches from a number on, with `mask`; what the mask leaves
-            out is in no row.
+        batches: yields this host's rows of the batches from a number on, with `mask`; samples that
+            the mask leaves out get no row.
         num_batches: in all.
         title: of the progress.
         parts: where rows are kept; those that are there are read instead of encoded.
@@ -138,7 +139,7 @@ def _encode_batch(function, params, batch, number, mesh) -> Encoded:
     with jax.set_mesh(mesh):
         rows = function(params, put_batch(arrays, mesh))
         mask = put_batch({"mask": arrays["mask"]}, mesh)
-    rows = to_host(rows)  # on every host, as gathering is a matter of all
+    rows = to_host(rows)  # on every host, as all must take part
     mask = np.asarray(to_host(mask)["mask"])
     skipped = _count_skipped(batch.get("skipped", []))
     if not is_main_host():
@@ -168,7 +169,7 @@ def _join(collected) -> Encoded:
 
 
 class Progress:
-    """A bar on a terminal, a line a minute elsewhere; of host 0."""
+    """Progress of host 0: a bar on a terminal, a line a minute elsewhere."""
 
     def __init__(self, title, total, start):
         self._title, self._total, self._done, self._start = title, total, start, start

@@ -1,4 +1,4 @@
-"""rFID: the Frechet Inception distance between images and their reconstructions.
+"""FID: the Frechet Inception distance between two sets of images; rFID where one is reconstructed.
 
 Reference statistics are kept in the layout of the ADM evaluator's .npz files: `mu` [2048], `sigma`
 [2048, 2048], and `mu_s` [2023], `sigma_s` for sFID (arXiv 2103.03841).
@@ -8,19 +8,16 @@ import dataclasses
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
-from toklip_jax.models.inception.config import InceptionConfig
-from toklip_jax.models.inception.model import Inception, InceptionFeatures
+from toklip_jax.models.registry import family_of
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
-PUBLISHED = InceptionConfig()
 MAX_ASYMMETRY = 1e-3  # of a covariance, against its largest entry: half precision's
 
 
@@ -29,16 +26,16 @@ class Reference:
     """Statistics of a set of images.
 
     Attributes:
-        pool: of `InceptionFeatures.pool`.
-        spatial: of `InceptionFeatures.spatial`, or None.
+        pool: of the pooled features.
+        spatial: of the spatial features, or None.
     """
 
     pool: Gaussian
     spatial: Gaussian | None = None
 
 
-def rfid(restored: Frechet, reference: Frechet | Reference) -> float:
-    """Returns the distance between the pooled features of reconstructions and of a reference.
+def fid(images: Frechet, reference: Frechet | Reference) -> float:
+    """Returns the distance between the pooled features of images and of a reference.
 
     It is biased upwards, the more so the fewer the images: compare figures of equally many (papers
     take 50,000), and trust none of fewer than the features' 2048 dimensions.
@@ -47,35 +44,20 @@ def rfid(restored: Frechet, reference: Frechet | Reference) -> float:
         ValueError: fewer than two images, or features of other dimensions.
     """
     pool = reference.pool if isinstance(reference, Reference) else reference.statistics()
-    return frechet_distance(restored.statistics(), pool)
+    return frechet_distance(images.statistics(), pool)
 
 
-def rsfid(restored: Frechet, reference: Frechet | Reference) -> float:
-    """Returns what `rfid` does, for the spatial features.
+def sfid(images: Frechet, reference: Frechet | Reference) -> float:
+    """Returns the distance between the spatial features of images and of a reference.
 
     Raises:
-        ValueError: as above, or the reference has no spatial statistics.
+        ValueError: as `fid` does, or the reference has no spatial statistics.
     """
     if not isinstance(reference, Reference):
-        return frechet_distance(restored.statistics(), reference.statistics())
+        return frechet_distance(images.statistics(), reference.statistics())
     if reference.spatial is None:
         raise ValueError("expected spatial statistics (mu_s, sigma_s), got a reference without")
-    return frechet_distance(restored.statistics(), reference.spatial)
-
-
-def inception_features(
-    params: Mapping[str, Any],
-    images: Float[Array, "b h w 3"],
-    config: InceptionConfig = PUBLISHED,
-) -> InceptionFeatures:
-    """Returns Inception's features (pool, spatial), float32; pure and traceable.
-
-    Args:
-        params: of `load_inception`'s weights.
-        images: RGB in [-1, 1] of any size; they are rounded to 256 values (see `Inception`).
-        config: of the same weights.
-    """
-    return Inception(config).apply({"params": params}, images)
+    return frechet_distance(images.statistics(), reference.spatial)
 
 
 def load_inception(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
@@ -83,7 +65,7 @@ def load_inception(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]
 
     Args:
         path: of a directory of converted weights, or of the published file.
-        read: `toklip_jax.convert.read_weights`.
+        read: `weights.read.read_weights`.
 
     Raises:
         FileNotFoundError: nothing is there; says what to fetch and how to convert it.
@@ -94,7 +76,7 @@ def load_inception(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(missing_inception_message(f"{path}, where nothing is"))
     weights = read(pathlib.Path(path))
-    if not isinstance(weights.config, InceptionConfig):
+    if family_of(weights.config).role != "inception":
         kind = type(weights.config).__name__
         raise ValueError(missing_inception_message(f"{path}, weights of a {kind}"))
     return weights
@@ -109,13 +91,13 @@ def missing_inception_message(got: str) -> str:
 
 
 def read_statistics(path: str | pathlib.Path) -> Reference:
-    """Reads statistics from an .npz of the ADM evaluator's layout; `mu_s`, `sigma_s` may lack.
+    """Reads statistics from an .npz in the ADM evaluator's layout; `mu_s`, `sigma_s` may be missing.
 
-    Pictures that lie beside them (`arr_0`) are not read.
+    Images stored beside them (`arr_0`) are not read.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no .npz, without statistics, or with ones that are none.
+        ValueError: another kind of file, or one whose statistics are missing or malformed.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -157,12 +139,12 @@ def write_statistics(path: str | pathlib.Path, reference: Reference) -> None:
 
 
 def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
-    """Two of a file's arrays, checked, in float64; None if both lack."""
+    """Two of a file's arrays, checked, in float64; None if both are missing."""
     names = (mean_name, covariance_name)
     if not any(name in data.files for name in names):
         return None
     if missing := [name for name in names if name not in data.files]:
-        raise ValueError(f"expected {mean_name} and {covariance_name} in {path}, {missing} lacks")
+        raise ValueError(f"expected {mean_name} and {covariance_name} in {path}, {missing} missing")
     try:
         mean, covariance = (np.asarray(data[name], np.float64) for name in names)
     except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
@@ -175,5 +157,7 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"expected finite {mean_name} and {covariance_name} in {path}, got others")
     if np.abs(covariance - covariance.T).max() > MAX_ASYMMETRY * np.abs(covariance).max():
-        raise ValueError(f"expected a covariance in {path}, got a {covariance_name} of no symmetry")
+        raise ValueError(
+            f"expected a covariance in {path}, got a {covariance_name} that is not symmetric"
+        )
     return Gaussian(mean, covariance)

@@ -1,4 +1,4 @@
-"""Pictures of results. Matplotlib is imported where it is used, and never opens a window."""
+"""Draws results with Matplotlib, which is imported where it is used and never opens a window."""
 
 import math
 import pathlib

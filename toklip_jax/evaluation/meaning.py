@@ -1,14 +1,17 @@
-"""What ids mean, to learners that see only frozen features: the paper's claim as one table.
+"""How much ids mean to simple learners on frozen features: the paper's claim as one table.
 
-Code vectors, TokLIP's tokens and its pooled feature are made of the same ids; the teacher's feature
-is made of pixels. All but the teacher's can be had from a cache of ids.
+Code vectors, TokLIP's tokens and its pooled feature are computed from the same ids, so a cache of
+ids is enough for them; the teacher's feature is computed from pixels.
 """
 
 import dataclasses
+from typing import ClassVar
 
-from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig, Sources, want
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
+from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.probe import knn, linear_probe
-from toklip_jax.evaluation.subject import Subject
 
 FEATURES = {
     "code": "VQ code vectors, mean",
@@ -23,28 +26,32 @@ class Meaning(Evaluation):
     """Accuracy of a linear probe and of k nearest neighbours on each feature.
 
     Attributes:
-        train: labelled images that the learners see; their features are held in memory.
-        test: others of the same classes.
+        train: labelled images that the learners are fitted to; their features are held in memory.
+        test: other images of the same classes.
     """
 
-    train: SourceConfig
-    test: SourceConfig
+    train: Source
+    test: Source
 
-    def sets(self) -> dict[str, SourceConfig]:
+    about: ClassVar[str] = (
+        "How much of what an image shows its ids and tokens tell a simple classifier."
+    )
+
+    def sets(self) -> dict[str, Source]:
         return {"train": self.train, "test": self.test}
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        wanted = ("labels", *want(subject, tuple(FEATURES), "meaning"))
+        wanted = ("labels", *available_outputs(models, tuple(FEATURES), "meaning"))
         return {"train": wanted, "test": wanted}
 
-    def judge(self, data: Encodings) -> Judgement:
-        train, test = data.pictures["train"], data.pictures["test"]
+    def score(self, data: Encodings) -> Scores:
+        train, test = data.images["train"], data.images["test"]
         table = []
         for output, label in FEATURES.items():
             if output in train and output in test:
                 arrays = train[output], train["labels"], test[output], test["labels"]
                 figures = {"linear_probe": linear_probe(*arrays), "knn": knn(*arrays)}
                 table.append({"model": label, **figures})
-        return Judgement(table)
+        return Scores(table)

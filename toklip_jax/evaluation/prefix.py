@@ -1,43 +1,51 @@
-"""What the first ids say: accuracy from a quarter, half, three quarters and all of them.
+"""How much the first ids say: accuracy from a quarter, half, three quarters and all of them.
 
-The token encoder is causal, so its first tokens are what an encoder of the first ids alone would
-give, as when an autoregressive model has written so far.
+The token encoder is causal, so its first tokens are those that it gives where there are no further
+ids yet, as while an autoregressive model is writing.
 """
 
 import dataclasses
+from typing import ClassVar
 
-from toklip_jax.evaluation.base import Encodings, Evaluation, Judgement, SourceConfig, Sources, want
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
+from toklip_jax.evaluation.image_sets import Source
 from toklip_jax.evaluation.label_maps import label_rows
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import available_outputs
+from toklip_jax.evaluation.outputs.features import PREFIXES
 from toklip_jax.evaluation.probe import knn, linear_probe
 from toklip_jax.evaluation.prompt_sets import templates
-from toklip_jax.evaluation.subject import PREFIXES, Subject
 from toklip_jax.evaluation.zeroshot import accuracy_in_blocks, class_rows, prompt_means, prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Evaluation):
-    """Top-1 from the first ids: by class names, and by learners on the mean of their tokens.
+    """Top-1 accuracy from the first ids: by class names, and by probes on the mean of their tokens.
 
     Attributes:
         source: labelled images.
         classes: as `zeroshot.ZeroShot.classes`.
         templates: as there.
-        train: labelled images for a linear probe and neighbours; None for class names alone.
+        train: labelled images for a linear probe and nearest neighbours; None for class names alone.
     """
 
-    source: SourceConfig
+    source: Source
     classes: str = ""
     templates: str = "imagenet_80"
-    train: SourceConfig | None = None
+    train: Source | None = None
 
-    def sets(self) -> dict[str, SourceConfig]:
+    about: ClassVar[str] = (
+        "What the first ids alone say: attention is causal, so an image can be cut short."
+    )
+
+    def sets(self) -> dict[str, Source]:
         return {"test": self.source} | ({"train": self.train} if self.train else {})
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        want(subject, ("prefix",), "prefix")
-        if not subject.toklip.vision.is_causal:
+        available_outputs(models, ("prefix",), "prefix")
+        if not models.config("toklip").vision.is_causal:
             raise ValueError(
                 "expected a causal token encoder for the evaluation prefix, got one that sees all "
                 "ids at once: leave the evaluation out"
@@ -50,8 +58,8 @@ class Prefix(Evaluation):
         names, _ = class_rows(self.classes, sources["test"])
         return {"classes": prompts(names, templates(self.templates))}
 
-    def judge(self, data: Encodings) -> Judgement:
-        test = data.pictures["test"]
+    def score(self, data: Encodings) -> Scores:
+        test = data.images["test"]
         _, to_row = class_rows(self.classes, data.sources["test"])
         labels = label_rows(test["labels"], to_row)
         classifier = prompt_means(data.texts["classes"], len(templates(self.templates)))
@@ -59,12 +67,12 @@ class Prefix(Evaluation):
         for i, share in enumerate(PREFIXES):
             hits, _ = accuracy_in_blocks(test["prefix"][:, i], labels, classifier)
             by_names[f"first_{share}"] = hits.compute()[1]
-        return Judgement([by_names, *self._learned(data)])
+        return Scores([by_names, *self._learned(data)])
 
     def _learned(self, data):
         if not self.train:
             return []
-        train, test = data.pictures["train"], data.pictures["test"]
+        train, test = data.images["train"], data.images["test"]
         rows = [{"model": "linear probe, mean token"}, {"model": "kNN, mean token"}]
         for i, share in enumerate(PREFIXES):
             train_x, test_x = train["prefix_token"][:, i], test["prefix_token"][:, i]

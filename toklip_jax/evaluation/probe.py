@@ -1,4 +1,4 @@
-"""What features are worth to the simplest learners: a linear probe and k nearest neighbours."""
+"""How well the simplest learners classify frozen features: a linear probe, nearest neighbours."""
 
 import functools
 
@@ -36,7 +36,7 @@ def linear_probe(
     Args:
         train_x: frozen features.
         train_y: class ids from 0.
-        test_x: features to judge.
+        test_x: features to classify.
         test_y: their classes; one that never occurs in `train_y` counts as wrong.
         l2: weight decay of the weights (not of the bias).
         max_steps: L-BFGS steps, fewer where the gradient vanishes first.

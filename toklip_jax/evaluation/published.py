@@ -1,13 +1,12 @@
 """Figures that others published, to be read beside ours. In per cent, as printed."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from toklip_jax.models.llamagen.sizes import VQ_16
-from toklip_jax.models.siglip.sizes import so400m
-from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.registry import registered
 
 SOURCES = "TokLIP: arXiv 2505.05422. SigLIP 2: arXiv 2502.14786."
+ROLE = "toklip"  # of the models that have published figures
 
 
 class Published(NamedTuple):
@@ -40,10 +39,23 @@ TEACHERS = (
 )
 
 
-def published_like(config: TokLIPConfig) -> list[Published]:
-    """Returns the figures of the published models of this size and of their teacher, if any."""
-    size = config.vision.image_size
-    is_released = config.vq == VQ_16 and dataclasses.replace(
-        config.vision, is_causal=True
-    ) == so400m(size, True)
-    return [row for row in (*TOKLIP, *TEACHERS) if is_released and row.image_size == size]
+def published_like(config: Any) -> list[Published]:
+    """Returns the figures of the published models of this size and of their teachers, if any.
+
+    Args:
+        config: of a TokLIP; whether its attention is causal does not matter.
+    """
+    rows = (*TOKLIP, *TEACHERS)
+    published = {row.image_size for row in rows}
+    families = [family for family in registered() if family.role == ROLE]
+    named = [size for family in families for size in family.sizes.values()]
+    named = [size for size in named if size.vision.image_size in published]
+    if not any(_is_alike(config, size) for size in named):
+        return []
+    return [row for row in rows if row.image_size == config.vision.image_size]
+
+
+def _is_alike(config, named):
+    """Whether two models differ in image size and attention at most."""
+    free = {"image_size": named.vision.image_size, "is_causal": named.vision.is_causal}
+    return config.vq == named.vq and dataclasses.replace(config.vision, **free) == named.vision

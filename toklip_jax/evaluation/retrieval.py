@@ -5,23 +5,18 @@ Scores are dot products, float32 at highest precision: pass normalised features 
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    features_of,
-    want,
-)
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
 from toklip_jax.evaluation.batches import map_batches
-from toklip_jax.evaluation.subject import FEATURES, Subject
+from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
 from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks
 
 KS = (1, 5, 10)
@@ -33,22 +28,24 @@ class Retrieval(Evaluation):
     """R@1, 5 and 10, image to text and back.
 
     Attributes:
-        source: images with captions: a kind with `texts()` has several an image ("karpathy"), of
-            any other kind each image has one, and equal captions count as one.
-        reference_count: also what the PyTorch code counts, whose text-to-image R@5 and R@10 are too
-            high, so that figures published from it can be compared (see `recall_at_k`).
+        source: images with captions. A kind with `texts()`, such as "karpathy", has several for
+            each image; of any other kind each image has one, and equal captions count as one.
+        reference_count: also give the PyTorch code's count, whose text-to-image R@5 and R@10 are
+            too high, so that figures published from it can be compared (see `recall_at_k`).
     """
 
-    source: SourceConfig
+    source: Source
     reference_count: bool = False
 
-    def sets(self) -> dict[str, SourceConfig]:
+    about: ClassVar[str] = "Which text belongs to an image, and which image to a text."
+
+    def sets(self) -> dict[str, Source]:
         return {"test": self.source}
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        features = want(subject, tuple(FEATURES), "retrieval")
+        features = available_outputs(models, tuple(text_space_outputs()), "retrieval")
         if hasattr(sources["test"], "texts"):
             return {"test": features}
         return {"test": ("token_ids", "text", *features)}
@@ -58,8 +55,8 @@ class Retrieval(Evaluation):
             return {}
         return {"captions": [caption for image in sources["test"].texts() for caption in image]}
 
-    def judge(self, data: Encodings) -> Judgement:
-        rows = data.pictures["test"]
+    def score(self, data: Encodings) -> Scores:
+        rows = data.images["test"]
         captions, owners, labels = self._captions(rows, data.texts, data.sources["test"])
         to_text = positives_from_labels(labels, owners)
         to_image = positives_from_labels(owners, labels)
@@ -74,14 +71,14 @@ class Retrieval(Evaluation):
                 counts = counts.replace(hits=reference_hits(ranks, KS))
                 figures |= recall_figures("reference_text_to_image", counts)
             table.append(figures)
-        return Judgement(table)
+        return Scores(table)
 
     def _captions(self, rows, texts, source):
-        """Features of the captions, whose picture each is, and the pictures' own labels."""
+        """Features of the captions, the image that each belongs to, and the images' own labels."""
         if "captions" in texts:
             per_image = len(texts["captions"]) // len(source)
             owners = np.arange(len(texts["captions"])) // per_image
-            is_there = np.isin(owners, rows["index"])  # a picture may have been unreadable
+            is_there = np.isin(owners, rows["index"])  # an image may have been unreadable
             return texts["captions"][is_there], owners[is_there], rows["index"]
         _, labels = np.unique(rows["token_ids"], axis=0, return_inverse=True)
         labels = labels.reshape(-1)
@@ -108,8 +105,8 @@ def recall_at_k(
     whole matrix.
 
     Args:
-        query_features: what is asked with.
-        key_features: what is searched.
+        query_features: of the queries.
+        key_features: of the keys, which are ranked for each query.
         positives: the right keys of each query, padded with -1 (see `positives_from_labels`).
         ks: depths.
         reference_count: count as the PyTorch code's text-to-image counter does, to compare with
@@ -162,7 +159,7 @@ def positives_from_labels(
 ) -> Int[np.ndarray, "q p"]:
     """Returns, for each query, the indices of the keys with its label, padded with -1.
 
-    Several captions an image, or several pictures a name, are labels that occur several times.
+    Several captions of an image, or several images of a name, are labels that occur several times.
     """
     order = np.argsort(key_labels, kind="stable")
     start = np.searchsorted(key_labels[order], query_labels, side="left")

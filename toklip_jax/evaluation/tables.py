@@ -12,6 +12,7 @@ LABELS = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "rfid": "rFID",
+    "fid": "FID",
     "code_usage": "codes used",
     "perplexity": "perplexity",
     "knn": "kNN",

@@ -2,23 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.evaluation.base import (
-    Encodings,
-    Evaluation,
-    Judgement,
-    SourceConfig,
-    Sources,
-    features_of,
-    want,
-)
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
+from toklip_jax.evaluation.image_sets import Source
 from toklip_jax.evaluation.label_maps import label_map, label_rows
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
 from toklip_jax.evaluation.prompt_sets import ClassList, class_names, templates
-from toklip_jax.evaluation.subject import FEATURES, Subject
 from toklip_jax.metrics import AnyArray, TopK
 from toklip_jax.ops.normalize import l2_normalize
 
@@ -29,32 +24,35 @@ DEFAULT_SCALE = 100.0  # CLIP's cap on exp(logit_scale); it does not change the 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot(Evaluation):
-    """Top-1 and top-5 of every model among class names.
+    """Top-1 and top-5 accuracy of every model among class names.
 
     Attributes:
-        source: labelled images.
+        source: labelled images, or generated ones with the labels they were made for.
         classes: a list of `prompt_sets.class_names`; "" for the data set's own names.
         templates: of `prompt_sets.templates`.
     """
 
-    source: SourceConfig
+    source: Source
     classes: str = ""
     templates: str = "imagenet_80"
 
-    def sets(self) -> dict[str, SourceConfig]:
+    about: ClassVar[str] = "Classes named by text alone; no classifier was trained."
+
+    def sets(self) -> dict[str, Source]:
         return {"test": self.source}
 
     def outputs(
-        self, subject: Subject, sources: Sources, has_baselines: bool
+        self, models: Models, sources: Sources, has_baselines: bool
     ) -> dict[str, tuple[str, ...]]:
-        return {"test": ("labels", *want(subject, tuple(FEATURES), "zeroshot"))}
+        features = available_outputs(models, tuple(text_space_outputs()), "zeroshot")
+        return {"test": ("labels", *features)}
 
     def texts(self, sources: Sources) -> dict[str, list[str]]:
         names, _ = class_rows(self.classes, sources["test"])
         return {"classes": prompts(names, templates(self.templates))}
 
-    def judge(self, data: Encodings) -> Judgement:
-        rows = data.pictures["test"]
+    def score(self, data: Encodings) -> Scores:
+        rows = data.images["test"]
         names, to_row = class_rows(self.classes, data.sources["test"])
         labels = label_rows(rows["labels"], to_row)
         classifier = prompt_means(data.texts["classes"], len(templates(self.templates)))
@@ -68,7 +66,7 @@ class ZeroShot(Evaluation):
             table.append(
                 {"model": "chance", "top1": 1 / len(names), "top5": min(5 / len(names), 1)}
             )
-        return Judgement(table, details)
+        return Scores(table, details)
 
 
 def class_rows(classes: str, source: object) -> tuple[tuple[str, ...], Int[np.ndarray, " labels"]]:

@@ -1,11 +1,12 @@
-"""Metrics: small states that are emptied, merged and computed, and the per-example functions."""
+"""Metrics: states that can be merged, and functions that give a number for each example."""
 
 from toklip_jax.metrics.codes import CodeUsage, UsageSummary
 from toklip_jax.metrics.frechet import Frechet, Gaussian, frechet_distance
-from toklip_jax.metrics.images import psnr, ssim, to_unit_range
+from toklip_jax.metrics.images import psnr, ssim
 from toklip_jax.metrics.mean import Mean
 from toklip_jax.metrics.ranking import TopK, best_ranks
 from toklip_jax.metrics.state import AnyArray, Estimate, State, merge_across_hosts
+from toklip_jax.ops.pixels import to_unit_range
 
 __all__ = [
     "AnyArray",

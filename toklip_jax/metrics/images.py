@@ -2,10 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, UInt8
-
-from toklip_jax.metrics.state import AnyArray
+from jaxtyping import Array, Float
 
 DATA_RANGE = 2.0  # images span [-1, 1]
 # Wang et al. 2004 (the constants), and scikit-image's default uniform 7 x 7 window.
@@ -14,25 +11,27 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
 def psnr(
-    images: Float[Array, "b h w c"], reconstructions: Float[Array, "b h w c"]
+    images: Float[Array, "b *size c"], reconstructions: Float[Array, "b *size c"]
 ) -> Float[Array, " b"]:
-    """Returns 10 log10(4 / mean squared error) of each image, dB; inf for equal images.
+    """Returns 10 log10(4 / mean squared error) of each image or video, dB; inf for equal ones.
 
     Args:
         images: in [-1, 1].
         reconstructions: the same; clip them first, as nothing is clipped here.
     """
     difference = images.astype(jnp.float32) - reconstructions.astype(jnp.float32)
-    return 10 * jnp.log10(DATA_RANGE**2 / jnp.mean(difference**2, axis=(1, 2, 3)))
+    axes = tuple(range(1, images.ndim))
+    return 10 * jnp.log10(DATA_RANGE**2 / jnp.mean(difference**2, axis=axes))
 
 
 def ssim(
-    images: Float[Array, "b h w c"], reconstructions: Float[Array, "b h w c"]
+    images: Float[Array, "b *size c"], reconstructions: Float[Array, "b *size c"]
 ) -> Float[Array, " b"]:
     """Returns each image's mean structural similarity, at most 1.
 
     The mean over channels and over all 7 x 7 windows inside the image, with sample covariances:
-    `skimage.metrics.structural_similarity(..., channel_axis=-1, data_range=2)`.
+    `skimage.metrics.structural_similarity(..., channel_axis=-1, data_range=2)`. Of a video
+    [b, t, h, w, c] it is the mean over the frames.
 
     Args:
         images: in [-1, 1].
@@ -41,6 +40,9 @@ def ssim(
     Raises:
         ValueError: the images are smaller than the window.
     """
+    if images.ndim == 5:
+        frames = (x.reshape(-1, *x.shape[2:]) for x in (images, reconstructions))
+        return jnp.mean(ssim(*frames).reshape(images.shape[:2]), axis=1)
     if min(images.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(
             f"expected images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels for SSIM, got "
@@ -56,16 +58,6 @@ def ssim(
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * cov + c2) / (var_x + var_y + c2)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
-
-
-def to_unit_range(
-    images: Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"],
-) -> Float[np.ndarray, "b h w c"]:
-    """Returns float32 images in [-1, 1]: uint8 are scaled, floats are taken as in range."""
-    images = np.asarray(images)
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / 127.5 - 1
-    return images.astype(np.float32)
 
 
 def _window_mean(x):

@@ -1,7 +1,7 @@
-"""Judges a run, or released weights: the evaluations of a config on its models.
+"""Evaluates a run, or released weights: the evaluations of a config on its models.
 
-A config's `models` name the weights: `toklip`, `teacher`, `vq`, `inception`, each a path,
-"stage:NAME" for what a stage of this run left, or "" for none.
+A config's `models` name the weights by role, each a path, "stage:NAME" for what a stage of this run
+left, or "" for none.
 
 workdir/
     results.json    every figure, with config, weights' hashes, data, versions
@@ -13,48 +13,38 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import pathlib
 import platform
 import shutil
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.core.fields import check_name
 from toklip_jax.evaluation.fid import load_inception, missing_inception_message
-from toklip_jax.evaluation.subject import Subject
-from toklip_jax.evaluation.suite import Result
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.results import Result
+from toklip_jax.evaluation.suite import Kept
 from toklip_jax.evaluation.tables import results_table
-from toklip_jax.models.base import VQConfig
-from toklip_jax.models.siglip.config import TeacherConfig
-from toklip_jax.models.toklip.config import TokLIPConfig
-from toklip_jax.nn.config import Compute
+from toklip_jax.models.registry import family_of
 from toklip_jax.parallel.hosts import barrier, is_main_host
-from toklip_jax.run.stages import STAGE_PREFIX, build_suite, model_path, read_model
-from toklip_jax.tasks.toklip.objective import TokLIPObjective
-from toklip_jax.training.state import Params, cast_frozen, merge, partition, place
+from toklip_jax.run.context import RunContext
+from toklip_jax.run.stages import build_suite
+from toklip_jax.tasks.registry import task_of
+from toklip_jax.training.state import cast_frozen, merge, partition, place
+from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 from toklip_jax.weights.directory import Weights, fingerprint
 from toklip_jax.weights.read import read_weights
 
-MODELS = {"toklip": TokLIPConfig, "teacher": TeacherConfig, "vq": VQConfig}
+ROLES = ("toklip", "teacher", "vq", "inception")
 RESULTS, TABLES, ROWS = "results.json", "results.md", "evaluation"
 PACKAGES = ("toklip_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
-def evaluate(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    mesh: jax.sharding.Mesh,
-    tokenizer_path: pathlib.Path | None,
-) -> dict[str, Result]:
+def evaluate(context: RunContext) -> dict[str, Result]:
     """Runs the evaluations that the config's `evaluate` names, and writes what they find.
 
     What was encoded before an interruption is not encoded again.
-
-    Args:
-        tokenizer_path: of the run's text tokenizer; else the one saved with the weights is used.
 
     Returns:
         The results by name, on every host.
@@ -62,87 +52,79 @@ def evaluate(
     Raises:
         ValueError: models or evaluations that don't fit; says what to change.
     """
-    compute = from_fields(Compute, config.compute.to_dict(), "compute")
-    weights = read_models(config, workdir, compute)
-    subject, params = judged(_as_trained(config, weights, compute), compute)
-    tokenizer_path = tokenizer_path or _saved_tokenizer(weights)
-    is_asked = any(config.evaluations[name].kind == "reconstruction" for name in config.evaluate)
-    if is_asked and is_main_host() and config.models.get("inception") == "":
-        print(f"rFID is left out: {missing_inception_message('none')}")
-    suite = build_suite(config, config.evaluate, subject, mesh, tokenizer_path)
-    hashes = {name: fingerprint(model_path(config.models[name], workdir)) for name in weights}
-    tokenizer = fingerprint(tokenizer_path) if tokenizer_path else ""
-    rows = workdir / ROWS
-    key = {"models": hashes, "tokenizer": tokenizer}
-    results = suite.run(place(params, mesh), True, rows, key)
+    experiment, workdir = context.experiment, context.workdir
+    weights = read_models(context)
+    models, params, sharding = _models(weights, context)
+    if context.tokenizer_path is None:
+        context = dataclasses.replace(context, tokenizer_path=_saved_tokenizer(weights))
+    _say_what_is_left_out(experiment)
+    suite = build_suite(context, experiment.evaluate, models)
+    hashes = {name: fingerprint(weights_path(experiment.models[name], workdir)) for name in weights}
+    path = context.tokenizer_path
+    kept = Kept(workdir / ROWS, {"models": hashes, "tokenizer": fingerprint(path) if path else ""})
+    params = place(params, context.mesh, sharding)
+    results = suite.run(params, has_baselines=True, kept=kept)
     if is_main_host():
-        _write(workdir, results, _circumstances(config, weights, hashes))
-        shutil.rmtree(rows, ignore_errors=True)
+        _write(workdir, results, _provenance(experiment, weights, hashes))
+        shutil.rmtree(workdir / ROWS, ignore_errors=True)
     barrier("evaluated")
     return results
 
 
-def read_models(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, compute: Compute
-) -> dict[str, Weights]:
+def read_models(context: RunContext) -> dict[str, Weights]:
     """Reads the weights that a config's `models` name.
 
     Raises:
-        ValueError: none, or weights of another kind than their name says.
+        ValueError: none, or weights of another role than their name says.
     """
     weights = {}
-    for name, source in config.get("models", {}).items():
-        check_name("a model", name, [*MODELS, "inception"])
+    for name, source in context.experiment.models.items():
+        check_name("a model", name, ROLES)
         if not source:
             continue
         if name == "inception":
             weights[name] = load_inception(source, read_weights)
             continue
-        weights[name] = read_model(source, workdir, compute)
-        if not isinstance(weights[name].config, MODELS[name]):
+        weights[name] = context.read_weights(source)
+        role = family_of(weights[name].config).role
+        if role != name:
             raise ValueError(
-                f"expected weights of kind {name} in models.{name}, got those of a "
-                f"{type(weights[name].config).__name__} in {source}"
+                f"expected weights of kind {name} in models.{name}, got those of a {role} in "
+                f"{source}"
             )
     if not weights:
-        raise ValueError("expected weights to judge in the config's models, got none")
+        raise ValueError("expected weights to evaluate in the config's models, got none")
+    if "toklip" in weights and "vq" in weights:
+        raise ValueError("expected models.vq only without models.toklip, which has its own")
     return weights
 
 
-def judged(weights: dict[str, Weights], compute: Compute) -> tuple[Subject, Params]:
-    """Returns what evaluations see of the weights, and the parameters as it has them."""
-    configs: dict[str, Any] = {name: read.config for name, read in weights.items()}
-    params = {name: read.params for name, read in weights.items()}
-    if "teacher" in weights:
-        configs["teacher"] = weights["teacher"].config.vision
-        params["teacher"] = weights["teacher"].params["image_tower"]
-        if "toklip" not in weights:
-            configs["text"] = weights["teacher"].config.text
-            params["text"] = weights["teacher"].params["text_tower"]
-    if "toklip" in weights and "vq" in weights:
-        raise ValueError("expected models.vq only without models.toklip, which has its own")
-    return Subject(compute, **configs), params
+def _models(weights, context) -> tuple[Models, dict[str, Any], Any]:
+    """The models, their parameters, and the rules of their sharding."""
+    configs = {name: read.config for name, read in weights.items()}
+    params = {name: _as_trained(name, read, context) for name, read in weights.items()}
+    rules = [rule for config in configs.values() for rule in family_of(config).sharding]
+    models = Models.from_configs(context.experiment.compute, configs)
+    return models, params, tuple(dict.fromkeys(rules))
 
 
-def _as_trained(config, weights, compute):
-    """The weights as the training loop holds them, so that both give the same figures.
+def _as_trained(name, weights, context):
+    """Parameters as the training loop holds them, so that both give the same figures.
 
-    That is float32, but for what was frozen, which the loop keeps in the compute type.
+    That is float32, but for what was frozen in the run's last stage, which the loop keeps in the
+    compute type.
     """
-    stage = config.get("models", {}).get("toklip", "").removeprefix(STAGE_PREFIX)
-    is_trained_here = stage in config.stages
-    found = {}
-    for name, read in weights.items():
-        # Host arrays, of a mapped file its views: each device takes its part when they are placed.
-        params = jax.tree.map(lambda x: np.asarray(x, np.float32), read.params)
-        if is_trained_here and name == "toklip":
-            patterns = config[stage].loss.get("trainable", TokLIPObjective.trainable)
-            trained, frozen = partition(params, patterns)
-            params = merge(trained, cast_frozen(frozen, compute))
-        elif is_trained_here and name == "teacher":
-            params = cast_frozen(params, compute)
-        found[name] = dataclasses.replace(read, params=params)
-    return found
+    # Host arrays, of a mapped file its views: each device takes its part when they are placed.
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), weights.params)
+    experiment = context.experiment
+    final = experiment.models.get("toklip", "").removeprefix(STAGE_PREFIX)
+    stage = next((stage for stage in experiment.stages if stage.name == final), None)
+    if stage is None or name not in ("toklip", "teacher"):
+        return params
+    objective = task_of(stage.task).objective
+    patterns = stage.loss.get("trainable", objective.trainable) if name == "toklip" else ()
+    trained, frozen = partition(params, patterns)
+    return merge(trained, cast_frozen(frozen, experiment.compute, objective.full_precision))
 
 
 def _saved_tokenizer(weights):
@@ -150,22 +132,30 @@ def _saved_tokenizer(weights):
     return next((path for path in paths if path), None)
 
 
-def _circumstances(config, weights, hashes):
+def _say_what_is_left_out(experiment):
+    kinds = {experiment.evaluations[name]["kind"] for name in experiment.evaluate}
+    is_unnamed = experiment.models.get("inception") == ""
+    if "reconstruction" in kinds and is_unnamed and is_main_host():
+        print(f"rFID is left out: {missing_inception_message('none')}")
+
+
+def _provenance(experiment, weights, hashes):
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": {
-            name: {"source": str(config.models[name]), "sha256": hashes[name]} for name in weights
+            name: {"source": str(experiment.models[name]), "sha256": hashes[name]}
+            for name in weights
         },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-        "config": json.loads(config.to_json()),
+        "config": dict(experiment.description),
     }
 
 
-def _write(workdir, results, circumstances):
+def _write(workdir, results, provenance):
     plain = {name: result.to_plain() for name, result in results.items()}
-    text = json.dumps({"evaluations": plain, **circumstances}, indent=2) + "\n"
+    text = json.dumps({"evaluations": plain, **provenance}, indent=2) + "\n"
     (workdir / RESULTS).write_text(text)
     tables = "\n".join(f"{_title(n, r)}\n\n{results_table(r.rows)}" for n, r in results.items())
     (workdir / TABLES).write_text(tables)

@@ -2,13 +2,15 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.evaluation.suite import Suite, flat_figures
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.results import flat_figures
+from toklip_jax.evaluation.suite import Suite
 from toklip_jax.parallel.hosts import barrier, broadcast_from_main
 from toklip_jax.run.context import RunContext
 from toklip_jax.tasks.base import StageConfig
@@ -119,14 +121,14 @@ def _evaluation(
     return evaluate
 
 
-def build_suite(context: RunContext, names, models) -> Suite:
+def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Suite:
     """Returns the evaluations `names` of a run's config, on models."""
     experiment = context.experiment
     return Suite(
         {name: experiment.evaluations[name] for name in names},
         models,
         context.mesh,
-        image_size=experiment.reading.image_size,
+        image_size=experiment.reading.image_size or models.size or 0,
         tokenizer=context.text_tokenizer(),
         batch_size=experiment.evaluation.batch_size,
         num_workers=experiment.reading.num_workers,

@@ -63,6 +63,10 @@ class ImageTower(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         return self.pool(self.tokens(images))
 
+    def image_features(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Returns pooled features, not normalised: as `Teacher`, where the tower stands alone."""
+        return self(images)
+
     def tokens(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         expected = (*self.config.size, 3)
         if images.shape[1:] != expected:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from toklip_jax.evaluation.subject import Subject
+from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import family_of, init_params
 from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.siglip.model import Teacher
@@ -69,11 +69,10 @@ class TeacherObjective(Objective):
         return clamp_logit_scale(params)
 
     @property
-    def subject(self) -> Subject:
-        """What an evaluation sees of the task."""
-        config = self.model_config
-        return Subject(self.compute, teacher=config.vision, text=config.text)
+    def evaluated_models(self) -> Models:
+        """The models that an evaluation of the task sees."""
+        return Models.from_configs(self.compute, {"teacher": self.model_config})
 
-    def subject_params(self, params: Params) -> Params:
-        """Returns the parameters as `subject` has them."""
-        return {"teacher": params["image_tower"], "text": params["text_tower"]}
+    def evaluated_params(self, params: Params) -> Params:
+        """Returns the parameters of `evaluated_models`, by their names."""
+        return {"teacher": params}

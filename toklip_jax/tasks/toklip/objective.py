@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.evaluation.subject import Subject
+from toklip_jax.evaluation.models import Model, Models
 from toklip_jax.losses.plain import distillation_losses
 from toklip_jax.models.registry import family_of, init_params
 from toklip_jax.models.siglip.config import VisionConfig
@@ -148,12 +148,14 @@ class TokLIPObjective(Objective):
             )
 
     @property
-    def subject(self) -> Subject:
-        """What an evaluation sees of the task."""
-        return Subject(self.compute, toklip=self.model_config, teacher=self.teacher_config)
+    def evaluated_models(self) -> Models:
+        """The models that an evaluation of the task sees."""
+        toklip = Model(self.model, self.model_config.vision.size)
+        teacher = Model(self.teacher, self.teacher_config.size)
+        return Models(self.compute, {"toklip": toklip, "teacher": teacher})
 
-    def subject_params(self, params: Params) -> Params:
-        """Returns the parameters as `subject` has them."""
+    def evaluated_params(self, params: Params) -> Params:
+        """Returns the parameters of `evaluated_models`, by their names."""
         return {"toklip": self.model_params(params), "teacher": params["teacher"]}
 
     def model_params(self, params: Params) -> Params:

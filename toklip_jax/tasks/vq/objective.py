@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from toklip_jax.evaluation.subject import Subject
+from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import VQConfig, build_model, family_of, init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
@@ -80,12 +80,12 @@ class VQObjective(Objective):
         return total, metrics | between
 
     @property
-    def subject(self) -> Subject:
-        """What an evaluation sees of the task."""
-        return Subject(self.compute, vq=self.model_config)
+    def evaluated_models(self) -> Models:
+        """The models that an evaluation of the task sees."""
+        return Models.from_configs(self.compute, {"vq": self.model_config})
 
-    def subject_params(self, params: Params) -> Params:
-        """Returns the parameters as `subject` has them."""
+    def evaluated_params(self, params: Params) -> Params:
+        """Returns the parameters of `evaluated_models`, by their names."""
         return {"vq": params}
 
     def _weights(self):

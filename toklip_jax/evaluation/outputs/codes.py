@@ -1,0 +1,66 @@
+"""Outputs of a VQ tokenizer: ids, code vectors, and images restored from ids."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.evaluation.outputs.base import Context, register_output
+from toklip_jax.metrics import psnr, ssim
+from toklip_jax.ops.pixels import to_unit_range
+
+UNIT_RANGE = (-1.0, 1.0)
+
+
+def images(context: Context) -> Float[Array, "b *size 3"]:
+    """Returns the images in [-1, 1], float32; those decoded from ids where there are no others."""
+    if "images" not in context.batch:
+        return context.get(restored)
+    return to_unit_range(context.batch["images"])
+
+
+@register_output("ids", needs=("vq",))
+def ids(context: Context) -> Int[Array, "b n *q"]:
+    """Returns the ids, int32."""
+    if "ids" in context.batch:
+        return context.batch["ids"].astype(jnp.int32)
+    pixels = _rescale(context.get(images), UNIT_RANGE, context.models.vq_config.image_range)
+    return context.apply("vq", "tokenize", pixels)
+
+
+def restored(context: Context) -> Float[Array, "b *size 3"]:
+    """Returns the images that the ids are decoded to, clipped to [-1, 1], float32."""
+    grid = [_grid(context)] if context.models.decodes_any_grid else []
+    pixels = context.apply("vq", "detokenize", context.get(ids), *grid)
+    image_range = context.models.vq_config.image_range
+    return jnp.clip(_rescale(pixels.astype(jnp.float32), image_range, UNIT_RANGE), -1, 1)
+
+
+@register_output("code", needs=("vq",))
+def code(context: Context) -> Float[Array, "b c"]:
+    """Returns the mean of the ids' code vectors, float32."""
+    return jnp.mean(context.apply("vq", "code_vectors", context.get(ids)), axis=1)
+
+
+@register_output("psnr", needs=("vq",), pixels="original")
+def psnr_of_restored(context: Context) -> Float[Array, " b"]:
+    """Returns the PSNR of the restored images, dB."""
+    return psnr(context.get(images), context.get(restored))
+
+
+@register_output("ssim", needs=("vq",), pixels="original")
+def ssim_of_restored(context: Context) -> Float[Array, " b"]:
+    """Returns the SSIM of the restored images."""
+    return ssim(context.get(images), context.get(restored))
+
+
+def _grid(context):
+    """The grid of the ids; None, where nobody says, is a square."""
+    if "images" in context.batch:
+        return context.models.vq_config.grid_of(*context.batch["images"].shape[1:-1])
+    return context.grid
+
+
+def _rescale(values, old, new):
+    if tuple(old) == tuple(new):
+        return values
+    share = (values - old[0]) / (old[1] - old[0])
+    return share * (new[1] - new[0]) + new[0]

@@ -1,0 +1,48 @@
+"""The one list of evaluations; `register_evaluation` adds those of other packages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.evaluation.base import Evaluation
+from toklip_jax.evaluation.generation import Generation
+from toklip_jax.evaluation.meaning import Meaning
+from toklip_jax.evaluation.prefix import Prefix
+from toklip_jax.evaluation.reconstruction import Reconstruct
+from toklip_jax.evaluation.retrieval import Retrieval
+from toklip_jax.evaluation.zeroshot import ZeroShot
+
+EVALUATIONS: dict[str, type[Evaluation]] = {
+    "generation": Generation,
+    "meaning": Meaning,
+    "prefix": Prefix,
+    "reconstruction": Reconstruct,
+    "retrieval": Retrieval,
+    "zeroshot": ZeroShot,
+}
+
+
+def register_evaluation(kind: str, cls: type[Evaluation]) -> None:
+    """Makes `cls`, a frozen dataclass, the evaluation of sections of this kind.
+
+    Raises:
+        ValueError: another class has the name.
+    """
+    if EVALUATIONS.setdefault(kind, cls) is not cls:
+        raise ValueError(f"expected a new kind of evaluation, got {kind!r} twice")
+
+
+def build_evaluation(name: str, section: Mapping[str, Any]) -> Evaluation:
+    """Returns the evaluation of a config's section {"kind": ..., fields of that kind's class}.
+
+    Args:
+        name: of the section, for messages.
+
+    Raises:
+        ValueError: an unknown kind or field; names the nearest.
+    """
+    if "kind" not in section:
+        raise ValueError(f"expected a kind in evaluations.{name}, got {sorted(section)}")
+    kind = check_name(f"evaluations.{name}.kind", section["kind"], EVALUATIONS)
+    fields = {field: value for field, value in section.items() if field != "kind"}
+    return from_fields(EVALUATIONS[kind], fields, f"evaluations.{name}")
