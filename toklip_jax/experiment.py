@@ -225,7 +225,7 @@ class _Reader:
 
     def _stage(self, name, section, source) -> StageConfig | None:
         """One stage; its parts are read apart, so that all that is wrong is found."""
-        attempt = self.problems.attempt
+        attempt, before = self.problems.attempt, len(self.problems.lines)
         task = attempt(lambda: task_of(section["objective"], f"{name}.objective"))
         if task is None:
             return None
@@ -237,19 +237,24 @@ class _Reader:
                     OptimizerConfig, section.get("optimizer", {}), f"{name}.optimizer"
                 )
             ),
-            "loop": attempt(lambda: from_fields(LoopConfig, section["loop"], f"{name}.loop")),
+            "loop": attempt(
+                lambda: from_fields(LoopConfig, section.get("loop", {}), f"{name}.loop")
+            ),
+            "batch_size": attempt(lambda: _batch_size(section, name)),
             "source": attempt(lambda: self._stage_source(name, section, task, source)),
             "validation": attempt(lambda: self._validation(name, section)),
             "evaluate": attempt(
                 lambda: self._names(f"{name}.evaluate", section, self.plain.get("evaluations", {}))
             ),
         }
+        if len(self.problems.lines) > before:
+            return None
         return attempt(
             lambda: StageConfig(
                 name=name,
                 task=task.name,
                 loss=dict(section.get("loss", {})),
-                batch_size=section["batch_size"],
+                batch_size=parts.pop("batch_size"),
                 augment=dict(section.get("augment", {})),
                 cache=section.get("cache", ""),
                 **parts,
@@ -277,7 +282,7 @@ class _Reader:
             stage = sections[name]
             task = task_of(stage.task)
             self.problems.attempt(lambda s=stage, t=task: _check_loss(t, s))
-            if _has_outline(stage):
+            if task.can_outline(stage):
                 self.problems.attempt(
                     lambda s=stage, t=task: t.outline(s, sections, compute) and None
                 )
@@ -289,5 +294,8 @@ def _check_loss(task, stage):
         check_name(f"a field of the {stage.task} stage's loss", name, names)
 
 
-def _has_outline(stage):
-    return getattr(stage.model, "size", True)
+def _batch_size(section, name):
+    size = section.get("batch_size")
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise ValueError(f"expected an int for {name}.batch_size, got {size!r}")
+    return size

@@ -84,4 +84,4 @@ def emoji_texts(arguments: Mapping[str, Any]) -> list[str]:
     return all_captions(named_split(arguments["split"], arguments["size"]).train.concepts)
 
 
-EMOJI = register(SourceKind("emoji", open_emoji, ARRAYS, texts=emoji_texts))
+EMOJI = register(SourceKind("emoji", open_emoji, ARRAYS, texts=emoji_texts, size="size"))

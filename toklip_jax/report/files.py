@@ -5,8 +5,8 @@ import json
 import pathlib
 from typing import Any
 
-from toklip_jax.run.stages import STAGE_PREFIX, model_path
 from toklip_jax.training.logging import METRICS_NAME, read_metrics
+from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 
 CONFIG, RESULTS = "config.json", "results.json"
 
@@ -52,7 +52,7 @@ class Run:
     def model_path(self, name: str) -> pathlib.Path:
         """Returns where a model's weights should be, whether they are there or not."""
         place = (self.config.get("models") or {}).get(name) or f"{STAGE_PREFIX}{name}"
-        return model_path(place, self.workdir)
+        return weights_path(place, self.workdir)
 
     def tokenizer_path(self) -> pathlib.Path | None:
         """Returns the text tokenizer that the run kept, or None."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data.sources import SourceConfig
+from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
 from toklip_jax.training.loop import LoopConfig
@@ -15,6 +16,17 @@ from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params
 from toklip_jax.weights.directory import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFields:
+    """A stage's own fields where it trains a fresh model.
+
+    Attributes:
+        model: its config.
+    """
+
+    model: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +40,7 @@ class StageConfig:
         loss: fields of the task's objective.
         optimizer, loop: see there.
         batch_size: of all devices together.
-        source: that it trains on.
+        source: that it trains on; None only in a config without stages to train.
         augment: fields of the transform that fits the source.
         validation: held-out pairs, or None.
         evaluate: names of evaluations that `loop.evaluate_every` runs.
@@ -42,7 +54,7 @@ class StageConfig:
     optimizer: OptimizerConfig
     loop: LoopConfig
     batch_size: int
-    source: SourceConfig
+    source: SourceConfig | None
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     validation: SourceConfig | None = None
     evaluate: tuple[str, ...] = ()
@@ -107,6 +119,7 @@ class Task:
             `stages` are the config's by name.
         batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
             `size`, or of the model's size where that is None.
+        can_outline: whether there is an outline: not where only weights tell the model.
         needs_text: whether batches have `token_ids`.
         cache: how it trains on a cache, or None where it can't.
     """
@@ -118,8 +131,22 @@ class Task:
     start: Callable[[StageConfig, Start], tuple[Objective, Params]]
     outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], Objective]
     batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
+    can_outline: Callable[[StageConfig], bool] = lambda stage: True
     needs_text: bool = True
     cache: CacheUse | None = None
+
+
+def read_model(section: Mapping[str, Any], where: str) -> ModelFields:
+    """Reads a section whose only field is `model`, the config of a registered family.
+
+    Raises:
+        ValueError: another field, or a config of no family.
+    """
+    fields = from_fields(ModelFields, section, where)
+    try:
+        return ModelFields(config_from_dict(fields.model))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"in {where}.model, {error}") from error
 
 
 def build_objective(cls: type[Objective], stage: StageConfig, **others: Any) -> Objective:

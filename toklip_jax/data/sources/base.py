@@ -53,12 +53,14 @@ class SourceKind:
             argument `directory`), or "parts" (as the configs in its argument `parts` say, each
             with a `weight`).
         texts: returns the texts to train a tokenizer on; gets the arguments, defaults included.
+        size: name of the argument that says the size of its arrays, if there is one.
     """
 
     name: str
     open: Callable[..., Source]
     gives: str
     texts: Callable[[Mapping[str, Any]], list[str]] | None = None
+    size: str = ""
 
     def __post_init__(self):
         check_name("gives", self.gives, GIVES)
@@ -193,6 +195,12 @@ class SourceConfig:
         if not self.parts:
             return [self.arguments["directory"]]
         return [directory for part in self.parts for directory in part.cache_directories]
+
+    @property
+    def image_size(self) -> int | tuple[int, ...]:
+        """The size of the images, where the source and not the reader decides; else 0."""
+        kind = _KINDS[self.kind]
+        return kind.with_defaults(self.arguments)[kind.size] if kind.size else 0
 
     def texts(self) -> list[str] | None:
         """Returns the texts to train a tokenizer on; None where a kind doesn't offer them."""

@@ -48,4 +48,4 @@ def open_synthetic(
     return ArraySource(images=images, captions=captions, labels=labels)
 
 
-SYNTHETIC = SourceKind("synthetic", open_synthetic, ARRAYS)
+SYNTHETIC = SourceKind("synthetic", open_synthetic, ARRAYS, size="image_size")

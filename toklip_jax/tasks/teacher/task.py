@@ -1,33 +1,20 @@
 """Training a SigLIP teacher as a task."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-from toklip_jax.core.fields import from_fields
-from toklip_jax.models.serialization import config_from_dict
-from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.nn.config import Compute
-from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective, fresh_params
+from toklip_jax.tasks.base import (
+    ModelFields,
+    StageConfig,
+    Start,
+    Task,
+    build_objective,
+    fresh_params,
+    read_model,
+)
 from toklip_jax.tasks.contrast import batch_of_pairs
 from toklip_jax.tasks.teacher.objective import TeacherObjective
 from toklip_jax.training.state import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherFields:
-    """What a stage says of its model.
-
-    Attributes:
-        model: the teacher's config.
-    """
-
-    model: TeacherConfig
-
-
-def _read(section: Mapping[str, Any], where: str) -> TeacherFields:
-    fields = from_fields(dataclasses.make_dataclass("Fields", ["model"]), section, where)
-    return TeacherFields(config_from_dict(fields.model))
 
 
 def _start(stage: StageConfig, start: Start) -> tuple[TeacherObjective, Params]:
@@ -48,8 +35,8 @@ def _batch(objective: TeacherObjective, size: tuple[int, ...] | None, batch_size
 TEACHER = Task(
     name="teacher",
     objective=TeacherObjective,
-    fields=TeacherFields,
-    read=_read,
+    fields=ModelFields,
+    read=read_model,
     start=_start,
     outline=_outline,
     batch=_batch,

@@ -80,15 +80,20 @@ def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Com
         vision = dataclasses.replace(model.vision, is_causal=fields.is_causal)
         model = dataclasses.replace(model, vision=vision)
         return _objective(stage, model, teacher, compute)
-    names = [fields.init[part].removeprefix(STAGE_PREFIX) for part in PARTS]
-    if not all(fields.init[part].startswith(STAGE_PREFIX) for part in PARTS):
+    if not _can_outline(stage):
         raise ValueError(
             f"expected {stage.name}.size and {stage.name}.teacher_size, or {stage.name}.init from "
             f"stages of the same config, got {dict(fields.init)}"
         )
+    names = [fields.init[part].removeprefix(STAGE_PREFIX) for part in PARTS]
     vq, teacher = (stages[check_name(f"{stage.name}.init", name, stages)] for name in names)
     model = start_config(teacher.model.model, vq.model.model, fields.is_causal)
     return _objective(stage, model, teacher.model.model, compute)
+
+
+def _can_outline(stage: StageConfig) -> bool:
+    init = stage.model.init
+    return bool(stage.model.size) or all(init[part].startswith(STAGE_PREFIX) for part in PARTS)
 
 
 def _objective(stage, model: TokLIPConfig, teacher: TeacherConfig, compute: Compute):
@@ -113,6 +118,7 @@ TOKLIP = Task(
     read=_read,
     start=_start,
     outline=_outline,
+    can_outline=_can_outline,
     batch=_batch,
     cache=CacheUse(
         features=CACHED,

@@ -1,35 +1,22 @@
 """Training a VQ tokenizer as a task."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from toklip_jax.core.fields import from_fields
-from toklip_jax.models.registry import VQConfig
-from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
-from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective, fresh_params
+from toklip_jax.tasks.base import (
+    ModelFields,
+    StageConfig,
+    Start,
+    Task,
+    build_objective,
+    fresh_params,
+    read_model,
+)
 from toklip_jax.tasks.vq.objective import VQObjective
 from toklip_jax.training.state import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class VQFields:
-    """What a stage says of its model.
-
-    Attributes:
-        model: the tokenizer's config.
-    """
-
-    model: VQConfig
-
-
-def _read(section: Mapping[str, Any], where: str) -> VQFields:
-    fields = from_fields(dataclasses.make_dataclass("Fields", ["model"]), section, where)
-    return VQFields(config_from_dict(fields.model))
 
 
 def _start(stage: StageConfig, start: Start) -> tuple[VQObjective, Params]:
@@ -53,8 +40,8 @@ def _batch(objective: VQObjective, size: tuple[int, ...] | None, batch_size: int
 VQ = Task(
     name="vq",
     objective=VQObjective,
-    fields=VQFields,
-    read=_read,
+    fields=ModelFields,
+    read=read_model,
     start=_start,
     outline=_outline,
     batch=_batch,
