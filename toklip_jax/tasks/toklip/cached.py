@@ -15,6 +15,7 @@ from toklip_jax.core.fields import check_name
 from toklip_jax.data.cache import ENCODE, Header, load_header
 from toklip_jax.data.sources import cache_directories
 from toklip_jax.data.text import TextTokenizer
+from toklip_jax.models.registry import ids_shape
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
 from toklip_jax.training.objective import Objective
@@ -81,7 +82,8 @@ def cached_rows(
     config: TokLIPConfig, features: Collection[str], batch_size: int, dtype: str = "bfloat16"
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch from a cache that holds these of `CACHED`."""
-    shapes = {"ids": (config.vision.num_tokens,), "token_ids": (config.text.context_length,)}
+    ids = ids_shape(config.vq, config.vision.grid)
+    shapes = {"ids": ids, "token_ids": (config.text.context_length,)}
     widths = {"teacher_feature": config.vision.width, "text_feature": config.text.embed_dim}
     rows = {n: jax.ShapeDtypeStruct((batch_size, *s), jnp.int32) for n, s in shapes.items()}
     for name in features:
@@ -135,8 +137,9 @@ def _check_sizes(header: Header, directory, objective):
     config = objective.model_config
     ours = {
         "image_size": config.vision.image_size,
-        "num_tokens": config.vision.num_tokens,
-        "codebook_size": config.vq.codebook_size,
+        "grid": config.vision.grid,
+        "codes_per_place": config.vq.codes_per_place,
+        "codebook_sizes": config.vq.codebook_sizes,
         "context_length": config.text.context_length,
     }
     for name, value in ours.items():
