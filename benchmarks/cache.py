@@ -114,8 +114,22 @@ def reading(records: int = RECORDS) -> dict:
             Field("text_feature", "bfloat16", (1152,)),
         ]
     )
-    sizes = (records, records, 1, 256, 256, 16_384, 64)
-    header = Header(*sizes, fields, False, {}, {}, {}, {})
+    header = Header(
+        num_samples=records,
+        records_per_shard=records,
+        crops=1,
+        image_size=256,
+        grid=(16, 16),
+        codes_per_place=1,
+        codebook_sizes=(16_384,),
+        context_length=64,
+        fields=fields,
+        has_captions=False,
+        hashes={},
+        transform={},
+        compute={},
+        source={},
+    )
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as directory:
         header.save(directory)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -39,8 +40,9 @@ def make_header(**changes):
         "records_per_shard": 4,
         "crops": CROPS,
         "image_size": 16,
-        "num_tokens": TOKENS,
-        "codebook_size": 60_000,
+        "grid": (2, 2),
+        "codes_per_place": 1,
+        "codebook_sizes": (60_000,),
         "context_length": 6,
         "fields": fields,
         "has_captions": True,
@@ -161,8 +163,8 @@ def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
         build_source(source_config(cache))
     header = cache / "header.json"
     text = header.read_text()
-    header.write_text(text.replace('"format": 1', '"format": 2'))
-    with pytest.raises(ValueError, match="of format 1, got 2"):
+    header.write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(ValueError, match="of format 1 or 2, got 3"):
         load_header(cache)
     header.write_text(text[:50])
     with pytest.raises(ValueError, match="is damaged"):
@@ -176,6 +178,96 @@ def test_headers_are_read_as_they_were_written(cache):
     assert load_header(cache) == make_header()
     assert load_header(cache) != make_header(crops=2)
     assert json.loads((cache / "header.json").read_text())["num_shards"] == 3
+
+
+def several_ids_header(**changes):
+    """Videos of 2 x 3 x 1 places with two ids each, one of a codebook above 16 bits."""
+    fields = lay_out([Field("index", "int64", ()), Field("ids", "uint32", (6, 2), CROPS)])
+    values = {
+        "image_size": (4, 24, 8),
+        "grid": (2, 3, 1),
+        "codes_per_place": 2,
+        "codebook_sizes": (2**18, 16),
+        "fields": fields,
+        "num_samples": 3,
+    }
+    return make_header(**values | changes)
+
+
+@pytest.fixture
+def several_ids(tmp_path):
+    """A cache of such videos, and its ids [3, crops, 6, 2]."""
+    header = several_ids_header()
+    ids = np.random.default_rng(0).integers(0, header.codebook_sizes, (3, CROPS, 6, 2))
+    header.save(tmp_path)
+    packed = [header.pack({"ids": ids[i], "index": np.array([i])}, str(i)) for i in range(3)]
+    write_records(tmp_path / header.shard(0), packed)
+    return tmp_path, ids
+
+
+def test_a_place_may_have_several_ids_of_a_video(several_ids):
+    directory, ids = several_ids
+    assert load_header(directory) == several_ids_header()
+    source = build_source(source_config(directory))
+    for i in range(3):
+        assert source[i]["ids"].dtype == np.int32
+        np.testing.assert_array_equal(source[i]["ids"], ids[i, 0])
+    batch = next(training_batches(source_config(directory), 16, None, 3, seed=0)(0))
+    assert batch["ids"].shape == (3, 6, 2)
+
+
+def test_parquet_nests_the_ids_of_a_place(several_ids, tmp_path):
+    directory, ids = several_ids
+    (file,) = export_parquet(directory, tmp_path / "parquet", id_offset=100)
+    table = pyarrow.parquet.read_table(file)
+    rows = np.array(table["image_tokens"].to_pylist())
+    np.testing.assert_array_equal(rows, ids.reshape(-1, 6, 2) + 100)
+    assert table["caption"].to_pylist() == [str(i) for i in range(3) for _ in range(CROPS)]
+    assert str(table.schema.field("image_tokens").type.value_type.value_type) == "int32"
+    about = json.loads(table.schema.metadata[METADATA])
+    assert (about["grid"], about["codes_per_place"]) == ([2, 3, 1], 2)
+    assert about["codebook_sizes"] == [2**18, 16]
+
+
+def test_a_shard_without_records_is_parquet_without_rows(tmp_path):
+    header = several_ids_header()
+    header.save(tmp_path)
+    write_records(tmp_path / header.shard(0), [])
+    (file,) = export_parquet(tmp_path, tmp_path / "parquet")
+    assert pyarrow.parquet.read_table(file).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": (2, 3)}, r"ids of shape \(6,\), got \(6, 2\)"),
+        ({"grid": (2, 2, 1)}, r"ids of shape \(4, 2\), got \(6, 2\)"),
+        ({"codebook_sizes": (16,)}, "a codebook size for each of 2 ids a place"),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(changes, message):
+    codes = 1 if changes.get("grid") == (2, 3) else 2
+    sizes = (16,) * codes
+    with pytest.raises(ValueError, match=message):
+        several_ids_header(**{"codes_per_place": codes, "codebook_sizes": sizes} | changes)
+
+
+def test_a_cache_of_format_1_reads_the_same():
+    """Written by the version before format 2, with what it read from it."""
+    directory = pathlib.Path(__file__).parent / "cache_format_1"
+    samples = np.load(directory / "samples.npz")  # all crops of each image, one after another
+    header = load_header(directory)
+    assert (header.grid, header.codebook_sizes, header.codes_per_place) == ((2, 2), (32,), 1)
+    assert (header.format, header.num_tokens, header.image_size) == (2, 4, 16)
+    source = build_source(source_config(directory))
+    assert set(source[0]) == {*samples.files, "_crops"}
+    for i in range(len(source)):
+        for crop in range(header.crops):
+            sample = header.read(source[i]["_crops"].record, crop)
+            for name in samples.files:
+                expected = samples[name][header.crops * i + crop]
+                np.testing.assert_array_equal(sample[name].astype(expected.dtype), expected)
+    assert len(source) * header.crops == len(samples["ids"])
 
 
 def test_parquet_has_a_row_a_crop_with_the_offset_added(cache, tmp_path):

@@ -120,10 +120,10 @@ def test_a_run_from_images_may_go_on_from_a_cache(made, tmp_path):
         ({"transform": {"resize": "squash"}}, "got whole pictures"),
         ({"compute": {"vq_dtype": "bfloat16"}}, "compute.vq_dtype float32, got bfloat16"),
         ({"image_size": 24}, "image_size 16, the model's, got 24"),
-        ({"num_tokens": 9}, "num_tokens 4, the model's, got 9"),
-        ({"codebook_size": 64}, "codebook_size 32, the model's, got 64"),
+        ({"grid": [4, 1]}, "grid (2, 2), the model's, got (4, 1)"),
+        ({"codebook_sizes": [64]}, "codebook_sizes (32,), the model's, got (64,)"),
         ({"context_length": 7}, "context_length 6, the model's, got 7"),
-        ({"format": 2}, "of format 1, got 2"),
+        ({"format": 3}, "of format 1 or 2, got 3"),
         ({"num_samples": 40}, "expected 5 shards"),
     ],
 )

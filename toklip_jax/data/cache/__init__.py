@@ -1,14 +1,7 @@
 """A cache on disk of what frozen models make of a data set."""
 
-from toklip_jax.data.cache.header import (
-    ENCODE,
-    HEADER,
-    Field,
-    Header,
-    expect_complete,
-    lay_out,
-    load_header,
-)
+from toklip_jax.data.cache.fields import Field, id_dtype, lay_out
+from toklip_jax.data.cache.header import ENCODE, HEADER, Header, expect_complete, load_header
 from toklip_jax.data.cache.parquet import METADATA, export_parquet
 
 __all__ = [
@@ -19,6 +12,7 @@ __all__ = [
     "Header",
     "expect_complete",
     "export_parquet",
+    "id_dtype",
     "lay_out",
     "load_header",
 ]

@@ -1,101 +1,72 @@
 """A cache of what frozen models make of a data set: images as ids, so that no pixels are needed.
 
 cache/
-    header.json                        whose it is, and where each field lies in a record
-    tokenizer.json                     of its captions
+    header.json                        what was encoded by what, and where a record's fields are
+    tokenizer.json                     the text tokenizer of its captions
     part-00000-of-00064.array_record   records in the source's order, as many shards as needed
 
 A record is one image: `Header.record_bytes` bytes of fields at fixed places, little-endian, then
 the caption in UTF-8 if the source has any. A field that depends on the crop is there `crops` times.
+
+Format 1 knew square images with one id a place; its headers are read as what they mean in format 2,
+and its records are the same.
 """
 
 import dataclasses
 import importlib.metadata
 import json
+import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from toklip_jax.data.cache.fields import DTYPES, Field
 from toklip_jax.data.transforms import Sample
+from toklip_jax.ops.grids import square_grid
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "header.json"
-DTYPES = {name: np.dtype(name) for name in ("uint16", "uint32", "int32", "int64", "float32")}
-DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
-WIDENED = ("uint16", "uint32")  # ids, which batches have as int32
 HIDDEN = ("index",)  # fields that are no part of a sample
 ENCODE = "python -m toklip_jax.encode"
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
-    """An array in a record.
-
-    Attributes:
-        name: in a sample.
-        dtype: of `DTYPES`.
-        shape: of one crop's.
-        count: 1, or the number of crops.
-        offset: in bytes, of the first.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    count: int = 1
-    offset: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of one crop's."""
-        return int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
-
-    def read(self, record: bytes, crop: int) -> np.ndarray:
-        """Returns the array of a crop; one that all crops share, of any."""
-        start = self.offset + (crop * self.size if self.count > 1 else 0)
-        number = self.size // DTYPES[self.dtype].itemsize
-        array = np.frombuffer(record, DTYPES[self.dtype], number, start).reshape(self.shape)
-        return array.astype(np.int32) if self.dtype in WIDENED else array
-
-
-def lay_out(fields: Iterable[Field]) -> tuple[Field, ...]:
-    """Returns the fields one after another, those of large elements first, so that all align."""
-    placed, offset = [], 0
-    for field in sorted(fields, key=lambda f: -DTYPES[f.dtype].itemsize):
-        placed.append(dataclasses.replace(field, offset=offset))
-        offset += field.count * field.size
-    return tuple(placed)
-
-
-@dataclasses.dataclass(frozen=True)
 class Header:
-    """What a cache is of. Two caches of equal headers are equal.
+    """What a cache holds, and what made it. Two caches of equal headers are equal.
 
     Attributes:
-        num_samples: of the source; those that can't be read have no record.
-        records_per_shard: samples that a shard covers, read or not.
-        crops: of an image.
-        image_size, num_tokens, codebook_size, context_length: of what was encoded.
-        fields: of a record.
+        num_samples: length of the source; samples that can't be read have no record.
+        records_per_shard: samples that a shard covers, readable or not.
+        crops: crops of each image.
+        image_size: of the encoded images: the side of a square in pixels, (height, width), or
+            (frames, height, width).
+        grid: places that ids stand at, (h, w) or (t, h, w).
+        codes_per_place: ids at each place.
+        codebook_sizes: how many values each of a place's ids can have.
+        context_length: of `token_ids`; 0 without.
+        fields: a record's arrays.
         has_captions: whether the caption stands at a record's end.
         hashes: SHA-256 of the parameters of `vq`, `teacher`, `text_tower`, and of the `tokenizer`.
         transform: what made the crops: the stage's `augment`, `seed`, and `resize`, which is ""
-            unless whole pictures were encoded.
+            unless whole images were encoded.
         compute: types that the models computed in.
         source: the data source's config.
         classes: names of the labels, if the source knows them.
         toklip_jax: the version that wrote it, for people.
+
+    Raises:
+        ValueError: ids whose shape is not that of the grid, or too few codebook sizes.
     """
 
     num_samples: int
     records_per_shard: int
     crops: int
-    image_size: int
-    num_tokens: int
-    codebook_size: int
+    image_size: int | tuple[int, ...]
+    grid: tuple[int, ...]
+    codes_per_place: int
+    codebook_sizes: tuple[int, ...]
     context_length: int
     fields: tuple[Field, ...]
     has_captions: bool
@@ -109,6 +80,27 @@ class Header:
     )
     format: int = FORMAT
 
+    def __post_init__(self):
+        if len(self.codebook_sizes) != self.codes_per_place:
+            raise ValueError(
+                f"expected a codebook size for each of {self.codes_per_place} ids a place, got "
+                f"{self.codebook_sizes}"
+            )
+        for field in self.fields:
+            if field.name == "ids" and field.shape != self.ids_shape:
+                raise ValueError(f"expected ids of shape {self.ids_shape}, got {field.shape}")
+
+    @property
+    def num_tokens(self) -> int:
+        """Places of the grid."""
+        return math.prod(self.grid)
+
+    @property
+    def ids_shape(self) -> tuple[int, ...]:
+        """Shape of one image's ids: (n,), or (n, q) where a place has q ids."""
+        n, q = self.num_tokens, self.codes_per_place
+        return (n,) if q == 1 else (n, q)
+
     @property
     def num_shards(self) -> int:
         return -(-self.num_samples // self.records_per_shard)
@@ -120,7 +112,7 @@ class Header:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of a sample's fields."""
+        """Names of a sample's fields."""
         return tuple(field.name for field in self.fields if field.name not in HIDDEN)
 
     def shard(self, number: int) -> str:
@@ -128,7 +120,7 @@ class Header:
         return f"part-{number:05}-of-{self.num_shards:05}.array_record"
 
     def read(self, record: bytes, crop: int) -> Sample:
-        """Returns the sample that a crop of a record is."""
+        """Returns a record's sample: one of its crops, with what all crops share."""
         return {f.name: f.read(record, crop) for f in self.fields if f.name not in HIDDEN}
 
     def pack(self, arrays: Mapping[str, np.ndarray], caption: str = "") -> bytes:
@@ -167,13 +159,13 @@ def load_header(directory: str | pathlib.Path) -> Header:
         )
     try:
         data = json.loads(path.read_text())
-        if data.get("format") == FORMAT:
-            return _header(data)
+        if data.get("format") in _READERS:
+            return _READERS[data["format"]](data)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}): encode anew") from error
+        raise ValueError(f"{path} is damaged ({error}): encode again") from error
     raise ValueError(
-        f"expected a cache of format {FORMAT}, got {data.get('format')} in {directory}: it comes "
-        f"from another version of toklip_jax; encode anew"
+        f"expected a cache of format {' or '.join(map(str, _READERS))}, got {data.get('format')} "
+        f"in {directory}: another version of toklip_jax wrote it; encode again"
     )
 
 
@@ -188,15 +180,34 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
     if missing := [path.name for path in paths if not path.is_file()]:
         raise ValueError(
             f"expected {len(paths)} shards in {directory}, found {len(paths) - len(missing)} "
-            f"(no {missing[0]}): the command that wrote it goes on where it ended, run it again"
+            f"(no {missing[0]}): run the command that wrote it again, it goes on where it stopped"
         )
     return [str(path) for path in paths]
 
 
-def _header(data) -> Header:
-    names = [field.name for field in dataclasses.fields(Header)]
-    fields = tuple(Field(**{**field, "shape": tuple(field["shape"])}) for field in data["fields"])
+def _from_format_1(data) -> Header:
+    """Square images, and one id of one codebook at each place of a square grid."""
+    return _from_format_2(
+        data
+        | {
+            "grid": square_grid(data["num_tokens"]),
+            "codes_per_place": 1,
+            "codebook_sizes": [data["codebook_size"]],
+            "format": FORMAT,
+        }
+    )
+
+
+def _from_format_2(data) -> Header:
+    fields = tuple(Field(**field | {"shape": tuple(field["shape"])}) for field in data["fields"])
     if unknown := {field.dtype for field in fields} - set(DTYPES):
         raise ValueError(f"unknown types {sorted(unknown)}")
-    known = {name: data[name] for name in names}
-    return Header(**known | {"fields": fields, "classes": tuple(data["classes"])})
+    values = {field.name: data[field.name] for field in dataclasses.fields(Header)}
+    for name in ("grid", "codebook_sizes", "classes"):
+        values[name] = tuple(values[name])
+    if not isinstance(values["image_size"], int):
+        values["image_size"] = tuple(values["image_size"])
+    return Header(**values | {"fields": fields})
+
+
+_READERS = {1: _from_format_1, 2: _from_format_2}

@@ -3,6 +3,10 @@
 Columns: `image_tokens`, a list of ids with an offset added, so that they follow a language model's
 own; `caption`, null where the source had no texts. The schema's metadata holds the offset and what
 the ids are, under `toklip_jax`.
+
+Where a place has q ids, `image_tokens` is a list of lists: per place, in row-major order, its q
+ids. The same offset is added to all of them; codebook i's ids are below `codebook_sizes[i]` of the
+metadata before it is, so a trainer that wants ranges of their own adds the sizes before i to it.
 """
 
 import json
@@ -27,7 +31,7 @@ def export_parquet(
     """Writes a finished cache as Parquet and returns the files, each whole or not at all.
 
     Args:
-        id_offset: added to every id: the size of the vocabulary that the ids are put after.
+        id_offset: added to every id: the size of the vocabulary that the ids come after.
         host: of `hosts`; each writes every `hosts`-th file.
 
     Raises:
@@ -35,10 +39,9 @@ def export_parquet(
             negative or leaves int32.
     """
     header = load_header(directory)
-    if not 0 <= id_offset <= 2**31 - header.codebook_size:
-        raise ValueError(
-            f"expected an id_offset from 0 to {2**31 - header.codebook_size}, got {id_offset}"
-        )
+    largest = 2**31 - max(header.codebook_sizes)
+    if not 0 <= id_offset <= largest:
+        raise ValueError(f"expected an id_offset from 0 to {largest}, got {id_offset}")
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     written = []
@@ -55,24 +58,36 @@ def _table(header: Header, records: list[bytes], id_offset: int):
     (ids,) = (field for field in header.fields if field.name == "ids")
     crops = range(header.crops)
     rows = [ids.read(record, crop) for record in records for crop in crops]
-    flat = np.concatenate(rows) if rows else np.zeros(0, np.int32)
-    is_small = id_offset + header.codebook_size <= 2**16
-    values = (flat.astype(np.int64) + id_offset).astype(np.uint16 if is_small else np.int32)
-    ends = np.arange(len(rows) + 1, dtype=np.int32) * header.num_tokens
     captions = [_caption(header, record) for record in records for _ in crops]
+    is_small = id_offset + max(header.codebook_sizes) <= 2**16
+    dtype, empty = np.uint16 if is_small else np.int32, np.zeros((0, *ids.shape), np.int32)
     columns = {
-        "image_tokens": pa.ListArray.from_arrays(pa.array(ends), pa.array(values)),
+        "image_tokens": _nested_lists(np.stack(rows) if rows else empty, dtype, id_offset),
         "caption": pa.array(captions, pa.string()),
     }
     about = {
         "id_offset": id_offset,
-        "codebook_size": header.codebook_size,
+        "grid": header.grid,
+        "codes_per_place": header.codes_per_place,
+        "codebook_sizes": header.codebook_sizes,
         "num_tokens": header.num_tokens,
         "image_size": header.image_size,
         "crops": header.crops,
         "vq_sha256": header.hashes["vq"],
     }
     return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(about)})
+
+
+def _nested_lists(ids: np.ndarray, dtype: type, id_offset: int):
+    """An Arrow column of ids [rows, n] or [rows, n, q] with the offset added: a list per axis."""
+    import pyarrow as pa
+
+    column = pa.array((ids.astype(np.int64) + id_offset).astype(dtype).ravel())
+    for axis in range(ids.ndim - 1, 0, -1):
+        length = ids.shape[axis]
+        ends = np.arange(len(column) // length + 1, dtype=np.int32) * length
+        column = pa.ListArray.from_arrays(pa.array(ends), column)
+    return column
 
 
 def _caption(header, record):

@@ -127,8 +127,9 @@ def _check_sizes(header: Header, directory, objective):
     config = objective.model_config
     ours = {
         "image_size": config.vision.image_size,
-        "num_tokens": config.vision.num_tokens,
-        "codebook_size": config.vq.codebook_size,
+        "grid": config.vision.grid,
+        "codes_per_place": config.vq.codes_per_place,
+        "codebook_sizes": config.vq.codebook_sizes,
         "context_length": config.text.context_length,
     }
     for name, value in ours.items():

@@ -11,7 +11,7 @@ import numpy as np
 
 from toklip_jax.data import pipeline
 from toklip_jax.data.build import training_transform
-from toklip_jax.data.cache import Field, Header, lay_out
+from toklip_jax.data.cache import Field, Header, id_dtype, lay_out
 from toklip_jax.data.config import ReadingConfig
 from toklip_jax.data.crops import Draws, Ranges
 from toklip_jax.data.health import BadSamples
@@ -21,6 +21,7 @@ from toklip_jax.data.sources import ENCODED, IDS, SourceConfig
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import FirstCaption, Transform
 from toklip_jax.evaluation.encode import Progress
+from toklip_jax.models.registry import ids_shape
 from toklip_jax.parallel.sharding import put_batch
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.toklip.cached import parts_of, untouched
@@ -37,7 +38,6 @@ from toklip_jax.training.state import (
 )
 from toklip_jax.weights.directory import fingerprint_params
 
-SMALL = 2**16  # ids below it take two bytes
 INPUTS = ("images", "token_ids")  # of a batch: what devices get
 KEPT = ("token_ids", "labels", "index")  # of a batch: what goes into records as it is
 
@@ -180,10 +180,10 @@ class CacheEncoder:
 
     def _describe(self, params, probe) -> Header:
         section, compute = self._config, self._objective.compute
-        model, side = self._objective.model_config, probe["images"].shape[1]
-        if side != model.vision.image_size:
+        model, size = self._objective.model_config, probe["images"].shape[1:-1]
+        if size != model.vision.size:
             raise ValueError(
-                f"expected images of {model.vision.image_size} px, the model's, got {side}: set "
+                f"expected images of {model.vision.size} pixels, the model's, got {size}: set "
                 f"the config's image_size"
             )
         parts = parts_of(("ids", *section.features))
@@ -195,9 +195,10 @@ class CacheEncoder:
             num_samples=len(self._source),
             records_per_shard=section.records_per_shard,
             crops=section.crops,
-            image_size=side,
-            num_tokens=model.vision.num_tokens,
-            codebook_size=model.vq.codebook_size,
+            image_size=model.vision.image_size,
+            grid=model.vision.grid,
+            codes_per_place=model.vq.codes_per_place,
+            codebook_sizes=model.vq.codebook_sizes,
             context_length=probe["token_ids"].shape[1] if "token_ids" in probe else 0,
             fields=self._fields(probe),
             has_captions="caption" in probe,
@@ -210,11 +211,9 @@ class CacheEncoder:
 
     def _fields(self, probe) -> tuple[Field, ...]:
         section, model = self._config, self._objective.model_config
-        ids = "uint16" if model.vq.codebook_size <= SMALL else "uint32"
-        fields = [
-            Field("index", "int64", ()),
-            Field("ids", ids, (model.vision.num_tokens,), section.crops),
-        ]
+        ids_dtype = id_dtype(max(model.vq.codebook_sizes))
+        shape = ids_shape(model.vq, model.vision.grid)
+        fields = [Field("index", "int64", ()), Field("ids", ids_dtype, shape, section.crops)]
         if "labels" in probe:
             fields.append(Field("labels", "int32", ()))
         if "teacher_feature" in section.features:
@@ -222,8 +221,7 @@ class CacheEncoder:
             fields.append(Field("teacher_feature", section.feature_dtype, shape, section.crops))
         if "token_ids" in probe:
             texts, length = probe["token_ids"].shape
-            words = "uint16" if model.text.vocab_size <= SMALL else "uint32"
-            fields.append(Field("token_ids", words, (length,), texts))
+            fields.append(Field("token_ids", id_dtype(model.text.vocab_size), (length,), texts))
             if "text_feature" in section.features:
                 shape = (model.text.embed_dim,)
                 fields.append(Field("text_feature", section.feature_dtype, shape, texts))
