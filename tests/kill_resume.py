@@ -102,12 +102,12 @@ def child(event, after, delay, flags):
 
     save, evaluation, fetch = Checkpoints.save, stages.validation, loop.put_batch
 
-    def counted_save(self, *args):
+    def counted_save(self, *args, **others):
         count("save")
-        return save(self, *args)
+        return save(self, *args, **others)
 
-    def counted_evaluation(*args):
-        evaluate = evaluation(*args)
+    def counted_evaluation(*args, **others):
+        evaluate = evaluation(*args, **others)
 
         def counted(params):
             count("evaluation")

@@ -158,8 +158,8 @@ def test_another_mesh_restores_the_same_bits(tmp_path):
 
 ON_MESHES = """
 import sys, jax, numpy as np
-from toklip_jax.checkpoint import Checkpoints
-from toklip_jax.sharding import make_mesh, shardings
+from toklip_jax.training.checkpoints import Checkpoints
+from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
 
@@ -168,18 +168,18 @@ kernel = rng.normal(size=(16, 32)).astype("f")
 params = {"mlp": {"fc1": {"kernel": kernel, "bias": np.ones(32, "f")}}}
 host = jax.tree.map(np.asarray, create_state(params, OptimizerConfig(ema_decay=0.9), 10))
 
-def lies(count, **sizes):
+def placed(count, **sizes):
     mesh = make_mesh(sizes, jax.devices()[:count])
     return jax.device_put(host, shardings(host, mesh))
 
-saved = lies(8, data=2, fsdp=2, tensor=2)
+saved = placed(8, data=2, fsdp=2, tensor=2)
 assert saved.params["mlp"]["fc1"]["kernel"].addressable_shards[0].data.shape == (8, 16)
 with Checkpoints(sys.argv[1]) as checkpoints:
     checkpoints.save(1, saved)
     checkpoints.wait()
     others = (8, dict(fsdp=8)), (4, dict(fsdp=2, tensor=2)), (1, {}), (8, dict(data=8))
     for count, sizes in others:
-        wanted = lies(count, **sizes)
+        wanted = placed(count, **sizes)
         got = checkpoints.restore(wanted)
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             assert a.sharding == b.sharding and a.dtype == b.dtype

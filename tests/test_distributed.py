@@ -11,6 +11,7 @@ import threading
 import jax
 import pytest
 
+from toklip_jax.parallel import hosts
 from toklip_jax.parallel import start as distributed
 
 PREFIXES = ("TOKLIP_", "SLURM_", "TPU_", "MEGASCALE_", "CUDA_VISIBLE", "JAX_COORD", "GCE_METADATA")
@@ -62,22 +63,26 @@ def calls(monkeypatch):
     return recorded
 
 
+def start(*fields, **others):
+    return distributed.start(distributed.ProcessesConfig(*fields, **others))
+
+
 @pytest.mark.parametrize("kind", ["auto", "none"])
 def test_a_single_process_starts_nothing_and_touches_no_device(environ, calls, monkeypatch, kind):
     monkeypatch.setattr(jax, "process_count", lambda: pytest.fail("a device was asked for"))
-    assert distributed.start(kind) is False
+    assert start(kind) is False
     assert not calls
 
 
 def test_none_ignores_every_environment(environ, calls):
     environ(EXPLICIT | SLURM | GKE)
-    assert distributed.start("none") is False
+    assert start("none") is False
     assert not calls
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
 def test_a_coordinator_of_the_config_is_passed_on(environ, calls, kind):
-    assert distributed.start(kind, "host0:1234", 4, 3) is True
+    assert start(kind, "host0:1234", 4, 3) is True
     assert calls == [
         {
             "coordinator_address": "host0:1234",
@@ -90,16 +95,16 @@ def test_a_coordinator_of_the_config_is_passed_on(environ, calls, kind):
 
 def test_the_environment_goes_before_the_config(environ, calls):
     environ(EXPLICIT | {"TOKLIP_PROCESS_ID": "0"})
-    assert distributed.start("auto", "other:1", 2, 1)
+    assert start("auto", "other:1", 2, 1)
     assert calls[0]["coordinator_address"] == "host0:1234"
     assert (calls[0]["num_processes"], calls[0]["process_id"]) == (4, 0)
 
 
 def test_auto_prefers_a_coordinator_to_slurm_and_slurm_to_a_pod(environ, calls):
     environ(SLURM | GKE)
-    assert distributed.start()
+    assert start()
     environ(EXPLICIT | {"TOKLIP_PROCESS_ID": "2"})
-    assert distributed.start()
+    assert start()
     assert [sorted(c) for c in calls] == [
         ["local_device_ids", "num_processes", "process_id"],
         ["cluster_detection_method", "coordinator_address", "num_processes", "process_id"],
@@ -107,7 +112,7 @@ def test_auto_prefers_a_coordinator_to_slurm_and_slurm_to_a_pod(environ, calls):
 
 
 def test_one_explicit_process_needs_no_start(environ, calls):
-    assert distributed.start("explicit", "host0:1234", 1, 0) is False
+    assert start("explicit", "host0:1234", 1, 0) is False
     assert not calls
 
 
@@ -131,7 +136,7 @@ def test_one_explicit_process_needs_no_start(environ, calls):
 )
 def test_what_a_user_can_mend_is_one_sentence(environ, calls, given, message):
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
-        distributed.start(**given)
+        start(**given)
     assert "\n" not in str(raised.value)
     assert not calls
 
@@ -139,49 +144,49 @@ def test_what_a_user_can_mend_is_one_sentence(environ, calls, given, message):
 def test_a_number_in_the_environment_is_checked(environ, calls):
     environ(EXPLICIT | {"TOKLIP_PROCESS_ID": "first"})
     with pytest.raises(ValueError, match="whole number in TOKLIP_PROCESS_ID, got 'first'"):
-        distributed.start()
+        start()
 
 
 @pytest.mark.parametrize("kind", ["auto", "slurm"])
 @pytest.mark.parametrize("gpus", [{}, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}])
 def test_one_slurm_task_a_node_keeps_all_gpus(environ, calls, kind, gpus):
     environ(SLURM | gpus)
-    assert distributed.start(kind)
+    assert start(kind)
     assert calls == [{"num_processes": 2, "process_id": 1, "local_device_ids": []}]
 
 
 def test_one_slurm_task_a_gpu_is_left_to_jax(environ, calls):
     environ(FOUR_A_NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2", "SLURM_GPUS_ON_NODE": "3"})
-    assert distributed.start()
+    assert start()
     assert calls == [{"num_processes": 7, "process_id": 6}]
 
 
 @pytest.mark.parametrize("visible", ["5", "4,5"])
 def test_gpus_that_slurm_bound_to_the_task_are_all_its_own(environ, calls, visible):
     environ(FOUR_A_NODE | {"CUDA_VISIBLE_DEVICES": visible, "SLURM_GPUS_ON_NODE": "8"})
-    assert distributed.start()
+    assert start()
     assert calls[0]["local_device_ids"] == []
 
 
 def test_slurm_tasks_that_share_gpus_unevenly_are_refused(environ, calls):
     environ(FOUR_A_NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "SLURM_GPUS_ON_NODE": "8"})
     with pytest.raises(ValueError, match="3 tasks that all see 8 GPUs: set --ntasks-per-node=1"):
-        distributed.start()
+        start()
 
 
 def test_a_slurm_step_of_one_task_in_a_larger_job_goes_alone(environ, calls):
     environ(SLURM | {"SLURM_STEP_NUM_TASKS": "1"})
-    assert distributed.start() is False
-    assert distributed.start("slurm") is False
+    assert start() is False
+    assert start("slurm") is False
     assert not calls
 
 
 def test_a_slurm_job_without_srun_goes_alone_and_says_so(environ, calls):
     environ({"SLURM_JOB_ID": "17", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"})
     with pytest.warns(UserWarning, match="not started by srun"):
-        assert distributed.start() is False
+        assert start() is False
     with pytest.raises(ValueError, match="found no SLURM_STEP_NODELIST, SLURM_LOCALID"):
-        distributed.start("slurm")
+        start("slurm")
     assert not calls
 
 
@@ -197,7 +202,7 @@ def test_a_slurm_job_without_srun_goes_alone_and_says_so(environ, calls):
 @pytest.mark.parametrize("kind", ["auto", "tpu"])
 def test_a_pod_on_gke_is_left_to_jax(environ, calls, kind, pod, is_several):
     environ(pod)
-    assert distributed.start(kind) is is_several
+    assert start(kind) is is_several
     assert calls == [{}] * is_several
 
 
@@ -248,13 +253,13 @@ def metadata(environ, monkeypatch):
 )
 def test_a_tpu_vm_is_asked_how_many_workers_its_pod_has(metadata, calls, values, is_several):
     metadata(values)
-    assert distributed.start() is is_several
+    assert start() is is_several
     assert calls == [{}] * is_several
 
 
 def test_a_metadata_server_without_a_pod_means_one_process(metadata, calls):
     metadata({})
-    assert distributed.start() is False
+    assert start() is False
     assert not calls
 
 
@@ -262,7 +267,7 @@ def test_a_silent_metadata_server_is_told(metadata, environ, calls, monkeypatch)
     monkeypatch.setattr(distributed.time, "sleep", lambda seconds: None)
     environ({"GCE_METADATA_IP": "localhost:1"})
     with pytest.warns(UserWarning, match="no answer from the TPU's metadata server"):
-        assert distributed.start() is False
+        assert start() is False
 
 
 def test_a_pod_whose_hosts_are_missing_says_to_start_every_one(environ, monkeypatch):
@@ -272,7 +277,7 @@ def test_a_pod_whose_hosts_are_missing_says_to_start_every_one(environ, monkeypa
     environ(GKE)
     monkeypatch.setattr(jax.distributed, "initialize", fails)
     with pytest.raises(distributed.StartError, match="must be started on every host") as raised:
-        distributed.start()
+        start()
     assert "\n" not in str(raised.value)
 
 
@@ -280,13 +285,13 @@ def test_a_second_start_is_none(environ, calls, monkeypatch):
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     environ(GKE)
-    assert distributed.start() is True
+    assert start() is True
     assert not calls
 
 
 def test_one_process_is_the_main_host_and_waits_for_nobody():
-    assert distributed.is_main_host()
-    distributed.barrier("alone")
+    assert hosts.is_main_host()
+    hosts.barrier("alone")
 
 
 WORKER = """
@@ -294,10 +299,11 @@ import sys
 import jax
 from jax._src import xla_bridge
 from jax.sharding import PartitionSpec as P
-from toklip_jax import distributed
+from toklip_jax.parallel import hosts
+from toklip_jax.parallel.start import start
 
-assert distributed.start() is True
-assert distributed.start() is True  # and no second time
+assert start() is True
+assert start() is True  # and no second time
 assert jax.process_count() == 2 and jax.local_device_count() == 4, jax.devices()
 assert xla_bridge.CUDA_VISIBLE_DEVICES.value == "all", xla_bridge.CUDA_VISIBLE_DEVICES.value
 mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -306,8 +312,8 @@ x = jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P("d
 total = jax.shard_map(
     lambda a: jax.lax.psum(a, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()
 )
-distributed.barrier("before the end")
-print("total", float(jax.jit(total)(x)[0]), distributed.is_main_host(), flush=True)
+hosts.barrier("before the end")
+print("total", float(jax.jit(total)(x)[0]), hosts.is_main_host(), flush=True)
 """
 
 
@@ -351,9 +357,10 @@ def test_two_processes_start_and_sum_over_all_their_devices(kind):
 
 def test_a_process_that_waits_for_others_says_so():
     code = (
-        "from toklip_jax import distributed\n"
-        "distributed.HINT_SECONDS = 0.2\n"
-        f"distributed.start('explicit', 'localhost:{free_port()}', 3, 0)\n"
+        "from toklip_jax.parallel import start\n"
+        "start.HINT_SECONDS = 0.2\n"
+        f"config = start.ProcessesConfig('explicit', 'localhost:{free_port()}', 3, 0)\n"
+        "start.start(config)\n"
     )
     worker = spawn(code, {})
     try:

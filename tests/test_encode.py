@@ -17,11 +17,12 @@ from toklip_jax.data.images import Decode
 from toklip_jax.data.record_files import read_records
 from toklip_jax.data.sources import build_source
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
+from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run import encode as encoding
-from toklip_jax.run.encode import encode
-from toklip_jax.run.stages import build_stage
+from toklip_jax.run.context import RunContext
+from toklip_jax.tasks.registry import task_of
 
 CONFIG = pathlib.Path(__file__).parent / "training" / "tiny_run.py"
 spec = importlib.util.spec_from_file_location("tiny_run", CONFIG)
@@ -79,6 +80,10 @@ def cache(config, workdir, tmp_path_factory):
     return directory
 
 
+def encode(config, output, workdir="", **shares):
+    return encoding.encode(read_experiment(config), output, workdir, **shares)
+
+
 def jpeg(seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     buffer = io.BytesIO()
@@ -92,7 +97,10 @@ def shards_of(directory):
 
 def test_ids_and_features_are_those_of_the_same_crops(cache, config, workdir):
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    objective, params = build_stage(config.toklip, COMPUTE, workdir, mesh, 0)
+    experiment = read_experiment(config)
+    stage = experiment.sections["toklip"]
+    context = RunContext(experiment, workdir, mesh)
+    objective, params = task_of(stage.task).start(stage, context.start)
     prepare, text_feature = jax.jit(objective.prepare), jax.jit(objective.text_feature)
     text = TextTokenizer.load(config.text.tokenizer, 6)
     decode = Decode(tiny_run.SIZE, True, text, scale=(0.5, 1.0))

@@ -11,8 +11,10 @@ import pytest
 
 from toklip_jax import main as command
 from toklip_jax.cli.plan import main
+from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute
-from toklip_jax.planning.plan import Plan, abstract_objective, largest_batch
+from toklip_jax.planning.plan import Plan, largest_batch
+from toklip_jax.tasks.registry import task_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "training" / "tiny_run.py"
@@ -54,8 +56,8 @@ def test_eight_local_devices_are_planned_for():
 
 @pytest.mark.parametrize(("name", "tokens"), [("toklip_s_256", 256), ("toklip_l_384", 576)])
 def test_released_configs_name_their_sizes(name, tokens):
-    config = released(name)
-    objective = abstract_objective(config, "toklip", Compute())
+    (stage,) = read_experiment(released(name)).stages
+    objective = task_of(stage.task).outline(stage, {}, Compute())
     assert objective.model_config.vision.num_tokens == tokens
     assert objective.teacher_config.num_tokens == tokens
     assert objective.model_config.vision.is_causal
@@ -68,7 +70,10 @@ def test_released_configs_name_their_sizes(name, tokens):
         ([], "expected --config=..., got none"),
         ([f"--config={CONFIG}", "--stage=tocklip"], "did you mean 'toklip'"),
         ([f"--config={CONFIG}", "--config.compute.dtype=float31"], "expected a dtype"),
-        ([f"--config={CONFIG}", "--config.toklip.init.vq=a.pt"], "expected size and teacher_size"),
+        (
+            [f"--config={CONFIG}", "--config.toklip.init.vq=a.pt"],
+            "expected toklip.size and toklip.teacher_size",
+        ),
         ([f"--config={CONFIG}", "--config.toklip.batch_size=0"], "batch"),
         (["--nonsense=1"], "nonsense"),
     ],
@@ -87,8 +92,25 @@ def made_up(batch, hbm=1000):
     if peak > hbm:
         return None
     mesh = {"data": 1, "fsdp": 8, "tensor": 1}
-    parts = (8, mesh, batch, 1, 50, 20, 30, 2 * batch, peak, hbm, 1, 1.0, 1, {}, (0, ""), {})
-    return Plan("made up", *parts)
+    return Plan(
+        device_kind="made up",
+        chips=8,
+        mesh=mesh,
+        batch=batch,
+        accumulation=1,
+        parameters=50,
+        frozen=20,
+        optimizer=30,
+        activations=2 * batch,
+        peak=peak,
+        hbm=hbm,
+        model_flops=1,
+        flops=1.0,
+        traffic=1,
+        collectives={},
+        largest_gather=(0, ""),
+        seconds={},
+    )
 
 
 def test_the_largest_batch_is_found_in_few_compiles():

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jax.sharding import PartitionSpec as P
 
-from toklip_jax.models.registry import init_params
+from toklip_jax.models.registry import TOKLIP, init_params
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import (
@@ -35,7 +35,7 @@ def abstract_mesh(data, fsdp, tensor):
 
 
 def specs(tree, mesh):
-    flat = jax.tree_util.tree_leaves_with_path(shardings(tree, mesh))
+    flat = jax.tree_util.tree_leaves_with_path(shardings(tree, mesh, TOKLIP.sharding))
     return {"/".join(str(getattr(k, "key", k)) for k in path): s.spec for path, s in flat}
 
 
@@ -105,11 +105,12 @@ ON_EIGHT_DEVICES = """
 import dataclasses
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
-from toklip_jax.models.config import Compute, TextConfig, VisionConfig
-from toklip_jax.models.toklip import TokLIPConfig
-from toklip_jax.models.vq import LlamaGenConfig
-from toklip_jax.sharding import BATCH_AXES, constrain, make_mesh, shardings
-from toklip_jax.training.objectives import TokLIPObjective
+from toklip_jax.models.llamagen import LlamaGenConfig
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import BATCH_AXES, constrain, make_mesh, shardings
+from toklip_jax.tasks.toklip.objective import TokLIPObjective
 
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 
@@ -161,13 +162,13 @@ def check(path, want, got):
 for rows in (cached, batch):
     plain = jax.device_get(jax.jit(run)(params, rows))
     with jax.set_mesh(mesh):
-        placed = jax.device_put(params, shardings(params, mesh))
+        placed = jax.device_put(params, shardings(params, mesh, objective.sharding))
         put = jax.device_put(rows, jax.sharding.NamedSharding(mesh, P(BATCH_AXES)))
         compiled = jax.jit(run).lower(placed, put).compile()
         constrained = jax.device_get(compiled(placed, put))
     jax.tree_util.tree_map_with_path(check, plain, constrained)
 
-from toklip_jax.hlo import find_collectives
+from toklip_jax.planning.hlo import find_collectives
 gathers = [c for c in find_collectives(compiled.as_text()) if c.kind == "all-gather"]
 table = 512 * 64 * 4
 assert gathers and max(c.size for c in gathers) < table, max(gathers, key=lambda c: c.size)

@@ -44,14 +44,16 @@ def test_every_field_of_the_loop_and_the_optimizer_exists():
 
 
 def test_every_flag_of_a_program_of_ours_exists():
-    for program in ("main", "plan", "encode"):
-        source = (ROOT / "toklip_jax" / f"{program}.py").read_text()
+    sources = {"main": "main.py", "plan": "cli/plan.py", "encode": "cli/encode.py"}
+    for program, path in sources.items():
+        source = (ROOT / "toklip_jax" / path).read_text()
         flags = set(re.findall(rf"toklip_jax\.{program} .*", TEXT))
         named = set(re.findall(r"--(\w+)(?:=|\b)(?!\.)", "\n".join(flags))) - {"config"}
         assert named
         for flag in named - {"workdir"}:
             assert f'"{flag}"' in source, flag
-    main = "".join((ROOT / "toklip_jax" / f"{n}.py").read_text() for n in ("main", "command_line"))
+    paths = ("main.py", "cli/command_line.py")
+    main = "".join((ROOT / "toklip_jax" / path).read_text() for path in paths)
     for flag in ("restart", "traceback", "allow_config_change", "profile"):
         assert f"--{flag}" in TEXT
         assert f'"{flag}"' in main

@@ -117,7 +117,7 @@ def test_the_step_holds_neither_vq_nor_teacher_nor_text_tower(case):
     kept = flax.traverse_util.flatten_dict(needed, sep="/")
     assert set(kept) == {"vq/codebook"}  # what ids are looked up in
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 10), trainable)
-    rows = cached_rows(CONFIG, CACHED, BATCH)
+    rows = cached_rows(make(), CACHED, BATCH)
     step = make_step(objective, optimizer, 10, unused=shapes_of(unused_tree))
 
     def student(trainable, batch):

@@ -11,6 +11,7 @@ import pytest
 
 from toklip_jax import main as command
 from toklip_jax.data.cache import load_header
+from toklip_jax.experiment import read_experiment
 from toklip_jax.planning.plan import plan
 from toklip_jax.run.encode import encode
 from toklip_jax.training import loop
@@ -45,10 +46,11 @@ def made(tmp_path_factory):
     path = directory / "config.py"
     path.write_text(TEXT.format(tiny=str(CONFIG), encode=ENCODE))
     config = command.parse(["main", f"--config={path}", "--workdir=."]).config
-    open_workdir(directory / "images", config)
+    experiment = read_experiment(config)
+    open_workdir(directory / "images", experiment.description)
     leave_random_weights(directory / "images")
     assert run(path, directory / "images") == 0
-    encode(config, directory / "cache", directory / "images")
+    encode(experiment, directory / "cache", directory / "images")
     return path, directory / "images", directory / "cache"
 
 
@@ -215,9 +217,9 @@ def images_without_toklip(images, tmp_path):
 def test_the_plan_is_of_the_step_from_a_cache(made):
     path, _, cache = made
     config = command.parse(["main", f"--config={path}", "--workdir=."]).config
-    images = plan(config, jax.devices()[:1])
+    images = plan(read_experiment(config), jax.devices()[:1])
     config.toklip.cache = str(cache)
-    cached = plan(config, jax.devices()[:1])
+    cached = plan(read_experiment(config), jax.devices()[:1])
     assert cached.model_flops < images.model_flops
     assert cached.parameters == images.parameters
     assert cached.frozen == 32 * 8 * 4  # the codebook
