@@ -18,7 +18,7 @@ from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.models.toklip.token_encoder import TokenEncoder
 from toklip_jax.nn.config import REMATS, Compute
 from toklip_jax.nn.layout import to_scanned, to_unrolled
-from toklip_jax.nn.transformer import layer_norm
+from toklip_jax.nn.norms import layer_norm
 from toklip_jax.ops.activations import activation
 
 pytestmark = pytest.mark.usefixtures("highest_precision")

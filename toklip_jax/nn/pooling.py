@@ -1,11 +1,12 @@
-"""Pooling: from all tokens to one feature."""
+"""Pooling of all tokens to one feature."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.nn.config import Compute, TransformerConfig
-from toklip_jax.nn.transformer import Mlp, Projection, layer_norm, shard_heads
+from toklip_jax.nn.layers import Mlp, Projection, shard_heads
+from toklip_jax.nn.norms import layer_norm
 from toklip_jax.ops.attention import attention
 
 
@@ -15,10 +16,10 @@ def build_pool(kind: str, config: TransformerConfig, compute: Compute) -> nn.Mod
 
 
 def first_tokens(tokens: Float[Array, "b n d"], count: int, pool: str) -> Float[Array, "b m d"]:
-    """Returns what makes a pool of kind `pool` see the first `count` tokens only."""
+    """Returns tokens from which a pool of kind `pool` sees the first `count` only."""
     if pool == "map":
         return tokens[:, :count]
-    # Tied to its number of tokens: those that are not there are zeros, and so add nothing.
+    # The pool is tied to the number of tokens: zeros stand for the others, and add nothing.
     return jnp.where((jnp.arange(tokens.shape[1]) < count)[:, None], tokens, 0)
 
 
@@ -32,12 +33,13 @@ def single_tokens(tokens: Float[Array, "b n d"], pool: str) -> Float[Array, "bn 
 
 
 class MapPool(nn.Module):
-    """Attention pooling: a learned latent asks one question of all tokens.
+    """Attention pooling, in which one learned latent attends to all tokens.
 
     y = proj(attn(q(latent), kv(tokens))); feature = y + mlp(norm(y)).
 
-    As SigLIP's: no q or k norm, and no residual from the latent. It attends to all tokens, also
-    above a causal stack.
+    It is SigLIP's head: layer norm, no q or k norm, and no residual from the latent. It sees all
+    tokens, above a causal stack as well. Of the config, it takes width, heads, mlp_dim, activation
+    and norm_eps.
     """
 
     config: TransformerConfig
@@ -60,10 +62,10 @@ class MapPool(nn.Module):
 
 
 class FlattenPool(nn.Module):
-    """feature = W [token 1; ...; token n] + b: one linear layer that sees every place apart.
+    """Pooling by one linear layer over all tokens: feature = W [token 1; ...; token n] + b.
 
-    For small models that train for minutes: it knows from the first step where things are, which
-    attention pooling has yet to learn. It is tied to the number of tokens.
+    It suits small models that train for minutes, because it tells places apart from the first step,
+    which attention pooling has to learn. It is tied to the number of tokens.
     """
 
     config: TransformerConfig

@@ -1,7 +1,7 @@
-"""Quantisers: from latents to ids, and from ids to vectors. Each is a module of its own.
+"""Quantisers turn latents into ids, and ids into vectors; each is a module of its own.
 
-All have the methods of `VectorQuantiser`: `encode`, `lookup`, `train` and `between_rows`. A quantiser
-may give several ids a place, and may have no codebook at all.
+All have the methods of `VectorQuantiser`: `encode`, `lookup`, `train` and `between_rows`. A
+quantiser may give several ids a place, and may have no codebook at all.
 """
 
 import flax.linen as nn
@@ -18,13 +18,13 @@ from toklip_jax.parallel.sharding import map_sharded_rows
 
 @flax.struct.dataclass
 class Quantised:
-    """What training sees of a quantiser.
+    """The result of quantising latents in training.
 
     Attributes:
-        vectors: float32 [b, n, c]; their gradient goes straight to the latents.
+        vectors: quantised latents, float32 [b, n, c]; their gradient goes straight to the latents.
         ids: int32 [b, n] or [b, n, q].
         latents: what was compared with the codes, float32 [b, n, c].
-        losses: of each row alone, float32 [b], by name.
+        losses: losses of each row alone, float32 [b], by name.
     """
 
     vectors: jax.Array
@@ -82,13 +82,13 @@ class VectorQuantiser(nn.Module):
         """Returns the losses that compare all rows of a batch: "entropy", nats.
 
         Args:
-            latents: of `Quantised`.
+            latents: those of `Quantised`.
             mask: rows that count; all unless given.
         """
         return {"entropy": entropy_loss(latents, self._codes(), mask)}
 
     def normalise(self, vectors: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        """Returns vectors in float32, at unit length where codes are compared so."""
+        """Returns vectors in float32, at unit length if codes are compared at unit length."""
         vectors = vectors.astype(jnp.float32)
         return l2_normalize(vectors) if self.is_l2_normalised else vectors
 

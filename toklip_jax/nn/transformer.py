@@ -1,13 +1,23 @@
-"""The pre-norm transformer that all towers share: attention, MLP, block, stack."""
+"""The pre-norm transformer that all towers share: stack, block, self-attention."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from toklip_jax.nn.cache import KVCache
 from toklip_jax.nn.config import Compute, TransformerConfig
-from toklip_jax.ops.activations import activation
+from toklip_jax.nn.layers import Mlp, Projection, shard_heads
+from toklip_jax.nn.norms import build_norm
 from toklip_jax.ops.attention import attention
+from toklip_jax.ops.dropout import dropout
+from toklip_jax.ops.rotary import (
+    RotaryTable,
+    rotary_table,
+    rotary_table_2d,
+    rotate_halves,
+    rotate_neighbours,
+)
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
@@ -18,22 +28,60 @@ class Stack(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        block = self._block()
-        if not self.compute.is_scanned:
-            for i in range(self.config.depth):
-                x = block(self.config, self.compute, name=f"blocks_{i}")(x)
-            return x
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        positions: Int[Array, "b n"] | None = None,
+        segments: Int[Array, "b n"] | None = None,
+        cache: KVCache | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[Float[Array, "b n d"], KVCache | None]:
+        """Returns the last block's output and the cache, n places longer, if one was given.
+
+        Args:
+            positions: each row's places in its sequence, negative for padding. Unless given, they
+                are 0 to n - 1, or go on from the cache's length.
+            segments: which of the sequences packed into a row each place belongs to; each sees its
+                own only. One sequence unless given.
+            cache: what has gone before, from `nn.cache.empty_cache`; needs a causal stack to mean
+                the same as the whole sequence at once.
+            dropout_key: draws what is dropped, if the config has dropout; None drops nothing.
+
+        Raises:
+            ValueError: the cache is too small.
+        """
+        if cache is not None:
+            b, n, _ = x.shape
+            if positions is None:
+                positions = jnp.broadcast_to(cache.length + jnp.arange(n), (b, n))
+            if segments is None:
+                segments = jnp.zeros((b, n), jnp.int32)
+            cache = cache.extend(positions, segments)
+        keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.depth)
+        if self.compute.is_scanned:
+            return self._scan(x, positions, segments, cache, keys)
+        for i in range(self.config.depth):
+            block = self._block()(self.config, self.compute, name=f"blocks_{i}")
+            x, cache = block(x, positions, segments, cache, None if keys is None else keys[i])
+        return x, cache
+
+    def _scan(self, x, positions, segments, cache, keys):
+        def step(block, carry, positions, segments, key):
+            x, cache = carry
+            return block(x, positions, segments, cache, key), None
+
         scan = nn.scan(
-            lambda module, carry, _: (module(carry), None),
+            step,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, 0),
             length=self.config.depth,
         )
-        return scan(block(self.config, self.compute, name="blocks"), x, None)[0]
+        block = self._block()(self.config, self.compute, name="blocks")
+        return scan(block, (x, cache), positions, segments, keys)[0]
 
     def _block(self):
-        """The block's class; of the scan's, `prevent_cse` would only hinder the compiler."""
+        """The block's class; in a scan, `prevent_cse` would only hinder the compiler."""
         if self.compute.remat == "none":
             return Block
         is_dots = self.compute.remat == "dots"
@@ -52,83 +100,119 @@ class Block(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        positions: Int[Array, "b n"] | None = None,
+        segments: Int[Array, "b n"] | None = None,
+        cache: KVCache | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[Float[Array, "b n d"], KVCache | None]:
+        """Returns the output and the cache with this layer's keys and values in it.
+
+        Args are those of `Stack`, whose call has extended the cache by these n places.
+        """
         config, dtype = self.config, self.compute.jax_dtype
+        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x = constrain(x, BATCH_AXES, None, None)
-        x = x + SelfAttention(config, self.compute, name="attn")(
-            layer_norm(config.norm_eps, dtype, "norm1")(x)
+        attn = SelfAttention(config, self.compute, name="attn")
+        y, cache = attn(build_norm(config, dtype, "norm1")(x), positions, segments, cache)
+        x = x + dropout(y, config.dropout, keys[0])
+        mlp = Mlp(
+            config.mlp_dim,
+            config.width,
+            config.activation,
+            dtype,
+            is_gated=config.mlp == "gated",
+            has_bias=config.has_bias,
+            init_std=config.init_std,
+            name="mlp",
         )
-        mlp = Mlp(config.mlp_dim, config.width, config.activation, dtype, name="mlp")
-        x = x + mlp(layer_norm(config.norm_eps, dtype, "norm2")(x))
-        return constrain(x, BATCH_AXES, None, None)
+        x = x + dropout(mlp(build_norm(config, dtype, "norm2")(x)), config.dropout, keys[1])
+        return constrain(x, BATCH_AXES, None, None), cache
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one packed projection for q, k and v."""
+    """Multi-head self-attention, with heads of keys and values shared by groups if configured."""
 
     config: TransformerConfig
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        positions: Int[Array, "b n"] | None = None,
+        segments: Int[Array, "b n"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "b n d"], KVCache | None]:
         config, dtype = self.config, self.compute.jax_dtype
+        query, key, value = self._project(x)
+        if config.has_qk_norm:
+            query = build_norm(config, dtype, "q_norm")(query)
+            key = build_norm(config, dtype, "k_norm")(key)
+        query, key = _rotate(query, key, positions, config)
+        key_positions, key_segments = positions, segments
+        if cache is not None:
+            cache, key, value = cache.write(key, value)
+            key_positions, key_segments = cache.positions, cache.segments
+        out = attention(
+            query,
+            key,
+            value,
+            is_causal=config.is_causal,
+            query_positions=positions,
+            key_positions=key_positions,
+            query_segments=segments,
+            key_segments=key_segments,
+        )  # [b, n, k, e]
         heads = (config.num_heads, config.head_dim)
-        qkv = Projection((config.width,), (3, *heads), dtype, name="qkv")(x)  # [b, n, 3, k, e]
-        # Three slices, not jnp.moveaxis: on CPU its gradient takes twice the time of all the rest.
-        query, key, value = (shard_heads(qkv[:, :, i]) for i in range(3))
-        out = shard_heads(attention(query, key, value, is_causal=config.is_causal))  # [b, n, k, e]
-        return Projection(heads, (config.width,), dtype, name="proj")(out)
+        project = self._projection(heads, (config.width,), config.has_bias, "proj")
+        return project(shard_heads(out)), cache
+
+    def _project(self, x):
+        """Queries [b, n, k, e], and keys and values [b, n, g, e]."""
+        config = self.config
+        heads = (config.num_heads, config.head_dim)
+        inputs, has_bias = (config.width,), config.has_qkv_bias
+        if config.projection == "packed":
+            qkv = self._projection(inputs, (3, *heads), has_bias, "qkv")(x)  # [b, n, 3, k, e]
+            # Three slices, not jnp.moveaxis: on CPU its gradient takes twice as long as all the
+            # rest.
+            return [shard_heads(qkv[:, :, i]) for i in range(3)]
+        kv_heads = (config.num_kv_heads, config.head_dim)
+        sizes = {"q": heads, "k": kv_heads, "v": kv_heads}
+        return [
+            shard_heads(self._projection(inputs, size, has_bias, name)(x))
+            for name, size in sizes.items()
+        ]
+
+    def _projection(self, in_shape, out_shape, has_bias, name):
+        return Projection(
+            in_shape,
+            out_shape,
+            self.compute.jax_dtype,
+            has_bias=has_bias,
+            init_std=self.config.init_std,
+            name=name,
+        )
 
 
-class Mlp(nn.Module):
-    """Linear to `hidden_dim`, activation, linear to `out_dim`."""
-
-    hidden_dim: int
-    out_dim: int
-    activation: str
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n d"]:
-        init = nn.initializers.xavier_uniform()
-        x = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=init, name="fc1")(x)
-        x = constrain(x, BATCH_AXES, *(None,) * (x.ndim - 2), "tensor")
-        x = activation(self.activation)(x)
-        return nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=init, name="fc2")(x)
+def _rotate(query, key, positions, config):
+    """Queries and keys, turned by their positions as the config says."""
+    if config.positions == "none":
+        return query, key
+    if positions is None:
+        positions = jnp.arange(query.shape[1])[None]  # [1, n]
+    table = _table(positions, config)
+    rotate = rotate_halves if config.positions == "rotary" else rotate_neighbours
+    return rotate(query, table), rotate(key, table)
 
 
-class Projection(nn.Module):
-    """A linear layer whose input or output is split into axes, such as heads.
-
-    `nn.DenseGeneral` flattens its kernel to initialise it, which sharding by axis can't follow.
-    """
-
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        ndim = len(self.in_shape)
-        shape = self.in_shape + self.out_shape
-        axes = tuple(range(ndim)), tuple(range(ndim, len(shape)))
-        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", *axes)
-        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, self.out_shape, jnp.float32)
-        return jnp.tensordot(x.astype(self.dtype), kernel, ndim) + bias.astype(self.dtype)
-
-
-def shard_heads(x: Float[Array, "b n k e"]) -> Float[Array, "b n k e"]:
-    """Puts the batch over `data` and `fsdp`, and the heads over `tensor`."""
-    return constrain(x, BATCH_AXES, None, "tensor", None)
-
-
-def layer_norm(eps: float, dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
-    """Layer norm over the last axis; float32 statistics by the two-pass formula, as torch's.
-
-    Of it, the backward pass keeps the input alone and does the rest again. That saves memory, and
-    on CPU, where XLA would recompute chains of norms of layers that aren't scanned, most of the
-    time (docs/performance.md).
-    """
-    norm = nn.remat(nn.LayerNorm)
-    return norm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+def _table(positions, config) -> RotaryTable:
+    size, base = config.head_dim, config.rotary_base
+    if config.positions != "rotary_2d":
+        return rotary_table(positions, size, base)
+    return rotary_table_2d(
+        positions, size, base, width=config.rotary_width, prefix=config.rotary_prefix
+    )

@@ -1,28 +1,110 @@
-"""Dot-product attention: the one place that says how it is computed."""
+"""Dot-product attention: the one place that says how it is computed, and who sees whom."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
+
+# Stands for -inf where all logits of a row may be masked, whose softmax would be NaN.
+MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 def attention(
     query: Float[Array, "b t k e"],
-    key: Float[Array, "b s k e"],
-    value: Float[Array, "b s k e"],
+    key: Float[Array, "b s g e"],
+    value: Float[Array, "b s g e"],
     *,
     is_causal: bool = False,
+    query_positions: Int[Array, "b t"] | None = None,
+    key_positions: Int[Array, "b s"] | None = None,
+    query_segments: Int[Array, "b t"] | None = None,
+    key_segments: Int[Array, "b s"] | None = None,
 ) -> Float[Array, "b t k e"]:
-    """Softmax attention with scale e^-0.5; position t sees s <= t where `is_causal`.
+    """Returns softmax attention with scale e^-0.5.
+
+    A query sees a key where their segments are equal and, if `is_causal`, the key's position is not
+    greater than the query's. A negative position means that nothing stands there (padding, or an
+    empty place of a cache): it sees nothing, nothing sees it, and its result is 0. The order of
+    places in the arrays does not matter, so that padded rows, packed rows and cached steps need no
+    rules of their own.
 
     Logits and softmax are float32 whatever the inputs' type; the result has the value's type.
 
-    Written out and not `jax.nn.dot_product_attention`, whose gradient takes 1.4 times as long on
-    CPU (docs/performance.md) and whose default is the same formula elsewhere.
+    There may be fewer heads g of keys and values than heads k of queries: query head i then uses
+    head i // (k / g), as in Llama's and Qwen's files. No key or value is copied for it.
+
+    It is written out instead of calling `jax.nn.dot_product_attention`, whose gradient takes 1.4
+    times as long on CPU (docs/performance.md) and whose default is the same formula elsewhere.
+
+    Args:
+        query_positions: places in the sequence; without positions, queries and keys are taken to
+            stand at 0, 1, 2, ... each.
+        key_positions: given where `query_positions` is.
+        query_segments: which of the sequences packed into a row each place belongs to; one
+            sequence unless given.
+        key_segments: given where `query_segments` is.
+
+    Raises:
+        ValueError: g does not divide k, or positions or segments came for one side only.
     """
+    if query.shape[2] % key.shape[2]:
+        raise ValueError(
+            f"expected heads of keys and values that divide the query's {query.shape[2]}, got "
+            f"{key.shape[2]}"
+        )
+    positions = _both("positions", query_positions, key_positions)
+    segments = _both("segments", query_segments, key_segments)
+    if query.shape[2] != key.shape[2]:
+        return _grouped(query, key, value, is_causal, positions, segments)
     logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)
     logits = logits * query.shape[-1] ** -0.5
-    if is_causal:
-        visible = jnp.tril(jnp.ones(logits.shape[-2:], bool))
-        logits = jnp.where(visible, logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
     return jnp.einsum("bkts,bske->btke", weights, value)
+
+
+def _grouped(query, key, value, is_causal, positions, segments):
+    """Attention in which each head of keys and values serves a group of j query heads."""
+    b, t, k, e = query.shape
+    query = query.reshape(b, t, key.shape[2], -1, e)  # [b, t, g, j, e]
+    logits = jnp.einsum("btgje,bsge->bgjts", query, key, preferred_element_type=jnp.float32)
+    logits = logits * e**-0.5
+    weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
+    return jnp.einsum("bgjts,bsge->btgje", weights, value).reshape(b, t, k, e)
+
+
+def _softmax(logits, is_causal, positions, segments):
+    """Softmax of logits [b, ..., t, s] over the keys that each query sees, 0 where it sees none."""
+    visible = _visible(logits.shape[-2:], is_causal, positions, segments)
+    if visible is None:
+        return jax.nn.softmax(logits, axis=-1)
+    if visible.ndim == 3:  # [b, t, s], for all heads
+        visible = jnp.expand_dims(visible, range(1, logits.ndim - 2))
+    if positions is None:  # every query sees itself at least
+        return jax.nn.softmax(jnp.where(visible, logits, -jnp.inf), axis=-1)
+    weights = jax.nn.softmax(jnp.where(visible, logits, MASKED), axis=-1)
+    return jnp.where(visible, weights, 0)
+
+
+def _visible(
+    shape: tuple[int, int], is_causal: bool, positions: tuple | None, segments: tuple | None
+) -> Bool[Array, "*b t s"] | None:
+    """Which keys each query sees, or None where all see all; `attention` states the rule."""
+    conditions = []
+    if positions is not None:
+        ours, theirs = positions
+        conditions += [ours >= 0, theirs >= 0]
+        conditions += [theirs <= ours] if is_causal else []
+    elif is_causal:
+        conditions.append(jnp.tril(jnp.ones(shape, bool)))
+    if segments is not None:
+        conditions.append(segments[0] == segments[1])
+    visible = None
+    for condition in conditions:
+        visible = condition if visible is None else visible & condition
+    return visible
+
+
+def _both(name, of_queries, of_keys):
+    """Positions or segments as (of queries [b, t, 1], of keys [b, 1, s]), or None."""
+    if (of_queries is None) != (of_keys is None):
+        raise ValueError(f"expected {name} of both queries and keys, got those of one side only")
+    return None if of_queries is None else (of_queries[:, :, None], of_keys[:, None, :])

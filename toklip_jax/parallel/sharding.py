@@ -26,9 +26,10 @@ Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 RULES = (
     (r".*/attn/qkv/kernel", ("fsdp", None, "tensor", None)),  # [d, 3, k, e]
     (r".*/(attn|pool)/proj/kernel", ("tensor", None, "fsdp")),  # [k, e, d]
-    (r".*/pool/q/kernel", ("fsdp", "tensor", None)),  # [d, k, e]
+    (r".*/(attn|pool)/q/kernel", ("fsdp", "tensor", None)),  # [d, k, e]
+    (r".*/attn/(k|v)/kernel", ("fsdp", "tensor", None)),  # [d, g, e]
     (r".*/pool/kv/kernel", ("fsdp", None, "tensor", None)),  # [d, 2, k, e]
-    (r".*/fc1/kernel", ("fsdp", "tensor")),  # [d, hidden]
+    (r".*/(fc1|gate)/kernel", ("fsdp", "tensor")),  # [d, hidden]
     (r".*/fc2/kernel", ("tensor", "fsdp")),  # [hidden, d]
 )
 

@@ -31,7 +31,7 @@ class VisionConfig(TransformerConfig):
             raise ValueError(f"expected a pool of {POOLS}, got {self.pool!r}")
         for name in ("image_size", "patch_size"):
             object.__setattr__(self, name, _simplest(getattr(self, name)))
-        size, patch = self.size, _sides(self.patch_size, len(self.size))
+        size, patch = self.size, self.patch
         fits = len(size) == len(patch) and min(*size, *patch) > 0
         if not fits or any(s % p for s, p in zip(size, patch, strict=True)):
             raise ValueError(
@@ -45,10 +45,14 @@ class VisionConfig(TransformerConfig):
         return _sides(self.image_size, 2)
 
     @property
+    def patch(self) -> tuple[int, ...]:
+        """Pixels of a patch along each side of `size`."""
+        return _sides(self.patch_size, len(self.size))
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """Tokens along each side of `size`."""
-        patch = _sides(self.patch_size, len(self.size))
-        return tuple(s // p for s, p in zip(self.size, patch, strict=True))
+        return tuple(s // p for s, p in zip(self.size, self.patch, strict=True))
 
     @property
     def num_tokens(self) -> int:

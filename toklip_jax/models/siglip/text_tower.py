@@ -6,10 +6,11 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.siglip.config import TextConfig
 from toklip_jax.nn.config import Compute
-from toklip_jax.nn.transformer import Stack, layer_norm
+from toklip_jax.nn.norms import build_norm
+from toklip_jax.nn.transformer import Stack
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
-TOKEN_STD, POSITION_STD = 0.02, 0.01  # of the initial tables, as CLIP's
+TOKEN_STD, POSITION_STD = 0.02, 0.01  # standard deviations of the initial tables, CLIP's
 
 
 class TextTower(nn.Module):
@@ -41,8 +42,8 @@ class TextTower(nn.Module):
             "pos_embed", normal(POSITION_STD), (config.context_length, config.width)
         )
         x = look_up(table, token_ids).astype(dtype) + pos_embed.astype(dtype)
-        x = Stack(config, self.compute, name="stack")(x)
-        x = layer_norm(config.norm_eps, dtype, "norm")(x)
+        x, _ = Stack(config, self.compute, name="stack")(x)
+        x = build_norm(config, dtype, "norm")(x)
         return nn.Dense(config.embed_dim, dtype=dtype, name="proj")(x[:, -1])
 
 

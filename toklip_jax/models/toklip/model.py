@@ -1,15 +1,22 @@
 """TokLIP: a VQ tokenizer, the token encoder on its codes, and a text tower."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from toklip_jax.models.base import family_of
 from toklip_jax.models.siglip.text_tower import TextTower
 from toklip_jax.models.toklip.config import TokLIPConfig
-from toklip_jax.models.toklip.token_encoder import TokenEncoder
+from toklip_jax.models.toklip.token_encoder import (
+    TokenEncoder,
+    check_causal,
+    init_encoder_cache,
+)
+from toklip_jax.nn.cache import KVCache
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.pooling import first_tokens, single_tokens
 
@@ -18,7 +25,7 @@ INITIAL_LOGIT_BIAS = -10.0  # SigLIP, section 3.2
 
 
 class TokLIP(nn.Module):
-    """Everything right of `ids` works from ids alone."""
+    """Everything right of `ids` works from ids alone: no pixels and no VQ encoder."""
 
     config: TokLIPConfig
     compute: Compute
@@ -57,6 +64,47 @@ class TokLIP(nn.Module):
         """Returns the tokens after the final norm: what a language model consumes."""
         return self.token_encoder.tokens(self._code_vectors(ids))
 
+    def semantic_step(
+        self, ids: Int[Array, "b *q"], position: Any, cache: KVCache
+    ) -> tuple[Float[Array, "b d"], KVCache]:
+        """Returns the semantic token at one position, and the cache with it.
+
+        One by one these are the tokens of `semantic_tokens`, which is what a generator needs that
+        draws ids one by one.
+
+        Args:
+            ids: those of one place.
+            position: place in the grid, row by row; an int32 scalar or [b].
+            cache: what `init_semantic_cache` gave, or an earlier step.
+
+        Raises:
+            ValueError: attention is not causal, or a position outside `jit` is past the grid.
+        """
+        code_vector = self._code_vectors(ids[:, None])[:, 0]
+        return self.token_encoder.step(code_vector, position, cache)
+
+    def semantic_extend(
+        self, ids: Int[Array, "b m *q"], positions: Int[Any, "b m"], cache: KVCache
+    ) -> tuple[Float[Array, "b m d"], KVCache]:
+        """Returns the semantic tokens at m positions, and the cache with them.
+
+        Args:
+            positions: places in the grid, row by row; negative for padding.
+
+        Raises:
+            ValueError: as `semantic_step`, or the cache is too small.
+        """
+        return self.token_encoder.extend(self._code_vectors(ids), positions, cache)
+
+    @nn.nowrap
+    def init_semantic_cache(self, batch_size: int, dtype: DTypeLike | None = None) -> KVCache:
+        """Returns an empty cache for `semantic_step`, by default in the type of the activations.
+
+        Raises:
+            ValueError: attention is not causal.
+        """
+        return init_encoder_cache(self.config.vision, batch_size, dtype or self.compute.jax_dtype)
+
     def pool_tokens(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         """Returns the pooled feature of `tokens`, not normalised."""
         return self.token_encoder.pool(tokens)
@@ -70,14 +118,13 @@ class TokLIP(nn.Module):
     ) -> Float[Array, "b k d"]:
         """Returns the features that the first `counts` ids give, not normalised.
 
-        The token encoder runs once: under a causal mask, a token is what its prefix makes of it.
+        The token encoder runs once: under a causal mask, a token depends on its prefix alone.
 
         Raises:
             ValueError: attention is not causal, or a count is out of range.
         """
         config = self.config.vision
-        if not config.is_causal:
-            raise ValueError("expected a causal token encoder for prefixes, got one that sees all")
+        check_causal(config)
         if not all(1 <= count <= config.num_tokens for count in counts):
             raise ValueError(f"expected counts in [1, {config.num_tokens}], got {counts}")
         tokens = self.semantic_tokens(ids)
@@ -87,7 +134,7 @@ class TokLIP(nn.Module):
     def token_features(self, ids: Int[Array, "b n *q"]) -> Float[Array, "b n d"]:
         """Returns the feature that each token gives when it is pooled alone, not normalised.
 
-        In the space of `text_features`: where in an image a text is.
+        They share the space of `text_features`, and so show where in an image a text is.
         """
         tokens = self.semantic_tokens(ids)
         features = self.pool_tokens(single_tokens(tokens, self.config.vision.pool))

@@ -1,23 +1,29 @@
 """The token encoder: code vectors in, tokens with CLIP-level meaning out (paper section 3)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from toklip_jax.models.siglip.config import VisionConfig
+from toklip_jax.nn.cache import KVCache, empty_cache
 from toklip_jax.nn.config import Compute
+from toklip_jax.nn.norms import build_norm
 from toklip_jax.nn.pooling import build_pool
-from toklip_jax.nn.transformer import Stack, layer_norm
+from toklip_jax.nn.transformer import Stack
 from toklip_jax.ops.activations import activation
 
 MAPPING_RATIO = 4  # hidden size of the mapping MLP, in widths
 
 
 class TokenEncoder(nn.Module):
-    """mapping MLP, position table, (causal) blocks, final norm; pooling apart.
+    """Mapping MLP, position table, (causal) blocks and final norm, with pooling after them.
 
-    It knows code vectors only, not which VQ tokenizer they come from.
+    It knows code vectors only, not which VQ tokenizer they come from. All at once (`tokens`), some
+    at a time (`extend`) or one at a time (`step`), a causal encoder gives the same tokens.
     """
 
     config: VisionConfig
@@ -29,7 +35,7 @@ class TokenEncoder(nn.Module):
         init = nn.initializers.normal(config.width**-0.5)
         self.pos_embed = self.param("pos_embed", init, (config.num_tokens, config.width))
         self.stack = Stack(config, self.compute)
-        self.norm = layer_norm(config.norm_eps, dtype, None)
+        self.norm = build_norm(config, dtype, None)
         self.pool = build_pool(config.pool, config, self.compute)
 
     def __call__(self, code_vectors: Float[Array, "b n c"]) -> Float[Array, "b d"]:
@@ -44,7 +50,53 @@ class TokenEncoder(nn.Module):
         """
         check_num_tokens(code_vectors.shape[1], self.config)
         x = self.mapping(code_vectors) + self.pos_embed.astype(self.compute.jax_dtype)
-        return self.norm(self.stack(x))
+        return self.norm(self.stack(x)[0])
+
+    def step(
+        self, code_vector: Float[Array, "b c"], position: Any, cache: KVCache
+    ) -> tuple[Float[Array, "b d"], KVCache]:
+        """Returns the token at one position, after the final norm, and the cache with it.
+
+        Args:
+            position: place in the grid, row by row; an int32 scalar or [b].
+            cache: what `init_cache` gave, or an earlier step.
+
+        Raises:
+            ValueError: as `extend`.
+        """
+        positions = jnp.broadcast_to(jnp.asarray(position, jnp.int32), (len(code_vector),))
+        _check_positions(position, self.config)
+        tokens, cache = self.extend(code_vector[:, None], positions[:, None], cache)
+        return tokens[:, 0], cache
+
+    def extend(
+        self, code_vectors: Float[Array, "b m c"], positions: Int[Any, "b m"], cache: KVCache
+    ) -> tuple[Float[Array, "b m d"], KVCache]:
+        """Returns the tokens at m positions, after the final norm, and the cache with them.
+
+        A token sees what stands at its own and smaller positions, here and in the cache. Negative
+        positions are padding; positions past the table give NaN where they can't be checked.
+
+        Raises:
+            ValueError: the encoder is not causal, a position outside `jit` is past the table, or
+                the cache is too small.
+        """
+        check_causal(self.config)
+        _check_positions(positions, self.config)
+        positions = jnp.asarray(positions, jnp.int32)
+        table = self.pos_embed.astype(self.compute.jax_dtype)
+        x = self.mapping(code_vectors) + jnp.take(table, positions, axis=0)
+        x, cache = self.stack(x, positions, cache=cache)
+        return self.norm(x), cache
+
+    @nn.nowrap
+    def init_cache(self, batch_size: int, dtype: DTypeLike | None = None) -> KVCache:
+        """Returns an empty cache for all positions, by default in the type of the activations.
+
+        Raises:
+            ValueError: the encoder is not causal.
+        """
+        return init_encoder_cache(self.config, batch_size, dtype or self.compute.jax_dtype)
 
 
 class CodeMapping(nn.Module):
@@ -71,6 +123,16 @@ class CodeMapping(nn.Module):
         )
 
 
+def init_encoder_cache(config: VisionConfig, batch_size: int, dtype: DTypeLike) -> KVCache:
+    """Returns an empty cache for all positions of a token encoder.
+
+    Raises:
+        ValueError: the encoder is not causal.
+    """
+    check_causal(config)
+    return empty_cache(config, batch_size, config.num_tokens, dtype)
+
+
 def uniform(bound: float) -> nn.initializers.Initializer:
     """Returns an initializer that draws from U(-bound, bound)."""
 
@@ -78,6 +140,15 @@ def uniform(bound: float) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def check_causal(config: VisionConfig) -> None:
+    """Raises ValueError where tokens would depend on what follows them."""
+    if not config.is_causal:
+        raise ValueError(
+            "expected a causal token encoder, got one in which every token sees all ids: only "
+            "whole images can be encoded (semantic_tokens, image_features)"
+        )
 
 
 def check_num_tokens(n: int, config: VisionConfig) -> None:
@@ -88,3 +159,11 @@ def check_num_tokens(n: int, config: VisionConfig) -> None:
             f"{config.image_size} px), got {n}: resize the images, or resample the position table "
             f"(image_size=...) when loading"
         )
+
+
+def _check_positions(positions: Any, config: VisionConfig) -> None:
+    """Raises ValueError where positions that are known outside `jit` are past the table."""
+    if isinstance(positions, jax.core.Tracer):
+        return
+    if (largest := int(np.max(positions))) >= config.num_tokens:
+        raise ValueError(f"expected positions below {config.num_tokens}, got {largest}")
