@@ -12,7 +12,7 @@ from toklip_jax.data.build import evaluation_batches, make_tokenizer, training_b
 from toklip_jax.data.cache import Field, Header, lay_out, load_header, write_shard
 from toklip_jax.data.cache_parquet import METADATA, export_parquet
 from toklip_jax.data.sources import build_source, cache_directories
-from toklip_jax.weights.directory import fingerprint_params
+from toklip_jax.weights.fingerprints import fingerprint_params
 
 CROPS, TOKENS, WIDTH = 3, 4, 5
 

@@ -35,7 +35,7 @@ from toklip_jax.parallel.hosts import barrier, is_main_host
 from toklip_jax.run.stages import STAGE_PREFIX, build_suite, model_path, read_model
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.state import Params, cast_frozen, merge, partition, place
-from toklip_jax.weights.directory import Weights, fingerprint
+from toklip_jax.weights import Weights, fingerprint
 from toklip_jax.weights.read import read_weights
 
 MODELS = {"toklip": TokLIPConfig, "teacher": TeacherConfig, "vq": VQConfig}

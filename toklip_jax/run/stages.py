@@ -40,7 +40,7 @@ from toklip_jax.training.loop import Batches, LoopConfig, LoopContext, train
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 from toklip_jax.weights.read import read_weights
 
 EVALUATION_BATCH_SIZE = 256  # unless the config has `evaluation_batch_size`

@@ -57,6 +57,18 @@ class TokLIP(nn.Module):
         """Returns the tokens after the final norm: what a language model consumes."""
         return self.token_encoder.tokens(self._code_vectors(ids))
 
+    def tokens_from_code_vectors(
+        self, code_vectors: Float[Array, "b n c"]
+    ) -> Float[Array, "b n d"]:
+        """Returns the tokens of code vectors, through which gradients pass."""
+        return self.token_encoder.tokens(code_vectors.astype(self.compute.jax_dtype))
+
+    def features_from_code_vectors(
+        self, code_vectors: Float[Array, "b n c"]
+    ) -> Float[Array, "b d"]:
+        """Returns the pooled feature of code vectors, not normalised."""
+        return self.token_encoder(code_vectors.astype(self.compute.jax_dtype))
+
     def pool_tokens(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         """Returns the pooled feature of `tokens`, not normalised."""
         return self.token_encoder.pool(tokens)

@@ -40,7 +40,7 @@ from toklip_jax.training.state import (
     split,
     with_zeros,
 )
-from toklip_jax.weights.directory import fingerprint_params
+from toklip_jax.weights.fingerprints import fingerprint_params
 
 SMALL = 2**16  # ids below it take two bytes
 INPUTS = ("images", "token_ids")  # of a batch: what devices get
