@@ -261,7 +261,7 @@ def _floor(setting, ours, batch, own, label):
     side, n = setting.size.vision.image_size, setting.size.vision.num_tokens
     flops = {
         stage: count_flops(
-            lambda p, x, method=method: ours._model.apply({"params": p}, x, method=method),
+            lambda p, x, method=method: ours.model.apply({"params": p}, x, method=method),
             ours.params,
             jax.ShapeDtypeStruct((batch, *shape), dtype),
         )

@@ -25,7 +25,7 @@ from toklip_jax.files import LazyArray
 from toklip_jax.models.toklip.model import TokLIP
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.nn.config import Compute
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 
 IMPORT_SECONDS, PEAK_OVER_PARAMETERS = 1.5, 1.2  # at most
 REPETITIONS = 5

@@ -5,6 +5,7 @@ import PIL.Image
 import pytest
 
 import toklip_jax
+from toklip_jax.api.program import _run
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
 ATOL = 2e-5  # as the recordings' README recommends; images 1e-4
@@ -66,12 +67,12 @@ def test_uint8_floats_and_pillow_images_give_the_same_ids(toklip, inputs):
 def test_each_method_compiles_once_a_shape(toklip, want):
     ids = want["vq_indices"]
     toklip.semantic_tokens(ids)
-    count = toklip._jitted._cache_size()
+    count = _run._cache_size()
     for _ in range(3):
         toklip.semantic_tokens(ids)
-    assert toklip._jitted._cache_size() == count
+    assert _run._cache_size() == count
     toklip.semantic_tokens(ids[:1])
-    assert toklip._jitted._cache_size() == count + 1
+    assert _run._cache_size() == count + 1
 
 
 def test_bfloat16_keeps_ids_and_stays_near(path, toklip, inputs, want):

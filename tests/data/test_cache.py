@@ -20,7 +20,7 @@ from toklip_jax.data.cache import (
 )
 from toklip_jax.data.record_files import write_records
 from toklip_jax.data.sources import build_source, cache_directories
-from toklip_jax.weights.directory import fingerprint_params
+from toklip_jax.weights.fingerprints import fingerprint_params
 
 CROPS, TOKENS, WIDTH = 3, 4, 5
 

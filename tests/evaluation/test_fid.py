@@ -20,7 +20,7 @@ from toklip_jax.evaluation.fid import (
 from toklip_jax.metrics import Frechet
 from toklip_jax.models.inception.config import InceptionConfig
 from toklip_jax.models.inception.model import Inception
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 from toklip_jax.weights.read import read_weights
 
 TINY = InceptionConfig(image_size=75, divisor=16)

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from toklip_jax.evaluation.subject import PREFIXES, Subject
 
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.evaluation import encode as encoding
 from toklip_jax.evaluation.fid import Reference, write_statistics
-from toklip_jax.evaluation.subject import PREFIXES, Subject
 from toklip_jax.evaluation.suite import Result, Suite, flat_figures
 from toklip_jax.metrics import Estimate, Gaussian
 from toklip_jax.models.inception.config import InceptionConfig

@@ -14,7 +14,7 @@ from toklip_jax.models.registry import param_shapes
 from toklip_jax.models.siglip.config import TextConfig, VisionConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.report import write_report
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 
 SIZE, CODES, CLASSES = 64, 64, ("red & <b>round</b>", "green", "blue")
 PHRASE = "a round red thing"

@@ -18,7 +18,7 @@ from toklip_jax.training import loop
 from toklip_jax.training.checkpoints import restore_or_save_frozen
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.training.workdir import open_workdir
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 from toklip_jax.weights.read import read_weights
 
 CONFIG = pathlib.Path(__file__).parent / "tiny_run.py"

@@ -10,7 +10,7 @@ from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionCon
 from toklip_jax.nn.config import Compute
 from toklip_jax.tasks.teacher.objective import TeacherObjective
 from toklip_jax.tasks.vq.objective import VQObjective
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 
 SIZE, CONTEXT, VOCABULARY = 16, 6, 32
 VQ = LlamaGenConfig(

@@ -12,13 +12,13 @@ from toklip_jax.files import lazy_stack
 from toklip_jax.models.registry import Hints, find_family
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.tasks.toklip.start import start_toklip
+from toklip_jax.weights import Weights, load_weights, save_weights
 from toklip_jax.weights.checkpoint_file import Checkpoint, read_checkpoint
 from toklip_jax.weights.conversion import (
     carried_reasons,
     convert_checkpoint,
     export_tensors,
 )
-from toklip_jax.weights.directory import Weights, load_weights, save_weights
 from toklip_jax.weights.writer import write_checkpoint
 
 

@@ -1,4 +1,4 @@
-"""Arrays that are computed when they are looked at, and not kept."""
+"""Arrays that are computed when they are read, and not kept; and copies made slice by slice."""
 
 import dataclasses
 import math
@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+
+SLICE_BYTES = 2**24  # that `read_array` copies at a time
+ALIGNMENT = 64  # bytes; arrays that start at a multiple are taken over by CPU devices uncopied
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,3 +35,37 @@ def lazy_stack(arrays: Sequence[AnyLazy]) -> LazyArray:
     """Returns `np.stack(arrays)`, later."""
     first = arrays[0]
     return LazyArray((len(arrays), *first.shape), first.dtype, lambda: np.stack(arrays))
+
+
+def read_array(
+    array: AnyLazy, dtype: np.dtype, release: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """Returns a copy of `array` as `dtype`, cast slice by slice: never two copies at once.
+
+    Args:
+        array: a view of a mapped file, for example.
+        release: called after each slice, to let go of the memory that reading it took.
+    """
+    source = np.asarray(array)
+    out = _aligned_empty(source.shape, dtype)
+    axis = _slowest_axis(source)
+    slices, out_slices = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (source, out))
+    step = max(1, SLICE_BYTES * len(slices) // max(source.nbytes, 1))
+    for start in range(0, len(slices), step):
+        out_slices[start : start + step] = slices[start : start + step]
+        release()
+    return out
+
+
+def _slowest_axis(array):
+    """The axis of the longest stride: cut along it, a file's pages are each read once."""
+    strides = [abs(s) if n > 1 else 0 for s, n in zip(array.strides, array.shape, strict=True)]
+    return int(np.argmax(strides)) if strides else 0
+
+
+def _aligned_empty(shape, dtype):
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,7 +1,8 @@
-"""A file as an array of bytes that takes memory only while it is read."""
+"""Files as arrays of bytes that take memory only while they are read."""
 
 import mmap
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,3 +25,24 @@ class MappedFile:
         """Lets go of the memory that reading took; what is read again comes from the file."""
         if hasattr(self._mmap, "madvise"):  # not on Windows
             self._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+class MappedFiles:
+    """Several mapped files that make up one.
+
+    Attributes:
+        path: of the index that names them.
+        files: in the order in which they are named.
+    """
+
+    def __init__(self, path: str | pathlib.Path, files: Sequence[MappedFile]):
+        self.path = pathlib.Path(path)
+        self.files = tuple(files)
+
+    def release(self) -> None:
+        """Lets go of the memory that reading took; what is read again comes from the files."""
+        for file in self.files:
+            file.release()
+
+
+AnyMapped = MappedFile | MappedFiles

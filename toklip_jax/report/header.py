@@ -8,7 +8,7 @@ import numpy as np
 
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import Markup, tag
-from toklip_jax.weights.directory import Weights, fingerprint
+from toklip_jax.weights import Weights, fingerprint
 
 MODELS = ("toklip", "teacher", "vq")
 PACKAGES = ("jax", "flax", "numpy", "toklip_jax")

@@ -27,7 +27,7 @@ from toklip_jax.report.sections import (
     training_section,
     usage_section,
 )
-from toklip_jax.weights.directory import Weights
+from toklip_jax.weights.base import Weights
 from toklip_jax.weights.read import read_weights
 
 # What sections need images, by anchor and title; the page says of each why it is missing.

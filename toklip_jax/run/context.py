@@ -9,7 +9,7 @@ from toklip_jax.data.text import TextTokenizer
 from toklip_jax.experiment import Experiment
 from toklip_jax.tasks.base import Start
 from toklip_jax.training.workdir import weights_directory, weights_path
-from toklip_jax.weights.directory import Weights
+from toklip_jax.weights import Weights
 from toklip_jax.weights.read import read_weights
 
 

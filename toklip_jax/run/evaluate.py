@@ -33,7 +33,7 @@ from toklip_jax.run.stages import build_suite
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.training.state import cast_frozen, merge, partition, place
 from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
-from toklip_jax.weights.directory import Weights, fingerprint
+from toklip_jax.weights import Weights, fingerprint
 from toklip_jax.weights.read import read_weights
 
 ROLES = ("toklip", "teacher", "vq", "inception")

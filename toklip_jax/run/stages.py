@@ -18,7 +18,7 @@ from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.validation import validation
 from toklip_jax.training.loop import Evaluate, LoopContext, train
 from toklip_jax.training.objective import Objective
-from toklip_jax.weights.directory import Weights, save_weights
+from toklip_jax.weights import Weights, save_weights
 
 
 def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:

@@ -15,7 +15,7 @@ from toklip_jax.training.loop import LoopConfig
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params
-from toklip_jax.weights.directory import Weights
+from toklip_jax.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checkpoints as named arrays, whatever file they come in."""
+"""PyTorch's checkpoints as named arrays, whatever files, containers and prefixes they come in."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toklip_jax.files import MappedFile, read_safetensors
+from toklip_jax.files import AnyMapped, MappedFile, is_index, read_sharded
 from toklip_jax.files.torch_legacy import is_legacy, read_torch_legacy
 from toklip_jax.files.torch_zip import Inert, is_zip, read_torch_zip
 
@@ -22,14 +22,14 @@ RESAVE = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Named arrays, read-only views of the mapped file.
+    """Named arrays, read-only views of the mapped file or files.
 
     Attributes:
         format: "safetensors" or "torch".
-        dropped: what was left aside, with the reason.
+        dropped: what was left aside, by name, with the reason.
     """
 
-    file: MappedFile
+    file: AnyMapped
     format: str
     tensors: dict[str, np.ndarray]
     dropped: dict[str, str]
@@ -38,8 +38,12 @@ class Checkpoint:
 def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     """Reads a `.safetensors` file or one of `torch.save`; the content decides, not the name.
 
-    The weights are taken out of their container (`state_dict`, `model`, `ema`, ...), prefixes of
-    wrappers go, and so does all that is no weight; `dropped` tells.
+    The weights are taken out of their container (`state_dict`, `model`, `ema`, ...), the prefixes
+    of wrappers are taken off their names, and what is no weight is left aside, as `dropped` tells.
+
+    Args:
+        path: of the file; where safetensors files have an index, of the index, or of the directory
+            that holds it.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,7 +53,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"expected a checkpoint at {path}, found nothing")
     if path.is_dir():
-        raise ValueError(f"expected a checkpoint file, got the directory {path}")
+        path = _file_of(path)
     if path.stat().st_size < 16:
         raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
     tree, kind, file = _read(path)
@@ -57,13 +61,36 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     return Checkpoint(file, kind, tensors, dropped)
 
 
+def holds_checkpoint(directory: str | pathlib.Path) -> bool:
+    """Tells whether a directory holds safetensors files, with an index or without."""
+    return bool(_candidates(pathlib.Path(directory)))
+
+
+def _candidates(directory):
+    """The indices in a directory, or its safetensors files where there are none."""
+    indices = sorted(directory.glob("*.safetensors.index.json"))
+    return indices or sorted(directory.glob("*.safetensors"))
+
+
+def _file_of(directory):
+    found = _candidates(directory)
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(
+        f"expected one index or one .safetensors file in the directory {directory}, got "
+        f"{', '.join(path.name for path in found[:4]) or 'none'}: pass the path of a file"
+    )
+
+
 def _read(path):
     if is_zip(path):
         return read_torch_zip(file := MappedFile(path)), "torch", file
     if is_legacy(path):
         return read_torch_legacy(file := MappedFile(path)), "torch", file
-    _refuse_others(path)
-    return read_safetensors(file := MappedFile(path)), "safetensors", file
+    if not is_index(path):
+        _refuse_others(path)
+    tensors, file = read_sharded(path)
+    return tensors, "safetensors", file
 
 
 def _refuse_others(path):

@@ -5,8 +5,8 @@ import flax.traverse_util
 from toklip_jax.files import AnyLazy
 from toklip_jax.files.rules import match, to_jax, to_torch
 from toklip_jax.models.registry import Hints, family_of, find_family, param_shapes
+from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import Checkpoint
-from toklip_jax.weights.directory import Weights
 
 
 def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:

@@ -1,11 +1,13 @@
 """Weights from whatever holds them."""
 
+import dataclasses
 import pathlib
 
 from toklip_jax.models.base import Hints
-from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.base import Weights
+from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
 from toklip_jax.weights.conversion import convert_checkpoint
-from toklip_jax.weights.directory import Weights, load_weights
+from toklip_jax.weights.directory import is_weights, load_weights
 
 
 def read_weights(
@@ -16,14 +18,31 @@ def read_weights(
     is_causal: bool | None = None,
     is_l2_normalised: bool = True,
 ) -> Weights:
-    """Reads a converted directory, or a PyTorch file with the sizes its shapes can't tell.
+    """Reads a converted directory, or a PyTorch checkpoint with the sizes its shapes can't tell.
+
+    Args:
+        path: of a directory that `save_weights` wrote; of a `.safetensors` or PyTorch file; or of
+            safetensors files with an index, the index or the directory that holds it.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: see `load_weights`, `read_checkpoint`, `convert_checkpoint`.
+        ValueError: sizes given for a converted directory, which says its own; see also
+            `load_weights`, `read_checkpoint`, `convert_checkpoint`.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        return load_weights(path)
     hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised)
+    if path.is_dir() and (is_weights(path) or not holds_checkpoint(path)):
+        expect_no_hints(hints, path)
+        return load_weights(path)
     return convert_checkpoint(read_checkpoint(path), hints)
+
+
+def expect_no_hints(hints: Hints, directory: pathlib.Path) -> None:
+    """Raises ValueError where hints are given for a converted directory, which says its sizes."""
+    fields = dataclasses.fields(Hints)
+    given = [field.name for field in fields if getattr(hints, field.name) != field.default]
+    if given:
+        raise ValueError(
+            f"expected no {' or '.join(given)} with the converted directory {directory}, whose "
+            f"config says it: leave it out, or load the PyTorch file"
+        )

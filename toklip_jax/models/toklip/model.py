@@ -105,6 +105,18 @@ class TokLIP(nn.Module):
         """
         return init_encoder_cache(self.config.vision, batch_size, dtype or self.compute.jax_dtype)
 
+    def tokens_from_code_vectors(
+        self, code_vectors: Float[Array, "b n c"]
+    ) -> Float[Array, "b n d"]:
+        """Returns the tokens of code vectors, through which gradients pass."""
+        return self.token_encoder.tokens(code_vectors.astype(self.compute.jax_dtype))
+
+    def features_from_code_vectors(
+        self, code_vectors: Float[Array, "b n c"]
+    ) -> Float[Array, "b d"]:
+        """Returns the pooled feature of code vectors, not normalised."""
+        return self.token_encoder(code_vectors.astype(self.compute.jax_dtype))
+
     def pool_tokens(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         """Returns the pooled feature of `tokens`, not normalised."""
         return self.token_encoder.pool(tokens)

@@ -17,7 +17,7 @@ from toklip_jax.models.registry import ids_shape
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
 from toklip_jax.training.state import Params, partition
-from toklip_jax.weights.directory import fingerprint_params
+from toklip_jax.weights.fingerprints import fingerprint_params
 
 TRACED_ROWS = 2  # of the batch that shows what a step uses; any number would do
 ANEW = f"encode anew with `{ENCODE}` and this config"

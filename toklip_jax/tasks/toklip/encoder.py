@@ -36,7 +36,7 @@ from toklip_jax.training.state import (
     split,
     with_zeros,
 )
-from toklip_jax.weights.directory import fingerprint_params
+from toklip_jax.weights.fingerprints import fingerprint_params
 
 INPUTS = ("images", "token_ids")  # of a batch: what devices get
 KEPT = ("token_ids", "labels", "index")  # of a batch: what goes into records as it is

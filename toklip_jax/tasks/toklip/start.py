@@ -12,7 +12,7 @@ from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.token_encoder import TokenEncoder
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.resample import resample_positions
-from toklip_jax.weights.directory import Weights
+from toklip_jax.weights.base import Weights
 
 LEFT_OUT = ("patch_embed",)  # of the teacher's image tower: ids take the place of patches
 

@@ -1,0 +1,7 @@
+"""The public API: load weights, turn images to ids, use the ids."""
+
+from toklip_jax.api.loading import load
+from toklip_jax.api.tokenizer import Tokenizer
+from toklip_jax.api.vq_tokenizer import VQTokenizer
+
+__all__ = ["Tokenizer", "VQTokenizer", "load"]

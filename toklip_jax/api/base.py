@@ -1,0 +1,100 @@
+"""What the tokenizers of the API have in common: a module, its parameters, and calls of both."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+
+from toklip_jax.api.inputs import Inputs
+from toklip_jax.api.program import Method, apply_method, map_chunks, mesh_of, run_method
+from toklip_jax.core.fields import check_name
+from toklip_jax.models.registry import count_params, family_of
+from toklip_jax.nn.config import Compute
+
+Model = TypeVar("Model", bound="LoadedModel")
+
+
+class LoadedModel:
+    """A model with its parameters.
+
+    Its methods can be traced: by `jax.jit`, `jax.vmap`, `jax.shard_map`, and by `jax.grad` wherever
+    a gradient exists. To trace the parameters too, use `apply`, or `with_params`.
+
+    Attributes:
+        config: the model's sizes.
+        model: the Linen module.
+        params: nested dict of arrays.
+        batch_size: how many rows are computed at a time; None takes all at once. Larger inputs are
+            taken in chunks, the last of them padded, so that memory is bounded and one program is
+            compiled. Traced and sharded inputs are taken whole.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        params: dict[str, Any],
+        compute: Compute,
+        batch_size: int | None = None,
+    ):
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
+        self.config = config
+        self.params = params
+        self.model = family_of(config).build(config, compute)
+        self.batch_size = batch_size
+        self._mesh = mesh_of(params)
+
+    def apply(self, params: dict[str, Any], inputs: Any, method: str) -> jax.Array:
+        """Returns a method of the module with `params` in place of the model's: a pure function.
+
+        Features are not normalised, and images not clipped.
+
+        Args:
+            inputs: as the method of this name takes them.
+            method: name of one of the methods that take a single input.
+
+        Raises:
+            ValueError: an unknown method, or inputs that don't fit it.
+        """
+        kinds = self._kinds()
+        kind = kinds[check_name("method", method, kinds)]
+        return apply_method(self.model, params, kind.check(inputs), Method(method, kind))
+
+    def with_params(self: Model, params: dict[str, Any]) -> Model:
+        """Returns the same model with other parameters, traced ones for example."""
+        other = copy.copy(self)
+        other.params, other._mesh = params, mesh_of(params)
+        return other
+
+    def _kinds(self) -> Mapping[str, Inputs]:
+        """The kind of inputs that each method of the module takes."""
+        raise NotImplementedError
+
+    def _call(self, method: str, inputs: Any) -> jax.Array:
+        """Returns a method's result."""
+        return self._map(method, inputs, lambda chunk: self._run(method, chunk))
+
+    def _map(
+        self, method: str, inputs: Any, function: Callable[[jax.Array], jax.Array]
+    ) -> jax.Array:
+        """Returns `function` of inputs that `method` takes, chunk by chunk."""
+        kind = self._kinds()[method]
+        return map_chunks(function, kind.check(inputs), kind, self.batch_size, self._mesh)
+
+    def _run(self, method: str, inputs: Any) -> jax.Array:
+        """Returns a method's result of one checked chunk."""
+        method = Method(method, self._kinds()[method])
+        return run_method(self.model, self.params, inputs, method)
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_mesh"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _mesh=mesh_of(state["params"]))
+
+    def __repr__(self):
+        millions = count_params(self.config) / 1e6
+        dtype = self.model.compute.dtype
+        family = family_of(self.config).name
+        return f"{type(self).__name__}({family}, {millions:.1f} M parameters, {dtype})"

@@ -1,0 +1,235 @@
+"""The inputs that users pass: the one check of each kind, and their preparation for the model.
+
+Shapes and types are always checked. Values are checked where they are on the host already: what is
+traced, or on a device, is neither copied nor waited for.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from toklip_jax.data.images import shortest_side_crop, squash
+from toklip_jax.models.base import VQConfig, ids_shape
+
+RANGE_SLACK = 1e-5  # rounding of float images at the ends of their range
+RESIZES = {"squash": squash, "crop": shortest_side_crop}
+
+
+@runtime_checkable
+class Inputs(Protocol):
+    """One kind of inputs."""
+
+    def check(self, inputs: Any) -> Any:
+        """Returns the inputs as an array, or as a list of Pillow images.
+
+        Raises:
+            ValueError: another shape, type or range; says what to do.
+        """
+
+    def prepare(self, inputs: Any) -> Any:
+        """Returns checked inputs as the model takes them; traceable, and of some rows as of all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """RGB images, uint8 or float, as arrays, or as a list of Pillow images that are resized.
+
+    Attributes:
+        vq: config of the VQ tokenizer, which says how Pillow images are resized, and the range of
+            float images; 0 to 255 of uint8 become this range.
+        size: (height, width), or (frames, height, width) of videos; None takes every size that has
+            a grid.
+    """
+
+    vq: VQConfig
+    size: tuple[int, ...] | None
+
+    def check(self, images: Any) -> Any:
+        if isinstance(images, PIL.Image.Image):
+            raise ValueError(
+                f"{self._expected} or a list of Pillow images, got one image: pass [image]"
+            )
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            images = self._check_list(images)
+            if isinstance(images, list):
+                return images
+        array = images if isinstance(images, jax.Array) else np.asarray(images)
+        if array.dtype != np.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(
+                f"{self._expected} of uint8, or float in {self._range}, got {array.dtype}: "
+                f"convert them"
+            )
+        self._check_shape(array.shape)
+        if not isinstance(array, jax.Array) and array.dtype != np.uint8:
+            self._check_values(array)
+        return array
+
+    def prepare(self, images: Any) -> Any:
+        if isinstance(images, list):
+            images = np.stack([self._resized(image) for image in images])
+        if images.dtype != np.uint8:
+            return images.astype(np.float32, copy=False)
+        if isinstance(images, np.ndarray):
+            return self._floats(images)
+        # The host's values to the bit: XLA divides otherwise.
+        return jnp.take(self._floats(np.arange(256, dtype=np.uint8)), images, axis=0, mode="clip")
+
+    @property
+    def _expected(self):
+        size = ("h", "w") if self.size is None else self.size
+        return f"expected images [b, {', '.join(map(str, size))}, 3]"
+
+    @property
+    def _range(self):
+        low, high = self.vq.image_range
+        return f"[{low:g}, {high:g}]"
+
+    def _floats(self, images):
+        """The released models' normalisation for [-1, 1]: each step is rounded to float32."""
+        low, high = (np.float32(end) for end in self.vq.image_range)
+        zero, unit = -low / (high - low), 1 / (high - low)
+        return (images.astype(np.float32) / np.float32(255) - zero) / unit
+
+    def _check_list(self, images):
+        if len(images) == 0:
+            raise ValueError(f"{self._expected}, got none: pass at least one")
+        if all(isinstance(image, PIL.Image.Image) for image in images):
+            self._check_resizable()
+            return list(images)
+        stack = jnp if any(isinstance(image, jax.Array) for image in images) else np
+        try:
+            return stack.stack([stack.asarray(image) for image in images])
+        except (ValueError, TypeError):
+            shapes = sorted({np.shape(image) for image in images})
+            raise ValueError(
+                f"{self._expected}, got a list with the shapes {shapes}: resize them alike, "
+                f"or pass Pillow images"
+            ) from None
+
+    def _check_resizable(self):
+        if self.size is None:
+            raise ValueError(
+                f"{self._expected}, got Pillow images, and no size to resize them to: load with "
+                f"image_size=..."
+            )
+        if len(self.size) != 2 or self.size[0] != self.size[1]:
+            raise ValueError(
+                f"{self._expected}, got Pillow images, which are resized to squares only: pass "
+                f"an array"
+            )
+
+    def _resized(self, image):
+        return RESIZES[self.vq.resize](image, self.size[0])
+
+    def _check_shape(self, shape):
+        rank = 4 if self.size is None else len(self.size) + 2
+        if len(shape) == rank and shape[0] > 0 and shape[-1] == 3:
+            if self.size is None:
+                self.vq.grid_of(*shape[1:-1])
+                return
+            if shape[1:-1] == self.size:
+                return
+        raise ValueError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, rank)}")
+
+    def _check_values(self, array):
+        (least, most), (low, high) = (array.min(), array.max()), self.vq.image_range
+        if not (least >= low - RANGE_SLACK and most <= high + RANGE_SLACK):  # NaN fails too
+            raise ValueError(
+                f"{self._expected} with floats in {self._range}, got values from "
+                f"{float(least):.4g} to {float(most):.4g}: pass uint8, or scale them"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ids:
+    """Integer ids: of a VQ tokenizer, or of texts.
+
+    Attributes:
+        shape: of one row; a number that may be any is None.
+        sizes: how many values an id may have: one number, or one for each along the last axis.
+        kind: for messages about shapes and types.
+        remedy: for messages about values.
+    """
+
+    shape: tuple[int | None, ...]
+    sizes: tuple[int, ...]
+    kind: str = "integer ids"
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, vq: VQConfig, grid: tuple[int, ...] | None) -> "Ids":
+        """Returns the ids that a VQ tokenizer gives, of images with this grid, or with any."""
+        shape = (None, *ids_shape(vq, (1,))[1:]) if grid is None else ids_shape(vq, grid)
+        return cls(shape, tuple(vq.codebook_sizes), remedy=": they come from another codebook")
+
+    def check(self, ids: Any) -> Any:
+        array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+        is_fitting = array.ndim == len(self.shape) + 1 and all(
+            want in (None, got) for want, got in zip(self.shape, array.shape[1:], strict=True)
+        )
+        if not is_fitting or not jnp.issubdtype(array.dtype, jnp.integer):
+            shape = ", ".join("n" if n is None else str(n) for n in self.shape)
+            raise ValueError(
+                f"expected {self.kind} [b, {shape}], got {array.dtype} {tuple(array.shape)}"
+            )
+        if not isinstance(array, jax.Array):
+            self._check_values(array)
+        return array
+
+    def prepare(self, ids: Any) -> Any:
+        return ids.astype(np.int32, copy=False)
+
+    def _check_values(self, ids):
+        columns = [ids] if len(self.sizes) == 1 else np.moveaxis(ids, -1, 0)
+        for column, size in zip(columns, self.sizes, strict=True):
+            if column.size and (column.min() < 0 or column.max() >= size):
+                raise ValueError(
+                    f"expected {self.kind.removeprefix('integer ')} in [0, {size}), got "
+                    f"{column.min()} to {column.max()}{self.remedy}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """Float vectors, such as code vectors.
+
+    Attributes:
+        shape: of one row.
+        name: for messages.
+    """
+
+    shape: tuple[int, ...]
+    name: str
+
+    def check(self, vectors: Any) -> Any:
+        array = vectors if isinstance(vectors, jax.Array) else np.asarray(vectors)
+        is_fitting = array.ndim == len(self.shape) + 1 and array.shape[1:] == self.shape
+        if not is_fitting or not jnp.issubdtype(array.dtype, jnp.floating):
+            shape = ", ".join(map(str, self.shape))
+            raise ValueError(
+                f"expected {self.name} [b, {shape}] of floats, got {array.dtype} "
+                f"{tuple(array.shape)}"
+            )
+        return array
+
+    def prepare(self, vectors: Any) -> Any:
+        return vectors.astype(np.float32, copy=False)
+
+
+def _advice(shape, rank):
+    if len(shape) == rank - 1 and shape[-1] == 3:
+        return "add a batch axis with images[None]"
+    if len(shape) != rank or shape[0] == 0:
+        return "pass a batch of RGB images"
+    if shape[1] == 3 and shape[-1] != 3:
+        return "move the channels last with images.transpose(0, 2, 3, 1)"
+    if shape[-1] != 3:
+        return "convert them to RGB"
+    if rank == 4 and shape[1] == shape[2]:
+        return f"resize them, or load with image_size={shape[1]}"
+    return "resize them"

@@ -1,0 +1,75 @@
+"""`load`: weights from a path become the object of their kind."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from jax.sharding import Mesh
+
+from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.tokenizer import Tokenizer
+from toklip_jax.api.vq_tokenizer import VQTokenizer
+from toklip_jax.models.registry import family_of
+from toklip_jax.weights.read import read_weights
+
+
+def load(
+    path: str | pathlib.Path,
+    *,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    mesh: Mesh | None = None,
+    batch_size: int | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+    tokenizer: str | pathlib.Path | None = None,
+    **sizes: Any,
+) -> Tokenizer | VQTokenizer:
+    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer alone as a `VQTokenizer`.
+
+    Args:
+        path: of a converted directory; of a `.safetensors` or PyTorch file; or of safetensors files
+            with an index, the index or the directory that holds it.
+        dtype: of activations: "float32", "bfloat16" or "float16". The VQ encoder within TokLIP
+            stays float32, so that ids don't change.
+        param_dtype: that parameters are kept in. Scalars and, within TokLIP, the VQ tokenizer's
+            parameters stay float32, since logits and ids depend on them.
+        mesh: of `parallel.sharding.make_mesh`, that parameters are sharded over, by the rules of
+            their model family; each device reads its part of the files.
+        batch_size: how many rows are computed at a time: see `LoadedModel`.
+        image_size: side of the images in pixels, or (height, width), if it shall differ from the
+            weights': TokLIP's position table is resampled. A VQ tokenizer takes images of any size
+            that has a grid unless it is given.
+        tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
+            default the one saved with the weights.
+        **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
+            `text_num_heads`, `is_causal`.
+
+    Raises:
+        ValueError: weights of another kind, sizes that can't be told, or an argument that these
+            weights have no use for; says what to pass.
+        FileNotFoundError: nothing at `path`.
+    """
+    weights = read_weights(path, **sizes)
+    family = family_of(weights.config)
+    if family.role not in FROM_WEIGHTS:
+        raise ValueError(
+            f"expected TokLIP's weights or those of a VQ tokenizer in {path}, got those of "
+            f"{family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
+            f"tokenizer"
+        )
+    return FROM_WEIGHTS[family.role](
+        weights,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        mesh=mesh,
+        batch_size=batch_size,
+        image_size=image_size,
+        tokenizer=tokenizer,
+    )
+
+
+# What makes an object of weights, by the role of their family.
+FROM_WEIGHTS: dict[str, Callable[..., LoadedModel]] = {
+    "toklip": Tokenizer.from_weights,
+    "vq": VQTokenizer.from_weights,
+}

@@ -1,0 +1,180 @@
+"""How a model's methods are run: pure, compiled, on sharded inputs, and in chunks."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from toklip_jax.api.inputs import Inputs
+from toklip_jax.parallel.sharding import AXES, batch_sharding, to_host
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of a module, with all that is fixed when it is compiled.
+
+    Attributes:
+        inputs: the kind of its one input.
+        options: its other arguments, which are hashable, by name.
+    """
+
+    name: str
+    inputs: Inputs
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def apply_method(model: nn.Module, params: Any, inputs: Any, method: Method) -> jax.Array:
+    """Returns a method of checked inputs, floats as float32; pure and traceable.
+
+    Where the model's activations are float32, products are at the highest precision: accelerators
+    would otherwise round their factors to bfloat16.
+    """
+    inputs, options = method.inputs.prepare(inputs), dict(method.options)
+    precision = "highest" if model.compute.dtype == "float32" else None
+    with jax.default_matmul_precision(precision):
+        out = model.apply({"params": params}, inputs, method=method.name, **options)
+    return out.astype(jnp.float32) if jnp.issubdtype(out.dtype, jnp.floating) else out
+
+
+def run_method(model: nn.Module, params: Any, inputs: Any, method: Method) -> jax.Array:
+    """Returns `apply_method`, compiled once for each shape and type.
+
+    Inputs that are sharded along their first axis give results that are sharded so.
+    """
+    return _run(_placement(inputs), model, method, params, inputs)
+
+
+def map_chunks(
+    function: Callable[[jax.Array], jax.Array],
+    inputs: Any,
+    kind: Inputs,
+    batch_size: int | None,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Returns `function` of inputs, which is run on `batch_size` rows at a time.
+
+    The last chunk is padded with copies of its last row, so that one program does for all numbers
+    of rows. Traced and sharded inputs are taken whole.
+
+    Args:
+        inputs: of this kind, checked.
+        batch_size: None takes all rows at once.
+        mesh: that chunks from the host are sharded over, along their first axis.
+    """
+    rows = len(inputs)
+    if batch_size is None or not rows or _is_whole(inputs):
+        return function(_put(inputs, kind, mesh))
+    out, pending = None, None
+    for start in range(0, rows, batch_size):
+        chunk = _chunk(inputs, start, min(batch_size, rows - start), kind, batch_size)
+        result = function(_put(chunk, kind, mesh))
+        if out is None:
+            out = np.empty((rows, *result.shape[1:]), result.dtype)
+        _store(out, pending)  # while the device is busy with this one
+        pending = start, result
+    _store(out, pending)
+    return jnp.asarray(out)
+
+
+def mesh_of(params: Any) -> Mesh | None:
+    """Returns the mesh that parameters are sharded over, or None."""
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            if isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
+                return leaf.sharding.mesh
+            return None
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How inputs are sharded: over `mesh`, along their first axis by `axes`."""
+
+    mesh: AbstractMesh
+    axes: str | tuple[str, ...] | None
+
+    def run(self, function: Callable[..., jax.Array], params: Any, inputs: Any) -> jax.Array:
+        """Returns `function(params, inputs)`, sharded as the inputs are; traced.
+
+        The package's own meshes go with the models' constraints, and parameters may be sharded
+        over them. On others each device computes its rows, with all of the parameters.
+        """
+        is_ours = self.mesh.axis_names == AXES and set(self.mesh.axis_types) == {AxisType.Auto}
+        if is_ours:
+            with jax.sharding.use_abstract_mesh(self.mesh):
+                out = function(params, inputs)
+                return jax.lax.with_sharding_constraint(out, P(self.axes))
+        rows = P(self.axes)
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(P(), rows),
+            out_specs=rows,
+            check_vma=False,
+        )(params, inputs)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(placement, model, method, params, inputs):
+    def apply(params, inputs):
+        return apply_method(model, params, inputs, method)
+
+    return placement.run(apply, params, inputs) if placement else apply(params, inputs)
+
+
+def _placement(inputs) -> Placement | None:
+    """How concrete inputs are sharded, where the first axis alone is."""
+    if not isinstance(inputs, jax.Array) or isinstance(inputs, jax.core.Tracer):
+        return None
+    sharding = inputs.sharding
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+        return None
+    spec = (*sharding.spec, None)
+    if any(axes is not None for axes in spec[1:]):
+        return None
+    return Placement(sharding.mesh.abstract_mesh, spec[0])
+
+
+def _is_whole(inputs):
+    """Whether inputs are not cut into chunks."""
+    if not isinstance(inputs, jax.Array):
+        return False
+    if isinstance(inputs, jax.core.Tracer):
+        return True
+    return not isinstance(inputs.sharding, SingleDeviceSharding)
+
+
+def _chunk(inputs, start, count, kind, batch_size):
+    """`count` rows, and copies of the last up to `batch_size`."""
+    padding = batch_size - count
+    if isinstance(inputs, jax.Array):
+        rows = np.minimum(np.arange(start, start + batch_size), start + count - 1)
+        return jnp.take(inputs, rows, axis=0)
+    chunk = kind.prepare(inputs[start : start + count])
+    return np.concatenate([chunk, np.repeat(chunk[-1:], padding, axis=0)]) if padding else chunk
+
+
+def _put(inputs, kind, mesh):
+    """Inputs from the host, prepared there and put on the mesh; others as they are."""
+    if isinstance(inputs, jax.Array):
+        return inputs
+    array = kind.prepare(inputs)
+    if mesh is None:
+        return array
+    ways = batch_sharding(mesh)
+    is_divisible = len(array) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    return jax.device_put(array, ways if is_divisible else NamedSharding(mesh, P()))
+
+
+def _store(out, pending):
+    if pending is not None:
+        start, result = pending
+        count = min(len(result), len(out) - start)
+        out[start : start + count] = to_host(result)[:count]

@@ -1,0 +1,109 @@
+"""A VQ tokenizer alone: images to ids, and ids to images."""
+
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.inputs import Ids, Images
+from toklip_jax.api.program import Method, map_chunks, run_method
+from toklip_jax.models.base import VQConfig
+from toklip_jax.models.registry import family_of
+from toklip_jax.nn.config import Compute
+from toklip_jax.weights import Weights, place_params
+
+
+class VQTokenizer(LoadedModel):
+    """A VQ tokenizer with its parameters.
+
+    Results are JAX arrays. Images are those that `Tokenizer.tokenize` takes, of any size that has
+    a grid unless `image_size` was given. Ids are integers [b, n], or [b, n, q] where a place has q
+    ids. See `LoadedModel` for what the methods have in common.
+
+    Attributes:
+        image_size: (height, width) of the images, or None for any size.
+    """
+
+    def __init__(
+        self,
+        config: VQConfig,
+        params: dict[str, Any],
+        compute: Compute,
+        image_size: int | tuple[int, ...] | None = None,
+        batch_size: int | None = None,
+    ):
+        super().__init__(config, params, compute, batch_size)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._grid = self.image_size and config.grid_of(*self.image_size)
+
+    def tokenize(self, images: Any) -> Int[Array, "b n *q"]:
+        """Returns ids, int32, row by row of the grid.
+
+        Raises:
+            ValueError: images of another shape, type or range, or of a size without a grid.
+        """
+        return self._call("tokenize", images)
+
+    def encode(self, images: Any) -> Float[Array, "b n c"]:
+        """Returns code vectors, float32; gradients pass straight from them to the pixels."""
+        return self._call("encode", images)
+
+    def code_vectors(self, ids: Any) -> Float[Array, "b n c"]:
+        """Returns the vectors that ids stand for, float32."""
+        return self._call("code_vectors", ids)
+
+    def detokenize(
+        self, ids: Any, grid: tuple[int, ...] | None = None
+    ) -> Float[Array, "b *size 3"]:
+        """Returns images, RGB float32, clipped to the range of the tokenizer's images.
+
+        Args:
+            grid: of the ids, (height, width) or (frames, height, width); by default that of
+                `image_size`, or a square.
+
+        Raises:
+            ValueError: ids of another shape, type or range, or of no square number without a grid.
+        """
+        grid = self._grid if grid is None else tuple(grid)
+        kind = Ids.of(self.config, grid)
+        method = Method("detokenize", kind, (("grid", grid),))
+
+        def function(chunk):
+            images = run_method(self.model, self.params, chunk, method)
+            return jnp.clip(images, *self.config.image_range)
+
+        return map_chunks(function, kind.check(ids), kind, self.batch_size, self._mesh)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Weights,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        mesh: Mesh | None = None,
+        batch_size: int | None = None,
+        image_size: int | tuple[int, ...] | None = None,
+        tokenizer: str | pathlib.Path | None = None,
+    ) -> "VQTokenizer":
+        """Returns the tokenizer of weights in memory; arguments as `load`'s.
+
+        Raises:
+            ValueError: a text tokenizer was given.
+        """
+        family = family_of(weights.config)
+        if tokenizer is not None:
+            raise ValueError(
+                f"expected no tokenizer with the weights of {family.title}, got {tokenizer}: it "
+                f"reads no texts"
+            )
+        compute = Compute(dtype=dtype, vq_dtype=dtype, is_scanned=weights.is_scanned)
+        params = place_params(weights, param_dtype, mesh, family.sharding)
+        return cls(weights.config, params, compute, image_size, batch_size)
+
+    def _kinds(self):
+        images, ids = Images(self.config, self.image_size), Ids.of(self.config, self._grid)
+        return {"tokenize": images, "encode": images, "code_vectors": ids, "detokenize": ids}

@@ -1,0 +1,46 @@
+"""A model's weights in memory, or as views of the files that they are in."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from toklip_jax.files import AnyMapped
+from toklip_jax.nn.layout import to_scanned, to_unrolled
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model's config and parameters.
+
+    Attributes:
+        config: that of a registered model family.
+        params: nested dict of arrays.
+        is_scanned: whether layers are stacked.
+        carried: tensors of a PyTorch file that are no parameters, by its names.
+        tokenizer_path: of the text tokenizer, a `tokenizer.json`, or None.
+        source: what it was converted or trained from, for people.
+        file: the mapped file or files that the parameters are views of, or None.
+    """
+
+    config: Any
+    params: dict[str, Any]
+    is_scanned: bool
+    carried: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    tokenizer_path: pathlib.Path | None = None
+    source: str = ""
+    file: AnyMapped | None = None
+
+    def with_layout(self, is_scanned: bool, stack: Callable = np.stack) -> "Weights":
+        """Returns the same weights with layers stacked, by `stack`, or apart."""
+        if is_scanned == self.is_scanned:
+            return self
+        params = to_scanned(self.params, stack) if is_scanned else to_unrolled(self.params)
+        return dataclasses.replace(self, params=params, is_scanned=is_scanned)
+
+    def release(self) -> None:
+        """Lets go of the memory that reading the files took."""
+        if self.file is not None:
+            self.file.release()

@@ -1,0 +1,51 @@
+"""Fingerprints by which weights are recognised."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from toklip_jax.files import find_sharded, is_index, read_sharded
+from toklip_jax.nn.layout import to_unrolled
+from toklip_jax.parallel.fetching import fetch
+from toklip_jax.weights.directory import PARAMS
+
+
+def fingerprint(path: str | pathlib.Path) -> str:
+    """Returns the SHA-256 of weights, in hex: of a directory's parameters, or of a file's bytes.
+
+    Where parameters are in several files, it is that of the files' digests in their order.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    path = pathlib.Path(path)
+    found = find_sharded(path, PARAMS) if path.is_dir() else path
+    if found is None or not found.is_file():
+        raise FileNotFoundError(f"expected weights at {path}, found no file")
+    if not is_index(found):
+        return _digest(found).hexdigest()
+    shards = read_sharded(found)[1].files
+    return hashlib.sha256(b"".join(_digest(shard.path).digest() for shard in shards)).hexdigest()
+
+
+def fingerprint_params(params: dict[str, Any]) -> str:
+    """Returns the SHA-256, in hex, of parameters: of names, shapes and values as float32.
+
+    Layout and type don't count: layers stacked or apart, and bfloat16 or the float32 that it
+    converts to, give the same. Where parameters are sharded over several hosts, all must call it.
+    """
+    digest = hashlib.sha256()
+    flat = flax.traverse_util.flatten_dict(to_unrolled(params), sep="/")
+    for name, value in sorted(flat.items()):
+        array = np.ascontiguousarray(fetch(value).astype(np.float32, copy=False))
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
