@@ -15,7 +15,8 @@ import pytest
 import toklip_jax
 from toklip_jax import main as command
 from toklip_jax.cli.encode import main as encode
-from toklip_jax.data.cache import CacheSource, load_header
+from toklip_jax.data.cache import load_header
+from toklip_jax.data.sources import CacheSource
 from toklip_jax.training.logging import read_metrics
 
 CONFIG = pathlib.Path(__file__).parent / "toy" / "config.py"

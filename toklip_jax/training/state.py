@@ -99,9 +99,9 @@ def with_zeros(params: Params, unused: Params) -> Params:
     return merge(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unused), params)
 
 
-def shapes_of(params: Params) -> Params:
-    """Returns the shapes and types of parameters."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+def shapes_of(tree: Any) -> Any:
+    """Returns the shapes and types of all arrays of a tree."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
