@@ -1,4 +1,4 @@
-"""What is reached without learning: chance, and the nearest picture by pixels."""
+"""Baselines without learning: chance, and the nearest picture by pixels."""
 
 import jax
 import jax.numpy as jnp
