@@ -1,7 +1,7 @@
 """The demo: all of TokLIP's training in miniature, on emoji, in minutes on two CPU cores.
 
 A VQ tokenizer, a SigLIP-style teacher, then TokLIP on the frozen VQ with the teacher's frozen text
-tower. Trained on six drawing styles, judged on a seventh.
+tower. Trained on six drawing styles, evaluated on a seventh.
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
             "encode": {"stage": "toklip", "crops": 4, "batch_size": 64, "records_per_shard": 1024},
-            **_judging(split, size),
+            **_evaluating(split, size),
             "vq": {
                 "objective": "vq",
                 "model": config_to_dict(VQ),
@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     )
 
 
-def _judging(split, size):
+def _evaluating(split, size):
     """The evaluations of the finished run, in `evaluate`, and the page that shows them."""
     train, test = (
         {"kind": "emoji", "split": split, "size": size, "part": part} for part in ("train", "test")

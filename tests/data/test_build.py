@@ -6,10 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from toklip_jax.data.build import evaluation_batches, training_batches
+from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.data.images import Decode, random_resized_crop
 from toklip_jax.data.pipeline import batches
-from toklip_jax.data.sources import ArraySource
+from toklip_jax.data.sources import ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
 from toklip_jax.data.sources.mixture import Mixture
 
@@ -38,8 +38,20 @@ def mixture(shards, tmp_path, raw):
 
 
 def training(config, tokenizer, host=0, hosts=1, workers=0, start=0, seed=5):
-    make = training_batches(config, SIZE, tokenizer, BATCH, seed, workers, host, hosts)
-    return make(start)
+    batching = Batching(BATCH, SIZE, num_workers=workers, host=host, hosts=hosts)
+    source = SourceConfig.from_plain(config)
+    return training_batches(source, batching, tokenizer=tokenizer, seed=seed)(start)
+
+
+def batches_of_two(config, tokenizer=None, **others):
+    source = SourceConfig.from_plain(config)
+    return training_batches(source, Batching(2, SIZE), tokenizer=tokenizer, **others)
+
+
+def evaluated(config, tokenizer, batch_size, start=0, **shares):
+    batching = Batching(batch_size, SIZE, **shares)
+    source = SourceConfig.from_plain(config)
+    return list(evaluation_batches(source, batching, tokenizer=tokenizer, start=start))
 
 
 def global_batches(config, tokenizer, number, hosts=1, **rest):
@@ -148,10 +160,7 @@ def test_parts_with_other_fields_are_refused():
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_evaluation_counts_each_good_sample_once_over_all_hosts(shards, tokenizer, raw, hosts):
-    parts = [
-        list(evaluation_batches(shards, SIZE, tokenizer, 16, 0, host, hosts))
-        for host in range(hosts)
-    ]
+    parts = [evaluated(shards, tokenizer, 16, host=host, hosts=hosts) for host in range(hosts)]
     assert [len(part) for part in parts] == [3] * hosts  # 44 rows, filled up to 48
     counted = []
     for part in parts:
@@ -169,15 +178,15 @@ def test_evaluation_of_a_last_sample_that_is_bad_counts_it_once(tmp_path, raw):
     members = [*raw.pairs(0, 2), ("z.jpg", b"broken")]
     (tmp_path / "0.tar").write_bytes(raw.tar_bytes(members))
     config = {"kind": "webdataset", "shards": f"{tmp_path}/0.tar"}
-    (batch,) = evaluation_batches(config, SIZE, None, 8)
+    (batch,) = evaluated(config, None, 8)
     assert batch["mask"].tolist() == [True, True] + [False] * 6
     assert batch["skipped"] == [("0.tar:z", "not an image")]
     assert set(batch) == {"images", "mask", "keys", "skipped"}
 
 
 def test_evaluation_in_workers_is_the_same(shards, tokenizer):
-    plain = list(evaluation_batches(shards, SIZE, tokenizer, 4))
-    ours = list(evaluation_batches(shards, SIZE, tokenizer, 4, num_workers=1))
+    plain = evaluated(shards, tokenizer, 4)
+    ours = evaluated(shards, tokenizer, 4, num_workers=1)
     assert [batch["keys"] for batch in ours] == [batch["keys"] for batch in plain]
     for one, other in zip(ours, plain, strict=True):
         np.testing.assert_array_equal(one["images"], other["images"])
@@ -187,10 +196,10 @@ def test_evaluation_in_workers_is_the_same(shards, tokenizer):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_evaluation_that_goes_on_has_the_same_rows_in_workers_too(shards, tokenizer, workers):
     shares = {"host": 1, "hosts": 2}
-    whole = list(evaluation_batches(shards, SIZE, tokenizer, 4, **shares))
+    whole = evaluated(shards, tokenizer, 4, **shares)
     for start in (5, 11):
-        rest = evaluation_batches(shards, SIZE, tokenizer, 4, workers, **shares, start=start)
-        for one, other in zip(list(rest), whole[start:], strict=True):
+        rest = evaluated(shards, tokenizer, 4, start, num_workers=workers, **shares)
+        for one, other in zip(rest, whole[start:], strict=True):
             assert (one["keys"], one["skipped"]) == (other["keys"], other["skipped"])
             for name in ("images", "token_ids", "labels", "mask"):
                 np.testing.assert_array_equal(one[name], other[name])
@@ -205,31 +214,31 @@ def test_augment_reaches_the_transform_of_the_kind(shards, tokenizer, monkeypatc
 
     monkeypatch.setattr("toklip_jax.data.images.decode.random_resized_crop", record)
     for augment in (None, {"scale": [0.5, 0.6]}):
-        make = training_batches(shards, SIZE, tokenizer, 2, 0, augment=augment)
+        make = batches_of_two(shards, tokenizer, augment=augment)
         iterator = make(0)
         next(iterator)
         iterator.close()
     assert set(scales) == {(0.9, 1.0), (0.5, 0.6)}
     with pytest.raises(ValueError, match="did you mean 'scale'"):
-        training_batches(shards, SIZE, tokenizer, 2, 0, augment={"scales": 1})
-    arrays = training_batches({"kind": "synthetic"}, 0, None, 4, 0, augment={"max_shift": 1.0})
+        batches_of_two(shards, tokenizer, augment={"scales": 1})
+    arrays = batches_of_two({"kind": "synthetic"}, augment={"max_shift": 1.0})
     assert set(next(arrays(0))) == {"images", "token_ids", "labels"}
 
 
 def test_a_source_is_read_at_the_first_batch(tokenizer):
-    make = training_batches({"kind": "webdataset", "shards": "/none.tar"}, SIZE, tokenizer, 2, 0)
+    make = batches_of_two({"kind": "webdataset", "shards": "/none.tar"}, tokenizer)
     with pytest.raises(FileNotFoundError, match=r"/none\.tar"):
         make(0)
 
 
 def test_texts_need_a_tokenizer(shards):
     with pytest.raises(ValueError, match="a tokenizer for the texts of webdataset"):
-        training_batches(shards, SIZE, None, 2, 0)
-    make = training_batches(shards, SIZE, None, 2, 0, has_text=False)
+        batches_of_two(shards)
+    make = batches_of_two(shards, has_text=False)
     assert "token_ids" not in next(make(0))
 
 
 def test_evaluation_gives_the_squashed_picture(shards, raw):
-    first = next(iter(evaluation_batches(shards, SIZE, None, 1)))
+    first = evaluated(shards, None, 1)[0]
     expected = Decode(SIZE, False)({"image": raw.jpeg(0)}, np.random.default_rng(0))["images"]
     np.testing.assert_array_equal(first["images"][0], expected)

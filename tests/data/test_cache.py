@@ -9,7 +9,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from toklip_jax.data.build import evaluation_batches, make_tokenizer, training_batches
+from toklip_jax.data.build import (
+    Batching,
+    evaluation_batches,
+    make_tokenizer,
+    training_batches,
+)
 from toklip_jax.data.cache import (
     METADATA,
     Field,
@@ -18,8 +23,9 @@ from toklip_jax.data.cache import (
     lay_out,
     load_header,
 )
+from toklip_jax.data.config import TextDataConfig
 from toklip_jax.data.record_files import write_records
-from toklip_jax.data.sources import build_source, cache_directories
+from toklip_jax.data.sources import SourceConfig, build_source
 from toklip_jax.weights.fingerprints import fingerprint_params
 
 CROPS, TOKENS, WIDTH = 3, 4, 5
@@ -82,6 +88,11 @@ def source_config(directory):
     return {"kind": "cache", "directory": str(directory)}
 
 
+def training(config, seed=0, workers=0):
+    batching = Batching(3, num_workers=workers)
+    return training_batches(SourceConfig.from_plain(config), batching, seed=seed)
+
+
 def test_samples_are_what_was_written(cache):
     source = build_source(source_config(cache))
     assert len(source) == 9
@@ -105,7 +116,7 @@ def test_ids_take_two_bytes_and_captions_no_fixed_room():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_epoch_is_one_pass_over_images_each_as_a_random_crop(cache, workers):
-    data = training_batches(source_config(cache), 16, None, 3, seed=1, num_workers=workers)
+    data = training(source_config(cache), 1, workers)
     stream = data(0)
     batches = [next(stream) for _ in range(12)]
     stream.close()
@@ -126,7 +137,7 @@ def test_an_epoch_is_one_pass_over_images_each_as_a_random_crop(cache, workers):
                 np.testing.assert_array_equal(token_ids, want["token_ids"][0])
                 crops.add(crop)
     assert crops == set(range(CROPS))
-    fourth = next(training_batches(source_config(cache), 16, None, 3, seed=1)(4))
+    fourth = next(training(source_config(cache), 1)(4))
     np.testing.assert_array_equal(fourth["ids"], batches[4]["ids"])
 
 
@@ -139,7 +150,7 @@ def place_of(ids):
 
 
 def test_evaluation_reads_the_first_crop_of_every_image(cache):
-    batches = list(evaluation_batches(source_config(cache), 16, None, 4))
+    batches = list(evaluation_batches(SourceConfig.from_plain(source_config(cache)), Batching(4)))
     ids = np.concatenate([batch["ids"][batch["mask"]] for batch in batches])
     want = [arrays_of(i)["ids"][0] for i in range(10) if i != 5]
     np.testing.assert_array_equal(ids, want)
@@ -149,10 +160,10 @@ def test_a_mixture_of_caches_is_one_and_of_both_is_refused(cache):
     part = source_config(cache) | {"weight": 1.0}
     other = {"kind": "synthetic", "weight": 1.0}
     mixed = {"kind": "mixture", "parts": [part, part]}
-    assert cache_directories(mixed) == [str(cache)] * 2
-    assert next(training_batches(mixed, 16, None, 3, seed=0)(0))["ids"].shape == (3, TOKENS)
+    assert SourceConfig.from_plain(mixed).cache_directories == [str(cache)] * 2
+    assert next(training(mixed)(0))["ids"].shape == (3, TOKENS)
     with pytest.raises(ValueError, match="got cache: ids, synthetic: arrays"):
-        cache_directories({"kind": "mixture", "parts": [part, other]})
+        SourceConfig("mixture", {"parts": [part, other]}).cache_directories  # noqa: B018
 
 
 def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
@@ -212,7 +223,7 @@ def test_a_place_may_have_several_ids_of_a_video(several_ids):
     for i in range(3):
         assert source[i]["ids"].dtype == np.int32
         np.testing.assert_array_equal(source[i]["ids"], ids[i, 0])
-    batch = next(training_batches(source_config(directory), 16, None, 3, seed=0)(0))
+    batch = next(training(source_config(directory))(0))
     assert batch["ids"].shape == (3, 6, 2)
 
 
@@ -296,12 +307,12 @@ def test_parquet_widens_for_large_offsets_and_refuses_impossible_ones(cache, tmp
 
 
 def test_a_tokenizers_hash_is_of_what_it_does(tokenizer, tmp_path):
-    text = {"tokenizer": "", "context_length": 8, "vocab_size": 64}
     tokenizer.save(tmp_path / "tokenizer.json")
     make_header().save(tmp_path)
-    again = make_tokenizer(text, source_config(tmp_path))
+    source = SourceConfig.from_plain(source_config(tmp_path))
+    again = make_tokenizer(TextDataConfig(context_length=8), source)
     assert again.fingerprint == tokenizer.fingerprint
-    shorter = make_tokenizer(text | {"context_length": 4}, source_config(tmp_path))
+    shorter = make_tokenizer(TextDataConfig(context_length=4), source)
     assert shorter.fingerprint != tokenizer.fingerprint
 
 

@@ -14,7 +14,7 @@ from toklip_jax.data.health import BadSample, BadSamples
 from toklip_jax.data.images import Decode
 from toklip_jax.data.pipeline import batches, evaluation_batches
 from toklip_jax.data.reader import MAX_TRIES
-from toklip_jax.data.sources import ArraySource
+from toklip_jax.data.sources import ArraySource, SourceConfig
 
 SIZE = 16
 
@@ -216,7 +216,8 @@ def test_what_a_source_found_broken_is_logged_and_can_be_counted(tmp_path, raw, 
     data = raw.tar_bytes(raw.pairs(0, 2))[:4200]
     (tmp_path / "0.tar").write_bytes(data)
     config = {"kind": "webdataset", "shards": f"{tmp_path}/0.tar"}
-    made = build.training_batches(config, SIZE, None, 1, 0, has_text=False)
+    source = SourceConfig.from_plain(config)
+    made = build.training_batches(source, build.Batching(1, SIZE), has_text=False)
     account = BadSamples(max_share=0.5)
     account.add(0, made.problems)
     assert "left out 0.tar:000000001: broken tar tail" in caplog.text

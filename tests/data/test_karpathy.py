@@ -4,9 +4,9 @@ import pickle
 import numpy as np
 import pytest
 
-from toklip_jax.data.build import evaluation_batches
+from toklip_jax.data.build import Batching, evaluation_batches
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.sources import build_source
+from toklip_jax.data.sources import SourceConfig, build_source
 
 
 def row(number, split, captions=5, directory="val2014"):
@@ -58,7 +58,8 @@ def test_an_image_that_is_gone_is_a_row_that_does_not_count(tmp_path, raw, token
     (tmp_path / "val2014/1.jpg").unlink()
     with pytest.raises(BadSample, match="missing image"):
         build_source(config)[1]
-    batches = list(evaluation_batches(config, 16, tokenizer, 2))
+    source = SourceConfig.from_plain(config)
+    batches = list(evaluation_batches(source, Batching(2, 16), tokenizer=tokenizer))
     masks = np.concatenate([batch["mask"] for batch in batches])
     assert masks.tolist() == [True, False, True, True, True, False]
     assert [batch["skipped"] for batch in batches] == [[("val2014/1.jpg", "missing image")], [], []]

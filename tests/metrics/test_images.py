@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from toklip_jax.metrics import psnr, ssim, to_unit_range
+from toklip_jax.metrics import psnr, ssim
+from toklip_jax.ops.pixels import to_unit_range
 
 
 def pairs(noise, size=(40, 33)):

@@ -24,8 +24,9 @@ class Batching:
     """How batches are read.
 
     Attributes:
-        batch_size: of all hosts together.
-        image_size: of encoded images, the side or (height, width); arrays keep their size.
+        batch_size: samples in a batch, all hosts together.
+        image_size: what encoded images are resized to, the side of a square or (height, width);
+            arrays keep their size.
         num_workers: processes that read; 0 reads in this one.
         host: this one of `hosts`; it gets its rows of each batch.
     """
@@ -39,9 +40,9 @@ class Batching:
 
 @dataclasses.dataclass(frozen=True)
 class DataBatches:
-    """Batches of a source that is opened at the first use.
+    """Gives the training batches from any step on, when called with that step.
 
-    Call it with a step for the training batches from there on.
+    The source is opened at the first use.
     """
 
     config: SourceConfig
@@ -86,16 +87,16 @@ def training_batches(
     seed: int = 0,
     augment: Mapping[str, Any] | None = None,
 ) -> DataBatches:
-    """Returns what gives the training batches from any step on; see `pipeline.batches`.
+    """Returns the training batches from any step on; see `DataBatches` and `pipeline.batches`.
 
     Args:
-        tokenizer: of the captions.
+        tokenizer: for the captions.
         has_text: whether samples get `token_ids`.
-        augment: for encoded images fields of `Decode` (`scale`, `min_side`, `max_pixels`), whose
-            defaults are the released recipe; for arrays fields of `ShiftAndScale`, None for none.
+        augment: for encoded images, fields of `Decode` (`scale`, `min_side`, `max_pixels`), whose
+            defaults are the released recipe; for arrays, fields of `ShiftAndScale`; None for none.
 
     Raises:
-        ValueError: encoded images with text but no tokenizer, or a field that doesn't exist.
+        ValueError: encoded images with text need a tokenizer, or a field doesn't exist.
     """
     tokenizer = tokenizer if has_text else None
     transform = training_transform(
@@ -118,8 +119,9 @@ def evaluation_batches(
     """Returns the source once, in order, with `mask`; see `pipeline.evaluation_batches`.
 
     Args:
-        tokenizer: of the captions; None for samples without. Drawn sources give all `captions`.
-        start: batches to pass over.
+        tokenizer: for the captions; None for samples without. Sources of arrays give all their
+            `captions`.
+        start: batches to leave out.
     """
     is_encoded = source.gives == ENCODED
     transform = Decode(batching.image_size, False, tokenizer) if is_encoded else None
@@ -138,7 +140,7 @@ def evaluation_batches(
 def make_tokenizer(text: TextDataConfig, source: SourceConfig | None) -> TextTokenizer | None:
     """Returns the tokenizer that a config's `text` names, or one trained on the source's texts.
 
-    A cache's is the one that it was made with. None where there is neither.
+    Of a cache, it is the one that the cache was made with. None if there is neither.
     """
     length = text.context_length
     if text.tokenizer:
@@ -167,7 +169,7 @@ def training_transform(
         fixed = {"image_size": image_size, "is_training": True, "tokenizer": tokenizer}
         return from_fields(Decode, augment, "augment", **fixed)
     if source.gives == IDS:
-        return PickCrop()  # they are what the augmentation left
+        return PickCrop()  # the augmentation was applied before they were encoded
     transforms: list[Transform] = [PickCaption()] if has_text else []
     if augment:
         transforms.append(from_fields(ShiftAndScale, augment, "augment"))

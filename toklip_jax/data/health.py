@@ -1,4 +1,4 @@
-"""Bad samples: the exception that says why, and the account of them that stops a run."""
+"""Bad samples: the exception that says why, and the count of them that stops a run."""
 
 import collections
 import logging
@@ -23,19 +23,20 @@ class BadSample(Exception):
 
 
 class BadSamples:
-    """Counts what was skipped, by cause, and stops the run above a share.
+    """Counts skipped samples by cause, and stops the run above a share.
 
-    It lives in the main process: batches bring along what the workers skipped. A sample that is
-    met again (another epoch, or in place of a bad one before it) counts again, and is named once.
+    It stays in the main process: each batch lists what the workers skipped for it. A sample that is
+    skipped again (in another epoch, or as the replacement of another) counts again; the log names
+    it once.
     """
 
     def __init__(self, max_share: float, minimum: int = 1000):
-        """Makes an empty account.
+        """Starts with nothing counted.
 
         Args:
-            max_share: bad samples among all that were tried, in [0, 1].
-            minimum: samples tried before the share is judged; one bad of the first eight says
-                little.
+            max_share: largest share of bad samples among all that were tried, in [0, 1].
+            minimum: samples tried before the share is checked; one bad sample among the first eight
+                says little.
 
         Raises:
             ValueError: a share outside [0, 1], or a minimum below 1.
@@ -51,10 +52,10 @@ class BadSamples:
         self._names: dict[Problem, None] = {}  # in the order they came
 
     def add(self, batch_size: int, skipped: Iterable[Problem]) -> None:
-        """Counts a batch, and names in the log what it names for the first time.
+        """Counts a batch; the log names each bad sample the first time.
 
         Args:
-            batch_size: good samples; 0 for what a source found broken when it was opened.
+            batch_size: good samples; 0 for the problems that a source found when it was opened.
             skipped: the batch's `skipped`, or a source's `problems`.
 
         Raises:
@@ -70,11 +71,12 @@ class BadSamples:
         if skipped and self.tried >= self.minimum and self.share > self.max_share:
             raise ValueError(
                 f"expected at most {self.max_share:.2%} bad samples, got {self.report()}\n"
-                f"mend the data, or raise the share that is allowed"
+                f"fix the data, or raise the share that is allowed"
             )
 
     @property
     def share(self) -> float:
+        """Bad samples among all that were tried."""
         return self.counts.total() / self.tried if self.tried else 0.0
 
     def report(self) -> str:

@@ -46,7 +46,7 @@ def file_system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Returns the file system of a path, and the path's name in it.
 
     Raises:
-        ValueError: a protocol that fsspec doesn't know, or whose package isn't installed.
+        ValueError: fsspec doesn't know the protocol, or its package isn't installed.
     """
     try:
         return fsspec.core.url_to_fs(path)
@@ -70,7 +70,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def file_state(path: str) -> dict[str, Any]:
-    """Returns what changes when a file does: `size`, and a time or checksum as text.
+    """Returns values that change when a file does: `size`, and a time or checksum as text.
 
     Raises:
         FileNotFoundError: there is none.
@@ -80,15 +80,15 @@ def file_state(path: str) -> dict[str, Any]:
         return {"size": stat.st_size, "version": str(stat.st_mtime_ns)}
     system, name = file_system(path)
     info = system.info(name)
-    known = {"etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
-    found = sorted((k, str(v)) for k, v in info.items() if k.lower() in known)
+    versions = {"etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
+    found = sorted((k, str(v)) for k, v in info.items() if k.lower() in versions)
     return {"size": info["size"], "version": repr(found)}
 
 
 class RangeReader:
     """Byte ranges of many files: `os.pread` locally, ranged reads of fsspec elsewhere.
 
-    Safe among threads; open files stay behind when it is pickled.
+    Several threads may use it; when it is pickled, its open files are left out.
     """
 
     def __init__(self):
@@ -113,7 +113,8 @@ class RangeReader:
             if path not in self._files:
                 self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
                 if len(self._files) > _OPEN_FILES:
-                    # Only forgotten: it closes when the last thread that reads it lets go.
+                    # Not closed here: another thread may still be reading it. It closes with its
+                    # last reference.
                     self._files.popitem(last=False)
             self._files.move_to_end(path)
             return self._files[path]

@@ -1,11 +1,11 @@
-"""Batches from a source of random access, by Grain: the step number alone says what comes.
+"""Batches from a source, by Grain: the step number alone decides which samples come.
 
 The order and the augmentation of step s are a function of seed and s, whatever the number of
 worker processes and of hosts: each host takes its own rows of each batch of the same sequence, and
 a run resumes by starting at its step. (Grain's own iterator state depends on the worker count.)
 
 Batches of a source with `key(index)` also hold two plain lists: `keys`, the names of its samples,
-and `skipped`, a (name, cause) for each bad sample that another stands in for (see `reader`).
+and `skipped`, (name, cause) of each bad sample that another one replaces (see `reader`).
 """
 
 from collections.abc import Iterator
@@ -41,18 +41,18 @@ def batches(
     own epochs.
 
     Args:
-        transform: applied per sample with a generator of its own; pickled if there are workers.
-        batch_size: of all hosts together.
-        start_step: batches to pass over; costs nothing.
-        num_workers: processes; 0 reads in this one.
+        transform: applied to each sample with a generator of its own; pickled if there are workers.
+        batch_size: samples in a batch, all hosts together.
+        start_step: batches to leave out, which costs no time.
+        num_workers: processes that read; 0 reads in this one.
         host: this host's index of `hosts`; it gets its `batch_size / hosts` rows of each batch, so
             that all hosts' rows, one after another, are the batch that one host would get.
 
     Raises:
-        ValueError: an empty source, or sizes that don't fit; says which.
+        ValueError: the source is empty, or sizes don't fit; says which.
     """
     _check(source, batch_size, start_step, host, hosts)
-    # Before it is shared out: the randomness belongs to the sample's place in the whole sequence.
+    # Before hosts take their shares: the randomness belongs to the place in the whole sequence.
     dataset = _order(source, seed).random_map(Reader(source, transform))[:_ENDLESS]
     dataset = _share(dataset, batch_size, host, hosts)[start_step:]
     return _closing(_ahead(dataset, num_workers))
@@ -69,18 +69,17 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Returns an iterator over the source once, in order, with `mask` bool [b]: which rows count.
 
-    The last batch is filled up with the last sample. A bad sample is replaced as in training, and
+    The last batch is padded with the last sample. A bad sample is replaced as in training, and
     its row doesn't count. All hosts have the same number of batches.
 
     Args:
         transform: as for `batches`.
-        batch_size: of all hosts together.
+        batch_size: samples in a batch, all hosts together.
         host: as for `batches`.
-        start: batches to pass over, where an evaluation goes on; costs nothing. The number of
-            batches leaves none.
+        start: batches to leave out, where an evaluation resumes; may be all of them.
 
     Raises:
-        ValueError: an empty source, sizes that don't fit, or a start past the end; says which.
+        ValueError: the source is empty, sizes don't fit, or the start is past the end; says which.
     """
     _check(source, batch_size, start, host, hosts)
     number = -(-len(source) // batch_size)
@@ -93,7 +92,7 @@ def evaluation_batches(
 
 
 class _Masked:
-    """A row of an evaluation: its sample, and in `mask` whether it counts."""
+    """Reads a row of an evaluation: its sample, and in `mask` whether it counts."""
 
     def __init__(self, reader: Reader):
         self.reader = reader
@@ -115,19 +114,19 @@ class _Add:
 
 
 def _order(source, seed):
-    """The endless sequence of a source's indices; a mixture's is made of its parts'."""
+    """Returns the endless sequence of a source's indices; a mixture interleaves its parts'."""
     if not hasattr(source, "weights"):
         return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     seeds = np.random.SeedSequence(seed).generate_state(len(source.parts)).tolist()
     parts = [
-        _order(part, its_seed).map(_Add(start))
-        for part, its_seed, start in zip(source.parts, seeds, source.starts, strict=True)
+        _order(part, part_seed).map(_Add(start))
+        for part, part_seed, start in zip(source.parts, seeds, source.starts, strict=True)
     ]
     return grain.MapDataset.mix(parts, source.weights).seed(seed)
 
 
 def _share(dataset, batch_size, host, hosts):
-    """The batches of a host: a batch is cut into `hosts` parts, of which each host takes one."""
+    """Returns the batches of a host, which takes one of `hosts` equal parts of each batch."""
     return dataset.batch(batch_size // hosts, batch_fn=_stack)[host::hosts]
 
 
@@ -142,7 +141,7 @@ def _ahead(dataset, num_workers):
 
 
 def _closing(dataset: Any) -> Iterator[Batch]:
-    """Ends the worker processes when the iterator is closed or dropped."""
+    """Yields the batches, and ends the worker processes when it is closed or dropped."""
     iterator = iter(dataset)
     try:
         yield from iterator

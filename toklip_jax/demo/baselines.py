@@ -1,4 +1,4 @@
-"""What is reached without learning: chance, and the nearest picture by pixels."""
+"""Baselines without learning: chance, and the nearest picture by pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from toklip_jax.evaluation.batches import map_batches
-from toklip_jax.metrics import Estimate, to_unit_range
+from toklip_jax.metrics import Estimate
+from toklip_jax.ops.pixels import to_unit_range
 
 PIXEL_SIDE = 16
 BLOCK = 256  # pictures compared at a time

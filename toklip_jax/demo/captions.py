@@ -1,4 +1,4 @@
-"""What is said of an emoji: captions to train on, and the prompts of the evaluation."""
+"""Captions of emoji to train on, and the evaluation's prompts."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jaxtyping import Int32
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.demo.artwork import Concept
 
-BARE_SHARE = 0.3  # captions that are a group or a subgroup alone
+BARE_SHARE = 0.3  # of captions: a group or a subgroup alone
 NUM_KEYWORDS = 3
 NAME_PROMPTS = ("{}", "an emoji of {}")
 GROUP_PROMPTS = ("{}",)
@@ -23,7 +23,7 @@ def draw_caption(concept: Concept, rng: np.random.Generator) -> str:
 
 
 def all_captions(concepts: Sequence[Concept]) -> list[str]:
-    """Returns captions that hold every word any caption may have, to train a tokenizer on."""
+    """Returns captions with every word that any caption may have, to train a tokenizer on."""
     captions = [c for concept in concepts for c in (concept.group, concept.subgroup)]
     for concept in concepts:
         captions += [concept.name, _emoji_of(concept), _with_subgroup(concept)]

@@ -19,7 +19,7 @@ SPLITS = {
     # Noto is Apache 2.0, OpenMoji CC BY-SA 4.0, Twemoji CC BY 4.0.
     "free": (("Goog", OPENMOJI), "Twtr", 0),
 }
-# Names a fold holds out: what 10 % of the base concepts come to, their variants with them.
+# Names that a fold holds out: about 10 % of the base concepts, with their variants.
 NUM_UNSEEN = 214
 
 
@@ -31,8 +31,8 @@ class EmojiSet:
         images: RGB on white.
         concept_ids: index into `concepts`, per picture.
         style_ids: index into `styles`, per picture.
-        concepts: all there are, drawn here or not.
-        styles: names.
+        concepts: all that there are, whether they are drawn here or not.
+        styles: their names.
     """
 
     images: UInt8[np.ndarray, "n s s 3"]
@@ -74,12 +74,12 @@ class EmojiSet:
 
 @dataclasses.dataclass(frozen=True)
 class EmojiSplit:
-    """What to train on and what to ask.
+    """Pictures to train on, and pictures and names to evaluate with.
 
     Attributes:
         train: pictures of seen concepts in the training styles.
         test: pictures in the test style, of seen and of unseen concepts.
-        references: pictures in the training styles, of all concepts asked for.
+        references: pictures in the training styles, of all concepts in `test`.
         names: of the concepts in `test`, each once.
         is_unseen: per name, whether no picture of it is in `train`.
         concept_name_ids: index into `names`, per concept; -1 for those not in `test`.
@@ -146,8 +146,8 @@ def split_emoji(
     """Splits by style and by concept.
 
     Concepts of fold `fold` are unseen: none of their pictures is trained on, in any style. Fold 0
-    is for the test. Choices are tuned on fold 1 (and another style), which leaves out what fold 0
-    asks for altogether.
+    is for the test. Choices are tuned on fold 1 (and another style), which contains no concept of
+    fold 0 at all.
 
     Raises:
         ValueError: a style was not loaded, or is on both sides.
@@ -163,14 +163,14 @@ def split_emoji(
         part.where(is_kept[part.concept_ids])
         for part in (emoji.in_styles(train_styles), emoji.in_styles([test_style]))
     )
-    is_asked = np.isin(np.arange(len(emoji.concepts)), test.concept_ids)
-    names, concept_name_ids = _distinct_names(emoji.concepts, is_asked)
+    is_tested = np.isin(np.arange(len(emoji.concepts)), test.concept_ids)
+    names, concept_name_ids = _distinct_names(emoji.concepts, is_tested)
     name_is_unseen = np.zeros(len(names), bool)
-    name_is_unseen[concept_name_ids[is_asked & is_unseen]] = True
+    name_is_unseen[concept_name_ids[is_tested & is_unseen]] = True
     return EmojiSplit(
         train=train.where(~is_unseen[train.concept_ids]),
         test=test,
-        references=train.where(is_asked[train.concept_ids]),
+        references=train.where(is_tested[train.concept_ids]),
         names=names,
         is_unseen=name_is_unseen,
         concept_name_ids=concept_name_ids,
@@ -182,8 +182,8 @@ def assign_folds(
 ) -> Int32[np.ndarray, " concepts"]:
     """Returns the fold per concept, -1 for those in none.
 
-    Families are put in a fixed random order and taken whole; each fold takes what comes until it
-    has `num_unseen` names, and passes over a family too large for what is left.
+    Families are put in a fixed random order and are not divided; each fold takes them in this order
+    until it has `num_unseen` names, and skips a family that is too large for the rest.
     """
     members: dict[int, list[int]] = {}
     for index, concept in enumerate(concepts):
@@ -213,12 +213,15 @@ def _order(concept):
     return hashlib.sha256("-".join(concept.code_points).encode()).digest()
 
 
-def _distinct_names(concepts, is_asked):
-    """Concepts whose names read the same once cleaned ("keycap: #", "keycap: *") share one."""
+def _distinct_names(concepts, is_tested):
+    """Returns distinct names, and their index per concept.
+
+    Names that read the same once cleaned ("keycap: #", "keycap: *") are one.
+    """
     rows: dict[str, int] = {}
     names: list[str] = []
     ids = np.full(len(concepts), -1, np.int32)
-    for index in np.flatnonzero(is_asked):
+    for index in np.flatnonzero(is_tested):
         name = concepts[index].name
         ids[index] = rows.setdefault(canonicalize(name), len(rows))
         if ids[index] == len(names):

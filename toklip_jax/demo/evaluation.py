@@ -1,4 +1,4 @@
-"""The demo's evaluation: how well a drawing style never trained on is named."""
+"""The demo's evaluation: naming pictures in a drawing style that was never trained on."""
 
 import dataclasses
 from typing import ClassVar
@@ -24,11 +24,11 @@ from toklip_jax.evaluation.zeroshot import classify, confusion, prompt_means, pr
 
 @dataclasses.dataclass(frozen=True)
 class Emoji(Evaluation):
-    """Retrieval of names, seen in training and not, and groups by their names.
+    """Evaluates retrieval by name, of seen and unseen names, and zero-shot groups.
 
     Attributes:
-        split: of `data.emoji.SPLITS`.
-        size: of the pictures, pixels.
+        split: one of `emoji.SPLITS`.
+        size: side of the pictures in pixels.
     """
 
     split: str = "test"

@@ -39,15 +39,15 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class EmojiTask:
-    """What is asked.
+    """Pictures to be named, and the names.
 
     Attributes:
         names: every name that occurs in the held-out style.
         groups: names of the groups.
         is_unseen: per name, whether no picture of it was trained on, in any style.
         held_out: pictures of the held-out style.
-        references: pictures of the other styles, unseen names too: pixel neighbours search all of
-            them, probes train on the seen.
+        references: pictures of the other styles, of unseen names too; pixel neighbours are searched
+            in all of them.
     """
 
     names: Sequence[str]
@@ -58,7 +58,7 @@ class EmojiTask:
 
 
 def emoji_task(split: EmojiSplit) -> EmojiTask:
-    """Returns what is asked of a split."""
+    """Returns the task of a split."""
 
     def pictures(part):
         return Pictures(part.images, split.name_ids(part), part.group_ids)
@@ -78,7 +78,7 @@ def emoji_rows(
     Args:
         features: model to normalised features of the held-out pictures.
         names: of the task's names, normalised.
-        groups: one column a group (see `zeroshot.prompt_means`).
+        groups: a column per group (see `zeroshot.prompt_means`).
         task: pictures, names and groups.
     """
     return [
@@ -96,10 +96,10 @@ def name_recalls(
 ) -> dict[str, Cell]:
     """Returns R@1 and R@5, image to text and back, of the seen names and of the unseen."""
     cells = {}
-    for prefix, is_asked in _name_sets(task):
-        pictures = is_asked[task.held_out.name_ids]
-        images, texts = image_features[pictures], name_features[is_asked]
-        image_labels, text_labels = task.held_out.name_ids[pictures], np.flatnonzero(is_asked)
+    for prefix, is_included in _name_sets(task):
+        pictures = is_included[task.held_out.name_ids]
+        images, texts = image_features[pictures], name_features[is_included]
+        image_labels, text_labels = task.held_out.name_ids[pictures], np.flatnonzero(is_included)
         to_text = recall_at_k(images, texts, positives_from_labels(image_labels, text_labels), KS)
         to_image = recall_at_k(texts, images, positives_from_labels(text_labels, image_labels), KS)
         cells |= _recall_cells(prefix, to_text, to_image)
@@ -109,15 +109,15 @@ def name_recalls(
 def group_hits(logits: Float[AnyArray, "b c"], task: EmojiTask) -> dict[str, Cell]:
     """Returns how often the right group comes first, for pictures of seen and of unseen names."""
     cells = {}
-    for prefix, is_asked in _name_sets(task):
-        mask = is_asked[task.held_out.name_ids]
+    for prefix, is_included in _name_sets(task):
+        mask = is_included[task.held_out.name_ids]
         counts = TopK.from_logits(logits, task.held_out.group_ids, (1,), mask)
         cells[prefix + GROUP] = counts.compute()[1]
     return cells
 
 
 def pixel_neighbour_row(task: EmojiTask) -> dict[str, Cell]:
-    """Returns what the nearest reference picture by pixels (16 x 16) reaches.
+    """Returns the row of the nearest reference picture by pixels (16 x 16).
 
     It sees the other styles' pictures of unseen names too, which no trained model does.
     """
@@ -125,23 +125,23 @@ def pixel_neighbour_row(task: EmojiTask) -> dict[str, Cell]:
     queries, keys = pixel_features(test.images), pixel_features(references.images)
     scores = neighbour_scores(queries, keys, references.name_ids, len(task.names))
     cells = {}
-    for prefix, is_asked in _name_sets(task):
-        pictures = is_asked[test.name_ids]
-        asked = scores[pictures][:, is_asked]  # [b, n]
-        images, texts = test.name_ids[pictures], np.flatnonzero(is_asked)
-        to_text = _recalls_of_scores(asked, images, texts)
-        to_image = _recalls_of_scores(asked.T, texts, images)
+    for prefix, is_included in _name_sets(task):
+        pictures = is_included[test.name_ids]
+        chosen = scores[pictures][:, is_included]  # [b, n]
+        images, texts = test.name_ids[pictures], np.flatnonzero(is_included)
+        to_text = _recalls_of_scores(chosen, images, texts)
+        to_image = _recalls_of_scores(chosen.T, texts, images)
         cells |= _recall_cells(prefix, to_text, to_image)
     by_group = neighbour_scores(queries, keys, references.group_ids, len(task.groups))
     return {"model": "pixel neighbour, 16 px", **cells, **group_hits(by_group, task)}
 
 
 def chance_row(task: EmojiTask) -> dict[str, Cell]:
-    """Returns what a random order reaches."""
+    """Returns the row of a random order, exact."""
     cells = {}
-    for prefix, is_asked in _name_sets(task):
-        labels = task.held_out.name_ids[is_asked[task.held_out.name_ids]]
-        per_name = np.bincount(labels, minlength=len(is_asked))[is_asked]
+    for prefix, is_included in _name_sets(task):
+        labels = task.held_out.name_ids[is_included[task.held_out.name_ids]]
+        per_name = np.bincount(labels, minlength=len(is_included))[is_included]
         one_each = np.ones(len(labels), np.int64)
         for k in KS:
             cells[f"{prefix}image_to_text_r{k}"] = chance_recall(len(per_name), one_each, k)
@@ -151,17 +151,17 @@ def chance_row(task: EmojiTask) -> dict[str, Cell]:
 
 
 def largest_group_row(task: EmojiTask) -> dict[str, Cell]:
-    """Returns what always answering the most frequent group of the set reaches."""
+    """Returns the row of always answering with the set's most frequent group."""
     cells = {}
-    for prefix, is_asked in _name_sets(task):
-        groups = task.held_out.group_ids[is_asked[task.held_out.name_ids]]
+    for prefix, is_included in _name_sets(task):
+        groups = task.held_out.group_ids[is_included[task.held_out.name_ids]]
         cells[prefix + GROUP] = Estimate(float(np.bincount(groups).max() / len(groups)))
     return {"model": "largest group", **cells}
 
 
 def _name_sets(task):
     sets = (("", ~task.is_unseen), ("unseen_", task.is_unseen))
-    return [(prefix, is_asked) for prefix, is_asked in sets if is_asked.any()]
+    return [(prefix, is_included) for prefix, is_included in sets if is_included.any()]
 
 
 def _recalls_of_scores(scores, query_labels, key_labels):

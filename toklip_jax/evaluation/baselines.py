@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from toklip_jax.metrics import AnyArray, to_unit_range
+from toklip_jax.metrics import AnyArray
 from toklip_jax.ops.nearest import nearest_code
+from toklip_jax.ops.pixels import to_unit_range
 
 
 class PatchCodebook(NamedTuple):

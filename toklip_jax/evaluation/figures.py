@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from toklip_jax.metrics import to_unit_range
+from toklip_jax.ops.pixels import to_unit_range
 
 INK, MUTED, FAINT = "#1f2328", "#57606a", "#d0d7de"
 DPI = 150

@@ -25,8 +25,8 @@ from toklip_jax.metrics import (
     Mean,
     psnr,
     ssim,
-    to_unit_range,
 )
+from toklip_jax.ops.pixels import to_unit_range
 
 BATCH = 256  # images that the baseline reconstructs at a time
 MAX_CENTRES = 16_384  # of k-means: the largest codebook of one released tokenizer

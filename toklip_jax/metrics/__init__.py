@@ -6,7 +6,6 @@ from toklip_jax.metrics.images import psnr, ssim
 from toklip_jax.metrics.mean import Mean
 from toklip_jax.metrics.ranking import TopK, best_ranks
 from toklip_jax.metrics.state import AnyArray, Estimate, State, merge_across_hosts
-from toklip_jax.ops.pixels import to_unit_range
 
 __all__ = [
     "AnyArray",
@@ -23,5 +22,4 @@ __all__ = [
     "merge_across_hosts",
     "psnr",
     "ssim",
-    "to_unit_range",
 ]

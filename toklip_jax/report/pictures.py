@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.evaluation.figures import reconstruction_grid
-from toklip_jax.metrics import psnr, to_unit_range
+from toklip_jax.metrics import psnr
 from toklip_jax.ops.grids import square_grid
+from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.report.gallery import NUM_NEIGHBOURS, Gallery, Pool
 from toklip_jax.report.markup import Child, Markup, tag
 from toklip_jax.report.output import Output

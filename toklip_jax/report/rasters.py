@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float, UInt8
 
-from toklip_jax.metrics import to_unit_range
+from toklip_jax.ops.pixels import to_unit_range
 
 COLORS = 256
 LOSSLESS = 128  # pixels: pictures up to this size are embedded as PNG, larger ones as WebP

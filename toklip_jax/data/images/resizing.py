@@ -15,14 +15,14 @@ from toklip_jax.data.images.sizes import Size, sides_of
 
 BICUBIC = PIL.Image.Resampling.BICUBIC
 RATIO = (3 / 4, 4 / 3)  # width over height; torchvision's default
-CROP_TRIES = 10  # before a centre crop; torchvision's
+CROP_TRIES = 10  # before a centre crop instead; torchvision's
 
 
 def squash(image: PIL.Image.Image, size: Size) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the image resized to `size`; its aspect ratio is lost.
 
-    The resize comes before the conversion to RGB, as in the released code: transparency is weighed
-    by the resize, then dropped; palette images are resized by nearest neighbour.
+    The resize comes before the conversion to RGB, as in the released code: it weights pixels by
+    their opacity, which is then dropped, and resizes palette images by nearest neighbour.
     """
     height, width = sides_of(size)
     return _to_rgb(image.resize((width, height), BICUBIC))
@@ -69,7 +69,7 @@ def read_image(path: str | pathlib.Path) -> PIL.Image.Image:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is no image, or is cut off.
+        ValueError: the file is no image, or is truncated.
     """
     path = pathlib.Path(path)
     if not path.is_file():

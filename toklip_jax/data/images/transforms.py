@@ -1,4 +1,4 @@
-"""Random shifts and scalings of small images, cheap enough for a training step's pace."""
+"""Random shifts and scalings, cheap enough for small images at a training step's pace."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ from toklip_jax.data.transforms import Sample
 
 @dataclasses.dataclass(frozen=True)
 class ShiftAndScale:
-    """Moves and scales `images`, bilinearly; what comes in from outside is white.
+    """Moves and scales `images` bilinearly; what comes in from outside is white.
 
     Attributes:
-        max_shift: in pixels, each way.
+        max_shift: in pixels, in each direction.
         max_scale: factors are log-uniform in [1 / max_scale, max_scale].
     """
 
@@ -49,7 +49,7 @@ def shift_and_scale(
 
 
 def _taps(size: int, scale: float, shift: float) -> Float32[np.ndarray, "out size"]:
-    """Bilinear weights of every output pixel on the input's."""
+    """Returns the bilinear weights of the input's pixels in every output pixel."""
     pixels = np.arange(size, dtype=np.float32)
     middle = (size - 1) / 2
     sources = (pixels - middle - shift) / scale + middle

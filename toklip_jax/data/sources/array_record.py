@@ -30,8 +30,8 @@ def write_array_record(path: str | pathlib.Path, records: Iterable[Mapping[str, 
             `label` (int).
 
     Raises:
-        ValueError: a record without an image, or whose text isn't UTF-8; names its row. Nothing
-            is left at `path` then.
+        ValueError: a record has no image, or its text isn't UTF-8; names its row. Nothing is left
+            at `path` then.
     """
     return write_records(path, (_pack(record, row) for row, record in enumerate(records)))
 
@@ -60,7 +60,7 @@ class ArrayRecordSource:
         self._offsets = Offsets(map(count_records, self.files))
         self._records = grain.sources.ArrayRecordDataSource(self.files)
         if len(self) == 0:
-            raise ValueError(f"expected records in {files!r}, found none: write them anew")
+            raise ValueError(f"expected records in {files!r}, found none: write them again")
 
     def __len__(self) -> int:
         return len(self._offsets)

@@ -12,25 +12,27 @@ from toklip_jax.data.record_files import count_records
 from toklip_jax.data.sources.base import IDS, SourceKind
 from toklip_jax.data.transforms import Sample
 
-CROPS = "_crops"  # of a sample: all its crops; a leading underscore keeps it out of batches
+CROPS = "_crops"  # in a sample: all its crops; a leading underscore keeps it out of batches
 
 
 class CacheSource:
-    """A cache's images, each as `ids` int32 [n] and what else its header's `names` say.
+    """A cache's images, each as `ids` int32 [n] or [n, q], and its other fields.
 
     `token_ids` are int32 [t], `labels` int32, `teacher_feature` and `text_feature` [d] in the type
-    that they were kept in. A sample is its first crop; `PickCrop` takes another.
+    that they are stored in; the header's `names` say which there are. A sample is its first crop;
+    `PickCrop` takes a random one.
 
     Attributes:
         header: the cache's.
-        classes: names of the labels, if they are known.
+        classes: names of the labels, if the cache knows them.
     """
 
     def __init__(self, directory: str):
         """Opens a cache.
 
         Raises:
-            FileNotFoundError, ValueError: none, not finished, or without a record.
+            FileNotFoundError: there is no cache.
+            ValueError: it is damaged, not finished, or without a record.
         """
         self.header = load_header(directory)
         self.classes = self.header.classes
@@ -38,7 +40,7 @@ class CacheSource:
         counts = [count_records(path) for path in paths]
         filled = [(path, n) for path, n in zip(paths, counts, strict=True) if n]
         if not filled:
-            raise ValueError(f"expected records in {directory}, found none: encode anew")
+            raise ValueError(f"expected records in {directory}, found none: encode again")
         self._files = [path for path, _ in filled]
         self._offsets = Offsets(n for _, n in filled)
         self._records = grain.sources.ArrayRecordDataSource(self._files)
@@ -57,7 +59,7 @@ class CacheSource:
 
 
 class PickCrop:
-    """Takes one of the crops of a `CacheSource`'s sample."""
+    """Takes a random crop of a `CacheSource`'s sample."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         crops = sample[CROPS]

@@ -12,7 +12,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 
 class ImageFolderSource:
-    """Records of `image` (bytes) and `label` (int): the place of its directory's name in `classes`.
+    """Records of `image` (bytes) and `label` (int), the index of its directory in `classes`.
 
     Attributes:
         classes: names of the directories directly under the root, sorted.
@@ -23,7 +23,7 @@ class ImageFolderSource:
 
         Raises:
             FileNotFoundError: there is no such directory.
-            ValueError: it holds no image in a directory of a class.
+            ValueError: there is no image in a directory of a class.
         """
         self.root = root.rstrip("/")
         system, base = file_system(self.root)
@@ -38,8 +38,8 @@ class ImageFolderSource:
                 f"those of the classes"
             )
         self.classes = tuple(sorted({name.split("/", 1)[0] for name in names}))
-        place = {name: label for label, name in enumerate(self.classes)}
-        self._labels = np.array([place[name.split("/", 1)[0]] for name in names], np.int32)
+        labels = {name: label for label, name in enumerate(self.classes)}
+        self._labels = np.array([labels[name.split("/", 1)[0]] for name in names], np.int32)
         # One array: a list of a million strings takes seconds to go to each worker.
         self._names = np.array([name.encode("utf-8", "surrogateescape") for name in names])
 

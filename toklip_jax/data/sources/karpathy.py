@@ -13,8 +13,8 @@ class KarpathySource:
     """Records of `image` (bytes) and `text`, the first of an image's captions; `texts` gives all.
 
     The layout is that of `dataset_coco.json` and `dataset_flickr30k.json` (Karpathy and Fei-Fei,
-    arXiv:1412.2306): `images`, of which each has a `filename`, for COCO the directory `filepath`, a
-    `split`, and `sentences` with their text as `raw`.
+    arXiv:1412.2306): each of its `images` has a `filename`, for COCO also the directory `filepath`,
+    a `split`, and `sentences` with their text as `raw`.
     """
 
     def __init__(self, annotations: str, images: str, split: str = "test", num_captions: int = 5):
@@ -24,8 +24,8 @@ class KarpathySource:
             annotations: path of the JSON file.
             images: directory of the images; for COCO the one above `val2014` and `train2014`.
             split: "test", "val", "train" or, for COCO, "restval".
-            num_captions: an image's first so many; the usual protocol takes 5, and some of COCO's
-                images have 6 or 7.
+            num_captions: how many of an image's captions are taken, from the first; the usual
+                protocol takes 5, and some of COCO's images have 6 or 7.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -12,7 +12,7 @@ from toklip_jax.data.text import TextTokenizer
 
 
 class Mixture:
-    """The samples of all parts, one part after another; `pipeline` draws them by `weights`.
+    """The samples of all parts, one part after another; training draws them by `weights`.
 
     Each part has its own order and its own epochs: a part that is small for its weight is repeated
     more often. Evaluation reads all samples once and ignores the weights.
@@ -26,7 +26,7 @@ class Mixture:
         """Joins sources.
 
         Args:
-            weights: shares of the samples of each part; they need not add up to 1.
+            weights: each part's share of the samples; they need not add up to 1.
 
         Raises:
             ValueError: no parts, an empty one, or weights that don't fit or aren't positive.
@@ -56,7 +56,7 @@ class Mixture:
         return key_of(self.parts[part], row)
 
     def following(self, index: int) -> int:
-        """Returns the index that stands in for a bad sample: the next one of its part."""
+        """Returns the index whose sample replaces a bad one: the next one of its part."""
         part, row = self._offsets.place(index)
         return self.starts[part] + following(self.parts[part], row)
 

@@ -1,4 +1,4 @@
-"""What sources share that give records: `image` (encoded bytes), `text`, `label`."""
+"""Helpers of the sources that give records: `image` (encoded bytes), `text`, `label`."""
 
 from typing import Any
 

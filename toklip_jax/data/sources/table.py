@@ -26,12 +26,12 @@ class TableSource:
 
         Args:
             path: ends in .parquet, or is a CSV whose first line names the columns.
-            image: column of paths, or in Parquet of the images' bytes; each process holds the
-                columns in memory, so bytes are for small tables.
+            image: column of paths, or, in Parquet, of encoded images; each process holds the
+                columns in memory, so the latter is for small tables.
             text: column of captions; None for none.
             label: column of integers; None for none.
             root: directory that paths are relative to; None for the table's.
-            delimiter: of a CSV.
+            delimiter: what separates a CSV's columns.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -1,8 +1,8 @@
-"""Where each sample lies in a WebDataset tar: one scan of its headers, kept in a file.
+"""The offset of each sample in a WebDataset tar, from one scan of its headers, kept in a file.
 
-The index of `x.tar` is `x.tar.index.npy`, which workers map into memory, with `x.tar.index.json`,
-which says of which tar it is and what was broken in it. Both lie beside the tar, or in a cache
-directory where that is remote or not writable.
+The index of `x.tar` is `x.tar.index.npy`, which workers map into memory, and `x.tar.index.json`,
+which says which tar it is for and what was broken in it. Both are beside the tar, or in a cache
+directory if the tar is remote or its directory is not writable.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ class TarIndex:
 
     Attributes:
         path: of an array of rows `key` (bytes) and, for each of `FIELDS`, offset and size int64;
-            a size of -1: not in the tar.
+            a size of -1 where the tar has none.
         samples: number of rows.
-        problems: what is broken in the tar.
+        problems: broken samples of the tar.
     """
 
     path: str
@@ -63,8 +63,8 @@ def load_index(
     """Returns the index of a tar, from the file if that is up to date, else by a scan.
 
     Args:
-        directory: where indexes are kept; None for beside the tar, or, where that can't be
-            written, `~/.cache/toklip_jax/indexes`.
+        directory: where indexes are kept; None for beside the tar, or, if that can't be written,
+            `~/.cache/toklip_jax/indexes`.
 
     Raises:
         FileNotFoundError: there is no such tar.
@@ -108,7 +108,7 @@ def scan(tar: str, extensions: Extensions) -> tuple[np.ndarray, list[Problem]]:
 
 
 def _members(file):
-    """Members as far as they can be read; tarfile ends quietly at some faults, raises at others."""
+    """Yields the readable members; tarfile ends silently at some faults and raises at others."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
@@ -127,7 +127,7 @@ def _ends_well(file, end, size):
 
 
 def _cut(samples, last, name):
-    """Takes out the sample at which the tar breaks, as parts of it may be missing."""
+    """Removes the sample at which the tar breaks, as parts of it may be missing."""
     samples.pop(last, None)
     return [(f"{name}:{last}" if last is not None else name, BROKEN)]
 
@@ -146,7 +146,7 @@ def _rows(samples):
 
 
 def _split(name):
-    """The key is all up to the first dot of the last part of the name, as WebDataset has it."""
+    """Splits a name into key and extension at its base name's first dot, as WebDataset does."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension
@@ -160,7 +160,7 @@ def _open(tar) -> Any:
 
 
 def _places(tar, directory):
-    """Paths without suffix, in the order they are tried."""
+    """Returns an index's possible paths, without suffix, in the order that they are tried in."""
     digest = hashlib.sha256(_full_name(tar).encode()).hexdigest()
     cached = f"{base_name(tar)}-{digest[:16]}.index"
     if directory is not None:
@@ -178,16 +178,16 @@ def _full_name(tar):
 
 def _read(stem, state):
     try:
-        known = json.loads(pathlib.Path(f"{stem}.json").read_text())
+        about = json.loads(pathlib.Path(f"{stem}.json").read_text())
     except (OSError, ValueError):
         return None
-    if known.get("tar") != state or not os.path.exists(f"{stem}.npy"):
+    if about.get("tar") != state or not os.path.exists(f"{stem}.npy"):
         return None
-    return TarIndex(f"{stem}.npy", known["samples"], tuple(map(tuple, known["problems"])))
+    return TarIndex(f"{stem}.npy", about["samples"], tuple(map(tuple, about["problems"])))
 
 
 def _write(stem, state, rows, problems) -> TarIndex:
-    """Array first: the description makes it count. Each replaces its forerunner at once."""
+    """Writes the array first, as the description makes it valid; each replaces its old file."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     about = {"tar": state, "samples": len(rows), "problems": problems}
     draft = f"{stem}.{uuid.uuid4().hex}.part"  # other hosts may be writing it too

@@ -11,8 +11,8 @@ class TfdsSource:
     """Records of `image` (encoded, as stored), and `text` and `label` where named.
 
     Attributes:
-        classes: what each label stands for ("0", "1", ... where the data set has only a number of
-            classes); None without a label, or with one that isn't a class.
+        classes: what each label stands for ("0", "1", ... if the data set says only how many there
+            are); None without a label, or if it isn't a class.
     """
 
     def __init__(
@@ -28,11 +28,13 @@ class TfdsSource:
         """Opens a data set that was prepared with `file_format="array_record"`.
 
         Args:
-            directory: of one version, such as ".../pairs/1.0.0"; the builder's code isn't needed.
-            name: instead of `directory`, of a registered builder; `data_dir` is where it lies.
-            image: feature that is an encoded image; it isn't decoded here.
-            text: feature of captions; None for none.
-            label: feature of integers; None for none.
+            directory: where one version is, such as ".../pairs/1.0.0"; the builder's code isn't
+                needed.
+            name: instead of `directory`, the name of a registered builder, whose data sets are in
+                `data_dir`.
+            image: name of the feature with the encoded image; it isn't decoded here.
+            text: name of the feature with the captions; None for none.
+            label: name of the feature with integers; None for none.
 
         Raises:
             FileNotFoundError: there is no data set.

@@ -30,7 +30,7 @@ class WebDatasetSource:
     """Records of `image` and, where the tar has them, `text` (bytes both) and `label` (int).
 
     Attributes:
-        problems: tars with a broken tail, known from the index.
+        problems: broken tails of tars, as their indexes say.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class WebDatasetSource:
         extensions: Extensions | None = None,
         index_dir: str | pathlib.Path | None = None,
     ):
-        """Finds the samples of all shards; scans those whose index isn't there yet.
+        """Finds the samples of all shards; scans those that have no index yet.
 
         Args:
             shards: paths or patterns as for `paths.expand`.
@@ -66,13 +66,13 @@ class WebDatasetSource:
         return len(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_indexes": {}}  # each process maps the files anew
+        return self.__dict__ | {"_indexes": {}}  # each process maps the files itself
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns a record.
 
         Raises:
-            BadSample: there is no image in it, or the label is no number.
+            BadSample: it has no image, or its label is no number.
         """
         shard, row = self._row(index)
         places = {field: row[field].tolist() for field in FIELDS if row[field][1] >= 0}

@@ -8,31 +8,31 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def clean_text(text: str, clean: str) -> str:
-    """Returns `text` cleaned by `CLEANERS[clean]`; "canonicalize" is the released models'."""
+    """Returns `text` cleaned by `CLEANERS[clean]`; the released models use "canonicalize"."""
     return CLEANERS[clean](text)
 
 
 def basic_clean(text: str) -> str:
-    """Mends mis-decoded text (ftfy) and HTML entities, doubly escaped ones too, and strips it."""
+    """Fixes wrongly decoded text (ftfy) and (doubly escaped) HTML entities, and strips it."""
     import ftfy  # its tables are slow to import
 
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
 def whitespace_clean(text: str) -> str:
-    """Cleans, and makes one space of every run of white space."""
+    """Cleans, and replaces every run of white space by one space."""
     return _single_spaces(basic_clean(text))
 
 
 def lower_clean(text: str) -> str:
-    """Cleans, makes white space single, and lower-cases: OpenAI CLIP's."""
+    """Cleans, replaces every run of white space by one space, and lower-cases: OpenAI CLIP's."""
     return whitespace_clean(text).lower()
 
 
 def canonicalize(text: str) -> str:
-    """Cleans, makes `_` a space, drops ASCII punctuation, lower-cases, makes white space single.
+    """Cleans, drops ASCII punctuation, lower-cases, and leaves single spaces, also for `_`.
 
-    SigLIP's, after big_vision's `canonicalize`; it joins hyphenated words.
+    SigLIP's cleaning, after big_vision's `canonicalize`; it joins hyphenated words.
     """
     text = basic_clean(text).replace("_", " ").translate(_NO_PUNCTUATION)
     return _single_spaces(text.lower())

@@ -1,4 +1,4 @@
-"""Text to token ids: cleaning as the released models do it, a fixed length, end token kept."""
+"""From texts to token ids of a fixed length, as the released models take them."""
 
 import functools
 import hashlib
@@ -20,15 +20,15 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class TextTokenizer:
-    """Texts to int32 ids of one length, by a Hugging Face `tokenizers` tokenizer.
+    """Turns texts into int32 ids of one length, by a Hugging Face `tokenizers` tokenizer.
 
-    Texts are cleaned, encoded without the tokenizer's own special tokens, cut to leave room for
-    one end token, ended, and padded: what open_clip's HFTokenizer gives with SigLIP 2's Gemma
+    Texts are cleaned, encoded without the tokenizer's own special tokens, truncated to leave room
+    for one end token, ended, and padded, as by open_clip's HFTokenizer with SigLIP 2's Gemma
     tokenizer.
 
     Attributes:
         context_length: ids per text.
-        vocab_size: ids lie in [0, vocab_size).
+        vocab_size: ids are in [0, vocab_size).
     """
 
     def __init__(self, tokenizer: Tokenizer, context_length: int, clean: str = "canonicalize"):
@@ -56,7 +56,7 @@ class TextTokenizer:
     ) -> "TextTokenizer":
         """Reads `tokenizer.json`: `name` is a file, a directory that holds one, or a hub id.
 
-        The hub is asked only for a name of the form "owner/name" that is no local path.
+        The hub is used only for a name of the form "owner/name" that is no local path.
 
         Raises:
             FileNotFoundError: there is no such file, nor such a model on the hub.
@@ -82,7 +82,7 @@ class TextTokenizer:
         if not path.is_file():
             raise FileNotFoundError(
                 f"expected a Hugging Face {TOKENIZER_FILE}, found no file {path}: a tokenizer "
-                f"kept otherwise becomes one by transformers' AutoTokenizer and save_pretrained"
+                f"in another format becomes one by transformers' AutoTokenizer and save_pretrained"
             )
         try:
             tokenizer = Tokenizer.from_file(str(path))
@@ -90,7 +90,7 @@ class TextTokenizer:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} ({reason}): "
-                f"save it anew with Tokenizer.save"
+                f"save it again with Tokenizer.save"
             ) from error
         return cls(tokenizer, context_length, clean)
 
@@ -126,7 +126,7 @@ class TextTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of all that ids depend on; the file's white space is not among it."""
+        """SHA-256, in hex, of all that the ids depend on, which excludes the file's white space."""
         content = json.loads(self._tokenizer.to_str())
         content = [content, self.clean, self.context_length]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -134,7 +134,7 @@ class TextTokenizer:
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "b t"]:
         """Returns ids, each row ended by the end token and padded to `context_length`.
 
-        Texts that are too long lose their tail; the first time this is logged as a warning.
+        Texts that are too long are truncated; the first time, a warning is logged.
 
         Raises:
             ValueError: not a sequence of strings.
@@ -163,8 +163,8 @@ class TextTokenizer:
             return
         self._has_reported = True
         logger.warning(
-            "%d of %d texts are longer than %d tokens and lose their tail, first %.60r; "
-            "this is said once",
+            "%d of %d texts are longer than %d tokens and are truncated, first %.60r; "
+            "this warning comes once",
             len(rows), len(texts), self.context_length, texts[rows[0]],
         )  # fmt: skip
 
@@ -175,10 +175,10 @@ def train_tokenizer(
     """Trains byte-pair encoding on `captions`: `<pad>` is 0, `<eos>` 1, `<unk>` 2.
 
     Words keep a mark at their start, as in Gemma's tokenizer. The result is a function of the set
-    of captions: neither order nor repetition counts.
+    of captions: neither order nor repetition changes it.
 
     Args:
-        vocab_size: ids at most; fewer if the captions give no more.
+        vocab_size: number of ids at most; there are fewer if the captions give no more.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

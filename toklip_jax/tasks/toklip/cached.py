@@ -1,4 +1,4 @@
-"""Training from a cache: that it fits the run, and which frozen parameters its steps leave unused."""
+"""Training from a cache: that it fits the run, and which frozen parameters its steps leave out."""
 
 import json
 import pathlib

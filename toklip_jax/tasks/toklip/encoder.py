@@ -13,7 +13,7 @@ from toklip_jax.data import pipeline
 from toklip_jax.data.build import training_transform
 from toklip_jax.data.cache import Field, Header, id_dtype, lay_out
 from toklip_jax.data.config import ReadingConfig
-from toklip_jax.data.crops import Draws, Ranges
+from toklip_jax.data.crops import CropSampler, SourceSlices
 from toklip_jax.data.health import BadSamples
 from toklip_jax.data.images import Decode
 from toklip_jax.data.reader import Reader
@@ -91,8 +91,8 @@ class CacheEncoder:
         self._source_config, self._source = source, source.open(self.tokenizer)
         _expect_frozen(self._objective, params, config.features)
         crops, is_encoded = config.crops, source.gives == ENCODED
-        self._draws = Draws(self._transform(), crops, self._seed, is_encoded or crops == 1)
-        samples = Reader(Ranges(self._source, [range(len(self._source))]), self._draws)
+        self._draws = CropSampler(self._transform(), crops, self._seed, is_encoded or crops == 1)
+        samples = Reader(SourceSlices(self._source, [range(len(self._source))]), self._draws)
         probe = samples(0, np.random.default_rng(0))  # it shows which fields there are
         self.header = self._describe(params, probe)
         self._rows = functools.partial(encode_rows, self._objective, config)
@@ -106,7 +106,7 @@ class CacheEncoder:
         if not ranges:
             return
         # One stream for all: a batch lies within a shard, as only the last shard is ragged.
-        source = Ranges(self._source, ranges)
+        source = SourceSlices(self._source, ranges)
         workers = self._reading.num_workers
         stream = pipeline.evaluation_batches(source, batch_size, self._draws, workers)
         encoded = self._encoded(stream, bad)
