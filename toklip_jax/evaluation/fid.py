@@ -157,7 +157,5 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"expected finite {mean_name} and {covariance_name} in {path}, got others")
     if np.abs(covariance - covariance.T).max() > MAX_ASYMMETRY * np.abs(covariance).max():
-        raise ValueError(
-            f"expected a covariance in {path}, got a {covariance_name} that is not symmetric"
-        )
+        raise ValueError(f"expected a covariance in {path}, got a {covariance_name} that is not symmetric")
     return Gaussian(mean, covariance)

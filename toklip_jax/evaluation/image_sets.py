@@ -30,7 +30,7 @@ class Reading:
 
     Attributes:
         image_size: pixels that encoded images are resized to.
-        resize: how, of `decode.RESIZES`.
+        resize: how, of `data.images.RESIZES`.
         tokenizer: of captions.
         batch_size: images encoded at once, by all devices of all hosts.
         num_workers: processes that read.

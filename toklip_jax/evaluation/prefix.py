@@ -8,9 +8,9 @@ import dataclasses
 from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
-from toklip_jax.evaluation.image_sets import Source
-from toklip_jax.evaluation.label_maps import label_rows
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.label_maps import label_rows
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.outputs.features import PREFIXES
 from toklip_jax.evaluation.probe import knn, linear_probe
@@ -29,16 +29,16 @@ class Prefix(Evaluation):
         train: labelled images for a linear probe and nearest neighbours; None for class names alone.
     """
 
-    source: Source
+    source: ImageSource
     classes: str = ""
     templates: str = "imagenet_80"
-    train: Source | None = None
+    train: ImageSource | None = None
 
     about: ClassVar[str] = (
         "What the first ids alone say: attention is causal, so an image can be cut short."
     )
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"test": self.source} | ({"train": self.train} if self.train else {})
 
     def outputs(

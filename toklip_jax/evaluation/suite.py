@@ -72,7 +72,7 @@ class Suite:
             batch_size: images encoded at once, by all devices; rounded up to what they divide. It
                 changes no figure.
             num_workers: processes that read images.
-            resize: how, of `decode.RESIZES`.
+            resize: how, of `data.images.RESIZES`.
 
         Raises:
             ValueError: a section that is no evaluation, or an unknown `resize`; says what there is.
