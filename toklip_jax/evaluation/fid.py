@@ -91,7 +91,7 @@ def missing_inception_message(got: str) -> str:
 
 
 def read_statistics(path: str | pathlib.Path) -> Reference:
-    """Reads statistics from an .npz in the ADM evaluator's layout; `mu_s`, `sigma_s` may be missing.
+    """Reads statistics from an .npz in the ADM evaluator's layout; `mu_s`, `sigma_s` are optional.
 
     Images stored beside them (`arr_0`) are not read.
 
@@ -157,5 +157,7 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"expected finite {mean_name} and {covariance_name} in {path}, got others")
     if np.abs(covariance - covariance.T).max() > MAX_ASYMMETRY * np.abs(covariance).max():
-        raise ValueError(f"expected a covariance in {path}, got a {covariance_name} that is not symmetric")
+        raise ValueError(
+            f"expected a covariance in {path}, got a {covariance_name} that is not symmetric"
+        )
     return Gaussian(mean, covariance)

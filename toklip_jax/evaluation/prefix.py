@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.image_sets import ImageSource
-from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.label_maps import label_rows
+from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.outputs.features import PREFIXES
 from toklip_jax.evaluation.probe import knn, linear_probe
@@ -26,7 +26,7 @@ class Prefix(Evaluation):
         source: labelled images.
         classes: as `zeroshot.ZeroShot.classes`.
         templates: as there.
-        train: labelled images for a linear probe and nearest neighbours; None for class names alone.
+        train: labelled images for a linear probe and neighbours; None for class names alone.
     """
 
     source: ImageSource
