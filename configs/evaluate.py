@@ -45,6 +45,11 @@ def evaluations() -> dict:
         "coco": _karpathy("path/to/dataset_coco.json", "path/to/coco"),
         "flickr30k": _karpathy("path/to/dataset_flickr30k.json", "path/to/flickr30k-images"),
         "reconstruction": {"kind": "reconstruction", "source": validation, "reference": ""},
+        "generation": {
+            "kind": "generation",
+            "source": {"kind": "image_folder", "root": "path/to/generated"},
+            "reference": "path/to/reference.npz",
+        },
         "meaning": {"kind": "meaning", "train": train, "test": validation},
         "prefix": {
             "kind": "prefix",

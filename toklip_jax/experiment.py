@@ -15,6 +15,7 @@ from toklip_jax.core.errors import Problems, UserError
 from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data.config import ReadingConfig, TextDataConfig
 from toklip_jax.data.sources import SourceConfig
+from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.config import EvaluationConfig
 from toklip_jax.evaluation.registry import build_evaluation
 from toklip_jax.nn.config import Compute
@@ -66,7 +67,7 @@ class Experiment:
         encode: how caches are made.
         models: where the weights are that are evaluated, by role.
         evaluate: names of the evaluations at the end.
-        evaluations: the sections of all that the config describes, by name, checked.
+        evaluations: all that the config describes, by name.
         evaluation: how images are evaluated.
         report: the page, or None for none.
         wandb: arguments of `wandb.init`; empty for none.
@@ -85,7 +86,7 @@ class Experiment:
     encode: EncodeConfig
     models: Mapping[str, str]
     evaluate: tuple[str, ...]
-    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Evaluation]
     evaluation: EvaluationConfig
     report: ReportConfig | None
     wandb: Mapping[str, Any]
@@ -205,8 +206,7 @@ class _Reader:
     def _evaluations(self):
         found = {}
         for name, section in (self.plain.get("evaluations") or {}).items():
-            self.problems.attempt(lambda n=name, s=section: build_evaluation(n, s))
-            found[name] = section
+            found[name] = self.problems.attempt(lambda n=name, s=section: build_evaluation(n, s))
         return found
 
     def _names(self, where, section, evaluations):

@@ -1,4 +1,4 @@
-"""rFID: statistics on disk, what is said where weights lack, and the figure from images."""
+"""FID: statistics on disk, what is said where weights are missing, and the figure from images."""
 
 import json
 
@@ -10,11 +10,10 @@ import pytest
 from toklip_jax.evaluation.fid import (
     URL,
     Reference,
-    inception_features,
+    fid,
     load_inception,
     read_statistics,
-    rfid,
-    rsfid,
+    sfid,
     write_statistics,
 )
 from toklip_jax.metrics import Frechet
@@ -55,32 +54,32 @@ def test_statistics_written_are_read_back_equal(tmp_path):
     np.testing.assert_array_equal(got.pool.covariance, reference.pool.covariance)
     np.testing.assert_array_equal(got.spatial.mean, reference.spatial.mean)
     other = states(seed=1)
-    assert rfid(other, got) == rfid(other, states())
-    assert rsfid(states(dim=4, seed=1), got) > 0
+    assert fid(other, got) == fid(other, states())
+    assert sfid(states(dim=4, seed=1), got) > 0
     with pytest.raises(FileExistsError, match="which exists"):
         write_statistics(tmp_path / "new" / "ref.npz", reference)
     with pytest.raises(ValueError, match=r"ending in \.npz"):
         write_statistics(tmp_path / "ref.npy", reference)
 
 
-def test_statistics_without_spatial_ones_serve_rfid_alone(tmp_path):
+def test_statistics_without_spatial_ones_serve_fid_alone(tmp_path):
     pool = states().statistics()
     np.savez(tmp_path / "ref.npz", mu=pool.mean.astype(np.float32), sigma=pool.covariance)
     reference = read_statistics(tmp_path / "ref.npz")
     assert reference.pool.mean.dtype == np.float64
-    assert rfid(states(), reference) < 1e-6
+    assert fid(states(), reference) < 1e-6
     with pytest.raises(ValueError, match="expected spatial statistics"):
-        rsfid(states(), reference)
+        sfid(states(), reference)
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"arr_0": np.zeros((2, 8, 8, 3), np.uint8)}, "expected mu and sigma in .*found arr_0"),
-        ({"mu": np.zeros(3)}, r"\['sigma'\] lacks"),
+        ({"mu": np.zeros(3)}, r"\['sigma'\] missing"),
         ({"mu": np.zeros(3), "sigma": np.zeros((3, 4))}, r"got \(3,\) and \(3, 4\)"),
         ({"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "expected finite mu"),
-        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2], [0, 1]])}, "of no symmetry"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2], [0, 1]])}, "that is not symmetric"),
         ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "holds no numbers"),
         ({"mu": np.array([{}, {}]), "sigma": np.eye(2)}, "damaged or holds no numbers"),
     ],
@@ -125,13 +124,13 @@ def test_rfid_of_images_is_0_for_equal_sets_and_grows_with_the_damage(params, tm
 
     @jax.jit
     def run(params, images):
-        return inception_features(params, images, TINY)
+        return Inception(TINY).apply({"params": params}, images)
 
     def features(damage):
         made = run(weights.params, jnp.asarray(np.clip(images + damage * noise, -1, 1)))
         return Frechet.from_features(made.pool), Frechet.from_features(made.spatial)
 
     clean, little, much = features(0.0), features(0.2), features(1.0)
-    assert rfid(clean[0], clean[0]) < 1e-5 * np.trace(clean[0].statistics().covariance)
-    assert rfid(little[0], clean[0]) < rfid(much[0], clean[0])
-    assert rsfid(little[1], clean[1]) < rsfid(much[1], clean[1])
+    assert fid(clean[0], clean[0]) < 1e-5 * np.trace(clean[0].statistics().covariance)
+    assert fid(little[0], clean[0]) < fid(much[0], clean[0])
+    assert sfid(little[1], clean[1]) < sfid(much[1], clean[1])

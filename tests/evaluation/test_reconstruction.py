@@ -24,7 +24,9 @@ def codebook(images):
 
 
 def test_figures_equal_scikit_image_over_single_images(images, codebook):
-    result = evaluate_reconstruction(codebook.tokenize, codebook.detokenize, images, 4, CODES)
+    result = evaluate_reconstruction(
+        codebook.tokenize, codebook.detokenize, images, batch_size=4, codebook_sizes=(CODES,)
+    )
     originals = images.astype(np.float32) / 127.5 - 1
     restored = np.asarray(codebook.detokenize(codebook.tokenize(originals))).clip(-1, 1)
     pairs = list(zip(originals, restored, strict=True))
@@ -40,7 +42,10 @@ def test_figures_equal_scikit_image_over_single_images(images, codebook):
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
 def test_batch_size_changes_no_figure(images, codebook, batch_size):
     run = codebook.tokenize, codebook.detokenize, images
-    result, whole = (evaluate_reconstruction(*run, size, CODES) for size in (batch_size, 10))
+    result, whole = (
+        evaluate_reconstruction(*run, batch_size=size, codebook_sizes=(CODES,))
+        for size in (batch_size, 10)
+    )
     assert result.psnr.value == pytest.approx(whole.psnr.value, rel=1e-6)
     assert result.ssim.value == pytest.approx(whole.ssim.value, rel=1e-5)
     assert result[2:] == whole[2:]
@@ -52,8 +57,8 @@ def test_images_out_of_range_are_clipped_before_they_are_compared(images):
         lambda x: np.zeros((len(x), 1), np.int32),
         lambda ids: np.full((2, 16, 16, 3), 1.5),
         white,
-        2,
-        1,
+        batch_size=2,
+        codebook_sizes=(1,),
     )
     assert result.psnr.value == np.inf
     assert result.ssim.value == pytest.approx(1)
@@ -65,7 +70,7 @@ def test_patches_return_to_their_places():
     np.testing.assert_allclose(exact.detokenize(exact.tokenize(images)), images, atol=1e-6)
 
 
-def test_idle_centres_find_work():
+def test_unused_centres_move_to_points_that_are_far_from_theirs():
     random = np.random.default_rng(0)
     blank = np.ones((30, 16, 16, 3), np.float32)  # the start is nearly all blank patches
     blank[:8, :8, :8] = random.uniform(-1, 1, (8, 8, 8, 3))

@@ -1,6 +1,5 @@
-"""Evaluations of a tiny TokLIP of random weights: one answer on any mesh, kept while it is made."""
+"""Evaluations of a tiny TokLIP of random weights: the same figures on any mesh, resumed exactly."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -12,18 +11,21 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from toklip_jax.evaluation.subject import PREFIXES, Subject
 
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.evaluation import encode as encoding
 from toklip_jax.evaluation.fid import Reference, write_statistics
-from toklip_jax.evaluation.suite import Result, Suite, flat_figures
+from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.outputs.features import PREFIXES
+from toklip_jax.evaluation.registry import build_evaluation
+from toklip_jax.evaluation.results import Result, flat_figures
+from toklip_jax.evaluation.suite import Kept, Suite
 from toklip_jax.metrics import Estimate, Gaussian
 from toklip_jax.models.inception.config import InceptionConfig
 from toklip_jax.models.inception.model import Inception
 from toklip_jax.models.llamagen.config import LlamaGenConfig
-from toklip_jax.models.siglip.config import TextConfig, VisionConfig
-from toklip_jax.models.siglip.model import ImageTower
+from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
+from toklip_jax.models.siglip.model import Teacher
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.model import TokLIP
 from toklip_jax.nn.config import Compute
@@ -35,15 +37,18 @@ VQ = LlamaGenConfig(
 )
 VISION = VisionConfig(32, 2, 4, 64, image_size=SIZE, patch_size=8, is_causal=True)
 TEXT = TextConfig(32, 1, 4, 64, vocab_size=280, context_length=8)
-SUBJECT = Subject(Compute(is_scanned=False), TokLIPConfig(VQ, VISION, TEXT), VISION)
+COMPUTE = Compute(is_scanned=False)
+TEACHER = TeacherConfig(VISION, TEXT)
+CONFIGS = {"toklip": TokLIPConfig(VQ, VISION, TEXT), "teacher": TEACHER}
+MODELS = Models.from_configs(COMPUTE, CONFIGS)
 
 
 @functools.cache
 def parameters():
-    model, tower = TokLIP(SUBJECT.toklip, SUBJECT.compute), ImageTower(VISION, SUBJECT.compute)
+    model, tower = TokLIP(CONFIGS["toklip"], COMPUTE), Teacher(TEACHER, COMPUTE)
     images, token_ids = np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 8), np.int32)
     init = jax.jit(model.init)(jax.random.key(0), images, token_ids)["params"]
-    teacher = jax.jit(tower.init)(jax.random.key(1), images)["params"]
+    teacher = jax.jit(tower.init)(jax.random.key(1), images, token_ids)["params"]
     return {"toklip": init, "teacher": teacher}
 
 
@@ -53,9 +58,10 @@ def tokenizer():
     return TextTokenizer(train_tokenizer(texts, TEXT.vocab_size), TEXT.context_length)
 
 
-def suite(sections, devices=1, batch_size=8, subject=SUBJECT):
+def suite(sections, devices=1, batch_size=8, models=MODELS):
     mesh = make_mesh({"data": devices}, jax.devices()[:devices])
-    return Suite(sections, subject, mesh, SIZE, tokenizer(), batch_size)
+    evaluations = {name: build_evaluation(name, section) for name, section in sections.items()}
+    return Suite(evaluations, models, mesh, tokenizer=tokenizer(), batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +181,7 @@ def test_the_batch_size_changes_no_figure(sections, results):
 
 def test_two_and_eight_devices_give_the_counts_of_one(sections, results, tmp_path):
     """In a process of eight devices: the same counts, means to rounding."""
-    chosen = ("classes", "captions", "pictures")  # probes judge on one device anyway
+    chosen = ("classes", "captions", "pictures")  # probes are fitted on one device anyway
     sections, results = ({name: d[name] for name in chosen} for d in (sections, results))
     (tmp_path / "sections.json").write_text(json.dumps(sections))
     done = subprocess.run(
@@ -218,17 +224,17 @@ def test_an_evaluation_that_was_interrupted_goes_on(sections, results, tmp_path,
 
     monkeypatch.setattr(encoding, "_encode_batch", stopping)
     with pytest.raises(KeyboardInterrupt):
-        suite(chosen).run(parameters(), True, tmp_path, key="weights")
+        suite(chosen).run(parameters(), has_baselines=True, kept=Kept(tmp_path, "weights"))
     counted = []
     monkeypatch.setattr(
         encoding, "_encode_batch", lambda *args: counted.append(args) or encode_batch(*args)
     )
-    again = suite(chosen).run(parameters(), True, tmp_path, key="weights")
+    again = suite(chosen).run(parameters(), has_baselines=True, kept=Kept(tmp_path, "weights"))
     assert_same(plain(again), plain({name: results[name] for name in chosen}))
     total = 3 + 1 + 3 + 6  # batches of pictures, class names, pictures, captions
     assert len(counted) == total - 3
     counted.clear()
-    suite(chosen).run(parameters(), True, tmp_path, key="other weights")
+    suite(chosen).run(parameters(), has_baselines=True, kept=Kept(tmp_path, "other weights"))
     assert len(counted) == total
 
 
@@ -288,24 +294,24 @@ def test_rfid_is_there_where_inception_is(tmp_path):
     init = jax.jit(Inception(inception).init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))
     random = np.random.default_rng(0)
     drawn = jax.tree.map(lambda x: random.uniform(0.1, 0.5, x.shape).astype(x.dtype), init)
-    subject = dataclasses.replace(SUBJECT, inception=inception)
+    models = Models.from_configs(COMPUTE, {**CONFIGS, "inception": inception})
     params = parameters() | {"inception": drawn["params"]}
     section = {"kind": "reconstruction", "source": synthetic(num_samples=9)}
-    (own,) = suite({"it": section}, subject=subject).run(params)["it"].rows
+    (own,) = suite({"it": section}, models=models).run(params)["it"].rows
     assert 0 < own["rfid"] < np.inf
     d = inception.pool_dim
     write_statistics(tmp_path / "s.npz", Reference(Gaussian(np.zeros(d), np.eye(d))))
     section["reference"] = str(tmp_path / "s.npz")
-    (other,) = suite({"it": section}, subject=subject).run(params)["it"].rows
+    (other,) = suite({"it": section}, models=models).run(params)["it"].rows
     assert other["rfid"] > own["rfid"]
     assert {**other, "rfid": 0} == {**own, "rfid": 0}
 
 
 def test_a_model_that_is_missing_is_named(folder):
-    subject = Subject(SUBJECT.compute, teacher=VISION, text=TEXT)
+    models = Models.from_configs(COMPUTE, {"teacher": TEACHER})
     section = {"kind": "reconstruction", "source": synthetic()}
     with pytest.raises(ValueError, match=r"expected a model for the evaluation reconstruction"):
-        suite({"it": section}, subject=subject).run({"teacher": {}, "text": {}})
+        suite({"it": section}, models=models).run({"teacher": {}})
 
 
 def synthetic(num_samples=4):

@@ -37,9 +37,9 @@ def test_counts_do_not_depend_on_the_split(sizes):
             for x, y in zip(cut(logits, sizes), cut(labels, sizes), strict=True)
         ],
     )
-    usage = merged(CodeUsage.empty(11), [CodeUsage.from_ids(x, 11) for x in cut(ids, sizes)])
+    usage = merged(CodeUsage.empty((11,)), [CodeUsage.from_ids(x, (11,)) for x in cut(ids, sizes)])
     assert accuracy.compute() == TopK.from_logits(logits, labels, (1, 3)).compute()
-    assert usage.compute() == CodeUsage.from_ids(ids, 11).compute()
+    assert usage.compute() == CodeUsage.from_ids(ids, (11,)).compute()
 
 
 @pytest.mark.parametrize("sizes", SPLITS)
@@ -57,7 +57,7 @@ def test_padding_is_not_counted():
     assert padded_mean.compute() == Mean.from_values(np.array([1.0, 2.0])).compute()
     assert TopK.from_ranks(np.array([0, 3, 0]), (1,), mask).compute()[1].value == 0.5
     ids = np.array([[0, 1], [1, 1], [4, 4]])
-    assert CodeUsage.from_ids(ids, 5, mask).counts.tolist() == [1, 3, 0, 0, 0]
+    assert CodeUsage.from_ids(ids, (5,), mask).counts[0].tolist() == [1, 3, 0, 0, 0]
 
 
 def test_weights_say_how_often_a_value_counts():
@@ -69,7 +69,7 @@ def test_weights_say_how_often_a_value_counts():
 def test_nothing_counted_is_nan_not_an_error():
     assert math.isnan(Mean.empty().compute().value)
     assert math.isnan(TopK.empty((1,)).compute()[1].value)
-    assert CodeUsage.empty(4).compute() == (0.0, 0.0)
+    assert CodeUsage.empty((4,)).compute() == (0.0, 0.0)
 
 
 def test_error_of_a_share_is_binomial():
@@ -100,14 +100,14 @@ def test_a_diverged_or_unknown_answer_ranks_last():
 
 
 def test_perplexity_of_equally_used_codes_is_their_number():
-    summary = CodeUsage.from_ids(np.array([[0, 1, 2, 3]]), 16).compute()
+    summary = CodeUsage.from_ids(np.array([[0, 1, 2, 3]]), (16,)).compute()
     assert summary.usage == 0.25
     assert summary.perplexity == pytest.approx(4)
 
 
 def test_an_id_outside_the_codebook_is_refused():
     with pytest.raises(ValueError, match=r"expected ids in \[0, 4\), got 1 to 4"):
-        CodeUsage.from_ids(np.array([[1, 4]]), 4)
+        CodeUsage.from_ids(np.array([[1, 4]]), (4,))
 
 
 def test_one_process_merges_to_itself():
@@ -122,8 +122,8 @@ from toklip_jax.metrics import CodeUsage, Mean, TopK, merge_across_hosts
 rank = int(sys.argv[2])
 mean = merge_across_hosts(Mean.from_values(np.array([0.1, 1e9 + 1 / 3])[rank:rank + 1]))
 hits = merge_across_hosts(TopK.from_ranks(np.arange(3 + rank), (1, 3)))
-huge = merge_across_hosts(CodeUsage(counts=np.array([2**40, rank])))
-print(repr(mean.total), mean.weight, hits.hits.tolist(), hits.count, huge.counts.tolist())
+huge = merge_across_hosts(CodeUsage(counts=(np.array([2**40, rank]),)))
+print(repr(mean.total), mean.weight, hits.hits.tolist(), hits.count, huge.counts[0].tolist())
 """
 
 

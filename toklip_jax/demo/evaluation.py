@@ -15,7 +15,7 @@ from toklip_jax.demo.names import (
     pixel_neighbour_row,
 )
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
 from toklip_jax.evaluation.registry import register_evaluation
@@ -38,7 +38,7 @@ class Emoji(Evaluation):
         "Emoji in a drawing style that no stage saw: naming them, and finding them by name."
     )
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         source = {"kind": "emoji", "split": self.split, "size": self.size, "part": "test"}
         return {"test": source}
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import text_space_outputs
 from toklip_jax.evaluation.tables import Cell
@@ -62,7 +62,7 @@ class Evaluation:
 
     about: ClassVar[str] = ""
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         """Returns the sets of images by name: configs of data sources, or generators."""
         raise NotImplementedError
 

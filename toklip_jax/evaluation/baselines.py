@@ -1,4 +1,4 @@
-"""A tokenizer without learning, to compare others with: k-means on patches of pixels."""
+"""A tokenizer that learns nothing, to compare others with: k-means on patches of pixels."""
 
 import functools
 import math

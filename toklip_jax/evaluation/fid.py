@@ -91,7 +91,7 @@ def missing_inception_message(got: str) -> str:
 
 
 def read_statistics(path: str | pathlib.Path) -> Reference:
-    """Reads statistics from an .npz in the ADM evaluator's layout; `mu_s`, `sigma_s` may be missing.
+    """Reads statistics from an .npz in the ADM evaluator's layout; `mu_s`, `sigma_s` are optional.
 
     Images stored beside them (`arr_0`) are not read.
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.fid import fid, read_statistics
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs, present_outputs
 from toklip_jax.evaluation.reconstruction import count_details
@@ -24,8 +24,8 @@ class Generation(Evaluation):
         reference: an .npz of statistics in the ADM evaluator's layout.
     """
 
-    source: Source
-    real: Source | None = None
+    source: ImageSource
+    real: ImageSource | None = None
     reference: str = ""
 
     about: ClassVar[str] = "How close generated images are to real ones."
@@ -34,7 +34,7 @@ class Generation(Evaluation):
         if self.real and self.reference:
             raise ValueError("expected either real or reference to compare with, got both")
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"samples": self.source} | ({"real": self.real} if self.real else {})
 
     def outputs(

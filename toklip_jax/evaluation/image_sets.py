@@ -9,7 +9,7 @@ import jax
 
 from toklip_jax.data import pipeline
 from toklip_jax.data.images import Decode
-from toklip_jax.data.sources import build_source, is_raw
+from toklip_jax.data.sources import ENCODED, SourceConfig
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import FirstCaption, Transform
 from toklip_jax.evaluation.outputs import named_output
@@ -19,7 +19,8 @@ NO_TOKENIZER = (
     "expected a text tokenizer for class names and captions, got none: name it in the config's "
     "text.tokenizer"
 )
-Source = Mapping[str, Any] | SampleSource  # what a section names: a config, or a generator itself
+# What an evaluation is made with: a data source, a generator's config, or a generator itself.
+ImageSource = Mapping[str, Any] | SourceConfig | SampleSource
 Batches = Callable[[int], Iterator[Mapping[str, Any]]]  # from a batch's number on
 Outputs = tuple[str, ...]
 
@@ -30,7 +31,7 @@ class Reading:
 
     Attributes:
         image_size: pixels that encoded images are resized to.
-        resize: how, of `decode.RESIZES`.
+        resize: how, of `data.images.RESIZES`.
         tokenizer: of captions.
         batch_size: images encoded at once, by all devices of all hosts.
         num_workers: processes that read.
@@ -55,15 +56,16 @@ class DataSet:
 
     grid = None
 
-    def __init__(self, config: Mapping[str, Any]):
-        self._config = dict(config)
-        self.source = build_source(self._config)
+    def __init__(self, config: SourceConfig):
+        self._config, self._is_encoded = config, config.gives == ENCODED
+        self.source = config.open()
         self.description = set_key(config)
-        self.title = config.get("part", config.get("split", config["kind"]))
+        named = config.arguments
+        self.title = str(named.get("part", named.get("split", config.kind)))
 
     def only_possible(self, outputs: Outputs) -> Outputs:
         """Returns the outputs that can be made of what the source has; ids alone have no pixels."""
-        if is_raw(self._config) or "images" in self.source[0]:
+        if self._is_encoded or "images" in self.source[0]:
             return outputs
         return tuple(name for name in outputs if named_output(name).pixels == "none")
 
@@ -77,10 +79,10 @@ class DataSet:
         transform: Transform = FirstCaption()
         if "token_ids" in outputs:
             tokenizer = reading.tokenizer
-            if is_raw(self._config) and tokenizer is None:
+            if self._is_encoded and tokenizer is None:
                 raise ValueError(NO_TOKENIZER)
-            source = build_source(self._config, tokenizer)  # now with its captions
-        if is_raw(self._config):
+            source = self._config.open(tokenizer)  # now with its captions
+        if self._is_encoded:
             transform = Decode(reading.image_size, False, tokenizer, resize=reading.resize)
 
         def batches(start):
@@ -138,21 +140,42 @@ class GeneratedSet:
 ImageSet = DataSet | GeneratedSet
 
 
-def open_set(source: Source) -> ImageSet:
-    """Opens the images that a section names.
+def open_set(source: ImageSource) -> ImageSet:
+    """Opens the images that an evaluation asks for.
 
     Raises:
         ValueError, FileNotFoundError: from the config; an unknown kind.
     """
-    if not isinstance(source, Mapping):
-        return GeneratedSet(source)
-    if source.get("kind") in SAMPLES:
+    if _is_config_of_samples(source):
         return GeneratedSet(build_samples(source))
-    return DataSet(source)
+    if isinstance(source, Mapping):
+        source = SourceConfig.from_plain(source)
+    return DataSet(source) if isinstance(source, SourceConfig) else GeneratedSet(source)
 
 
-def set_key(source: Source) -> str:
+def check_source(source: ImageSource, where: str) -> None:
+    """Checks a source without opening it.
+
+    Args:
+        where: its place in the config, for messages.
+
+    Raises:
+        ValueError: an unknown kind, or arguments that it doesn't take.
+    """
+    if _is_config_of_samples(source):
+        build_samples(source)
+    elif isinstance(source, Mapping):
+        SourceConfig.from_plain(source, where)
+
+
+def set_key(source: ImageSource) -> str:
     """Returns what tells sets apart, so that each is encoded once for all that ask for it."""
+    if isinstance(source, SourceConfig):
+        source = source.to_plain()
     if isinstance(source, Mapping):
         return json.dumps(dict(source), sort_keys=True)
     return f"samples {id(source)}"
+
+
+def _is_config_of_samples(source):
+    return isinstance(source, Mapping) and source.get("kind") in SAMPLES

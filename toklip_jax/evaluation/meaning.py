@@ -8,7 +8,7 @@ import dataclasses
 from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.probe import knn, linear_probe
@@ -30,14 +30,14 @@ class Meaning(Evaluation):
         test: other images of the same classes.
     """
 
-    train: Source
-    test: Source
+    train: ImageSource
+    test: ImageSource
 
     about: ClassVar[str] = (
         "How much of what an image shows its ids and tokens tell a simple classifier."
     )
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"train": self.train, "test": self.test}
 
     def outputs(

@@ -103,7 +103,7 @@ class Models:
 
     @property
     def decodes_any_grid(self) -> bool:
-        """Whether the VQ tokenizer must be told the grid of its ids; a TokLIP has one of its own."""
+        """Whether the VQ tokenizer is told the grid of its ids; a TokLIP has one of its own."""
         return self._player("vq") == "vq"
 
     def _player(self, role):

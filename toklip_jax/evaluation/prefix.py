@@ -8,7 +8,7 @@ import dataclasses
 from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.label_maps import label_rows
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
@@ -26,19 +26,19 @@ class Prefix(Evaluation):
         source: labelled images.
         classes: as `zeroshot.ZeroShot.classes`.
         templates: as there.
-        train: labelled images for a linear probe and nearest neighbours; None for class names alone.
+        train: labelled images for a linear probe and neighbours; None for class names alone.
     """
 
-    source: Source
+    source: ImageSource
     classes: str = ""
     templates: str = "imagenet_80"
-    train: Source | None = None
+    train: ImageSource | None = None
 
     about: ClassVar[str] = (
         "What the first ids alone say: attention is causal, so an image can be cut short."
     )
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"test": self.source} | ({"train": self.train} if self.train else {})
 
     def outputs(

@@ -14,7 +14,7 @@ from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.baselines import fit_patch_codebook
 from toklip_jax.evaluation.batches import padded_batches
 from toklip_jax.evaluation.fid import fid, read_statistics
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs, present_outputs
 from toklip_jax.metrics import (
@@ -45,13 +45,13 @@ class Reconstruct(Evaluation):
         baseline: images to fit k-means patches to, a tokenizer of the same rate; for small sets.
     """
 
-    source: Source
+    source: ImageSource
     reference: str = ""
-    baseline: Source | None = None
+    baseline: ImageSource | None = None
 
     about: ClassVar[str] = "How much of an image is left when it is drawn again from its ids."
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"test": self.source} | ({"baseline": self.baseline} if self.baseline else {})
 
     def outputs(

@@ -6,6 +6,7 @@ from typing import Any
 from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.generation import Generation
+from toklip_jax.evaluation.image_sets import check_source
 from toklip_jax.evaluation.meaning import Meaning
 from toklip_jax.evaluation.prefix import Prefix
 from toklip_jax.evaluation.reconstruction import Reconstruct
@@ -39,10 +40,28 @@ def build_evaluation(name: str, section: Mapping[str, Any]) -> Evaluation:
         name: of the section, for messages.
 
     Raises:
-        ValueError: an unknown kind or field; names the nearest.
+        ValueError: an unknown kind or field, which names the nearest, or a source that is not one.
     """
     if "kind" not in section:
         raise ValueError(f"expected a kind in evaluations.{name}, got {sorted(section)}")
     kind = check_name(f"evaluations.{name}.kind", section["kind"], EVALUATIONS)
     fields = {field: value for field, value in section.items() if field != "kind"}
-    return from_fields(EVALUATIONS[kind], fields, f"evaluations.{name}")
+    evaluation = from_fields(EVALUATIONS[kind], fields, f"evaluations.{name}")
+    for part, source in evaluation.sets().items():
+        check_source(source, f"evaluations.{name}, {part}")
+    return evaluation
+
+
+def kind_of(evaluation: Evaluation) -> str:
+    """Returns the kind under which an evaluation's class is registered.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for kind, cls in EVALUATIONS.items():
+        if type(evaluation) is cls:
+            return kind
+    raise ValueError(
+        f"expected an evaluation among {sorted(EVALUATIONS)}, got a {type(evaluation).__name__}: "
+        f"call register_evaluation with it"
+    )

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
 from toklip_jax.evaluation.batches import map_batches
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
 from toklip_jax.metrics import AnyArray, Estimate, TopK, best_ranks
@@ -34,12 +34,12 @@ class Retrieval(Evaluation):
             too high, so that figures published from it can be compared (see `recall_at_k`).
     """
 
-    source: Source
+    source: ImageSource
     reference_count: bool = False
 
     about: ClassVar[str] = "Which text belongs to an image, and which image to a text."
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"test": self.source}
 
     def outputs(

@@ -1,8 +1,4 @@
-"""The evaluations of a config, run together: each set of images is encoded once, for all of them.
-
-A section is {"kind": ..., fields of that kind's class}, and stands under its name in the config's
-`evaluations`.
-"""
+"""Evaluations run together: each set of images is encoded once, for all of them."""
 
 import dataclasses
 import functools
@@ -15,9 +11,10 @@ import jax
 import numpy as np
 
 from toklip_jax.core.fields import check_name
+from toklip_jax.data.config import IMAGE_SIZE_OF_THE_MODEL
 from toklip_jax.data.images import RESIZES
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.evaluation.base import Encodings, Scores
+from toklip_jax.evaluation.base import Encodings, Evaluation, Scores
 from toklip_jax.evaluation.encode import Encoded, Parts, encode, text_batches
 from toklip_jax.evaluation.image_sets import (
     NO_TOKENIZER,
@@ -29,7 +26,7 @@ from toklip_jax.evaluation.image_sets import (
 )
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import compute_outputs
-from toklip_jax.evaluation.registry import build_evaluation
+from toklip_jax.evaluation.registry import kind_of
 from toklip_jax.evaluation.results import Result
 from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
 
@@ -52,11 +49,11 @@ class Suite:
 
     def __init__(
         self,
-        sections: Mapping[str, Mapping[str, Any]],
+        evaluations: Mapping[str, Evaluation],
         models: Models,
         mesh: jax.sharding.Mesh,
         *,
-        image_size: int | tuple[int, ...],
+        image_size: int | tuple[int, ...] = IMAGE_SIZE_OF_THE_MODEL,
         tokenizer: TextTokenizer | None = None,
         batch_size: int = 256,
         num_workers: int = 0,
@@ -65,24 +62,25 @@ class Suite:
         """Opens no data yet.
 
         Args:
-            sections: name -> section.
+            evaluations: by name.
             models: those that are evaluated.
-            image_size: pixels that encoded images are resized to.
+            image_size: pixels that encoded images are resized to, the side of a square or (height,
+                width); 0 for the models'.
             tokenizer: of class names and captions.
             batch_size: images encoded at once, by all devices; rounded up to what they divide. It
                 changes no figure.
             num_workers: processes that read images.
-            resize: how, of `decode.RESIZES`.
+            resize: how, of `data.images.RESIZES`.
 
         Raises:
-            ValueError: a section that is no evaluation, or an unknown `resize`; says what there is.
+            ValueError: an evaluation that is not registered, or an unknown `resize`.
         """
-        self._evaluations = {n: build_evaluation(n, section) for n, section in sections.items()}
-        self._kinds = {name: section["kind"] for name, section in sections.items()}
+        self._evaluations = dict(evaluations)
+        self._kinds = {name: kind_of(evaluation) for name, evaluation in evaluations.items()}
         self._models, self._mesh = models, mesh
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._reading = Reading(
-            image_size=image_size,
+            image_size=image_size or models.image_size or 0,
             resize=check_name("resize", resize, RESIZES),
             tokenizer=tokenizer,
             batch_size=-(-batch_size // ways) * ways,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
-from toklip_jax.evaluation.image_sets import Source
+from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.label_maps import label_map, label_rows
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
@@ -32,13 +32,13 @@ class ZeroShot(Evaluation):
         templates: of `prompt_sets.templates`.
     """
 
-    source: Source
+    source: ImageSource
     classes: str = ""
     templates: str = "imagenet_80"
 
     about: ClassVar[str] = "Classes named by text alone; no classifier was trained."
 
-    def sets(self) -> dict[str, Source]:
+    def sets(self) -> dict[str, ImageSource]:
         return {"test": self.source}
 
     def outputs(

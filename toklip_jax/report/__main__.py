@@ -8,10 +8,10 @@ from toklip_jax.report.write import write_report
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the page, prints its path; returns the exit status: 0, or 2 for the user to mend."""
+    """Writes the page and prints its path; returns the exit status: 0, or 2 for a user's error."""
     args = _parser().parse_args(argv)
     try:
-        path = write_report(args.workdir, args.phrase, args.output)
+        path = write_report(args.workdir, args.phrase, args.output, args.imports)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -23,12 +23,21 @@ def _parser():
     parser = argparse.ArgumentParser(
         "python -m toklip_jax.report", description="Writes one self-contained page about a run."
     )
-    parser.add_argument("workdir", type=pathlib.Path, help="of the run")
+    parser.add_argument("workdir", type=pathlib.Path, help="the run's directory")
     parser.add_argument(
         "--output", type=pathlib.Path, help="the page; WORKDIR/report/index.html by default"
     )
     parser.add_argument(
         "--phrase", action="append", default=[], help="a text to look for; may be repeated"
+    )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="a module that registers the run's own sources or evaluations; may be repeated "
+        "(modules of toklip_jax that the run's config names are imported anyway)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""What a finished run left in its workdir."""
+"""The files of a run, read from its workdir."""
 
 import dataclasses
 import json
@@ -16,10 +16,10 @@ class Run:
     """A run's files, read.
 
     Attributes:
-        workdir: where they lie.
-        config: of the run.
+        workdir: the directory of the run.
+        config: the run's.
         results: of its evaluations; empty where there are none.
-        metrics: what each stage logged while it trained; stages without a log are left out.
+        metrics: the log of each stage's training; stages without a log are left out.
     """
 
     workdir: pathlib.Path
@@ -39,18 +39,23 @@ class Run:
 
     @property
     def source(self) -> dict[str, Any] | None:
-        """Config of the page's images, or None."""
+        """The config of the page's images, or None."""
         return self.report.get("source") or self.config.get("source")
 
+    @property
+    def imports(self) -> list[str]:
+        """The modules that the config imports, which register the run's own kinds of things."""
+        return list(self.config.get("imports") or ())
+
     def details(self, name: str) -> tuple[str, Any] | None:
-        """Returns the first evaluation with such details: its name, and they."""
+        """Returns the name of the first evaluation that has such details, and these."""
         for evaluation, result in self.evaluations.items():
             if found := (result.get("details") or {}).get(name):
                 return evaluation, found
         return None
 
     def model_path(self, name: str) -> pathlib.Path:
-        """Returns where a model's weights should be, whether they are there or not."""
+        """Returns the path where a model's weights should be, whether they are there or not."""
         place = (self.config.get("models") or {}).get(name) or f"{STAGE_PREFIX}{name}"
         return weights_path(place, self.workdir)
 

@@ -1,4 +1,4 @@
-"""The head of the page: what was run, when, of which weights, on what."""
+"""The head of the page: the run, its date, its weights, software and devices."""
 
 import datetime
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import numpy as np
 
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import Markup, tag
+from toklip_jax.report.wording import ids_text, size_text
 from toklip_jax.weights import Weights, fingerprint
 
 MODELS = ("toklip", "teacher", "vq")
@@ -15,14 +16,16 @@ PACKAGES = ("jax", "flax", "numpy", "toklip_jax")
 
 
 def header(run: Run, weights: Weights | None) -> list[Markup]:
-    """Returns the page's head: what was run, when, of which weights, on what."""
+    """Returns the page's head.
+
+    Args:
+        weights: of the run's TokLIP, or None.
+    """
     facts = [("Run", tag("code", str(run.workdir))), ("Date", _date(run))]
     if weights is not None:
-        vision, vq = weights.config.vision, weights.config.vq
-        shape = (
-            f"{vision.image_size} px, {vision.num_tokens} ids of {vq.codebook_size:,} codes, "
-            f"depth {vision.depth}, width {vision.width}"
-        )
+        vision = weights.config.vision
+        ids = ids_text(vision.num_tokens, weights.config.vq)
+        shape = f"{size_text(vision.size)}, ids: {ids}, depth {vision.depth}, width {vision.width}"
         facts += [("Model", shape), ("Parameters", _parameters(weights))]
     facts += [(f"Weights, {name}", _weights(run, name)) for name in MODELS if _has(run, name)]
     facts += [("Measured with", _versions(run)), ("Devices", _devices(run))]
@@ -34,9 +37,9 @@ def _pipeline(weights):
     """From image to feature, with this model's sizes where they are known."""
     image, ids, tokens, feature = "", "", "", ""
     if weights is not None:
-        vision, codes = weights.config.vision, weights.config.vq.codebook_size
-        image = f"{vision.image_size} by {vision.image_size} pixels"
-        ids = f": {vision.num_tokens} of {codes:,} codes"
+        vision = weights.config.vision
+        image = size_text(vision.size)
+        ids = f": {ids_text(vision.num_tokens, weights.config.vq)}"
         tokens = f": {vision.num_tokens} vectors of {vision.width}"
         feature = f": one of {vision.width}"
     steps = (

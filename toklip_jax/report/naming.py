@@ -1,4 +1,4 @@
-"""The page's section of names: which phrases images are nearest to, and which images phrases find.
+"""The page's section of names: the phrases nearest to an image, and the images nearest to one.
 
 A phrase is right for an image whose title it equals, case and punctuation aside.
 """
@@ -14,11 +14,11 @@ from toklip_jax.report.gallery import Gallery
 from toklip_jax.report.markup import Markup, tag
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section
+from toklip_jax.report.parts import thumbnail
 from toklip_jax.report.phrases import Phrases
-from toklip_jax.report.pictures import thumbnail
 
 DEPTH = 5  # answers shown
-NUM_ASKED = 4  # titles that are looked for
+NUM_ASKED = 4  # titles whose nearest images are shown
 IMAGE_PIXELS = 192  # of a large image beside its names
 RIGHT = tag("span", "✓", class_="right", role="img", aria_label="right")
 
@@ -27,15 +27,15 @@ def naming_section(gallery: Gallery, phrases: Phrases, output: Output) -> Sectio
     """Returns the phrases nearest to the images, and the images nearest to some titles."""
     named = [_named(gallery, phrases, i, output) for i in range(len(gallery.picks))]
     lead = [
-        f"Which of the page's {len(phrases.texts):,} phrases are nearest to an image (cosine of "
-        "text and image feature, at full width), as they stand, without the prompts that "
-        "evaluations may put around them. ",
+        f"For each image, the nearest of the page's {len(phrases.texts):,} phrases (cosine of text "
+        "and image feature, at full width). Phrases are taken as they are, without the prompts "
+        "that evaluations may put around them. ",
         RIGHT,
-        " marks what the source says is in the image; where that is not among the first "
-        f"{DEPTH}, it is below them with its place.",
+        " marks the name that the source gives the image; where it is not among the first "
+        f"{DEPTH}, it follows with its rank.",
     ]
     body = [tag("div", named, class_="named"), _found(gallery, phrases, output)]
-    return Section("naming", "What images are called", lead, body)
+    return Section("naming", "Names for the images", lead, body)
 
 
 def are_right(titles: Sequence[str], phrases: Sequence[str]) -> Bool[np.ndarray, "m p"]:
@@ -97,8 +97,8 @@ def _found(gallery, phrases, output) -> list[Markup]:
         )
         rows.append(tag("li", heading, tag("div", found)))
     return [
-        tag("h3", "And the other way round"),
-        tag("p", f"The images that a text finds first, {gallery.among}."),
+        tag("h3", "Images for a name"),
+        tag("p", f"The images nearest to a text, {gallery.among}."),
         tag("ul", rows, class_="found"),
     ]
 

@@ -18,11 +18,6 @@ WARM = (0.25, 0.9)  # part of the similarity's colours in use
 OPAQUE = 0.9  # of the most similar
 
 
-def to_bytes(images: Float[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b h w 3"]:
-    """Returns images in [-1, 1] as bytes."""
-    return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
 def absolute_errors(
     originals: UInt8[np.ndarray, "b h w 3"], restored: Float[np.ndarray, "b h w 3"]
 ) -> Float[np.ndarray, "b h w"]:

@@ -1,4 +1,4 @@
-"""Result tables: ours, beside the baselines, and what was published."""
+"""The page's section of results: our tables, with baselines, and published figures."""
 
 import math
 import re
@@ -6,29 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from toklip_jax.evaluation.published import SOURCES, published_like
+from toklip_jax.evaluation.registry import EVALUATIONS
 from toklip_jax.evaluation.tables import NOTHING, figure_label, format_cell
 from toklip_jax.metrics import Estimate
-from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import tag
 from toklip_jax.report.page import Section, table
 
-KINDS = {
-    "emoji": "Emoji in a drawing style that no stage saw: naming them, and finding them by name.",
-    "zeroshot": "Classes named by text alone; no classifier was trained.",
-    "retrieval": "Which text belongs to an image, and which image to a text.",
-    "reconstruction": "What an image is worth once it is ids.",
-    "meaning": "How much of what an image shows its ids and tokens tell a simple classifier.",
-    "prefix": "What the first ids alone say: attention is causal, so an image can be cut short.",
-}
 LOWER_IS_BETTER = ("rfid", "fid", "loss", "mse", "error")
-UNJUDGED = ("num_", "perplexity", "code_usage")  # more of these is not better as such
+NO_RANKING = ("num_", "perplexity", "code_usage")  # more of these is not better as such
 MAX_COLUMNS = 6
 TRAINED = ("toklip", "teacher", "vq")
 
 
-def results_section(run: Run, config: TokLIPConfig | None) -> Section:
-    """Returns the tables of all evaluations, and the published figures of the same size."""
+def results_section(run: Run, config: Any | None) -> Section:
+    """Returns the tables of all evaluations, and published figures of models of the same size.
+
+    Args:
+        config: of the run's TokLIP, or None.
+    """
     title = "Results"
     tables = [_evaluation(name, result, run) for name, result in run.evaluations.items()]
     published = published_like(config) if config else []
@@ -37,14 +33,14 @@ def results_section(run: Run, config: TokLIPConfig | None) -> Section:
     if not tables:
         return Section("results", title, "Left out: the run has not been evaluated yet.")
     lead = (
-        "What was measured on data that no stage was trained on, beside baselines measured in the "
+        "All figures are measured on data that no stage was trained on, those of baselines in the "
         "same way; ± is one standard error, and the best of the trained models is in bold."
     )
     return Section("results", title, lead, tables)
 
 
 def cell_text(cell: Any) -> str:
-    """Returns a figure of results.json as people read it."""
+    """Returns a figure of results.json for people."""
     return format_cell(_cell(cell))
 
 
@@ -57,16 +53,17 @@ def _evaluation(name, result, run):
         [str(row.get("model", "")), *(_data(row.get(f), best[f], row in trained) for f in figures)]
         for row in rows
     ]
-    kind = result.get("kind", name)
+    kind = EVALUATIONS.get(result.get("kind", name))
+    about = kind.about if kind else ""  # another package's may not be imported
     return [
         tag("h3", name[:1].upper() + name[1:].replace("_", " ")),
-        tag("p", KINDS.get(kind, ""), " ", _counts(result)),
+        tag("p", about, " ", _counts(result)),
         _table(["model", *map(figure_label, figures)], body, f"Results of {name}"),
     ]
 
 
 def _table(head, body, caption):
-    """A table of models by figures; of figures by models where those are many."""
+    """A table with a row for each model; where there are many figures, with a column for each."""
     if len(head) > MAX_COLUMNS >= len(body):
         head, *body = zip(head, *body, strict=True)
         head = ["", *head[1:]]
@@ -89,7 +86,7 @@ def _counts(result):
     sets = [f"{count:,} of {name}" for name, count in (result.get("num_images") or {}).items()]
     skipped = [f"{n:,} {cause}" for cause, n in (result.get("skipped") or {}).items() if n]
     text = f"Images: {', '.join(sets)}." if sets else ""
-    return text + (f" Not judged: {', '.join(skipped)}." if skipped else "")
+    return text + (f" Not evaluated: {', '.join(skipped)}." if skipped else "")
 
 
 def _data(cell, best, is_trained):
@@ -102,15 +99,15 @@ def _data(cell, best, is_trained):
 
 
 def _best(figure, rows):
-    """The best value among at least two; None where none is better."""
+    """The best of at least two values; None where more is not better as such."""
     values = [value for row in rows if (value := _value(row.get(figure))) is not None]
-    if len(values) < 2 or figure.startswith(UNJUDGED):
+    if len(values) < 2 or figure.startswith(NO_RANKING):
         return None
     return (min if figure.endswith(LOWER_IS_BETTER) else max)(values)
 
 
 def _is_trained(row: Mapping[str, Any], run: Run) -> bool:
-    """Says whether a row is of a model of this run, and no baseline: by the models' names."""
+    """Whether a row is of a model of this run rather than a baseline, by the models' names."""
     name = re.split(r"[,(:]", str(row.get("model", "")).lower())[0].strip()
     return name in {*TRAINED, *map(str.lower, run.results.get("weights", {}))}
 

@@ -1,16 +1,14 @@
-"""The page's sections that need no image: training, codes, confusion, how it was measured."""
+"""The page's sections that need no images: training, confusion, how it was measured."""
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from toklip_jax.evaluation.tables import figure_label
-from toklip_jax.metrics import CodeUsage
-from toklip_jax.report.charts import code_histogram, confused_labels, confusion_matrix, curve
+from toklip_jax.report.charts import confused_labels, confusion_matrix, curve
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import tag
 from toklip_jax.report.output import Output
@@ -25,7 +23,7 @@ def training_section(run: Run, output: Output) -> Section:
     title = "Training"
     if not run.metrics:
         return Section("training", title, "Left out: this run has no log of its training.")
-    lead = "What each stage logged: single values faint, their running mean in front."
+    lead = "The values that each stage logged, faint, and their running mean."
     body = []
     for stage, records in run.metrics.items():
         series = _series(records)
@@ -42,44 +40,22 @@ def training_section(run: Run, output: Output) -> Section:
     return Section("training", title, lead, body)
 
 
-def usage_section(
-    run: Run, output: Output, ids: Int[np.ndarray, "m n"] | None, size: int
-) -> Section:
-    """Returns how often each code occurs: of an evaluation, else of the page's own images."""
-    title, found = "Use of the codebook", run.details("code_counts")
-    if found is None and ids is None:
-        return Section("codes", title, "Left out: neither an evaluation nor images counted codes.")
-    if found is not None:
-        counts, where = np.asarray(found[1], np.int64), f"in the images of {found[0]}"
-    else:
-        counts = CodeUsage.from_ids(ids, size).counts
-        where = f"in the {len(ids):,} images looked at here"
-    usage, perplexity = CodeUsage(counts).compute()
-    used, total = int(np.count_nonzero(counts)), len(counts)
-    lead = (
-        f"{used:,} of {total:,} codes ({usage:.1%}) are used {where}; {total - used:,} are dead. "
-        f"Perplexity is {perplexity:,.0f}: so many equally frequent codes would say as much."
-    )
-    alt = f"Occurrences of each code on a logarithmic axis; {used} of {total} are used"
-    return Section("codes", title, lead, output.chart(code_histogram(counts), "codes", alt))
-
-
 def confusion_section(run: Run, output: Output) -> Section:
     """Returns which classes are taken for which."""
-    title, found = "What is taken for what", run.details("confusion")
+    title, found = "Confused classes", run.details("confusion")
     if found is None:
-        lead = "Left out: no evaluation of this run counted which class was taken for which."
+        lead = "Left out: no evaluation of this run counted which classes are confused."
         return Section("confusion", title, lead)
     name, confusion = found
     counts, labels = np.asarray(confusion["counts"], np.int64), confusion["labels"]
     kept = confused_labels(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     lead = (
-        f"{_judged(run, name)} in {name.replace('_', ' ')}: each row is a true class and says what "
-        f"its images were taken for, in per cent; right answers are on the diagonal."
+        f"{_evaluated(run, name)} in {name.replace('_', ' ')}: each row is a true class and shows "
+        f"how its images were classified, in per cent; right answers are on the diagonal."
     )
     if len(kept) < len(labels):
-        lead += f" Shown are {len(kept)} of {len(labels):,} classes, those most often confused."
+        lead += f" Only the {len(kept)} of {len(labels):,} classes confused most often are shown."
     figure = confusion_matrix(shares[np.ix_(kept, kept)], [labels[i] for i in kept])
     right = np.trace(counts) / max(counts.sum(), 1)
     alt = f"Confusion matrix of {len(kept)} classes; {right:.0%} of the images are right"
@@ -87,8 +63,16 @@ def confusion_section(run: Run, output: Output) -> Section:
     return Section("confusion", title, lead, [chart, _confusions(counts, labels)])
 
 
-def method_section(run: Run, source: Mapping[str, Any] | None, phrases: list[str]) -> Section:
-    """Returns how to come by this page again."""
+def method_section(
+    run: Run, source: Mapping[str, Any] | None, phrases: Sequence[str], notes: Sequence[str] = ()
+) -> Section:
+    """Returns how to make this page again.
+
+    Args:
+        source: of the page's images, or None.
+        phrases: that were asked for on the command line.
+        notes: what was left out, and why.
+    """
     workdir = shlex.quote(str(run.workdir))
     options = "".join(f" --phrase={shlex.quote(phrase)}" for phrase in phrases)
     commands = [
@@ -99,6 +83,7 @@ def method_section(run: Run, source: Mapping[str, Any] | None, phrases: list[str
     config = json.dumps(run.config, indent=2, ensure_ascii=False)
     data = json.dumps(source, ensure_ascii=False) if source else "none"
     body = [
+        [tag("h3", "Left out"), [tag("p", note) for note in notes]] if notes else None,
         tag("h3", "Commands"),
         scroll_box(tag("pre", "\n".join(commands)), "Commands"),
         tag("h3", "Images of this page"),
@@ -106,11 +91,11 @@ def method_section(run: Run, source: Mapping[str, Any] | None, phrases: list[str
         tag("h3", "Config"),
         tag("details", tag("summary", "All fields"), scroll_box(tag("pre", config), "Config")),
     ]
-    return Section("method", "How it was measured", "What is needed to do it again.", body)
+    return Section("method", "How it was measured", "How to measure it again.", body)
 
 
 def _series(records):
-    """Name to (steps, values) of what was logged, each curve once."""
+    """Name -> (steps, values) of the values that were logged, equal curves once."""
     names = list(dict.fromkeys(k for record in records for k in record if k not in NOT_CURVES))
     names.sort(key=lambda name: (name != "loss", "learning_rate" in name, "/" in name))
     series: dict[str, tuple[list, list]] = {}
@@ -124,14 +109,14 @@ def _series(records):
     return dict(list(series.items())[:MAX_CURVES])
 
 
-def _judged(run, name):
-    """Whose answers an evaluation counted: TokLIP's, or the teacher's where there is no TokLIP."""
+def _evaluated(run, name):
+    """The model whose answers were counted: TokLIP, or the teacher where there is no TokLIP."""
     models = [row.get("model") for row in run.evaluations[name]["rows"]]
     return "TokLIP" if "TokLIP" in models else "The teacher"
 
 
 def _confusions(counts, labels):
-    """The most frequent errors: also for those who can't see the chart."""
+    """The most frequent errors, also for readers who can't see the chart."""
     errors = counts - np.diag(np.diag(counts))
     order = np.argsort(-errors, axis=None, kind="stable")[:5]
     pairs = [np.unravel_index(place, errors.shape) for place in order]

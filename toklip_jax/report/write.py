@@ -1,44 +1,38 @@
-"""Writes a run's page: reads what the run left, encodes a few images, joins the sections."""
+"""Writes a run's page: reads the run's files, encodes a few images, joins the sections."""
 
 import os
 import pathlib
 from collections.abc import Sequence
 
 from toklip_jax.api import Tokenizer
-from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.data.sources import registered
+from toklip_jax.models.registry import family_of
+from toklip_jax.report.extensions import import_extensions
 from toklip_jax.report.files import Run, read_run
 from toklip_jax.report.gallery import Gallery, make_gallery
 from toklip_jax.report.header import header
+from toklip_jax.report.ids import ids_section
+from toklip_jax.report.maps import map_data, map_section
 from toklip_jax.report.naming import naming_section
+from toklip_jax.report.neighbours import neighbour_section
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, render_page
 from toklip_jax.report.phrases import TextMaps, encode_phrases, text_maps
-from toklip_jax.report.pictures import (
-    ids_section,
-    map_data,
-    map_section,
-    neighbour_section,
-    reconstruction_section,
-)
+from toklip_jax.report.reconstructions import reconstruction_section
 from toklip_jax.report.results import results_section
-from toklip_jax.report.sections import (
-    confusion_section,
-    method_section,
-    training_section,
-    usage_section,
-)
-from toklip_jax.weights.base import Weights
-from toklip_jax.weights.read import read_weights
+from toklip_jax.report.sections import confusion_section, method_section, training_section
+from toklip_jax.report.usage import CountedIds, usage_section
+from toklip_jax.weights import Weights, read_weights
 
-# What sections need images, by anchor and title; the page says of each why it is missing.
-PICTURES = {
+# The sections that need images, by anchor and title; the page says of each why it is missing.
+IMAGE_SECTIONS = {
     "reconstructions": "Reconstructions",
-    "ids": "What ids are",
-    "where": "Where a text is",
-    "naming": "What images are called",
+    "ids": "Ids",
+    "where": "Where a text is in the image",
+    "naming": "Names for the images",
     "neighbours": "Nearest neighbours",
 }
-TEXTS = ("where", "naming")  # those that need phrases too
+TEXT_SECTIONS = ("where", "naming")  # those that need phrases too
 SIZES = ("num_images", "num_searched")  # fields of the config's section
 PAGE = pathlib.Path("report") / "index.html"
 
@@ -47,49 +41,56 @@ def write_report(
     workdir: str | pathlib.Path,
     phrases: Sequence[str] = (),
     output: str | pathlib.Path | None = None,
+    imports: Sequence[str] = (),
 ) -> pathlib.Path:
     """Writes a self-contained page about a run, and its pictures as PNGs beside it.
 
-    What a run doesn't have (images, a text tokenizer, an evaluation) is left out, and the page says
-    why.
+    Sections whose images, text tokenizer or evaluation a run doesn't have are left out, and the
+    page says why.
 
     Args:
         workdir: of a run.
         phrases: to look for in the images, before those of the config and the source's own names.
         output: the page; `WORKDIR/report/index.html` by default.
+        imports: modules that register the run's sources and evaluations. Of those that the run's
+            config names, the ones of toklip_jax itself are imported anyway.
 
     Returns:
-        Where the page is.
+        The path of the page.
 
     Raises:
-        ValueError: no run in `workdir`, or damaged files.
+        ValueError: no run in `workdir`, damaged files, or a module that can't be imported.
     """
     run = read_run(workdir)
+    notes = import_extensions(run.imports, imports)
     path = pathlib.Path(output) if output is not None else run.workdir / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     place = Output(path.parent)
-    weights, why = _weights(run)
-    toklip, gallery, why = _gallery(run, weights, why)
-    pictures, maps = _pictures(run, toklip, gallery, why, phrases, place)
+    weights, reason = _weights(run)
+    toklip, gallery, reason = _gallery(run, weights, reason, notes)
+    images, maps = _image_sections(run, toklip, gallery, reason, phrases, place)
     config = weights.config if weights else None
-    ids, size = (gallery.pool.ids, config.vq.codebook_size) if gallery else (None, 0)
+    own = CountedIds(gallery.pool.ids, config.vq.codebook_sizes) if gallery else None
     sections = [
         results_section(run, config),
         training_section(run, place),
-        *pictures,
-        usage_section(run, place, ids, size),
+        *images,
+        usage_section(run, place, own),
         confusion_section(run, place),
-        method_section(run, run.source if gallery else None, list(phrases)),
+        method_section(run, run.source if gallery else None, phrases, notes),
     ]
-    title = f"TokLIP: {run.workdir.resolve().name}"
-    data = map_data(maps) if maps else None
-    page = render_page(title, header(run, weights), sections, data)
+    page = render_page(
+        f"TokLIP: {run.workdir.resolve().name}",
+        header(run, weights),
+        sections,
+        data=map_data(maps) if maps else None,
+    )
     _replace(path, page)
     return path
 
 
 def _weights(run: Run) -> tuple[Weights | None, str]:
-    """TokLIP's weights, or None and why."""
+    """TokLIP's weights, or None and the reason."""
     path = run.model_path("toklip")
     if not path.exists():
         return None, f"the run has no weights of TokLIP: there is nothing at {path}."
@@ -97,39 +98,48 @@ def _weights(run: Run) -> tuple[Weights | None, str]:
         weights = read_weights(path)
     except (ValueError, OSError) as error:
         return None, f"TokLIP's weights can't be read: {error}."
-    if not isinstance(weights.config, TokLIPConfig):
+    if family_of(weights.config).role != "toklip":
         return None, f"the weights at {path} are another model's, not TokLIP's."
     return weights, ""
 
 
-def _gallery(run, weights, why) -> tuple[Tokenizer | None, Gallery | None, str]:
-    """The model and its images, or None and why."""
+def _gallery(run, weights, reason, notes) -> tuple[Tokenizer | None, Gallery | None, str]:
+    """The model and its images, or None and the reason."""
     if weights is None:
-        return None, None, why
+        return None, None, reason
     tokenizer = weights.tokenizer_path or run.tokenizer_path()
     toklip = Tokenizer.from_weights(weights, tokenizer=tokenizer)
     if run.source is None:
         return toklip, None, "the run's config names no source of images."
     sizes = {name: run.report[name] for name in SIZES if name in run.report}
-    resize = run.config.get("evaluation_resize", "squash")  # what is shown is what was judged
+    resize = run.config.get("evaluation_resize", "squash")  # as in the run's evaluations
     try:
         return toklip, make_gallery(toklip, run.source, resize, **sizes), ""
     except (ValueError, OSError) as error:
-        return toklip, None, f"the images can't be read: {error}"
+        return toklip, None, f"the images can't be read: {error}{_hint(run.source, notes)}"
 
 
-def _pictures(run, toklip, gallery, why, phrases, place) -> tuple[list[Section], TextMaps | None]:
+def _hint(source, notes):
+    """What to do about a source whose kind isn't known."""
+    if source.get("kind") in [kind.name for kind in registered()]:
+        return ""
+    return f". {' '.join(notes)}" if notes else "; pass --import=MODULE to import it for this page"
+
+
+def _image_sections(
+    run, toklip, gallery, reason, phrases, place
+) -> tuple[list[Section], TextMaps | None]:
     if gallery is None:
-        return [_left_out(slug, why) for slug in PICTURES], None
+        return [_left_out(slug, reason) for slug in IMAGE_SECTIONS], None
     asked: list[str] = [*phrases, *run.report.get("phrases", ())]
-    # Without a wish, what is in the images is looked for first.
+    # Unless phrases are asked for, those for what is in the images come first.
     vocabulary = set(gallery.vocabulary)
     asked += [title for title in gallery.titles if title in vocabulary]
     asked += gallery.vocabulary
     try:
         phrases = encode_phrases(toklip, asked)
     except ValueError as error:
-        maps, texts = None, [_left_out(slug, str(error)) for slug in TEXTS]
+        maps, texts = None, [_left_out(slug, str(error)) for slug in TEXT_SECTIONS]
     else:
         maps = text_maps(phrases, gallery.token_features)
         texts = [map_section(gallery, maps, place), naming_section(gallery, phrases, place)]
@@ -141,8 +151,8 @@ def _pictures(run, toklip, gallery, why, phrases, place) -> tuple[list[Section],
     ], maps
 
 
-def _left_out(slug: str, why: str) -> Section:
-    return Section(slug, PICTURES[slug], f"Left out: {why}")
+def _left_out(slug: str, reason: str) -> Section:
+    return Section(slug, IMAGE_SECTIONS[slug], f"Left out: {reason}")
 
 
 def _replace(path: pathlib.Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Evaluates a run, or released weights: the evaluations of a config on its models.
 
-A config's `models` name the weights by role, each a path, "stage:NAME" for what a stage of this run
-left, or "" for none.
+A config's `models` name the weights by role: `toklip`, `teacher`, `vq`, `inception`, each a path,
+"stage:NAME" for the weights that a stage of this run left, or "" for none.
 
 workdir/
     results.json    every figure, with config, weights' hashes, data, versions
@@ -23,10 +23,11 @@ import numpy as np
 from toklip_jax.core.fields import check_name
 from toklip_jax.evaluation.fid import load_inception, missing_inception_message
 from toklip_jax.evaluation.models import Models
+from toklip_jax.evaluation.reconstruction import Reconstruct
 from toklip_jax.evaluation.results import Result
 from toklip_jax.evaluation.suite import Kept
 from toklip_jax.evaluation.tables import results_table
-from toklip_jax.models.registry import family_of
+from toklip_jax.models.base import ROLES, family_of
 from toklip_jax.parallel.hosts import barrier, is_main_host
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.stages import build_suite
@@ -36,7 +37,6 @@ from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 from toklip_jax.weights import Weights, fingerprint
 from toklip_jax.weights.read import read_weights
 
-ROLES = ("toklip", "teacher", "vq", "inception")
 RESULTS, TABLES, ROWS = "results.json", "results.md", "evaluation"
 PACKAGES = ("toklip_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
@@ -44,7 +44,8 @@ PACKAGES = ("toklip_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 def evaluate(context: RunContext) -> dict[str, Result]:
     """Runs the evaluations that the config's `evaluate` names, and writes what they find.
 
-    What was encoded before an interruption is not encoded again.
+    Rows that were encoded before an interruption are not encoded again. Without a text tokenizer of
+    the run's own, the one saved with the weights is used.
 
     Returns:
         The results by name, on every host.
@@ -54,18 +55,23 @@ def evaluate(context: RunContext) -> dict[str, Result]:
     """
     experiment, workdir = context.experiment, context.workdir
     weights = read_models(context)
-    models, params, sharding = _models(weights, context)
+    as_trained = _as_trained(context, weights)
+    configs = {name: read.config for name, read in weights.items()}
+    models = Models.from_configs(experiment.compute, configs)
     if context.tokenizer_path is None:
         context = dataclasses.replace(context, tokenizer_path=_saved_tokenizer(weights))
     _say_what_is_left_out(experiment)
     suite = build_suite(context, experiment.evaluate, models)
     hashes = {name: fingerprint(weights_path(experiment.models[name], workdir)) for name in weights}
-    path = context.tokenizer_path
-    kept = Kept(workdir / ROWS, {"models": hashes, "tokenizer": fingerprint(path) if path else ""})
-    params = place(params, context.mesh, sharding)
+    tokenizer = fingerprint(context.tokenizer_path) if context.tokenizer_path else ""
+    kept = Kept(workdir / ROWS, {"models": hashes, "tokenizer": tokenizer})
+    params = {
+        name: place(tree, context.mesh, family_of(configs[name]).sharding)
+        for name, tree in as_trained.items()
+    }
     results = suite.run(params, has_baselines=True, kept=kept)
     if is_main_host():
-        _write(workdir, results, _provenance(experiment, weights, hashes))
+        _write(workdir, results, _provenance(experiment, hashes))
         shutil.rmtree(workdir / ROWS, ignore_errors=True)
     barrier("evaluated")
     return results
@@ -75,7 +81,8 @@ def read_models(context: RunContext) -> dict[str, Weights]:
     """Reads the weights that a config's `models` name.
 
     Raises:
-        ValueError: none, or weights of another role than their name says.
+        ValueError: none, weights of another role than their name says, or a VQ tokenizer beside a
+            TokLIP.
     """
     weights = {}
     for name, source in context.experiment.models.items():
@@ -86,11 +93,10 @@ def read_models(context: RunContext) -> dict[str, Weights]:
             weights[name] = load_inception(source, read_weights)
             continue
         weights[name] = context.read_weights(source)
-        role = family_of(weights[name].config).role
-        if role != name:
+        if family_of(weights[name].config).role != name:
             raise ValueError(
-                f"expected weights of kind {name} in models.{name}, got those of a {role} in "
-                f"{source}"
+                f"expected weights of kind {name} in models.{name}, got those of a "
+                f"{type(weights[name].config).__name__} in {source}"
             )
     if not weights:
         raise ValueError("expected weights to evaluate in the config's models, got none")
@@ -99,32 +105,26 @@ def read_models(context: RunContext) -> dict[str, Weights]:
     return weights
 
 
-def _models(weights, context) -> tuple[Models, dict[str, Any], Any]:
-    """The models, their parameters, and the rules of their sharding."""
-    configs = {name: read.config for name, read in weights.items()}
-    params = {name: _as_trained(name, read, context) for name, read in weights.items()}
-    rules = [rule for config in configs.values() for rule in family_of(config).sharding]
-    models = Models.from_configs(context.experiment.compute, configs)
-    return models, params, tuple(dict.fromkeys(rules))
+def _as_trained(context, weights) -> dict[str, Any]:
+    """The parameters as the training loop holds them, so that both give the same figures.
 
-
-def _as_trained(name, weights, context):
-    """Parameters as the training loop holds them, so that both give the same figures.
-
-    That is float32, but for what was frozen in the run's last stage, which the loop keeps in the
-    compute type.
+    That is float32, but for what was frozen, which the loop keeps in the compute type.
     """
-    # Host arrays, of a mapped file its views: each device takes its part when they are placed.
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), weights.params)
     experiment = context.experiment
-    final = experiment.models.get("toklip", "").removeprefix(STAGE_PREFIX)
-    stage = next((stage for stage in experiment.stages if stage.name == final), None)
-    if stage is None or name not in ("toklip", "teacher"):
-        return params
-    objective = task_of(stage.task).objective
-    patterns = stage.loss.get("trainable", objective.trainable) if name == "toklip" else ()
-    trained, frozen = partition(params, patterns)
-    return merge(trained, cast_frozen(frozen, experiment.compute, objective.full_precision))
+    stages = {f"{STAGE_PREFIX}{stage.name}": stage for stage in experiment.stages}
+    stage = stages.get(experiment.models.get("toklip", ""))
+    found = {}
+    for name, read in weights.items():
+        # Host arrays, of a mapped file its views: each device takes its part when they are placed.
+        params = jax.tree.map(lambda x: np.asarray(x, np.float32), read.params)
+        if stage is not None and name in ("toklip", "teacher"):
+            objective = task_of(stage.task).objective
+            patterns = stage.loss.get("trainable", objective.trainable)
+            trained, frozen = partition(params, patterns if name == "toklip" else ())
+            kept = objective.full_precision
+            params = merge(trained, cast_frozen(frozen, experiment.compute, kept))
+        found[name] = params
+    return found
 
 
 def _saved_tokenizer(weights):
@@ -133,23 +133,25 @@ def _saved_tokenizer(weights):
 
 
 def _say_what_is_left_out(experiment):
-    kinds = {experiment.evaluations[name]["kind"] for name in experiment.evaluate}
-    is_unnamed = experiment.models.get("inception") == ""
-    if "reconstruction" in kinds and is_unnamed and is_main_host():
+    """Says that rFID is left out, where a config leaves the path of Inception's weights empty."""
+    asked = [experiment.evaluations[name] for name in experiment.evaluate]
+    is_asked = any(isinstance(evaluation, Reconstruct) for evaluation in asked)
+    if is_asked and is_main_host() and experiment.models.get("inception") == "":
         print(f"rFID is left out: {missing_inception_message('none')}")
 
 
-def _provenance(experiment, weights, hashes):
+def _provenance(experiment, hashes) -> dict[str, Any]:
+    """Which config, weights, software and devices the figures come from, and when."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": {
-            name: {"source": str(experiment.models[name]), "sha256": hashes[name]}
-            for name in weights
+            name: {"source": str(experiment.models[name]), "sha256": digest}
+            for name, digest in hashes.items()
         },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-        "config": dict(experiment.description),
+        "config": experiment.description,
     }
 
 

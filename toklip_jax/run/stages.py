@@ -128,7 +128,7 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
         {name: experiment.evaluations[name] for name in names},
         models,
         context.mesh,
-        image_size=experiment.reading.image_size or models.size or 0,
+        image_size=experiment.reading.image_size,
         tokenizer=context.text_tokenizer(),
         batch_size=experiment.evaluation.batch_size,
         num_workers=experiment.reading.num_workers,

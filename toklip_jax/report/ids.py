@@ -1,0 +1,102 @@
+"""The page's section of ids: an image as the rest of the model sees it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from toklip_jax.report.gallery import Gallery
+from toklip_jax.report.markup import Markup, tag
+from toklip_jax.report.output import Output
+from toklip_jax.report.page import Section, scroll_box
+from toklip_jax.report.rasters import code_colors
+from toklip_jax.report.wording import place_text
+
+NUM_GRIDS = 4  # images whose ids are shown
+MAX_WRITTEN = 256  # places of an image whose ids are written out
+MAX_LETTERS = 9  # of a place's ids that are written out
+COARSE = 64  # places of an image up to which two grids fit beside each other
+CELL = 26  # units of a grid's cell
+FONT, DIGIT = 9, 0.6  # units of the largest font; a digit's width in ems
+
+
+def ids_section(gallery: Gallery, output: Output) -> Section:
+    """Returns the ids of some images as grids of colours and numbers."""
+    shown = np.arange(len(gallery.images))[:NUM_GRIDS]
+    colors = code_colors(gallery.code_vectors[shown])
+    labels = [[place_text(place) for place in gallery.ids[i]] for i in shown]
+    num_places = len(labels[0])
+    longest = max(len(label) for image in labels for label in image)
+    is_written = num_places <= MAX_WRITTEN and longest <= MAX_LETTERS
+    figures = []
+    for i in shown:
+        name = gallery.names[i]
+        image = tag("div", output.picture(gallery.images[i], name), class_="picture")
+        grid = id_grid(labels[i], colors[i], gallery.grid, name, is_written=is_written)
+        pair = tag("div", image, scroll_box(grid, f"Ids of {name}"), class_="pair")
+        figures.append(tag("figure", pair, tag("figcaption", name)))
+    layout = "cards" if num_places <= COARSE else "cards fine"
+    lead = _lead(gallery.ids.shape[2] if gallery.ids.ndim == 3 else 1, is_written)
+    return Section("ids", "Ids", lead, tag("div", figures, class_=layout))
+
+
+def id_grid(
+    labels: Sequence[str],
+    colors: np.ndarray,
+    grid: tuple[int, int],
+    title: str,
+    *,
+    is_written: bool,
+) -> Markup:
+    """Returns an image's ids as a drawing.
+
+    Args:
+        labels: the ids of each place, row by row.
+        colors: uint8 [n, 3], of each place.
+        grid: (height, width).
+        title: of the image.
+        is_written: whether the ids stand in their places, or appear on pointing only.
+    """
+    height, width = grid
+    cells = []
+    for place, (label, color) in enumerate(zip(labels, colors, strict=True)):
+        y, x = divmod(place, width)
+        box = {"x": x * CELL, "y": y * CELL, "width": CELL, "height": CELL}
+        cells.append(tag("rect", tag("title", label), **box, fill="#" + bytes(color).hex()))
+        if is_written:
+            cells.append(tag("text", label, x=(x + 0.5) * CELL, y=(y + 0.5) * CELL))
+    return tag(
+        "svg",
+        cells,
+        viewBox=f"0 0 {width * CELL} {height * CELL}",
+        class_="ids",
+        role="img",
+        aria_label=f"The ids of the {len(labels)} places of {title}: {_first(labels)}",
+        style=_style(labels, width),
+    )
+
+
+def _lead(ids_per_place, is_written):
+    if ids_per_place == 1:
+        lead = (
+            "An image as the rest of the model sees it: one id for each patch, row by row, which "
+            "is a place in the codebook. Codes that are near each other in the codebook have "
+            "similar colours."
+        )
+    else:
+        lead = (
+            f"An image as the rest of the model sees it: {ids_per_place} ids for each patch, one "
+            f"from each codebook, row by row. Patches whose ids stand for similar vectors have "
+            f"similar colours."
+        )
+    return lead + ("" if is_written else " They don't fit in here; point at a patch to read them.")
+
+
+def _style(labels, width):
+    """Numbers as large as the longest allows, in a grid that isn't too small for them."""
+    size = min(FONT, 0.9 * CELL / (DIGIT * max(map(len, labels))))
+    is_large = width > 8 and len(labels) <= MAX_WRITTEN
+    return f"font-size:{size:.1f}px" + (f";min-width:{20 * width}px" if is_large else "")
+
+
+def _first(labels, count=8):
+    return ", ".join(labels[:count]) + (", …" if len(labels) > count else "")

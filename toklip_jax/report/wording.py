@@ -1,0 +1,34 @@
+"""Sizes and ids in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from toklip_jax.models.base import VQConfig
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Returns "64 by 64 pixels", or "8 frames of 64 by 64 pixels"."""
+    *frames, height, width = size
+    return "".join(f"{count} frames of " for count in frames) + f"{height} by {width} pixels"
+
+
+def codebook_text(sizes: Sequence[int]) -> str:
+    """Returns "64 codes", "2 codebooks of 64 codes", or "codebooks of 64 and 32 codes"."""
+    if len(sizes) == 1:
+        return f"{sizes[0]:,} codes"
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} codebooks of {sizes[0]:,} codes"
+    *first, last = (f"{size:,}" for size in sizes)
+    return f"codebooks of {', '.join(first)} and {last} codes"
+
+
+def ids_text(num_places: int, vq: VQConfig) -> str:
+    """Returns "16 of 64 codes", or "16 times 2, from 2 codebooks of 64 codes"."""
+    if vq.codes_per_place == 1:
+        return f"{num_places:,} of {codebook_text(vq.codebook_sizes)}"
+    return f"{num_places:,} times {vq.codes_per_place}, from {codebook_text(vq.codebook_sizes)}"
+
+
+def place_text(ids: Any) -> str:
+    """Returns the id or the ids of a place: "12", or "12·7"."""
+    return "·".join(map(str, ids.reshape(-1).tolist()))
