@@ -33,7 +33,7 @@ def toklip(golden):
 
 @pytest.mark.parametrize("layout", ["scanned", "unrolled"])
 @pytest.mark.parametrize("name", FILES)
-def test_to_jax_then_to_torch_is_equal_to_the_bit(name, layout, golden, tmp_path, capsys):
+def test_to_jax_then_to_torch_is_bit_exact(name, layout, golden, tmp_path, capsys):
     source, out, back = golden(name), tmp_path / "jax", tmp_path / "back.safetensors"
     assert convert("to-jax", source, out, "--layout", layout) == 0
     assert convert("to-torch", out, back) == 0
@@ -43,7 +43,7 @@ def test_to_jax_then_to_torch_is_equal_to_the_bit(name, layout, golden, tmp_path
         assert got[key].dtype == want[key].dtype, key
         assert got[key].tobytes() == want[key].tobytes(), key
     assert convert("verify", source, out) == 0
-    assert f"equal to the bit: {len(want)} tensors" in capsys.readouterr().out
+    assert f"bit-exact: {len(want)} tensors" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layout", ["scanned", "unrolled"])

@@ -74,7 +74,7 @@ def test_the_whole_key_list_goes_in_and_out_equal_to_the_bit(file, tensors, tmp_
     assert set(weights.carried) == carried
     assert len(param_shapes(weights.config)) + len(carried) == len(tensors) == 566
     assert main(["verify", *arguments]) == 0
-    assert "equal to the bit: 566 tensors" in capsys.readouterr().out
+    assert "bit-exact: 566 tensors" in capsys.readouterr().out
     assert main(["inspect", arguments[0]]) == 0
     assert "FID's Inception v3" in capsys.readouterr().out
 

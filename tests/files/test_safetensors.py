@@ -25,7 +25,7 @@ def same(got, want):
         assert got[name].tobytes() == want[name].tobytes(), name
 
 
-def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+def test_a_round_trip_is_bit_exact(tmp_path):
     write_safetensors(tmp_path / "x", ARRAYS)
     same(read_safetensors(MappedFile(tmp_path / "x")), ARRAYS)
 

@@ -5,6 +5,7 @@ traced, or on a device, is neither copied nor waited for.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from toklip_jax.data.images import shortest_side_crop, squash
+from toklip_jax.data.images import RESIZES, simplest
 from toklip_jax.models.base import VQConfig, ids_shape
+from toklip_jax.ops.pixels import to_unit_range
 
 RANGE_SLACK = 1e-5  # rounding of float images at the ends of their range
-RESIZES = {"squash": squash, "crop": shortest_side_crop}
 
 
 @runtime_checkable
@@ -90,10 +91,12 @@ class Images:
         return f"[{low:g}, {high:g}]"
 
     def _floats(self, images):
-        """The released models' normalisation for [-1, 1]: each step is rounded to float32."""
-        low, high = (np.float32(end) for end in self.vq.image_range)
-        zero, unit = -low / (high - low), 1 / (high - low)
-        return (images.astype(np.float32) / np.float32(255) - zero) / unit
+        """uint8 on the host as floats."""
+        low, high = self.vq.image_range
+        unit = to_unit_range(images)
+        if (low, high) == (-1, 1):
+            return unit
+        return (unit + 1) / 2 * np.float32(high - low) + np.float32(low)
 
     def _check_list(self, images):
         if len(images) == 0:
@@ -117,31 +120,35 @@ class Images:
                 f"{self._expected}, got Pillow images, and no size to resize them to: load with "
                 f"image_size=..."
             )
-        if len(self.size) != 2 or self.size[0] != self.size[1]:
-            raise ValueError(
-                f"{self._expected}, got Pillow images, which are resized to squares only: pass "
-                f"an array"
-            )
+        if len(self.size) != 2:
+            raise ValueError(f"{self._expected}, got Pillow images: pass an array of the frames")
 
     def _resized(self, image):
-        return RESIZES[self.vq.resize](image, self.size[0])
+        return RESIZES[self.vq.resize](image, self.size)
 
     def _check_shape(self, shape):
-        rank = 4 if self.size is None else len(self.size) + 2
-        if len(shape) == rank and shape[0] > 0 and shape[-1] == 3:
+        num_sides = 2 if self.size is None else len(self.size)
+        if len(shape) == num_sides + 2 and shape[0] > 0 and shape[-1] == 3:
             if self.size is None:
                 self.vq.grid_of(*shape[1:-1])
                 return
             if shape[1:-1] == self.size:
                 return
-        raise ValueError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, rank)}")
+        raise ValueError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, num_sides)}")
 
     def _check_values(self, array):
-        (least, most), (low, high) = (array.min(), array.max()), self.vq.image_range
+        least, most = float(array.min()), float(array.max())
+        low, high = self.vq.image_range
         if not (least >= low - RANGE_SLACK and most <= high + RANGE_SLACK):  # NaN fails too
             raise ValueError(
                 f"{self._expected} with floats in {self._range}, got values from "
-                f"{float(least):.4g} to {float(most):.4g}: pass uint8, or scale them"
+                f"{least:.4g} to {most:.4g}: pass uint8, or scale them"
+            )
+        if low < 0 <= least < most <= 1:  # as torchvision's ToTensor gives them
+            warnings.warn(
+                f"{self._expected} with floats in {self._range}, got values from {least:.4g} to "
+                f"{most:.4g}, which look like [0, 1]: if they are, pass uint8, or 2 * images - 1",
+                stacklevel=2,
             )
 
 
@@ -221,15 +228,15 @@ class Vectors:
         return vectors.astype(np.float32, copy=False)
 
 
-def _advice(shape, rank):
-    if len(shape) == rank - 1 and shape[-1] == 3:
+def _advice(shape, num_sides):
+    """What to do about an array of another shape."""
+    if len(shape) == num_sides + 1 and shape[-1] == 3:
         return "add a batch axis with images[None]"
-    if len(shape) != rank or shape[0] == 0:
-        return "pass a batch of RGB images"
+    if len(shape) != num_sides + 2 or shape[0] == 0:
+        return f"pass a batch of RGB {'images' if num_sides == 2 else 'videos'}"
     if shape[1] == 3 and shape[-1] != 3:
-        return "move the channels last with images.transpose(0, 2, 3, 1)"
+        axes = (0, *range(2, num_sides + 2), 1)
+        return f"move the channels last with images.transpose{axes}"
     if shape[-1] != 3:
         return "convert them to RGB"
-    if rank == 4 and shape[1] == shape[2]:
-        return f"resize them, or load with image_size={shape[1]}"
-    return "resize them"
+    return f"resize them, or load with image_size={simplest(shape[1:-1])}"

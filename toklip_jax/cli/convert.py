@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import dataclasses
 import pathlib
 import sys
 
@@ -19,11 +20,12 @@ from toklip_jax.weights.conversion import (
     convert_checkpoint,
     export_tensors,
 )
+from toklip_jax.weights.read import expect_no_hints, is_converted
 from toklip_jax.weights.writer import write_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, or 2 for what the user can mend."""
+    """Runs a command; returns the exit status: 0, or 2 for what the user can fix."""
     args = _parser().parse_args(argv)
     try:
         return args.run(args)
@@ -34,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     """Says what a file or directory holds."""
-    if args.file.is_dir():
+    if is_converted(args.file):
+        expect_no_hints(_hints(args), args.file)
         weights = load_weights(args.file)
         print(f"{args.file}: converted weights ({weights.source})")
         print(f"layout: {'scanned' if weights.is_scanned else 'unrolled'}")
@@ -54,7 +57,7 @@ def inspect(args: argparse.Namespace) -> int:
 def to_jax(args: argparse.Namespace) -> int:
     """Converts a PyTorch file into a directory."""
     _expect_new(args.out)
-    weights = _read(args.file, args)
+    weights = _read(args.file, _hints(args))
     if args.tokenizer:
         weights = _with_tokenizer(weights, args.tokenizer)
     weights = weights.with_layout(args.layout == "scanned", lazy_stack)
@@ -68,35 +71,35 @@ def to_jax(args: argparse.Namespace) -> int:
 def to_torch(args: argparse.Namespace) -> int:
     """Converts a directory into a PyTorch file."""
     weights = load_weights(args.directory)
-    write_checkpoint(args.out, export_tensors(weights), weights.file.release)
+    write_checkpoint(args.out, export_tensors(weights), weights.release)
     print(f"wrote {args.out}")
     return 0
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Compares a PyTorch file with a converted directory, tensor by tensor, to the bit."""
+    """Compares a PyTorch file with a converted directory, tensor by tensor, bit for bit."""
     checkpoint, weights = read_checkpoint(args.file), load_weights(args.directory)
-    want, got = checkpoint.tensors, export_tensors(weights)
-    faults = [f"only in {args.file}: {name}" for name in want if name not in got]
-    faults += [f"only in {args.directory}: {name}" for name in got if name not in want]
-    for name in sorted(want.keys() & got):
-        if not _same(want[name], got[name]):
+    expected, got = checkpoint.tensors, export_tensors(weights)
+    faults = [f"only in {args.file}: {name}" for name in expected if name not in got]
+    faults += [f"only in {args.directory}: {name}" for name in got if name not in expected]
+    for name in sorted(expected.keys() & got):
+        if not _is_same(expected[name], got[name]):
             faults.append(f"differs: {name}")
         checkpoint.file.release()
-        weights.file.release()
+        weights.release()
     if faults:
         raise ValueError(f"{len(faults)} tensors differ:\n  " + "\n  ".join(faults[:40]))
-    print(f"equal to the bit: {len(want)} tensors")
+    print(f"bit-exact: {len(expected)} tensors")
     return 0
 
 
 def start(args: argparse.Namespace) -> int:
     """Makes TokLIP's weights before training from a teacher and a VQ tokenizer."""
     _expect_new(args.out)
-    teacher = _read(args.teacher, args)
+    teacher = _read(args.teacher, Hints(args.num_heads, args.text_num_heads))
     if args.tokenizer:
         teacher = _with_tokenizer(teacher, args.tokenizer)
-    vq = _read(args.vq, args).with_layout(teacher.is_scanned)
+    vq = _read(args.vq, Hints(is_l2_normalised=not args.no_l2)).with_layout(teacher.is_scanned)
     joined = start_toklip(teacher, vq, is_causal=not args.full_attention, seed=args.seed)
     print("\n".join(joined.report))
     save_weights(args.out, joined.weights.with_layout(args.layout == "scanned", lazy_stack))
@@ -137,17 +140,16 @@ def _hints(args):
     return Hints(args.num_heads, args.text_num_heads, is_causal, not args.no_l2)
 
 
-def _read(path, args) -> Weights:
-    if path.is_dir():
+def _read(path: pathlib.Path, hints: Hints) -> Weights:
+    if is_converted(path):
+        expect_no_hints(hints, path)
         return load_weights(path)
     checkpoint = read_checkpoint(path)
     _print_dropped(checkpoint)
-    return convert_checkpoint(checkpoint, _hints(args))
+    return convert_checkpoint(checkpoint, hints)
 
 
 def _with_tokenizer(weights: Weights, source: str) -> Weights:
-    import dataclasses
-
     path = pathlib.Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
@@ -178,7 +180,7 @@ def _print_config(config):
         print(f"{name}: {value}")
 
 
-def _same(a, b):
+def _is_same(a, b):
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     # Compared as bytes: NaN equals itself, and 0 is not -0.

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import einops
+import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.files import AnyLazy, LazyArray
@@ -52,7 +53,7 @@ def to_jax(
         shapes: of every parameter of the model, its layers unrolled.
 
     Raises:
-        MapError: unknown, missing, duplicate or misshaped keys.
+        MapError: unknown, missing, duplicate or misshaped keys, or integers for parameters.
     """
     params, carried, faults, origin = {}, {}, [], {}
     for name, array in tensors.items():
@@ -63,6 +64,9 @@ def to_jax(
             carried[name] = array
         elif path in params:
             faults.append(f"duplicate: {name} and {origin[path]} both give {path}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            faults.append(f"not floating-point: {name} is {array.dtype}, as in quantised weights")
+            params[path] = origin[path] = None
         elif array.shape != (expected := torch_shape(rule.pattern, shapes[path])):
             faults.append(f"misshaped: {name} is {array.shape}, expected {expected}")
             params[path] = origin[path] = None
@@ -78,7 +82,7 @@ def to_jax(
 def to_torch(
     params: Mapping[str, AnyLazy], rules: Sequence[Rule], carried: Mapping[str, np.ndarray]
 ) -> dict[str, AnyLazy]:
-    """Returns PyTorch's tensors of unrolled parameters; undoes `to_jax` to the bit.
+    """Returns PyTorch's tensors of unrolled parameters; a round trip with `to_jax` is bit-exact.
 
     Each is rearranged only when it is looked at: all of them at once would double the memory.
     """

@@ -31,10 +31,16 @@ def read_weights(
     """
     path = pathlib.Path(path)
     hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised)
-    if path.is_dir() and (is_weights(path) or not holds_checkpoint(path)):
+    if is_converted(path):
         expect_no_hints(hints, path)
         return load_weights(path)
     return convert_checkpoint(read_checkpoint(path), hints)
+
+
+def is_converted(path: str | pathlib.Path) -> bool:
+    """Tells whether a path is read as a converted directory, not as a PyTorch checkpoint."""
+    path = pathlib.Path(path)
+    return path.is_dir() and (is_weights(path) or not holds_checkpoint(path))
 
 
 def expect_no_hints(hints: Hints, directory: pathlib.Path) -> None:

@@ -1,6 +1,5 @@
-"""Images on the host: decoding, resizing, augmentation, and the check of what users pass."""
+"""Images on the host: decoding, resizing, augmentation."""
 
-from toklip_jax.data.images.check import check_image_array, check_images
 from toklip_jax.data.images.decode import RECIPE_SCALE, RESIZES, Decode, open_image, token_ids
 from toklip_jax.data.images.resizing import (
     random_resized_crop,
@@ -17,8 +16,6 @@ __all__ = [
     "Decode",
     "ShiftAndScale",
     "Size",
-    "check_image_array",
-    "check_images",
     "open_image",
     "random_resized_crop",
     "read_image",
