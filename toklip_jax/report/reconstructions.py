@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.evaluation.figures import reconstruction_grid
-from toklip_jax.metrics import psnr, to_unit_range
-from toklip_jax.ops.pixels import to_uint8
+from toklip_jax.metrics import psnr
+from toklip_jax.ops.pixels import to_uint8, to_unit_range
 from toklip_jax.report.gallery import Gallery
 from toklip_jax.report.markup import tag
 from toklip_jax.report.output import Output
