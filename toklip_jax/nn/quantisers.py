@@ -1,7 +1,7 @@
 """Quantisers turn latents into ids, and ids into vectors; each is a module of its own.
 
-All have the methods of `VectorQuantiser`: `encode`, `lookup`, `train` and `between_rows`. A
-quantiser may give several ids a place, and may have no codebook at all.
+All have the methods of `VectorQuantiser`: `encode`, `lookup`, `train`, `row_losses` and
+`between_rows`. A quantiser may give several ids a place, and may have no codebook at all.
 """
 
 import flax.linen as nn
@@ -24,13 +24,13 @@ class Quantised:
         vectors: quantised latents, float32 [b, n, c]; their gradient goes straight to the latents.
         ids: int32 [b, n] or [b, n, q].
         latents: what was compared with the codes, float32 [b, n, c].
-        losses: losses of each row alone, float32 [b], by name.
+        codes: the codes chosen, float32 [b, n, c]; gradients reach the codebook.
     """
 
     vectors: jax.Array
     ids: jax.Array
     latents: jax.Array
-    losses: dict[str, jax.Array]
+    codes: jax.Array
 
 
 class VectorQuantiser(nn.Module):
@@ -52,29 +52,27 @@ class VectorQuantiser(nn.Module):
 
     def encode(self, latents: Float[Array, "b n c"]) -> Int[Array, "b n"]:
         """Returns the id of the code nearest to each latent; no gradient passes."""
-
-        def search(latents, codes):
-            b, n, c = latents.shape
-            return nearest_code(latents.reshape(-1, c), codes).reshape(b, n)
-
-        latents, codes = jax.lax.stop_gradient((self.normalise(latents), self._codes()))
-        return map_sharded_rows(search, latents, codes)
+        return self._search(self.normalise(latents))
 
     def lookup(self, ids: Int[Array, "b n"]) -> Float[Array, "b n c"]:
         """Returns the codes' vectors, float32."""
         return self.normalise(jnp.take(self.codebook, ids, axis=0))
 
     def train(self, latents: Float[Array, "b n c"]) -> Quantised:
-        """Returns the codes through the straight-through estimator, and the losses of each row."""
+        """Returns the codes through the straight-through estimator, and what losses need."""
         latents = self.normalise(latents)
-        ids = self.encode(latents)
+        ids = self._search(latents)
         codes = self.lookup(ids)
         straight = latents + jax.lax.stop_gradient(codes - latents)
-        losses = {
+        return Quantised(straight, ids, latents, codes)
+
+    def row_losses(self, quantised: Quantised) -> dict[str, Float[Array, " b"]]:
+        """Returns the losses of each row alone: "codebook" and "commitment"."""
+        latents, codes = quantised.latents, quantised.codes
+        return {
             "codebook": codebook_losses(latents, codes),
             "commitment": commitment_losses(latents, codes),
         }
-        return Quantised(straight, ids, latents, losses)
 
     def between_rows(
         self, latents: Float[Array, "b n c"], mask: Bool[Array, " b"] | None = None
@@ -91,6 +89,15 @@ class VectorQuantiser(nn.Module):
         """Returns vectors in float32, at unit length if codes are compared at unit length."""
         vectors = vectors.astype(jnp.float32)
         return l2_normalize(vectors) if self.is_l2_normalised else vectors
+
+    def _search(self, latents):
+        """The ids of latents that are normalised already."""
+
+        def search(latents, codes):
+            b, n, c = latents.shape
+            return nearest_code(latents.reshape(-1, c), codes).reshape(b, n)
+
+        return map_sharded_rows(search, *jax.lax.stop_gradient((latents, self._codes())))
 
     def _codes(self):
         return self.normalise(self.codebook)

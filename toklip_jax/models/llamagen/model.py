@@ -43,7 +43,8 @@ class LlamaGenVQ(nn.Module):
         latents, grid = self._latents(images)
         quantised = self.quantiser.train(latents)
         restored = self._decode(quantised.vectors, grid)
-        return VQOutput(restored, quantised.ids, quantised.latents, quantised.losses)
+        losses = self.quantiser.row_losses(quantised)
+        return VQOutput(restored, quantised.ids, quantised.latents, losses)
 
     def tokenize(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b n"]:
         """Returns the id of each place of the grid, row by row, int32."""
