@@ -1,6 +1,7 @@
 """Model configs as plain json data, for saving beside weights."""
 
 import dataclasses
+import json
 from typing import Any
 
 from toklip_jax.models.registry import registered
@@ -36,6 +37,23 @@ def config_from_dict(data: dict[str, Any]) -> Any:
             f"the weights may come from a newer version"
         )
     return cls(**{name: _from_plain(value) for name, value in fields.items()})
+
+
+def complete(tree: Any) -> Any:
+    """Returns json data with every model config in it completed by the fields it left out.
+
+    So that a config of an earlier version, which had fewer fields, equals the same one of today.
+    """
+    if isinstance(tree, list):
+        return [complete(value) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if isinstance(tree.get("kind"), str) and tree["kind"] in _kinds():
+        try:
+            return json.loads(json.dumps(config_to_dict(config_from_dict(tree))))
+        except (ValueError, TypeError):
+            return tree  # of a later version, or damaged: compared as it is
+    return {name: complete(value) for name, value in tree.items()}
 
 
 def _kinds():

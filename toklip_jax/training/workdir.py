@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.models.serialization import complete
+
 CONFIG_NAME = "config.json"
 STAGE_PREFIX = "stage:"  # in a config: the weights that another stage of this run left
 # Fields that change nothing of what is trained: a run may be evaluated in other ways later.
@@ -70,7 +72,8 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
         ValueError: they differ, and that isn't allowed; where it is, the differences are printed.
     """
     old, new = (
-        flatten({k: v for k, v in c.items() if k not in EVALUATION_FIELDS}) for c in (theirs, mine)
+        flatten(complete({k: v for k, v in c.items() if k not in EVALUATION_FIELDS}))
+        for c in (theirs, mine)
     )
     differ = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
     if not differ:
