@@ -70,6 +70,48 @@ def test_patches_return_to_their_places():
     np.testing.assert_allclose(exact.detokenize(exact.tokenize(images)), images, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("size", "patch", "grid"), [((24, 16), (8, 4), (3, 4)), ((4, 8, 6), (2, 4, 3), (2, 2, 2))]
+)
+def test_patches_of_rectangles_and_videos_return_to_their_places(size, patch, grid):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype(np.float32)
+    exact = fit_patch_codebook(images, patch, 2 * int(np.prod(grid)), steps=3)
+    assert exact.grid == grid
+    ids = exact.tokenize(images)
+    assert ids.shape == (2, np.prod(grid))
+    np.testing.assert_allclose(exact.detokenize(ids), images, atol=1e-6)
+    first = exact.codebook[ids[0, 1]].reshape(*patch, 3)  # the place right of the first
+    corner = tuple(slice(0, p) for p in patch[:-1])
+    np.testing.assert_allclose(first, images[0][(*corner, slice(patch[-1], 2 * patch[-1]))])
+
+
+def test_patches_that_do_not_fit_are_refused(images):
+    with pytest.raises(ValueError, match=r"patches that divide images of \(16, 16\), got \(5, 8\)"):
+        fit_patch_codebook(images, (5, 8), 4)
+    with pytest.raises(ValueError, match="at least 99 patches to fit as many centres, got 40"):
+        fit_patch_codebook(images, 8, 99)
+
+
+def test_several_ids_a_place_are_scored(images):
+    """Two ids that together number the distinct images: a lossless tokenizer."""
+    flat = images.reshape(10, -1)
+
+    def tokenize(batch):
+        batch = np.rint((batch + 1) * 127.5).reshape(len(batch), 1, -1)
+        number = np.argmax((batch == flat).all(axis=-1), axis=1)
+        return np.stack([number // 5, number % 5], axis=-1)[:, None].astype(np.int32)  # [b, 1, 2]
+
+    def detokenize(ids):
+        return images[5 * ids[:, 0, 0] + ids[:, 0, 1]] / np.float32(127.5) - 1
+
+    result = evaluate_reconstruction(
+        tokenize, detokenize, images, batch_size=4, codebook_sizes=(2, 10)
+    )
+    assert result.ssim.value == pytest.approx(1)
+    assert result.code_usage == 7 / 12
+    assert result.perplexity == pytest.approx(np.sqrt(2 * 5))
+
+
 def test_unused_centres_move_to_points_that_are_far_from_theirs():
     random = np.random.default_rng(0)
     blank = np.ones((30, 16, 16, 3), np.float32)  # the start is nearly all blank patches

@@ -19,6 +19,7 @@ from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs.features import PREFIXES
 from toklip_jax.evaluation.registry import build_evaluation
 from toklip_jax.evaluation.results import Result, flat_figures
+from toklip_jax.evaluation.samples import ArraySamples
 from toklip_jax.evaluation.suite import Kept, Suite
 from toklip_jax.metrics import Estimate, Gaussian
 from toklip_jax.models.inception.config import InceptionConfig
@@ -254,6 +255,36 @@ def test_ids_alone_are_enough_for_what_they_mean(tmp_path, monkeypatch):
         "TokLIP tokens, mean",
         "TokLIP, pooled",
     ]
+
+
+def test_generated_images_are_scored_by_the_labels_and_prompts_they_were_made_from():
+    """No data source: images in memory, and ids that TokLIP decodes for the teacher."""
+    random = np.random.default_rng(0)
+    labels = np.arange(10, dtype=np.int32) % 3
+    prompts = [f"{CLASSES[label]} {i}" for i, label in enumerate(labels)]
+    images = random.integers(0, 256, (10, SIZE, SIZE, 3), np.uint8)
+    made = {
+        "images": ArraySamples(images=images, labels=labels, classes=CLASSES, prompts=prompts),
+        "ids": ArraySamples(
+            ids=random.integers(0, 32, (10, 4), np.int32),
+            labels=labels,
+            classes=CLASSES,
+            prompts=prompts,
+        ),
+    }
+    sections = {
+        f"{kind} of {name}": {"kind": kind, "source": samples}
+        for name, samples in made.items()
+        for kind in ("zeroshot", "retrieval")
+    }
+    results = suite(sections).run(parameters())
+    for name in made:
+        top1 = results[f"zeroshot of {name}"]
+        assert [row["model"] for row in top1.rows] == ["teacher", "TokLIP"]
+        assert top1.num_images == {"test": 10}
+        assert (top1.rows[1]["top1"].value * 10) % 1 == pytest.approx(0, abs=1e-9)
+        recall = results[f"retrieval of {name}"].rows[1]
+        assert recall["text_to_image_r10"].value == 1
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,21 @@ def test_equal_images_score_infinity_and_one():
     np.testing.assert_allclose(ssim(images, images), 1, atol=1e-6)
 
 
+def test_a_video_scores_as_all_its_frames():
+    random = np.random.default_rng(0)
+    videos = random.uniform(-1, 1, (2, 3, 9, 8, 3)).astype(np.float32)  # [b, t, h, w, c]
+    others = np.clip(videos + random.normal(0, 0.2, videos.shape), -1, 1).astype(np.float32)
+    frames = jnp.asarray(videos.reshape(6, 9, 8, 3)), jnp.asarray(others.reshape(6, 9, 8, 3))
+    np.testing.assert_allclose(
+        ssim(jnp.asarray(videos), jnp.asarray(others)),
+        np.asarray(ssim(*frames)).reshape(2, 3).mean(axis=1),
+        rtol=1e-6,
+    )
+    error = ((videos - others) ** 2).mean(axis=(1, 2, 3, 4))
+    want = 10 * np.log10(4 / error)
+    np.testing.assert_allclose(psnr(jnp.asarray(videos), jnp.asarray(others)), want, rtol=1e-5)
+
+
 def test_ssim_refuses_images_smaller_than_its_window():
     with pytest.raises(ValueError, match="at least 7 x 7"):
         ssim(jnp.zeros((1, 6, 9, 3)), jnp.zeros((1, 6, 9, 3)))

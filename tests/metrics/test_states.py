@@ -110,6 +110,39 @@ def test_an_id_outside_the_codebook_is_refused():
         CodeUsage.from_ids(np.array([[1, 4]]), (4,))
 
 
+def test_codebooks_are_counted_apart():
+    ids = np.array([[[0, 4], [1, 4]], [[0, 2], [1, 3]]])  # [b, n, q]
+    usage = CodeUsage.from_ids(ids, (2, 5))
+    assert [counts.tolist() for counts in usage.counts] == [[2, 2], [0, 0, 1, 1, 2]]
+    first, second = usage.per_codebook()
+    assert (first.usage, first.perplexity) == (1.0, pytest.approx(2))
+    assert second == CodeUsage.from_ids(ids[..., 1], (5,)).compute()
+    both = usage.compute()
+    assert both.usage == 5 / 7
+    assert both.perplexity == pytest.approx(math.sqrt(first.perplexity * second.perplexity))
+
+
+def test_codebooks_merge_apart_and_padding_is_not_counted():
+    ids = RANDOM.integers(0, (3, 7), (20, 4, 2))
+    parts = [CodeUsage.from_ids(part, (3, 7)) for part in cut(ids, [7, 13])]
+    whole = CodeUsage.from_ids(ids, (3, 7))
+    assert merged(CodeUsage.empty((3, 7)), parts).compute() == whole.compute()
+    mask = np.arange(20) < 7
+    assert CodeUsage.from_ids(ids, (3, 7), mask).compute() == parts[0].compute()
+    assert CodeUsage.empty((3, 7)).compute() == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("shape", "sizes"), [((2, 4), (3, 7)), ((2, 4, 2), (7,))])
+def test_ids_of_another_number_of_codebooks_are_refused(shape, sizes):
+    with pytest.raises(ValueError, match=r"expected ids of . codebooks, got \[2, 4"):
+        CodeUsage.from_ids(np.zeros(shape, np.int32), sizes)
+
+
+def test_an_id_fits_its_own_codebook_only():
+    with pytest.raises(ValueError, match=r"expected ids in \[0, 3\), got 0 to 5"):
+        CodeUsage.from_ids(np.array([[[5, 0], [0, 0]]]), (3, 7))
+
+
 def test_one_process_merges_to_itself():
     state = TopK.from_ranks(np.array([0, 1]), (1,))
     assert merge_across_hosts(state) is state

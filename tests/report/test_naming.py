@@ -1,4 +1,4 @@
-"""What images are called, and what is found by name."""
+"""Names for the images, and images for a name."""
 
 import html
 import json
@@ -10,11 +10,12 @@ import pytest
 
 from toklip_jax.api import load
 from toklip_jax.report import write_report
-from toklip_jax.report.gallery import Gallery, Pool, make_gallery
+from toklip_jax.report.gallery import Gallery, make_gallery
 from toklip_jax.report.markup import tag
 from toklip_jax.report.naming import are_right, naming_section
 from toklip_jax.report.output import Output
 from toklip_jax.report.phrases import Phrases
+from toklip_jax.report.pool import Pool
 
 RIGHT = '<span class="right" role="img" aria-label="right">✓</span>'
 TITLES = ("Half-moon", "", "sun!", "HALFMOON")
@@ -35,7 +36,17 @@ def gallery():
     pool = Pool(images, list(TITLES), np.zeros((4, 4), np.int64), COSINES, np.arange(4))
     shown = np.zeros((3, 8, 8, 3), np.float32)
     tokens = np.zeros((3, 4, 7), np.float32)
-    return Gallery(pool, np.arange(3), images[:3], shown, tokens, tokens, tuple(TEXTS), 4)
+    return Gallery(
+        pool=pool,
+        picks=np.arange(3),
+        grid=(2, 2),
+        images=images[:3],
+        restored=shown,
+        token_features=tokens,
+        code_vectors=tokens,
+        vocabulary=tuple(TEXTS),
+        source_size=4,
+    )
 
 
 @pytest.fixture
@@ -83,7 +94,7 @@ def test_titles_find_images_of_the_whole_pool_with_the_right_ones_marked(section
 def test_texts_find_nothing_where_no_title_is_a_phrase(gallery, tmp_path):
     phrases = Phrases(["tea", "milk"], np.eye(7, dtype=np.float32)[:2])
     section = tag("div", naming_section(gallery, phrases, Output(tmp_path)).body)
-    assert "The images that a text finds first" not in section
+    assert "The images nearest to a text" not in section
     assert [len(row) for row in answers(section)] == [2, 2, 2]
     assert RIGHT not in section
 
@@ -122,7 +133,7 @@ def test_without_a_phrase_the_sections_of_texts_say_so(tmp_path, write_run):
     assert text.count("Left out: there is no phrase: the source has no names") == 2
 
 
-def test_images_are_resized_as_the_run_was_judged(report, tmp_path):
+def test_images_are_resized_as_in_the_run_s_evaluations(report, tmp_path):
     toklip = load(report.workdir / "toklip" / "weights")
     (tmp_path / "wide").mkdir()
     pixels = np.zeros((64, 128, 3), np.uint8)

@@ -107,7 +107,7 @@ def test_tables_show_errors_baselines_and_the_best_of_the_trained(report):
     assert "<td>0.900</td>" in text  # chance is better, but no model of ours
     assert "0.457<small> ± 0.012</small>" in text  # the only one: not the best of several
     assert "image→text R@1" in text
-    assert "Images: 9 of test. Not judged: 2 broken." in text
+    assert "Images: 9 of test. Not evaluated: 2 broken." in text
 
 
 def test_the_head_says_weights_devices_and_date(page):

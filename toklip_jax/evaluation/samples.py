@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -146,10 +147,13 @@ def build_samples(config: Mapping[str, Any]) -> SampleSource:
     """Returns the generator that a config names.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind or argument; names the nearest.
     """
-    fields = dict(config)
-    return SAMPLES[check_name("kind", fields.pop("kind", None), SAMPLES)](**fields)
+    fields = {name: value for name, value in config.items() if name != "kind"}
+    kind = check_name("kind", config.get("kind"), SAMPLES)
+    for name in fields:
+        check_name(f"an argument of {kind}", name, inspect.signature(SAMPLES[kind]).parameters)
+    return SAMPLES[kind](**fields)
 
 
 def sample_batches(

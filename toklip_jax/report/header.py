@@ -24,7 +24,7 @@ def header(run: Run, weights: Weights | None) -> list[Markup]:
     facts = [("Run", tag("code", str(run.workdir))), ("Date", _date(run))]
     if weights is not None:
         vision = weights.config.vision
-        ids = ids_text(vision.num_tokens, weights.config.vq)
+        ids = ids_text(vision.num_tokens, weights.config.vq.codebook_sizes)
         shape = f"{size_text(vision.size)}, ids: {ids}, depth {vision.depth}, width {vision.width}"
         facts += [("Model", shape), ("Parameters", _parameters(weights))]
     facts += [(f"Weights, {name}", _weights(run, name)) for name in MODELS if _has(run, name)]
@@ -39,7 +39,7 @@ def _pipeline(weights):
     if weights is not None:
         vision = weights.config.vision
         image = size_text(vision.size)
-        ids = f": {ids_text(vision.num_tokens, weights.config.vq)}"
+        ids = f": {ids_text(vision.num_tokens, weights.config.vq.codebook_sizes)}"
         tokens = f": {vision.num_tokens} vectors of {vision.width}"
         feature = f": one of {vision.width}"
     steps = (

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from toklip_jax.models.base import VQConfig
-
 
 def size_text(size: Sequence[int]) -> str:
     """Returns "64 by 64 pixels", or "8 frames of 64 by 64 pixels"."""
@@ -22,11 +20,11 @@ def codebook_text(sizes: Sequence[int]) -> str:
     return f"codebooks of {', '.join(first)} and {last} codes"
 
 
-def ids_text(num_places: int, vq: VQConfig) -> str:
+def ids_text(num_places: int, codebook_sizes: Sequence[int]) -> str:
     """Returns "16 of 64 codes", or "16 times 2, from 2 codebooks of 64 codes"."""
-    if vq.codes_per_place == 1:
-        return f"{num_places:,} of {codebook_text(vq.codebook_sizes)}"
-    return f"{num_places:,} times {vq.codes_per_place}, from {codebook_text(vq.codebook_sizes)}"
+    if len(codebook_sizes) == 1:
+        return f"{num_places:,} of {codebook_text(codebook_sizes)}"
+    return f"{num_places:,} times {len(codebook_sizes)}, from {codebook_text(codebook_sizes)}"
 
 
 def place_text(ids: Any) -> str:
