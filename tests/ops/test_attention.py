@@ -37,3 +37,59 @@ def test_bfloat16_attention_stays_near_float32(qkv):
     np.testing.assert_allclose(
         low.astype(jnp.float32), jax.nn.dot_product_attention(*qkv, is_causal=True), atol=3e-2
     )
+
+
+def value_and_grads(qkv, **masks):
+    def total(*qkv):
+        out = attention(*qkv, **masks)
+        return jnp.sum(jnp.sin(out)), out
+
+    with jax.default_matmul_precision("highest"):
+        (_, out), grads = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*qkv)
+    return out, grads
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_grouped_heads_equal_repeated_ones_in_value_and_gradient(qkv, is_causal):
+    query = jnp.concatenate([qkv[0], qkv[0] + 1], axis=2)  # 6 heads on 3
+    repeated = [query, *(x.repeat(2, axis=2) for x in qkv[1:])]
+    out, grads = value_and_grads([query, *qkv[1:]], is_causal=is_causal)
+    want, want_grads = value_and_grads(repeated, is_causal=is_causal)
+    np.testing.assert_allclose(out, want, atol=1e-6)
+    np.testing.assert_allclose(grads[0], want_grads[0], atol=1e-6)
+    for got, wide in zip(grads[1:], want_grads[1:], strict=True):
+        np.testing.assert_allclose(got, wide.reshape(2, 7, 3, 2, 8).sum(3), atol=2e-6)
+
+
+def test_positions_in_order_are_the_plain_causal_mask(qkv):
+    positions = jnp.tile(jnp.arange(7), (2, 1))
+    masks = {"query_positions": positions, "key_positions": positions}
+    out, grads = value_and_grads(qkv, is_causal=True, **masks)
+    want, want_grads = value_and_grads(qkv, is_causal=True)
+    np.testing.assert_allclose(out, want, atol=1e-6)
+    for a, b in zip(grads, want_grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_padding_sees_nothing_is_not_seen_and_gives_zero(qkv):
+    positions = jnp.array([[-1, -1, 0, 1, 2, 3, 4], [-1] * 7])
+    masks = {"query_positions": positions, "key_positions": positions}
+    out, grads = value_and_grads(qkv, **masks)
+    assert not np.asarray(out[0, :2]).any()
+    assert not np.asarray(out[1]).any()
+    for grad in grads:
+        assert np.isfinite(grad).all()
+        assert not np.asarray(grad[0, :2]).any()
+        assert not np.asarray(grad[1]).any()
+    want = attention(*(x[:1, 2:] for x in qkv))
+    np.testing.assert_allclose(out[:1, 2:], want, atol=1e-6)
+
+
+def test_what_does_not_fit_together_is_refused(qkv):
+    positions = jnp.zeros((2, 7), jnp.int32)
+    with pytest.raises(ValueError, match="positions of both queries and keys"):
+        attention(*qkv, query_positions=positions)
+    with pytest.raises(ValueError, match="segments of both queries and keys"):
+        attention(*qkv, key_segments=positions)
+    with pytest.raises(ValueError, match="that divide the query's 3, got 2"):
+        attention(qkv[0], *(x[:, :, :2] for x in qkv[1:]))

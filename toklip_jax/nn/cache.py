@@ -1,5 +1,7 @@
 """The cache of keys and values with which a stack continues a sequence."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -28,12 +30,12 @@ class KVCache:
         layer: int32 scalar; the layer that writes next while a stack runs.
     """
 
-    keys: jax.Array
-    values: jax.Array
-    positions: jax.Array
-    segments: jax.Array
-    length: jax.Array
-    layer: jax.Array
+    keys: Any  # arrays, or what JAX puts in their place: shapes, shardings
+    values: Any
+    positions: Any
+    segments: Any
+    length: Any
+    layer: Any
 
     def extend(self, positions: Int[Array, "b t"], segments: Int[Array, "b t"]) -> "KVCache":
         """Returns the cache with t more places, for the layers to write from the first on.
