@@ -1,6 +1,6 @@
 """The public evaluations, of released or trained weights; `docs/evaluation.md` has each's command.
 
-    python -m toklip_jax.main --mode=eval --config=configs/evaluate.py --workdir=runs/judged \\
+    python -m toklip_jax.main --mode=eval --config=configs/evaluate.py --workdir=runs/evaluated \\
         --config.models.toklip=TokLIP_S_256.pt --config.text.tokenizer=tokenizer.json \\
         --config.evaluate="('imagenet',)"
 """

@@ -26,8 +26,8 @@ def test_separable_classes_are_told_apart():
 def test_meaningless_features_stay_at_chance():
     random = np.random.default_rng(0)
     noise, labels = random.normal(size=(600, 6)), random.integers(0, 4, 600)
-    for judge in (linear_probe, knn):
-        estimate = judge(noise[:300], labels[:300], noise[300:], labels[300:])
+    for learner in (linear_probe, knn):
+        estimate = learner(noise[:300], labels[:300], noise[300:], labels[300:])
         assert abs(estimate.value - 0.25) < 4 * estimate.error
 
 
@@ -57,8 +57,8 @@ def test_the_fit_is_a_stationary_point_of_the_regularised_loss():
 def test_a_class_never_trained_on_counts_as_wrong():
     x, y = blobs(0.1)
     seen = y < 3
-    for judge in (linear_probe, knn):
-        assert judge(x[seen], y[seen], x, y).value == pytest.approx(np.mean(seen), abs=0.02)
+    for learner in (linear_probe, knn):
+        assert learner(x[seen], y[seen], x, y).value == pytest.approx(np.mean(seen), abs=0.02)
 
 
 def test_a_constant_feature_does_no_harm():

@@ -19,7 +19,7 @@ LOG_SPAN = 30  # a curve that falls by more is drawn on a logarithmic axis
 MAX_LABELS = 24  # of a confusion matrix
 
 
-def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> Any:
+def curve(name: str, steps: Sequence[int], values: Sequence[float | int]) -> Any:
     """Returns a figure of one curve: raw values faint, smoothed in front."""
     figure, axes = _figure(WIDTH, HEIGHT)
     steps, values = np.asarray(steps), np.asarray(values, np.float64)

@@ -1,4 +1,4 @@
-"""Where the page's pictures go: into it, and beside it."""
+"""Puts pictures into the page, and keeps a file of each beside it."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Pictures of arrays: files beside the page, and data URIs within it."""
+"""Draws arrays as pictures: files beside the page, and data URIs within it."""
 
 import base64
 import io
