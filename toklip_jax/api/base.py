@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from toklip_jax.api.inputs import Inputs
 from toklip_jax.api.program import Method, apply_method, map_chunks, mesh_of, run_method
 from toklip_jax.core.fields import check_name
 from toklip_jax.models.registry import count_params, family_of
@@ -57,9 +56,9 @@ class LoadedModel:
         Raises:
             ValueError: an unknown method, or inputs that don't fit it.
         """
-        kinds = self._kinds()
-        kind = kinds[check_name("method", method, kinds)]
-        return apply_method(self.model, params, kind.check(inputs), Method(method, kind))
+        methods = self._methods()
+        method = methods[check_name("method", method, methods)]
+        return apply_method(self.model, params, method.inputs.check(inputs), method)
 
     def with_params(self: Model, params: dict[str, Any]) -> Model:
         """Returns the same model with other parameters, traced ones for example."""
@@ -67,25 +66,22 @@ class LoadedModel:
         other.params, other._mesh = params, mesh_of(params)
         return other
 
-    def _kinds(self) -> Mapping[str, Inputs]:
-        """The kind of inputs that each method of the module takes."""
+    def _methods(self) -> Mapping[str, Method]:
+        """The module's methods that take a single input, by name."""
         raise NotImplementedError
 
-    def _call(self, method: str, inputs: Any) -> jax.Array:
+    def _call(self, name: str, inputs: Any) -> jax.Array:
         """Returns a method's result."""
-        return self._map(method, inputs, lambda chunk: self._run(method, chunk))
+        return self._map(name, inputs, lambda chunk: self._run(name, chunk))
 
-    def _map(
-        self, method: str, inputs: Any, function: Callable[[jax.Array], jax.Array]
-    ) -> jax.Array:
-        """Returns `function` of inputs that `method` takes, chunk by chunk."""
-        kind = self._kinds()[method]
+    def _map(self, name: str, inputs: Any, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Returns `function` of the inputs of a method, chunk by chunk."""
+        kind = self._methods()[name].inputs
         return map_chunks(function, kind.check(inputs), kind, self.batch_size, self._mesh)
 
-    def _run(self, method: str, inputs: Any) -> jax.Array:
+    def _run(self, name: str, inputs: Any) -> jax.Array:
         """Returns a method's result of one checked chunk."""
-        method = Method(method, self._kinds()[method])
-        return run_method(self.model, self.params, inputs, method)
+        return run_method(self.model, self.params, inputs, self._methods()[name])
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "_mesh"}

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.inputs import Ids, Images, Vectors
+from toklip_jax.api.program import Method
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.registry import family_of
 from toklip_jax.models.toklip.config import TokLIPConfig
@@ -161,12 +162,11 @@ class Tokenizer(LoadedModel):
             method, inputs, lambda chunk: _normalised(self._run(method, chunk), normalize)
         )
 
-    def _kinds(self):
-        config = self.config
-        images, ids = Images(config.vq, config.vision.size), Ids.of(config.vq, config.vision.grid)
-        vectors = Vectors((config.vision.num_tokens, config.vq.code_dim), "code vectors")
-        text = config.text
-        return {
+    def _methods(self):
+        vq, vision, text = self.config.vq, self.config.vision, self.config.text
+        images, ids = Images(vq, vision.size), Ids.of(vq, vision.grid)
+        vectors = Vectors((vision.num_tokens, vq.code_dim), "code vectors")
+        kinds = {
             "tokenize": images,
             "encode": images,
             "code_vectors": ids,
@@ -178,6 +178,7 @@ class Tokenizer(LoadedModel):
             "features_from_code_vectors": vectors,
             "text_features": Ids((text.context_length,), (text.vocab_size,), "token ids"),
         }
+        return {name: Method(name, kind) for name, kind in kinds.items()}
 
     def _token_ids(self, texts):
         is_text = isinstance(texts, str)

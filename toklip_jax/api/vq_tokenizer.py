@@ -67,14 +67,13 @@ class VQTokenizer(LoadedModel):
         Raises:
             ValueError: ids of another shape, type or range, or of no square number without a grid.
         """
-        grid = self._grid if grid is None else tuple(grid)
-        kind = Ids.of(self.config, grid)
-        method = Method("detokenize", kind, (("grid", grid),))
+        method = self._detokenize(self._grid if grid is None else tuple(grid))
 
         def function(chunk):
             images = run_method(self.model, self.params, chunk, method)
             return jnp.clip(images, *self.config.image_range)
 
+        kind = method.inputs
         return map_chunks(function, kind.check(ids), kind, self.batch_size, self._mesh)
 
     @classmethod
@@ -104,6 +103,14 @@ class VQTokenizer(LoadedModel):
         params = place_params(weights, param_dtype, mesh, family.sharding)
         return cls(weights.config, params, compute, image_size, batch_size)
 
-    def _kinds(self):
-        images, ids = Images(self.config, self.image_size), Ids.of(self.config, self._grid)
-        return {"tokenize": images, "encode": images, "code_vectors": ids, "detokenize": ids}
+    def _methods(self):
+        images = Images(self.config, self.image_size)
+        return {
+            "tokenize": Method("tokenize", images),
+            "encode": Method("encode", images),
+            "code_vectors": Method("code_vectors", Ids.of(self.config, self._grid)),
+            "detokenize": self._detokenize(self._grid),
+        }
+
+    def _detokenize(self, grid):
+        return Method("detokenize", Ids.of(self.config, grid), options=(("grid", grid),))

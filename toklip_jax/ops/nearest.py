@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.ops.nearest_blocked import scores_of, search_in_blocks, squares_of
+from toklip_jax.ops.nearest_blocked import (
+    scores_of,
+    search_in_blocks,
+    squares_of,
+    varying_as,
+)
 from toklip_jax.ops.nearest_pallas import search_on_gpu, search_on_tpu
 
 
@@ -49,6 +54,7 @@ def nearest_code(
             f"expected an implementation of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
         )
     vectors, codebook = jax.lax.stop_gradient((vectors, codebook))
+    codebook = varying_as(codebook, vectors)
     if not len(vectors):
         return jnp.zeros(0, jnp.int32)
     if implementation is not None:

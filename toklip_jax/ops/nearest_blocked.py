@@ -36,6 +36,7 @@ def search_in_blocks(
             return jnp.where(is_better, scores, best), jnp.where(is_better, new_ids + start, ids)
 
         nothing = jnp.full(len(rows), -jnp.inf), jnp.zeros(len(rows), jnp.int32)
+        nothing = varying_as(nothing, rows)
         return jax.lax.fori_loop(0, -(-z // size), against, nothing)[1]
 
     return by_rows(chunk, vectors, max(at_a_time, PREPARED // c))
@@ -79,7 +80,26 @@ def by_rows(function: Callable[[Array], Any], vectors: Array, rows: int) -> Any:
 
     block = jax.ShapeDtypeStruct((rows, *vectors.shape[1:]), vectors.dtype)
     empty = jax.tree.map(lambda x: jnp.empty(n, x.dtype), jax.eval_shape(function, block))
-    return jax.lax.fori_loop(0, -(-n // rows), step, empty)
+    return jax.lax.fori_loop(0, -(-n // rows), step, varying_as(empty, vectors))
+
+
+def varying_as(tree: Any, like: Array) -> Any:
+    """Returns arrays marked as varying over the mesh axes that `like` varies over.
+
+    Inside a `jax.shard_map` that checks this, a loop's state must vary as its results do.
+    """
+    axes = jax.typeof(like).manual_axis_type.varying
+
+    def cast(x):
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, tree)
+
+
+def shape_like(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> jax.ShapeDtypeStruct:
+    """Returns a kernel's result's shape and type, varying as `like` does (see `varying_as`)."""
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
 
 
 def chain(left: Any, right: Any) -> Array:

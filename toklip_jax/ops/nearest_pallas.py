@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.ops.nearest_blocked import NARROW, by_rows, chain, squares_of
+from toklip_jax.ops.nearest_blocked import NARROW, by_rows, chain, shape_like, squares_of
 
 LANES = 128  # of a TPU's vector registers
 TPU_ROWS = 256  # a grid step's vectors: spread over lanes, 1 MiB at c = 8
@@ -69,7 +69,7 @@ def search_on_gpu(
         return pl.pallas_call(
             functools.partial(_gpu_kernel, c=vectors.shape[1], size=size),
             grid=(-(-len(block) // GPU_ROWS),),
-            out_shape=jax.ShapeDtypeStruct((len(block),), jnp.int32),
+            out_shape=shape_like((len(block),), jnp.int32, block),
             compiler_params=plgpu.CompilerParams(num_warps=GPU_WARPS, num_stages=2),
             interpret=interpret,
             name="nearest_code",
@@ -103,7 +103,7 @@ def _tpu_call(kernel, vectors, codes, penalty, size, interpret):
         grid=(-(-n // rows), penalty.shape[1] // size),
         in_specs=[vectors_spec, codes_spec, pl.BlockSpec((1, size), lambda i, j: (0, j))],
         out_specs=pl.BlockSpec((1, rows), lambda i, j: (0, i)),
-        out_shape=jax.ShapeDtypeStruct((1, n), jnp.int32),
+        out_shape=shape_like((1, n), jnp.int32, vectors),
         scratch_shapes=[pltpu.VMEM(scratch, jnp.float32), *best],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
