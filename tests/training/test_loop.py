@@ -62,7 +62,16 @@ def fit(
     config = LoopConfig(steps, **{"log_every": 1, "save_every": 10, **loop})
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     params = objective.init(jax.random.key(0))
-    return train(*(objective, params, source, optimizer, config, mesh, directory), context=context)
+    return train(
+        objective,
+        params,
+        source,
+        optimizer=optimizer,
+        config=config,
+        mesh=mesh,
+        directory=directory,
+        context=context,
+    )
 
 
 def test_it_fits_what_trains_and_leaves_the_rest(tmp_path):
