@@ -18,8 +18,8 @@ from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.models.toklip.token_encoder import TokenEncoder
 from toklip_jax.nn.config import REMATS, Compute
 from toklip_jax.nn.layout import to_scanned, to_unrolled
-from toklip_jax.nn.norms import layer_norm
-from toklip_jax.ops.activations import activation
+from toklip_jax.nn.norms import layer_norm, rms_norm
+from toklip_jax.ops.activations import activation, gated
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -71,24 +71,26 @@ def test_scan_and_remat_change_neither_values_nor_gradients(params, codes, is_sc
         np.testing.assert_allclose(got, want, atol=2e-6 * max(1, float(jnp.abs(want).max())))
 
 
-def kept(function, *inputs):
-    """Elements that the backward pass keeps of the forward one."""
+def stored(function, *inputs):
+    """Number of elements that the forward pass stores for the backward one."""
     return sum(x.size for x in jax.tree.leaves(jax.vjp(function, *inputs)[1]))
 
 
-@pytest.mark.parametrize("name", ["gelu_erf", "gelu_tanh"])
-def test_of_norms_and_activations_the_backward_pass_keeps_the_input_alone(name):
+@pytest.mark.parametrize("name", ["gelu_erf", "gelu_tanh", "silu"])
+def test_norms_and_activations_store_only_their_input(name):
     x = jnp.ones((64, 32))
-    assert kept(activation(name), x) == x.size
-    norm = layer_norm(1e-6, jnp.dtype("float32"), None)
-    params = norm.init(jax.random.key(0), x)
-    assert kept(norm.apply, params, x) <= x.size + 2 * x.shape[-1]
+    assert stored(activation(name), x) == x.size
+    assert stored(gated(name), x, x) == 2 * x.size
+    for build in (layer_norm, rms_norm):
+        norm = build(1e-6, jnp.dtype("float32"), None)
+        params = norm.init(jax.random.key(0), x)
+        assert stored(norm.apply, params, x) <= x.size + 2 * x.shape[-1]
 
 
-def test_the_more_is_done_again_the_less_is_kept(params, codes):
+def test_the_more_is_recomputed_the_less_is_stored(params, codes):
     def tokens(remat):
         encoder = TokenEncoder(CONFIG, Compute(is_scanned=False, remat=remat))
-        return kept(lambda p: encoder.apply({"params": p}, codes, method="tokens"), params)
+        return stored(lambda p: encoder.apply({"params": p}, codes, method="tokens"), params)
 
     assert tokens("full") < tokens("dots") < tokens("none")
 

@@ -1,4 +1,4 @@
-"""Pooling, beyond what the recorded outputs show of the MAP kind."""
+"""Pooling, as far as the recorded outputs of attention pooling don't check it."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ def test_prefix_features_are_those_of_the_ids_alone_and_the_last_are_the_whole(p
     assert np.abs(again[:, 1] - features[:, 1]).max() > 1e-3
 
 
-def test_prefixes_want_a_causal_encoder_and_a_count_in_range():
+def test_prefixes_need_a_causal_encoder_and_a_count_in_range():
     model, params = _toklip("map")
     ids = jnp.zeros((1, 16), jnp.int32)
     with pytest.raises(ValueError, match=r"counts in \[1, 16\], got \(0,\)"):
@@ -94,9 +94,9 @@ def _toklip(pool):
     images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
     token_ids = jnp.zeros((1, config.text.context_length), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(0), images, token_ids)
-    return model, jax.tree.map(_shaken, params)
+    return model, jax.tree.map(_shifted, params)
 
 
-def _shaken(x):
-    """Biases start at zero: moved, so that they count."""
+def _shifted(x):
+    """Shifts parameters, so that biases, which start at zero, count."""
     return x + 0.05 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)

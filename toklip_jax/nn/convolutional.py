@@ -11,9 +11,10 @@ GROUP_NORM_EPS = 1e-6
 
 
 class Encoder(nn.Module):
-    """Images to latents: residual levels, each but the last halving the resolution.
+    """Encodes images as latents, through levels of residual blocks.
 
-    Attention stands after each residual block of the last level, and in the middle.
+    Each level but the last halves the resolution. Attention follows each residual block of the last
+    level, and stands in the middle.
     """
 
     channels: int
@@ -40,7 +41,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images: the encoder's mirror, one residual block more a level.
+    """Decodes latents to images: the encoder's mirror, with one more residual block in each level.
 
     Levels are counted from the lowest resolution; attention stands in the first.
     """
@@ -69,14 +70,17 @@ class Decoder(nn.Module):
 
 
 def middle(x: Float[Array, "b h w c"], dtype: jnp.dtype) -> Float[Array, "b h w c"]:
-    """Residual, attention and residual block at the lowest resolution, in the caller's scope."""
+    """Applies a residual, an attention and a residual block, at the lowest resolution.
+
+    Its modules are the caller's: they are named in its scope.
+    """
     x = ResBlock(x.shape[-1], dtype, name="mid_res_0")(x)
     x = AttentionBlock(dtype, name="mid_attn")(x)
     return ResBlock(x.shape[-1], dtype, name="mid_res_1")(x)
 
 
 class ResBlock(nn.Module):
-    """x + conv(swish(norm(conv(swish(norm(x)))))); a 1x1 shortcut where the width changes."""
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 shortcut where the width changes."""
 
     width: int
     dtype: jnp.dtype
@@ -91,7 +95,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head attention over all positions, scale c^-0.5, with a residual."""
+    """Adds single-head attention over all places, with scale c^-0.5, to its input."""
 
     dtype: jnp.dtype
 
@@ -99,15 +103,16 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         y = group_norm(self.dtype, "norm")(x)
-        heads = [
-            conv(c, self.dtype, name, 1)(y).reshape(b, h * w, 1, c) for name in ("q", "k", "v")
-        ]
-        out = attention(*heads).reshape(b, h, w, c)
+        query, key, value = (
+            conv(c, self.dtype, name, kernel=1)(y).reshape(b, h * w, 1, c)
+            for name in ("q", "k", "v")
+        )
+        out = attention(query, key, value).reshape(b, h, w, c)
         return x + conv(c, self.dtype, "proj", kernel=1)(out)
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2, padded at right and bottom only."""
+    """Halves the resolution by a 3x3 convolution, padded at the right and the bottom only."""
 
     dtype: jnp.dtype
 
@@ -118,7 +123,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour to twice the size, then a 3x3 convolution."""
+    """Doubles the resolution by nearest neighbours, then applies a 3x3 convolution."""
 
     dtype: jnp.dtype
 
@@ -136,13 +141,13 @@ def conv(
     stride: int = 1,
     padding: str | int | None = None,
 ) -> nn.Conv:
-    """A square convolution, padded by half its kernel with zeros unless told otherwise."""
+    """Returns a square convolution, by default zero-padded so that it keeps the resolution."""
     padding = kernel // 2 if padding is None else padding
     return nn.Conv(features, (kernel,) * 2, stride, padding=padding, dtype=dtype, name=name)
 
 
 def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
-    """Group norm of 32 groups; float32 statistics by the two-pass formula."""
+    """Returns a group norm of 32 groups, whose float32 statistics use the two-pass formula."""
     return nn.GroupNorm(
         num_groups=32, epsilon=GROUP_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name
     )

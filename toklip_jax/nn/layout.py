@@ -1,4 +1,4 @@
-"""The two layouts of a stack of layers: `blocks_{i}`, or `blocks` with a leading layer axis."""
+"""Converts between the layouts of a stack: `blocks_{i}`, or `blocks` with a leading layer axis."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def to_scanned(params: Params, stack: Callable = np.stack) -> Params:
     """Returns parameters with every run of `blocks_0`, `blocks_1`, ... stacked into `blocks`.
 
     Args:
-        stack: makes one leaf of a list of the layers' leaves.
+        stack: turns a list of the layers' leaves into one leaf.
     """
     out, layers = {}, {}
     for name, value in params.items():
