@@ -17,7 +17,7 @@ PYTHON=${PYTHON:-python}
 PROCESSES=${PROCESSES:-1}             # more than 1: on CPU
 DEVICES=${DEVICES:-4}                 # CPU devices of each of several processes
 PORT=${PORT:-8476}                    # where several processes meet
-RESTART_SECONDS=${RESTART_SECONDS:-5} # before a preempted run goes on
+RESTART_SECONDS=${RESTART_SECONDS:-5} # before a preempted run is resumed
 GRACE_SECONDS=${GRACE_SECONDS:-60}    # for the others to end when one process has failed
 
 PREEMPTED=75

@@ -3,7 +3,7 @@
 # set up, in a clone of the repository (what is committed is what runs):
 #
 #   launch/tpu_pod.sh run [flags]   creates the slice, waits for it, installs, starts on all workers
-#                                   and watches; creates it anew after a preemption, and goes on.
+#                                   and watches; after a preemption it creates it again and resumes.
 #                                   Ctrl-C ends the watching alone; `run` again takes it up
 #   launch/tpu_pod.sh logs [N]      follows the log of worker N (0)
 #   launch/tpu_pod.sh status        of the slice, and of the run

@@ -20,7 +20,7 @@ def fields_of(path, name):
 
 LOOP = fields_of("training/loop.py", "LoopConfig")
 OPTIMIZER = fields_of("training/optimizer.py", "OptimizerConfig")
-COMPUTE = fields_of("models/config.py", "Compute")
+COMPUTE = fields_of("nn/config.py", "Compute")
 
 
 def test_every_field_set_on_a_command_line_is_in_the_config():

@@ -106,6 +106,6 @@ def test_sigterm_saves_and_exits_with_75_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     (output,) = finish(process, status=75)
-    assert "the same command goes on" in output
+    assert "the same command continues" in output
     (saved,) = [int(p.name) for p in (tmp_path / "run/teacher/checkpoints").glob("[0-9]*")]
     assert read_metrics(metrics)[-1]["step"] == saved

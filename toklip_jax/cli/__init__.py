@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands that `python -m` runs."""

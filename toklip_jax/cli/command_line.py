@@ -1,4 +1,4 @@
-"""What the commands share: flags with a config among them, errors in one line, exit statuses."""
+"""Common parts of the commands: flags, one of them a config; errors in one line; exit statuses."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ RETRY = 1  # a failure to start: another try may succeed
 
 
 def quiet() -> None:
-    """Silences the libraries' own log lines; to be called before any device is used."""
+    """Silences the libraries' own log lines; call it before any device is used."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     logging.getLogger("absl").setLevel(logging.WARNING)
 
@@ -29,8 +29,7 @@ def parse(
     """Returns the values of the flags: `config`, `traceback`, and what `define` adds.
 
     Raises:
-        ValueError: a flag or a config that is wrong, or one of `required` that is not given, in
-            one line.
+        ValueError: in one line: a wrong flag or config, or one of `required` that is missing.
     """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
@@ -45,7 +44,7 @@ def parse(
     except flags.Error as error:
         raise ValueError(_one_line(error)) from error
     except Exception as error:  # the config's own code runs here, and may raise anything
-        # Of a mistyped field, ml_collections names the nearest: "Did you mean ...?"
+        # For a mistyped field, ml_collections suggests the nearest: "Did you mean ...?"
         raise ValueError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
     finally:
         sys.argv = kept
@@ -54,7 +53,7 @@ def parse(
     for name in required:
         if values[name].value is None:
             raise ValueError(f"expected --{name}=..., got none")
-    # ml_collections puts off its own error.
+    # ml_collections defers its own error.
     if values["config"].value is not None and not isinstance(values.config, ConfigDict):
         name = config_flags.get_config_filename(values["config"])
         raise ValueError(f"expected --config to name a Python file, found none at {name}")
@@ -62,10 +61,10 @@ def parse(
 
 
 def experiment_of(values: flags.FlagValues) -> Experiment | None:
-    """Returns what the flags' config says, or None where there is none.
+    """Returns the experiment of the flags' config, or None without a config.
 
     Raises:
-        UserError: all that is wrong with it.
+        UserError: the config's errors, all of them.
     """
     return None if values["config"].value is None else read_experiment(values.config)
 
@@ -73,10 +72,10 @@ def experiment_of(values: flags.FlagValues) -> Experiment | None:
 def run_command(
     work: Callable[[], None], experiment: Experiment | None, has_traceback: bool = False
 ) -> int:
-    """Connects the processes that a config says there are, works, and returns the exit status.
+    """Connects the processes of a config, calls `work`, and returns the exit status.
 
     Args:
-        has_traceback: let the errors of the user through instead of printing their line.
+        has_traceback: raise errors of the user, with their traceback, instead of printing a line.
     """
     try:
         compile_cache.enable()

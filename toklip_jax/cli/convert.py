@@ -1,4 +1,4 @@
-"""`python -m toklip_jax.convert`: inspect, to-jax, to-torch, verify, start."""
+"""The command `python -m toklip_jax.convert`: inspect, to-jax, to-torch, verify, start."""
 
 import argparse
 import collections
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Says what a file or directory holds."""
+    """Prints what a file or directory contains."""
     if is_converted(args.file):
         expect_no_hints(_hints(args), args.file)
         weights = load_weights(args.file)
@@ -94,7 +94,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def start(args: argparse.Namespace) -> int:
-    """Makes TokLIP's weights before training from a teacher and a VQ tokenizer."""
+    """Writes the weights that TokLIP's training starts from, of a teacher and a VQ tokenizer."""
     _expect_new(args.out)
     teacher = _read(args.teacher, Hints(args.num_heads, args.text_num_heads))
     if args.tokenizer:

@@ -3,7 +3,7 @@
     python -m toklip_jax.encode --config=configs/toklip_s_256.py --output=CACHE [--workdir=RUN]
     python -m toklip_jax.encode --output=CACHE --parquet=DIR [--id_offset=N]
 
-The second exports what is there; `--parquet` beside `--config` does both.
+The second exports an existing cache; `--parquet` together with `--config` does both.
 """
 
 import functools

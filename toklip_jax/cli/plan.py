@@ -1,4 +1,4 @@
-"""What a training step takes on hardware you don't have:
+"""Plans a training step on hardware you don't have:
 
     python -m toklip_jax.plan --config=configs/toklip_s_256.py --topology=v5e:16x16
 

@@ -32,6 +32,6 @@ def _processor() -> str:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
-        pass  # no Linux: the machine's name has to do
+        pass  # not on Linux: the architecture's name has to do
     digest = hashlib.sha256(f"{platform.processor()}{flags}".encode()).hexdigest()[:12]
     return f"{platform.machine()}-{digest}"

@@ -12,11 +12,11 @@ INTERRUPTED = 130  # the shell's status of a command that was interrupted
 
 
 class UserError(ValueError):
-    """What the user can fix: the message says what was expected, what came, and what to do."""
+    """An error that the user can fix; its message says what was expected, found, and to do."""
 
 
 class Problems:
-    """Collects what is wrong, so that all of it is said at once."""
+    """Collects errors, so that all of them are reported together."""
 
     def __init__(self):
         self.lines: list[str] = []

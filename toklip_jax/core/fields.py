@@ -1,4 +1,4 @@
-"""Names and fields from configs, checked: a mistyped one is told its nearest neighbour."""
+"""Checks names and fields of configs; the error for a mistyped one suggests the nearest."""
 
 import dataclasses
 import difflib
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def check_name(what: str, name: Any, names: Iterable[str]) -> str:
-    """Returns `name`.
+    """Checks that `name` is one of `names`, and returns it.
 
     Raises:
-        ValueError: it is not among `names`; says which there are, and the nearest.
+        ValueError: it is not; lists them, and suggests the nearest.
     """
     names = list(names)
     if name in names:
@@ -54,7 +54,7 @@ def _is_required(field):
 
 
 def _typed(value, hint, where):
-    """`value`, a list as a tuple where the hint says so, or a ValueError for another plain type."""
+    """Returns `value`, a list as a tuple if the hint is one; refuses another plain type."""
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
     origins = [typing.get_origin(option) or option for option in options]
     if tuple in origins and isinstance(value, list | tuple):

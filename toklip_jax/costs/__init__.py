@@ -1,1 +1,1 @@
-"""FLOPs of a program, and what chips can do."""
+"""FLOPs of programs, and peak rates of chips."""

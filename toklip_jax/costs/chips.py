@@ -1,8 +1,8 @@
-"""What accelerators can do: peak rates and memory, for rooflines and utilisation.
+"""Peak rates and memory of accelerators, for rooflines and utilisation.
 
-TPU figures are of Google Cloud's pages for each version (docs.cloud.google.com/tpu/docs/v4, v5e,
-v5p, v6e), GPU figures of NVIDIA's data sheets (dense, not sparse, SXM boards). TPU memory is what
-is printed as GB there and is 2^30 bytes; XLA keeps a little of it for itself.
+TPU figures are from Google Cloud's pages for each version (docs.cloud.google.com/tpu/docs/v4, v5e,
+v5p, v6e), GPU figures from NVIDIA's data sheets (dense, not sparse, SXM boards). TPU memory is
+printed there in GB and means 2^30 bytes; XLA keeps a little of it for itself.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ class Chip:
     """Peak rates of one chip.
 
     Attributes:
-        name: as people say it.
+        name: for people.
         bf16_flops: FLOP/s of bfloat16 matrix products.
         hbm_bytes: memory.
         hbm_bandwidth: bytes/s.
@@ -50,7 +50,7 @@ CHIPS = {
     "NVIDIA H200": Chip("H200", 989.4e12, 141 * 10**9, 4800e9, 450e9, 14.8),
 }
 
-# What other versions of libtpu call them.
+# Names in other versions of libtpu.
 ALIASES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
 
 

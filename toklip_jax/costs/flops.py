@@ -1,8 +1,8 @@
-"""FLOPs of a function, by walking its jaxpr: XLA's own count takes a loop's body once.
+"""Counts the FLOPs of a function by walking its jaxpr: XLA counts the body of a loop only once.
 
-Only matrix products and convolutions count, two FLOPs a multiply-add: the model FLOPs that papers
-divide by a chip's peak. What is rematerialised is in the jaxpr of a gradient and so is counted:
-trace a model that doesn't, to count the model's own.
+Only matrix products and convolutions count, two FLOPs for each multiply-add: the model FLOPs that
+papers divide by a chip's peak. Rematerialised operations are in the jaxpr of a gradient and are
+counted; to count the model's own, trace one without rematerialisation.
 """
 
 import math
@@ -17,13 +17,13 @@ def count_flops(function: Callable, *args: Any, float32_passes: float = 1.0) -> 
     """Returns the FLOPs of `function(*args)`, over all devices of its mesh.
 
     A loop counts times its length where that is known when tracing (`scan`, and what is made of
-    it), else once; of a conditional's branches the dearest counts. Attention counts in full, causal
-    or not. A convolution's border counts as if the padding were pixels.
+    it), else once; of a conditional's branches the most expensive counts. Attention counts in full,
+    causal or not. A convolution's border counts as if the padding were pixels.
 
     Args:
         args: arrays or `jax.ShapeDtypeStruct`s.
-        float32_passes: weight of products of float32 at highest precision, which a chip makes of
-            several of bfloat16 (`chips.Chip`); 1 counts the mathematics.
+        float32_passes: weight of float32 products at highest precision, each of which a chip
+            computes as several bfloat16 products (`chips.Chip`); 1 counts the mathematics.
     """
     return round(_count(jax.make_jaxpr(function)(*args).jaxpr, float32_passes))
 

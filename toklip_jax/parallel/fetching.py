@@ -1,4 +1,4 @@
-"""Arrays fetched from devices to hosts, one by one, so that no host holds a whole model."""
+"""Fetches arrays from devices to hosts one by one, so that no host holds a whole model."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 
 def fetch(array: np.ndarray | jax.Array) -> np.ndarray:
-    """Returns one array whole; of a jax array no copy is kept beyond the result.
+    """Returns one whole array; no copy of a jax array is kept beyond the result.
 
     `np.asarray` of a jax array would keep its copy for as long as the array lives: a second model
     on the host once all parameters have been read. Where the array's shards are on several hosts,

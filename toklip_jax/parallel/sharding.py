@@ -1,4 +1,4 @@
-"""The mesh, and the rules that say how parameters are sharded over it."""
+"""The mesh, and the rules for sharding parameters, batches and activations over it."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from toklip_jax.core.fields import from_fields
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # what a batch is split over
+BATCH_AXES = ("data", "fsdp")  # axes that a batch is split over
 BATCH = P(BATCH_AXES)
 AnyMesh = Mesh | AbstractMesh  # of devices, or of the shape alone
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
@@ -69,7 +69,7 @@ def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = Non
 
     Args:
         config: sizes of the axes, or a mapping of them.
-        devices: all that there are, unless given.
+        devices: all devices by default.
 
     Raises:
         ValueError: an unknown axis, or sizes that don't multiply to the number of devices.
@@ -107,7 +107,7 @@ def shardings(tree: Any, mesh: AnyMesh, rules: Rules = ()) -> Any:
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-    """Batches are split over `data` and `fsdp` along their first axis."""
+    """Returns the sharding of batches: over `data` and `fsdp` along their first axis."""
     return NamedSharding(mesh, BATCH)
 
 
@@ -129,14 +129,14 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def map_sharded_rows(function: Callable[..., Any], rows: jax.Array, *whole: jax.Array) -> Any:
-    """Returns `function(rows, *whole)`, of each device's rows apart where a mesh is in context.
+    """Returns `function(rows, *whole)`, on each device for its own rows if a mesh is in context.
 
-    For what the compiler would not split: loops over rows, and kernels.
+    It is for what the compiler would not split: loops over rows, and kernels.
 
     Args:
         function: row by row; its results have the rows first.
         rows: split over `data` and `fsdp` along the first axis.
-        whole: what every device has all of.
+        whole: arrays of which every device gets all.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or _entry(BATCH_AXES, len(rows), mesh) != BATCH_AXES:
@@ -146,7 +146,7 @@ def map_sharded_rows(function: Callable[..., Any], rows: jax.Array, *whole: jax.
 
 
 def put_batch(batch: Any, mesh: AnyMesh) -> Any:
-    """Makes global arrays of this process's rows of a batch.
+    """Returns global arrays made from this process's rows of a batch.
 
     Raises:
         ValueError: the devices don't divide the batch.
@@ -162,10 +162,10 @@ def put_batch(batch: Any, mesh: AnyMesh) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Returns arrays as numpy's, whole on every host."""
+    """Returns whole arrays as NumPy's on every host."""
 
     def one(x):
-        # What every host has whole already would be joined to itself, once a host.
+        # Gathering an array that every host has whole would repeat it once for each host.
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return np.asarray(x)
         return multihost_utils.process_allgather(x, tiled=True)
@@ -174,7 +174,7 @@ def to_host(tree: Any) -> Any:
 
 
 def _entry(axes, size: int, mesh: AnyMesh):
-    """The partition spec's entry for one dimension of an activation."""
+    """Returns the partition spec's entry for one dimension of an activation."""
     if axes is None:
         return None
     names = (axes,) if isinstance(axes, str) else axes

@@ -1,10 +1,10 @@
-"""The start of a program on several hosts: one process a host, found from config or environment.
+"""Starts a program on several hosts, whose processes find each other by config or environment.
 
 `jax.distributed.initialize()` raises outside a cluster and, under Slurm, takes one GPU a process;
 here it is called only where there are several processes, with what each cluster needs.
 
-A process that waits in vain for the others is ended by JAX's own runtime (5 minutes, exit by
-signal, no exception): so a line says after a minute what it waits for. On some TPU slices JAX's
+JAX's runtime ends a process that waits in vain for the others after 5 minutes, by a signal and
+without an exception; so after a minute a line says what it is waiting for. On some TPU slices JAX's
 port, 8482, is closed: `JAX_COORDINATOR_PORT=8476`, in the environment of every host.
 """
 
@@ -24,9 +24,9 @@ from typing import Any
 import jax
 
 KINDS = ("auto", "none", "explicit", "slurm", "tpu")
-HINT_SECONDS = 60.0  # of waiting, after which a line says for what
-METADATA_TRIES = 3  # a pod's process that goes alone would leave the others waiting
-METADATA_SECONDS = 3.0  # Google's metadata server is one hop away, or not there
+HINT_SECONDS = 60.0  # of waiting, after which a line says what for
+METADATA_TRIES = 3  # a process of a pod that started alone would leave the others waiting
+METADATA_SECONDS = 3.0  # Google's metadata server is one hop away, or does not exist
 # What JAX reads of a Slurm step; srun sets them, sbatch alone does not.
 SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 SLURM_STEP += ("SLURM_LOCALID",)
@@ -34,12 +34,12 @@ EVERY_HOST = "a TPU pod program must be started on every host"
 
 
 class StartError(RuntimeError):
-    """The processes did not find each other; another try may do, so it is no ValueError."""
+    """The processes did not find each other; not a ValueError, as another try may succeed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessesConfig:
-    """How the processes of a program find each other; the environment's settings go first.
+    """How the processes of a program find each other; the environment takes precedence.
 
     Attributes:
         kind: "none" never; "explicit" by the other fields; "slurm" by the step's environment;
@@ -129,7 +129,7 @@ def _detect(explicit: tuple[str, int, int], environ: Mapping[str, str]) -> str:
 
 
 def _explicit(config: ProcessesConfig, environ) -> tuple[str, int, int]:
-    """Returns the settings, those of the environment before those of the config."""
+    """Returns the settings; those of the environment take precedence over the config's."""
     coordinator = environ.get("TOKLIP_COORDINATOR") or config.coordinator
     count = _number("TOKLIP_NUM_PROCESSES", environ, config.num_processes)
     return coordinator, count, _number("TOKLIP_PROCESS_ID", environ, config.process_id)
@@ -188,7 +188,7 @@ def _slurm(environ: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _sees_own_gpus(environ: Mapping[str, str]) -> bool:
-    """Whether all GPUs that this task sees are its own, rather than one for each of several."""
+    """Returns whether all GPUs that this task sees are its own, and not shared with other tasks."""
     tasks = _tasks_here(environ)
     visible = len(re.findall(r"[^,\s]+", environ.get("CUDA_VISIBLE_DEVICES", "")))
     on_node = _number("SLURM_GPUS_ON_NODE", environ)
@@ -222,10 +222,10 @@ def _tpu(environ: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _tpu_workers(environ: Mapping[str, str]) -> int:
-    """Returns how many processes a TPU pod has, 0 where nothing says that there is one.
+    """Returns how many processes a TPU pod has, 0 if nothing says that there is one.
 
-    GKE says it in the environment, a TPU VM's metadata server to who asks. JAX, as it is imported,
-    finds out whether there is a TPU, and sets TPU_SKIP_MDS_QUERY where there is none.
+    GKE says it in the environment, and a TPU VM's metadata server on request. When JAX is imported,
+    it finds out whether there is a TPU, and sets TPU_SKIP_MDS_QUERY if there is none.
     """
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
     slices = _number("MEGASCALE_NUM_SLICES", environ)

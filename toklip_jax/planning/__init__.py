@@ -1,1 +1,1 @@
-"""What a training step takes on hardware you don't have."""
+"""Estimates what a training step takes on hardware you don't have."""

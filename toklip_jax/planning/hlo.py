@@ -1,4 +1,4 @@
-"""What a compiled program moves: collectives and memory traffic, from XLA's text of it.
+"""Finds the collectives and memory traffic of a compiled program in XLA's text of it.
 
 XLA's own cost analysis takes a loop's body once; here a loop counts times its trip count.
 """
@@ -25,8 +25,7 @@ class Collective:
 
     Attributes:
         kind: one of `KINDS`.
-        size: bytes of the whole: what a gather ends with, what a reduction starts with, on one
-            device.
+        size: bytes on one device of the result of a gather, or of the input of a reduction.
         group: devices that take part.
         times: how often a step runs it.
         where: the operation it serves, as JAX names it.
@@ -75,7 +74,7 @@ def memory_traffic(text: str) -> int:
     """Returns the bytes that a step reads from and writes to memory on a device, estimated.
 
     Every operation's operands and results, fusions as one; a slice of a stacked array, read or
-    updated in place, counts as the slice. What the compiler keeps on the chip is left out.
+    updated in place, counts as the slice. Buffers that the compiler keeps on the chip are left out.
     """
     module = _parse(text)
     times, fused = _times(module), _fused(module)
@@ -176,7 +175,7 @@ def _slice(instruction, body):
 
 
 def _bytes(shape: str, in_memory: bool = False) -> int:
-    """Bytes of a shape or a tuple; `in_memory` leaves out what lies in other memory spaces."""
+    """Bytes of a shape or a tuple; `in_memory` leaves out what is in other memory spaces."""
     total = 0
     for dtype, dims, layout in _SHAPE.findall(shape):
         if in_memory and re.search(r"S\([1-9]\)", layout):

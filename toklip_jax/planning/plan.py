@@ -1,4 +1,4 @@
-"""What a training step takes on hardware you don't have.
+"""Plans a training step: the memory and time it takes on hardware you don't have.
 
 The step of a config's stage is compiled, full size, for a TPU topology or for the devices at hand.
 Nothing is read, initialised or run: parameters and batches are shapes.
@@ -187,7 +187,7 @@ def image_size(experiment: Experiment, stage: StageConfig) -> tuple[int, ...] | 
 
 
 def _compile(step: _Step, mesh):
-    """The compiled step, or None where it doesn't fit."""
+    """Returns the compiled step, or None if it doesn't fit."""
     with jax.set_mesh(mesh):
         jitted = jit_step(step.function(), mesh, step.state, step.frozen, step.objective.sharding)
         try:
@@ -237,8 +237,8 @@ def _measure(step: _Step, compiled, mesh, devices) -> Plan:
 def largest_batch(try_batch: Callable[[int], Plan | None], smallest: Plan, ways: int) -> int:
     """Returns the largest batch found to fit, a multiple of `ways`, within three compiles.
 
-    What the activations take grows with the batch along a line: the line through two batches says
-    where to look, and a compile there confirms it.
+    The memory of activations grows linearly with the batch: the line through two batches says where
+    to look, and a compile there confirms it.
     """
     limit = smallest.hbm
     if not limit:
@@ -259,7 +259,7 @@ def largest_batch(try_batch: Callable[[int], Plan | None], smallest: Plan, ways:
 
 
 def reduce_compile_effort(effort: float = FAST) -> None:
-    """Makes XLA for TPUs compile in an eighth of the time, for all that follows in this process.
+    """Makes XLA for TPUs compile in an eighth of the time, from here on in this process.
 
     Memory and what collectives gather are about the same; less is fused and nothing is kept on the
     chip between operations, so that `Plan.traffic` is two to three times a run's (docs/scaling.md).
@@ -288,7 +288,7 @@ def topology_devices(name: str) -> list:
 
 
 def _shapes(objective, optimizer, steps):
-    """Shapes of the state and of the frozen parameters, as the loop makes them."""
+    """Returns the shapes of the state and of the frozen parameters, as the loop makes them."""
     params = jax.eval_shape(objective.init, jax.random.key(0))
     trainable, frozen = partition(params, objective.trainable)
     frozen = jax.eval_shape(
@@ -298,7 +298,7 @@ def _shapes(objective, optimizer, steps):
 
 
 def _bytes_on_a_device(tree: Any, placement: Any) -> int:
-    """Bytes of a tree's part on one device."""
+    """Returns the bytes of a tree's part on one device."""
 
     def one(leaf, sharding):
         part = sharding.shard_shape(leaf.shape)

@@ -1,4 +1,4 @@
-"""A plan as lines of text."""
+"""Formats a plan as lines of text."""
 
 from toklip_jax.planning.plan import MIB, Plan
 

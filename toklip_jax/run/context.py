@@ -1,4 +1,4 @@
-"""What the parts of a run share."""
+"""The context that the parts of a run share."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from toklip_jax.weights.read import read_weights
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """A run: its config, where it lives, and what it runs on.
+    """A run: its config, its directory, and the mesh it runs on.
 
     workdir/
         config.json
@@ -39,7 +39,7 @@ class RunContext:
 
     @property
     def start(self) -> Start:
-        """What a stage starts with."""
+        """What a stage is given when it starts."""
         experiment = self.experiment
         return Start(experiment.compute, self.mesh, experiment.seed, self.read_weights)
 

@@ -1,7 +1,7 @@
 """Encodes a data source once, for training that needs neither pixels nor the frozen towers.
 
-Each process works on shards of its own; a shard is written whole or not at all, and the same command
-continues with those that are missing. `data/cache` says what is written.
+Each process works on shards of its own; a shard is written whole or not at all, and the same
+command continues with those that are missing. `data/cache` says what is written.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def encode(
     host: int = 0,
     hosts: int = 1,
 ) -> Header:
-    """Encodes a config's source, or what is missing of it, and returns the cache's header.
+    """Encodes the shards of a config's source that are missing, and returns the cache's header.
 
     Args:
         output: the cache's directory, one for all hosts.
@@ -121,7 +121,7 @@ def _tokenizer(experiment, workdir) -> TextTokenizer | None:
 
 
 def _is_any_left(is_told, error, left) -> bool:
-    """Whether some host has shards to encode; after each shard, all of them ask.
+    """Returns whether some host has shards left to encode; all hosts ask after each shard.
 
     Raises:
         ValueError: a host met an error.
@@ -137,7 +137,7 @@ def _is_any_left(is_told, error, left) -> bool:
 
 
 def _claim(output, encoder) -> None:
-    """Makes the cache's directory, or sees that what is there is the same cache."""
+    """Creates the cache's directory, or checks that an existing one holds the same cache."""
     output.mkdir(parents=True, exist_ok=True)
     if (output / HEADER).exists():
         theirs, ours = (_comparable(h) for h in (load_header(output), encoder.header))

@@ -106,16 +106,16 @@ def read_models(context: RunContext) -> dict[str, Weights]:
 
 
 def _as_trained(context, weights) -> dict[str, Any]:
-    """The parameters as the training loop holds them, so that both give the same figures.
+    """Returns the parameters as the training loop holds them, so that both give the same figures.
 
-    That is float32, but for what was frozen, which the loop keeps in the compute type.
+    They are float32, except for those that were frozen, which the loop keeps in the compute type.
     """
     experiment = context.experiment
     stages = {f"{STAGE_PREFIX}{stage.name}": stage for stage in experiment.stages}
     stage = stages.get(experiment.models.get("toklip", ""))
     found = {}
     for name, read in weights.items():
-        # Host arrays, of a mapped file its views: each device takes its part when they are placed.
+        # Host arrays, or views of a mapped file: each device gets its part when they are placed.
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), read.params)
         if stage is not None and name in ("toklip", "teacher"):
             objective = task_of(stage.task).objective
@@ -133,7 +133,7 @@ def _saved_tokenizer(weights):
 
 
 def _say_what_is_left_out(experiment):
-    """Says that rFID is left out, where a config leaves the path of Inception's weights empty."""
+    """Says that rFID is left out if a config leaves the path of Inception's weights empty."""
     asked = [experiment.evaluations[name] for name in experiment.evaluate]
     is_asked = any(isinstance(evaluation, Reconstruct) for evaluation in asked)
     if is_asked and is_main_host() and experiment.models.get("inception") == "":
@@ -141,7 +141,7 @@ def _say_what_is_left_out(experiment):
 
 
 def _provenance(experiment, hashes) -> dict[str, Any]:
-    """Which config, weights, software and devices the figures come from, and when."""
+    """Returns which config, weights, software and devices the figures come from, and when."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": {

@@ -34,7 +34,7 @@ def run(
         experiment: what a config says.
         workdir: resumed if it holds a run of this config.
         mode: "train", or "eval" to evaluate only: a run that is finished, or other weights.
-        restart: delete the run that is there first.
+        restart: delete an existing run first.
         allow_config_change: continue a run whose config differs, after printing how.
         profile: steps [first, last) of each stage to write a profile of.
 
@@ -76,7 +76,7 @@ def _check_caches(experiment):
 
 
 def _check_models(experiment, workdir):
-    """An evaluation at the end must not find after weeks that its models are nowhere."""
+    """Checks that the models of the final evaluation will exist, before weeks of training."""
     names = [stage.name for stage in experiment.stages]
     for name, source in experiment.models.items() if experiment.evaluate else ():
         stage = source.removeprefix(STAGE_PREFIX)
@@ -103,7 +103,7 @@ def _check_evaluation(experiment, workdir):
 
 
 def _keep_tokenizer(context) -> pathlib.Path | None:
-    """Keeps in the workdir the tokenizer of the run's texts: the one named, or one trained here."""
+    """Saves the tokenizer of the run's texts in the workdir: the one named, or one trained here."""
     path = context.workdir / TOKENIZER_FILE
     if is_main_host() and not path.exists():
         _make_tokenizer(context.experiment, path)

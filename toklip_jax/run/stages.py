@@ -71,7 +71,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
 
 
 def check_vocabulary(text: TextTokenizer | None, objective: Objective) -> None:
-    """Raises ValueError where a tokenizer has more ids than the model's table has rows."""
+    """Raises ValueError if a tokenizer has more ids than the model's table has rows."""
     config = getattr(objective.model_config, "text", None)
     if text is not None and config is not None and text.vocab_size > config.vocab_size:
         raise ValueError(
@@ -81,7 +81,7 @@ def check_vocabulary(text: TextTokenizer | None, objective: Objective) -> None:
 
 
 def _batching(stage, context) -> Batching:
-    """How this host reads batches, for training and validation alike."""
+    """Returns how this host reads batches, for training and validation alike."""
     reading = context.experiment.reading
     return Batching(
         stage.batch_size,
@@ -95,7 +95,7 @@ def _batching(stage, context) -> Batching:
 def _evaluation(
     stage: StageConfig, context: RunContext, objective: Objective, batching: Batching
 ) -> Evaluate | None:
-    """What `evaluate_every` calls: the stage's `validation`, and the evaluations that it names."""
+    """Returns what `evaluate_every` calls: the stage's `validation` and its named evaluations."""
     if not stage.loop.evaluate_every:
         return None
     if stage.validation is None and not stage.evaluate:

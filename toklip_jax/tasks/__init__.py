@@ -1,1 +1,1 @@
-"""One folder a training task; `registry.py` is the list."""
+"""Training tasks: one folder for each, and the list of them in `registry.py`."""

@@ -1,4 +1,4 @@
-"""What a training task is to the rest of the package."""
+"""The interface of a training task, and what tasks have in common."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +20,7 @@ from toklip_jax.weights import Weights
 
 @dataclasses.dataclass(frozen=True)
 class ModelFields:
-    """A stage's own fields where it trains a fresh model.
+    """The fields of a stage that trains a new model.
 
     Attributes:
         model: its config.
@@ -69,7 +69,7 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a stage starts with.
+    """What a stage is given when it starts.
 
     Attributes:
         compute: how its models compute.
@@ -86,16 +86,17 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class CacheUse:
-    """How a task trains on a cache of what its frozen models make of the data.
+    """How a task trains on a cache of its frozen models' outputs.
 
     Attributes:
-        features: what a cache may hold besides ids.
+        features: that a cache may hold besides ids.
         check: `check(stage, objective, params, tokenizer_path)` compares a stage's caches with the
             run and returns the features that they hold, or raises a ValueError.
         batch: `batch(objective, features, batch_size)` returns the shapes of a batch.
         unused: `unused(objective, params, features)` returns the slash paths of the parameters
             that no step on such a cache uses.
-        encoder: makes what `run.encode` writes caches with, such as `tasks.toklip.encoder`'s.
+        encoder: makes the encoder that `run.encode` writes caches with, such as
+            `tasks.toklip.encoder.CacheEncoder`.
     """
 
     features: tuple[str, ...]
@@ -107,10 +108,10 @@ class CacheUse:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A training task: one folder, one line in `registry.TASKS`.
+    """A training task: one folder, and one line in `registry.py`.
 
     Attributes:
-        name: what a stage's `objective` is called in configs.
+        name: its name in configs, as a stage's `objective`.
         objective: its class; the fields of a stage's `loss` are among its fields.
         fields: dataclass of the stage's fields that say which model is trained.
         read: `read(section, where)` returns these fields, or raises a ValueError.
@@ -119,9 +120,9 @@ class Task:
             `stages` are the config's by name.
         batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
             `size`, or of the model's size where that is None.
-        can_outline: whether there is an outline: not where only weights tell the model.
+        can_outline: whether there is an outline; there is none if only the weights tell the model.
         needs_text: whether batches have `token_ids`.
-        cache: how it trains on a cache, or None where it can't.
+        cache: how it trains on a cache, or None if it can't.
     """
 
     name: str
@@ -162,7 +163,7 @@ def build_objective(cls: type[Objective], stage: StageConfig, **others: Any) -> 
 
 
 def fresh_params(objective: Objective, start: Start) -> Params:
-    """Returns fresh parameters, sharded as they are made."""
+    """Returns new parameters, which are initialised sharded."""
     key = jax.random.key(start.seed)
     shapes = jax.eval_shape(objective.init, key)
     placement = shardings(shapes, start.mesh, objective.sharding)

@@ -1,4 +1,4 @@
-"""What objectives of images and texts share: the contrast between rows."""
+"""The contrast between rows, which objectives of images and texts share."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ def task_of(name: str, where: str = "a task") -> Task:
     """Returns the task called `name`.
 
     Raises:
-        ValueError: there is none; says which there are, and the nearest.
+        ValueError: there is none; lists those that exist, and suggests the nearest.
     """
     return TASKS[check_name(where, name, TASKS)]
 

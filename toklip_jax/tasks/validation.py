@@ -1,4 +1,4 @@
-"""What a stage is judged by while it trains: held-out pairs, the same figures on any mesh."""
+"""Validation of a stage while it trains, on held-out pairs; the same figures on any mesh."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ def validation(
 ) -> Callable[[Params], dict[str, float]]:
     """Returns a function of all parameters that gives the figures over all pairs of `batches`.
 
-    Retrieval among all pairs, both ways, equal texts counting as one; the softmax loss over all of
-    them; and, where there is a teacher, the distillation loss. Rows that `mask` marks as padding
-    count nowhere, and the figures don't depend on how rows lie on hosts and devices.
+    The figures are retrieval among all pairs, both ways, equal texts counting as one; the softmax
+    loss over all of them; and, if there is a teacher, the distillation loss. Rows that `mask` marks
+    as padding are ignored, and the figures don't depend on how hosts and devices share the rows.
 
     Args:
-        batches: makes this host's rows of the batches, anew each time.
+        batches: returns this host's rows of the batches, from the start at each call.
     """
     encode = jax.jit(functools.partial(_encode, objective))
 

@@ -15,23 +15,23 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 _log = logging.getLogger(__name__)
-BROKEN_PREFIX = "broken-"  # what a checkpoint that can't be read is renamed to
+BROKEN_PREFIX = "broken-"  # a checkpoint that can't be read is renamed to this and its step
 
 
 class CheckpointMismatch(ValueError):
-    """A checkpoint of another structure, shape or dtype than what was asked for."""
+    """The checkpoint has another structure, shape or dtype than was asked for."""
 
 
 class Checkpoints:
     """The checkpoints under one directory.
 
-    A save that was cut off leaves only a temporary folder, which is gone by the next save.
+    A save that was interrupted leaves only a temporary folder, which the next save deletes.
 
     Args:
-        keep: the newest that stay.
-        keep_every: those of steps that this divides stay too; 0 for none.
-        best: name of a metric; the checkpoint where it was highest stays too.
-        description: what is saved beside every state, as json: the run's config, say.
+        keep: how many of the newest are kept.
+        keep_every: those at multiples of this many steps are kept too; 0 for none.
+        best: name of a metric; the checkpoint where it was highest is kept too.
+        description: saved with every state, as json, such as the run's config.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Starts saving `state`; training goes on meanwhile. A step that is there is left."""
+        """Starts saving `state` while training continues; does nothing if the step is saved."""
         if step in self._manager.all_steps():
             return
         known = {k: v for k, v in (metrics or {}).items() if k == self._best}
@@ -88,8 +88,8 @@ class Checkpoints:
     def restore(self, state: Any, step: int | None = None) -> Any:
         """Returns the state saved at `step`, the newest unless given.
 
-        A newest checkpoint that can't be read is set aside, and the one before it taken, aloud;
-        where none can be read, all stay where they are.
+        If the newest can't be read, it is renamed, the one before it is used, and a warning says
+        so; if none can be read, all are left as they are.
 
         Args:
             state: its structure: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
@@ -123,20 +123,20 @@ class Checkpoints:
         return self._manager.restore(step, args=args).description
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; raises what went wrong with it."""
+        """Waits until the last save is on disk, and raises its error if it failed."""
         with self._explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Waits for the last save and lets go of the directory."""
+        """Waits for the last save and closes the directory."""
         with self._explained():
             self._manager.wait_until_finished()
             self._manager.close()
 
     @contextlib.contextmanager
     def _explained(self):
-        """Says in one sentence what a full disk raises in a page."""
+        """Replaces the long error of a full disk by one sentence."""
         try:
             yield
         except Exception as error:
@@ -151,7 +151,7 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self._directory,
             options=self._options,
-            # Named, as a new manager reads no metadata otherwise.
+            # Given by name, as a new manager reads no metadata otherwise.
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "description": ocp.JsonCheckpointHandler(),
@@ -194,7 +194,7 @@ class Checkpoints:
 def restore_or_save_frozen(directory: epath.PathLike, tree: Any) -> Any:
     """Saves `tree` at `directory`, or returns what was saved there, with `tree`'s shardings.
 
-    For what a run needs and never changes: frozen parameters.
+    It is for frozen parameters, which a run needs and never changes.
 
     Raises:
         ValueError: what was saved there has another structure, shape or dtype.
@@ -212,7 +212,7 @@ def restore_or_save_frozen(directory: epath.PathLike, tree: Any) -> Any:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """Returns a path that Orbax takes: absolute where it is local, a bucket's as it is."""
+    """Returns a path for Orbax: a local one made absolute, a bucket's unchanged."""
     path = epath.Path(path)
     return path if "://" in str(path) else epath.Path(path.absolute())
 
@@ -229,7 +229,7 @@ def _expect_same(where, saved, wanted):
 
 
 def _leaves(tree):
-    """Name -> (shape, dtype), with names that don't tell a tuple from a dict with digits."""
+    """Returns name -> (shape, dtype); a tuple's names are those of a dict with digits as keys."""
 
     def name(path):
         return "/".join(

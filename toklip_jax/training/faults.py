@@ -1,4 +1,4 @@
-"""What may go wrong in a run: a preempted machine, steps that are not finite."""
+"""Handles what can go wrong in a run: preemption, and steps that are not finite."""
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_LAG = 2  # steps behind, so that asking for a result does not hold up the device
+_LAG = 2  # steps behind, so that reading a result does not stall the device
 
 
 class Preempted(Exception):
@@ -22,7 +22,7 @@ class Preemption:
     """Watches for SIGTERM; on several hosts, jax makes all of them stop at the same step.
 
     Args:
-        is_alone: this process alone was told or not; the others are not asked.
+        is_alone: whether only signals to this process count; the others are not asked.
     """
 
     def __init__(self, is_alone: bool = False):
@@ -31,7 +31,7 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         if self._is_alone:  # else jax.distributed has its own handler
-            # Not in the main thread, where ValueError says so: whoever runs us handles signals.
+            # Outside the main thread this raises ValueError: the caller handles signals then.
             with contextlib.suppress(ValueError):
                 self._old = signal.signal(signal.SIGTERM, self._tell)
         return self
@@ -41,11 +41,11 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._old)
 
     def is_reached(self) -> bool:
-        """Whether to save and stop now; the same on all hosts, which ask after every step."""
+        """Returns whether to save and stop now; the same on all hosts, which ask every step."""
         if self._is_alone:
             return self._is_told
-        # Counted from the process's start: a signal before the first question sets the stop at
-        # number 1, which the step of a resumed run would never be equal to.
+        # Counted from the start of the process: a signal before the first call sets the stop at
+        # number 1, which the step of a resumed run would never equal.
         self._asked += 1
         return multihost_utils.reached_preemption_sync_point(self._asked)
 
@@ -57,7 +57,7 @@ class SkippedSteps:
     """Counts skipped steps in a row, and remembers which samples they had.
 
     Args:
-        limit: so many in a row end the run.
+        limit: number of skipped steps in a row that ends the run.
     """
 
     def __init__(self, limit: int, directory: pathlib.Path):
@@ -65,7 +65,7 @@ class SkippedSteps:
         self._pending, self._in_a_row = collections.deque(), []
 
     def add(self, step: int, is_skipped: jax.Array, keys: Any) -> None:
-        """Notes a step, and looks at one some steps ago.
+        """Records a step, and reads the result of one some steps back.
 
         Raises:
             FloatingPointError: the limit is reached; the samples' keys are in a file.
@@ -75,7 +75,7 @@ class SkippedSteps:
             self._look()
 
     def finish(self) -> None:
-        """Looks at all that is left."""
+        """Reads the results of all recorded steps."""
         while self._pending:
             self._look()
 

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a line a minute, a bar, TensorBoard, json lines, W&B."""
+"""The log of a run: a line a minute, a progress bar, TensorBoard, json lines, W&B."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def line(
     metrics: Mapping[str, float | int],
     speed: Mapping[str, float],
 ) -> str:
-    """Returns one line for people: step, losses and rate, images/s a chip, MFU, waiting, rest."""
+    """Returns one line for people: step, metrics, images/s/chip, MFU, data wait, time left."""
     parts = [f"{title} {step}/{total}", *(f"{k} {v:.4g}" for k, v in metrics.items())]
     if speed:
         parts.append(f"{speed['images_per_second_per_chip']:.4g} images/s/chip")
@@ -120,7 +120,7 @@ def line(
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns what `RunLog` wrote, in order; a torn last line is left out."""
+    """Returns what `RunLog` wrote, in order; an incomplete last line is left out."""
     path = pathlib.Path(path)
     records = []
     for text in path.read_text().splitlines() if path.exists() else ():
@@ -143,6 +143,6 @@ def _start_wandb(settings, title, directory):
             "expected wandb to be installed, as the config's wandb section asks for it: "
             "pip install wandb, or empty the section"
         ) from error
-    # The stage's directory names the run, so that a resumed one goes on with it.
+    # The stage's directory names the run, so that a resumed run continues it.
     name = f"{directory.parent.name}-{title}"
     return wandb.init(name=name, id=name, resume="allow", dir=str(directory), **settings)

@@ -34,23 +34,23 @@ from toklip_jax.training.workdir import check_same
 
 Batches = Callable[[int], Iterator[Any]]  # start step -> batches from there on
 Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
-HOST_FIELDS = ("keys", "skipped")  # of a batch: what no device sees
+HOST_FIELDS = ("keys", "skipped")  # of a batch: fields that stay on the host
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long, and how often what is done.
+    """How long a stage trains, and how often it logs, saves and evaluates.
 
     Attributes:
         steps: updates in all.
-        log_every: steps between metrics; also how often the device is waited for.
+        log_every: steps between metrics, which wait for the device.
         save_every: steps between checkpoints; the last step is always saved.
-        keep: newest checkpoints that stay.
-        keep_every: checkpoints of steps that this divides stay for good; 0 for none.
-        best: name of an evaluation's metric; the checkpoint where it was highest stays too.
-        evaluate_every: steps between evaluations, after each of which is saved; 0 for none.
+        keep: how many of the newest checkpoints are kept.
+        keep_every: checkpoints at multiples of this many steps are kept for good; 0 for none.
+        best: name of an evaluation's metric; the checkpoint where it was highest is kept too.
+        evaluate_every: steps between evaluations, each followed by a save; 0 for none.
         accumulation: chunks a batch is taken in, exactly (`step.gradients`), to save memory.
-        max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after so
+        max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after this
             many in a row the run stops.
         max_bad_share: of samples that can't be read; above it the run stops.
         checkpoints: where these and the frozen parameters are kept, unless in the run's directory:
@@ -80,17 +80,17 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopContext:
-    """What a loop is given besides the objective, its data and its optimizer.
+    """What a loop is given besides the objective, the data and the optimizer.
 
     Attributes:
         title: of its lines and bar.
         evaluate: what `evaluate_every` calls, with the running mean where one is kept.
         description: the run's config, saved with every checkpoint; one of another is refused.
-        allow_change: go on from a checkpoint of another config, after printing the differences.
+        allow_change: continue a checkpoint of another config, after printing the differences.
         profile: steps [first, last) of which a profile is written.
         wandb: arguments of `wandb.init`; empty for none.
-        unused: paths of frozen parameters that no step uses, such as the teacher's where its features
-            are cached: they come onto the devices for evaluations only.
+        unused: paths of frozen parameters that no step uses, such as the teacher's if its features
+            are cached; they are put on the devices only for evaluations.
     """
 
     title: str = "train"
@@ -117,12 +117,12 @@ def train(
     """Trains until `config.steps`, from the newest checkpoint in `directory` if there is one.
 
     Args:
-        params: all parameters at the start; those that train are given up to the state.
-        batches: the order is a function of the step alone, so that a resumed run sees what an
-            unbroken one would.
+        params: all parameters at the start; those that are trained are donated to the state.
+        batches: their order is a function of the step alone, so that a resumed run sees what an
+            uninterrupted one would.
 
     Returns:
-        All parameters at the end, the running mean in place of the trained ones where it is kept.
+        All parameters at the end, with the running mean in place of the trained ones if it is kept.
 
     Raises:
         Preempted: told to stop by SIGTERM; all is saved.
@@ -156,7 +156,7 @@ class _Loop:
         kept_in = self.directory
         if config.checkpoints:
             kept_in = epath.Path(config.checkpoints) / context.title
-        # A run may continue from a cache, which leaves some of them unused, or the other way round.
+        # A run may switch to a cache, which leaves some of them unused, or back.
         name = "frozen_of_cache" if self.unused else "frozen"
         frozen = restore_or_save_frozen(kept_in / name, frozen)
         self.step = jit_step(self._make_step(self.objective), self.mesh, state, frozen, rules)
@@ -220,12 +220,12 @@ class _Loop:
                 fetched = time.perf_counter()
                 batch, keys = self._fetch(stream, bad)
                 fetched = time.perf_counter() - fetched
-                # While the last step runs, waiting for a batch costs nothing.
+                # While the previous step is running, waiting for a batch costs nothing.
                 is_free = metrics is None or metrics["loss"].is_ready()
                 profile.at(done - 1)
                 with jax.set_mesh(self.mesh):
                     state, metrics = self.step(state, frozen, batch)
-                # The first step compiles: it is no measure of speed.
+                # The first step includes compiling and says nothing about speed.
                 if speed and is_free:
                     speed.waited(fetched)
                 log.advance()
@@ -303,12 +303,12 @@ class _Profile:
 
 
 def batch_leaf(batch: Mapping[str, Any]) -> Any:
-    """Returns any array of a batch: they all have its length."""
+    """Returns one array of a batch; all have the same length."""
     return jax.tree.leaves(batch)[0]
 
 
 def _evaluated(state: TrainState) -> Params:
-    """The parameters that are evaluated and kept: the running mean where there is one."""
+    """Returns the parameters that are evaluated and kept: the running mean if there is one."""
     return state.params if state.ema is None else state.ema
 
 

@@ -1,6 +1,6 @@
-"""What is trained: an objective is a model, a loss over a batch, and which parameters move.
+"""Objectives: a model, a loss over a batch, and which parameters are trained.
 
-The loop and the step know no more of it than `Objective` says. Losses are sums with the weight that
+The loop and the step know nothing else about a task. Losses are sums with the weight that
 divides them, never means, so that masks, ragged batches, accumulation and several hosts are exact.
 """
 
@@ -20,13 +20,12 @@ Result = tuple[jax.Array, dict[str, jax.Array]]
 
 @flax.struct.dataclass
 class Encoded:
-    """What an objective makes of some rows of a batch.
+    """The result of encoding some rows of a batch.
 
     Attributes:
-        features: float arrays [b, ...] that `compare` sets against those of all other rows;
-            gradients pass.
-        loss_sum: over these rows, of all that needs no other rows, float32 scalar.
-        weight: what divides the sum: the number of rows that count, or of their tokens. It depends
+        features: float arrays [b, ...] that `compare` compares between all rows; gradients pass.
+        loss_sum: sum over these rows of the losses that need no other rows, float32 scalar.
+        weight: that divides the sum: the number of rows that count, or of their tokens. It depends
             on no trainable parameter.
         metrics: float32 scalars, sums that the same weight divides.
         rows: arrays [b, ...] that `compare` finds in its batch; no gradient passes.
@@ -42,13 +41,13 @@ class Encoded:
 class Objective:
     """A training task: loss = sum of `encode(...).loss_sum` / weight + `compare` of all rows.
 
-    In these parts, a batch larger than fits can be taken chunk by chunk (see `step.gradients`). A
+    In these parts, a batch larger than fits can be computed in chunks (see `step.gradients`). A
     batch may hold `mask`, bool [b]: rows that don't count.
 
     Attributes:
-        model_config: of the model whose weights the stage leaves.
+        model_config: of the model whose weights the stage saves.
         compute: how it computes.
-        trainable: patterns of the parameters that move (see `state.partition`).
+        trainable: patterns of the parameters that are trained (see `state.partition`).
         sharding: rules that go before the common ones (see `parallel.sharding`).
         embeddings: patterns of parameters below the first block, for layer decay.
         full_precision: patterns of frozen parameters that stay float32.
@@ -62,15 +61,15 @@ class Objective:
     full_precision: tuple[str, ...] = ()
 
     def init(self, rng: jax.Array) -> Params:
-        """Returns fresh parameters of everything the loss needs; traceable."""
+        """Returns new parameters of everything the loss needs; traceable."""
         raise NotImplementedError
 
     def prepare(self, params: Params, batch: Batch) -> Batch:
-        """Returns the batch with what frozen parameters make of it, computed once a step."""
+        """Returns the batch with the outputs of frozen models, computed once a step."""
         return batch
 
     def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
-        """Computes what depends on each row alone, of a prepared batch."""
+        """Computes everything that depends on single rows of a prepared batch."""
         raise NotImplementedError
 
     def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
@@ -83,11 +82,11 @@ class Objective:
         return jnp.float32(0), {}
 
     def constrain(self, params: Params) -> Params:
-        """Returns trainable parameters put back into their bounds after an update."""
+        """Returns trainable parameters, clipped to their bounds after an update."""
         return params
 
     def model_params(self, params: Params) -> Params:
-        """Returns the parameters of the model whose weights the stage leaves."""
+        """Returns the parameters of the model whose weights the stage saves."""
         return params
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
@@ -100,13 +99,13 @@ class Objective:
 
 
 def averages(loss_sum: Any, metrics: dict[str, Any], weight: Any) -> Result:
-    """Returns the loss and metrics whose sums are given; 0 where nothing counts."""
+    """Returns the loss and metrics as averages of the given sums; 0 if nothing counts."""
     weight = jnp.where(weight > 0, weight, 1)
     return loss_sum / weight, {name: total / weight for name, total in metrics.items()}
 
 
 def sum_rows(values: Float[Array, " b"], mask: Bool[Array, " b"] | None = None) -> Float[Array, ""]:
-    """Returns the sum over the rows that count; what a row left out holds doesn't matter."""
+    """Returns the sum over the rows that count; the values of other rows don't matter."""
     return jnp.sum(values if mask is None else jnp.where(mask, values, 0))
 
 

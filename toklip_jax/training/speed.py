@@ -1,4 +1,4 @@
-"""How fast a run goes: images a second, share of the chips' peak, share of waiting for data."""
+"""The speed of a run: images a second, share of the chips' peak, share of waiting for data."""
 
 import time
 
@@ -8,7 +8,7 @@ from toklip_jax.costs.chips import chip
 
 
 class Speed:
-    """Measures between two calls of `report`.
+    """Measures speed between two calls of `report`.
 
     Args:
         flops: of a step's model, rematerialisation not counted; 0 where unknown.
@@ -20,7 +20,7 @@ class Speed:
         self._waited, self._since = 0.0, time.perf_counter()
 
     def waited(self, seconds: float) -> None:
-        """Counts time in which there was neither a batch nor, at its end, a step still running."""
+        """Adds time that was spent waiting for a batch while no step was running."""
         self._waited += seconds
 
     def report(self, step: int) -> dict[str, float]:

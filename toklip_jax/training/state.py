@@ -18,14 +18,14 @@ Params = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """What a step changes and a checkpoint holds; frozen parameters are neither.
+    """The state that a step changes and a checkpoint saves, without frozen parameters.
 
     Attributes:
         step: number of updates done, int32 scalar.
         params: the trainable parameters, float32.
         opt_state: optax's state of them.
         ema: running mean of `params`, or None.
-        skipped: number of steps that changed nothing, as loss or gradient were not finite.
+        skipped: number of steps that changed nothing, as loss or gradient was not finite.
 
     The leaves' types are left open: the same structure also holds shapes and shardings.
     """
@@ -38,13 +38,13 @@ class TrainState:
 
 
 def cast_frozen(frozen: Params, compute: Compute, full_precision: Sequence[str] = ()) -> Params:
-    """Returns frozen parameters in the compute type, which halves what they take.
+    """Returns frozen parameters in the compute type, which may halve their memory.
 
-    The towers would cast at every use; here it is done once. Scalars stay: rounding a logit scale
-    changes the loss and saves nothing.
+    The towers would cast them at every use; here it is done once. Scalars are not cast: rounding a
+    logit scale changes the loss and saves nothing.
 
     Args:
-        full_precision: patterns of those that stay as they are, such as a VQ tokenizer's.
+        full_precision: patterns of those that are not cast, such as a VQ tokenizer's.
     """
     dtype = compute.jax_dtype
 
@@ -94,7 +94,7 @@ def split(params: Params, names: Collection[str]) -> tuple[Params, Params]:
 def with_zeros(params: Params, unused: Params) -> Params:
     """Returns `params` with zeros for those of `unused`, which are shapes; traceable.
 
-    For models that look at parameters which they don't use: zeros that nothing uses are not made.
+    It is for models that read parameters which they don't use; unused zeros are not computed.
     """
     return merge(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unused), params)
 

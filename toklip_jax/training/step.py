@@ -35,12 +35,12 @@ def make_step(
     """Returns `step(state, frozen, batch) -> (state, metrics)`, a pure function.
 
     Metrics are float32 scalars: the objective's, `loss`, `grad_norm` (of all trainable parameters,
-    before clipping), `learning_rate`, and `is_skipped`: 1 where loss or gradient were not finite,
-    and only the step number moved. Randomness is a function of seed and step alone.
+    before clipping), `learning_rate`, and `is_skipped`: 1 if loss or gradient was not finite, and
+    only the step number changed. Randomness is a function of seed and step alone.
 
     Args:
-        accumulation: chunks a batch is taken in; see `gradients`.
-        unused: shapes of frozen parameters that the loss has no use for; `frozen` comes without.
+        accumulation: chunks that a batch is computed in; see `gradients`.
+        unused: shapes of frozen parameters that the loss does not use and `frozen` lacks.
     """
     optimizer = make_optimizer(config, total_steps, objective.embeddings)
     schedule = learning_rate(config, total_steps)
@@ -83,7 +83,7 @@ def gradients(
 
     In chunks, all features are computed first; then the loss between rows and its gradient with
     respect to them; then, chunk by chunk, the gradient of the parameters against those (GradCache,
-    arXiv 2101.06983). What frozen parameters compute is kept from the first pass to the second.
+    arXiv 2101.06983). The outputs of frozen models are kept from the first pass to the second.
     A chunk has every `chunks`-th row, so that rows stay on their devices.
     """
     if chunks == 1:
@@ -152,7 +152,7 @@ def _join(tree):
 def jit_step(
     step: Callable, mesh: jax.sharding.Mesh, state: Any, frozen: Any, rules: Rules = ()
 ) -> Callable:
-    """Compiles a step for a mesh: state and frozen parameters sharded, the old state given up.
+    """Compiles a step for a mesh: state and frozen parameters sharded, the old state donated.
 
     Args:
         rules: of the objective's `sharding`.

@@ -1,4 +1,4 @@
-"""A run's directory: it belongs to one config, and nothing in it is overwritten unasked."""
+"""The directory of a run: it belongs to one config, and is not overwritten unless asked for."""
 
 import json
 import pathlib
@@ -21,12 +21,12 @@ def open_workdir(
     restart: bool = False,
     allow_change: bool = False,
 ) -> pathlib.Path:
-    """Makes a run's directory, or opens the one of a run of the same config.
+    """Creates a run's directory, or opens that of an existing run of the same config.
 
     Args:
         config: as plain json data.
-        restart: delete what an earlier run, of whatever config, left there.
-        allow_change: take a run of another config over; prints the differences.
+        restart: delete an earlier run there first, whatever its config.
+        allow_change: continue a run of another config, after printing the differences.
 
     Raises:
         ValueError: it holds something else than a run, or a run of another config.
@@ -42,7 +42,7 @@ def open_workdir(
         else:
             _check_same(path, mine, allow_change)
     path.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: a run killed here must not leave half a config.
+    # Written atomically: a run that is killed here must not leave half a config.
     temporary = path / f".{CONFIG_NAME}"
     temporary.write_text(json.dumps(mine, indent=2, sort_keys=True) + "\n")
     temporary.replace(path / CONFIG_NAME)
@@ -66,7 +66,7 @@ def _check_same(path, mine, allow_change):
 
 
 def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None:
-    """Compares the config of a run that is there with this one's.
+    """Compares the config of an existing run with this one's.
 
     Raises:
         ValueError: they differ, and that isn't allowed; where it is, the differences are printed.
@@ -82,9 +82,9 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
     if not allow_change:
         raise ValueError(
             f"{where} holds a run of another config ({'; '.join(lines)}): choose another workdir, "
-            f"pass --allow_config_change to go on with this one, or --restart to delete that run"
+            f"pass --allow_config_change to continue with this one, or --restart to delete that run"
         )
-    print(f"{where} goes on with another config:", *lines, sep="\n  ")
+    print(f"{where} continues with another config:", *lines, sep="\n  ")
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:

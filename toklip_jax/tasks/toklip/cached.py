@@ -1,4 +1,4 @@
-"""Training from a cache: that it fits the run, and which frozen parameters its steps leave out."""
+"""Training from a cache: checks that it fits the run, and finds parameters that are not needed."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ from toklip_jax.training.state import Params, partition
 from toklip_jax.weights.fingerprints import fingerprint_params
 
 TRACED_ROWS = 2  # of the batch that shows what a step uses; any number would do
-ANEW = f"encode anew with `{ENCODE}` and this config"
+ANEW = f"encode again with `{ENCODE}` and this config"
 
 
 def check_caches(
@@ -73,7 +73,7 @@ def cached_rows(
     batch_size: int,
     dtype: str = "bfloat16",
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch from a cache that holds these of `CACHED`."""
+    """Returns the shapes of a batch from a cache that holds `features`, some of `CACHED`."""
     config = objective.model_config
     shapes = {
         "ids": ids_shape(config.vq, config.vision.grid),
@@ -105,7 +105,7 @@ def unused_parameters(objective: TokLIPObjective, params: Params, features: Coll
 
 
 def untouched(function: Callable[..., Any], params: Params, *others: Any) -> set[str]:
-    """Returns the slash paths of parameters that `function(params, *others)` has no use for.
+    """Returns the slash paths of parameters that `function(params, *others)` does not use.
 
     It is traced, not run.
     """

@@ -12,14 +12,14 @@ class EncodeConfig:
     """The config's section `encode`.
 
     Attributes:
-        stage: the toklip stage whose models and augmentation are taken.
+        stage: the toklip stage whose models and augmentation are used.
         crops: of each image; training takes one at random every epoch.
-        features: of `objectives.CACHED`, to be kept besides ids.
+        features: of `objective.CACHED`, to be stored besides ids.
         feature_dtype: bfloat16, or float32.
-        has_text: without, nothing can be trained on the cache, but evaluated.
-        resize: "" for random crops; or "squash" or "crop", whole pictures as evaluations see them.
+        has_text: whether texts are stored; a cache without can be evaluated on, not trained on.
+        resize: "" for random crops; or "squash" or "crop": whole images as evaluations see them.
         batch_size: images that a process encodes at once, one crop after another.
-        records_per_shard: images of a file; what a process that is killed loses at most.
+        records_per_shard: images in a file; a process that is killed loses at most as many.
     """
 
     stage: str = "toklip"

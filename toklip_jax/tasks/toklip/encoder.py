@@ -38,12 +38,12 @@ from toklip_jax.training.state import (
 )
 from toklip_jax.weights.fingerprints import fingerprint_params
 
-INPUTS = ("images", "token_ids")  # of a batch: what devices get
-KEPT = ("token_ids", "labels", "index")  # of a batch: what goes into records as it is
+INPUTS = ("images", "token_ids")  # of a batch: fields that go to devices
+KEPT = ("token_ids", "labels", "index")  # of a batch: fields that are stored unchanged
 
 
 class CacheEncoder:
-    """What turns the source of a config into records, with this process's devices alone.
+    """Turns the source of a config into records, on this process's devices alone.
 
     Attributes:
         header: of the cache.
@@ -67,7 +67,7 @@ class CacheEncoder:
         """Opens the source, and reads its first good sample.
 
         Args:
-            stage: whose models and augmentation are taken.
+            stage: whose models and augmentation are used.
             objective, params: that it starts from.
             source: of images.
             tokenizer: of its captions, or None.
@@ -93,19 +93,19 @@ class CacheEncoder:
         crops, is_encoded = config.crops, source.gives == ENCODED
         self._draws = CropSampler(self._transform(), crops, self._seed, is_encoded or crops == 1)
         samples = Reader(SourceSlices(self._source, [range(len(self._source))]), self._draws)
-        probe = samples(0, np.random.default_rng(0))  # it shows which fields there are
+        probe = samples(0, np.random.default_rng(0))  # it shows which fields the samples have
         self.header = self._describe(params, probe)
         self._rows = functools.partial(encode_rows, self._objective, config)
         self._params = self._place(params, probe)
 
     def shards(self, numbers: Sequence[int], bad: BadSamples) -> Iterator[tuple[int, list[bytes]]]:
-        """Yields the number and the records of these shards, counting in `bad` what has none."""
+        """Yields the number and the records of each shard; counts in `bad` samples without one."""
         size, batch_size = self._config.records_per_shard, self._config.batch_size
         ranges = [range(i * size, min((i + 1) * size, len(self._source))) for i in numbers]
         bad.add(0, getattr(self._source, "problems", []))
         if not ranges:
             return
-        # One stream for all: a batch lies within a shard, as only the last shard is ragged.
+        # One stream for all: no batch spans two shards, as only the last shard is ragged.
         source = SourceSlices(self._source, ranges)
         workers = self._reading.num_workers
         stream = pipeline.evaluation_batches(source, batch_size, self._draws, workers)
@@ -122,11 +122,11 @@ class CacheEncoder:
             stream.close()
 
     def _encoded(self, stream, bad):
-        """Yields (batch, what was made of it), one batch behind, so that devices don't wait."""
+        """Yields (batch, its encoded rows), one batch behind, so that devices don't wait."""
         rows = jax.jit(lambda params, batch: self._rows(with_zeros(params, self._unused), batch))
         named, last = set(), None
         for batch in stream:
-            # A sample that others were to stand in for comes again in its own row.
+            # A bad sample is reported again by the row that it should have been.
             new = [problem for problem in batch.get("skipped", []) if problem not in named]
             named.update(new)
             bad.add(int(batch["mask"].sum()), new)
@@ -167,7 +167,7 @@ class CacheEncoder:
         return FirstCaption()
 
     def _place(self, params, probe) -> Params:
-        """The parameters that encoding takes, on the devices."""
+        """Returns the parameters that encoding needs, on the devices."""
         shapes = {
             name: jax.ShapeDtypeStruct((self._config.batch_size, *value.shape), value.dtype)
             for name, value in _inputs(probe).items()
@@ -231,7 +231,7 @@ class CacheEncoder:
 def encode_rows(
     objective: TokLIPObjective, section: EncodeConfig, params: Params, batch: dict[str, Any]
 ) -> dict[str, jax.Array]:
-    """Returns what is kept of a batch, arrays [b, crops or 1, ...]; traceable.
+    """Returns the fields stored for a batch, arrays [b, crops or 1, ...]; traceable.
 
     Args:
         batch: `images` [b, crops, h, w, 3], `token_ids` [b, crops or 1, t].

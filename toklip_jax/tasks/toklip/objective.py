@@ -28,7 +28,7 @@ from toklip_jax.tasks.contrast import (
 from toklip_jax.training.objective import Batch, Encoded, Objective, Result, count_rows, sum_rows
 from toklip_jax.training.state import Params
 
-CACHED = ("teacher_feature", "text_feature")  # what a cache may hold besides ids
+CACHED = ("teacher_feature", "text_feature")  # that a cache may hold besides ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ class TokLIPObjective(Objective):
         return l2_normalize(self._apply(params, token_ids, "text_features"))
 
     def expect_cached(self, fields: Collection[str]) -> None:
-        """Raises ValueError where the loss needs what a cache with these fields doesn't have."""
+        """Raises ValueError if the loss needs more than these fields of a cache."""
         if self.token_weight:
             raise ValueError(
                 f"expected token_weight 0 with a cache, which has no tokens of the teacher, got "
@@ -166,7 +166,7 @@ class TokLIPObjective(Objective):
 
     def _prepare_cached(self, batch):
         self.expect_cached(batch)
-        # Of length 1 again: bfloat16 has rounded them.
+        # Back to unit length: bfloat16 has rounded them.
         kept = {n: l2_normalize(batch[n].astype(jnp.float32)) for n in CACHED if n in batch}
         kept |= {name: batch[name] for name in ("token_ids", "mask") if name in batch}
         return kept | {"ids": batch["ids"].astype(jnp.int32)}

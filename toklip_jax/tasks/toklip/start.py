@@ -1,4 +1,4 @@
-"""TokLIP before training: a SigLIP 2 teacher's towers on a VQ tokenizer, as the paper starts."""
+"""The start of TokLIP's training: a SigLIP 2 teacher's towers on a VQ tokenizer."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.ops.resample import resample_positions
 from toklip_jax.weights.base import Weights
 
-LEFT_OUT = ("patch_embed",)  # of the teacher's image tower: ids take the place of patches
+LEFT_OUT = ("patch_embed",)  # of the teacher's image tower: ids replace patches
 
 
 class Start(NamedTuple):
-    """TokLIP's weights before training, and a line for each part saying where it came from."""
+    """TokLIP's weights before training, and a line for each part that says where it comes from."""
 
     weights: Weights
     report: list[str]
@@ -28,7 +28,7 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
     """Joins a teacher and a VQ tokenizer.
 
     The token encoder takes the teacher's position table (resampled where the grids differ), blocks,
-    norm and pool; its mapping MLP is fresh. Text tower and logit scale and bias are the teacher's.
+    norm and pool; its mapping MLP is new. Text tower and logit scale and bias are the teacher's.
 
     Raises:
         ValueError: other kinds of weights, or the VQ's down-sampling does not divide the images.
@@ -61,7 +61,7 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
 
 
 def start_config(teacher: TeacherConfig, vq: VQConfig, is_causal: bool) -> TokLIPConfig:
-    """Returns the config of the TokLIP that a teacher and a VQ tokenizer give.
+    """Returns the config of the TokLIP made of a teacher and a VQ tokenizer.
 
     Raises:
         ValueError: the VQ's grid doesn't fit the teacher's images, or its pooling.

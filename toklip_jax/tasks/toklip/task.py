@@ -25,12 +25,12 @@ from toklip_jax.tasks.toklip.start import start_config, start_toklip
 from toklip_jax.training.state import Params
 from toklip_jax.training.workdir import STAGE_PREFIX
 
-PARTS = ("vq", "teacher")  # what TokLIP starts from
+PARTS = ("vq", "teacher")  # the models that TokLIP starts from
 
 
 @dataclasses.dataclass(frozen=True)
 class TokLIPFields:
-    """What a stage says of its model.
+    """The fields of a stage that describe its model.
 
     Attributes:
         init: where the weights of `PARTS` are: paths, or "stage:NAME".

@@ -1,4 +1,4 @@
-"""Reconstruction through a quantiser."""
+"""The objective of a VQ tokenizer: reconstruction through a quantiser."""
 
 import dataclasses
 import math
@@ -98,7 +98,7 @@ class VQObjective(Objective):
         }
 
     def _share_of_codes(self, ids, mask):
-        """The share of all codes that occur, over the codebooks of a place."""
+        """Returns the share of all codes that occur, over all codebooks of a place."""
         sizes = self.model_config.codebook_sizes
         ids = ids.reshape(len(ids), -1, len(sizes))  # [b, n, q]
         counted = jnp.ones(len(ids)) if mask is None else mask.astype(jnp.float32)
