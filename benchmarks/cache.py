@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import judged, machine
+from benchmarks.timing import against_bar, machine
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.siglip.config import TextConfig, VisionConfig
@@ -89,7 +89,7 @@ def measure(
     return {
         "machine": machine(),
         # Of neighbours in time, as other work on the machine comes and goes.
-        "rows": [{"what": what, "value": speedup} | judged(speedup, BAR)],
+        "rows": [{"what": what, "value": speedup} | against_bar(speedup, BAR)],
         "dtype": dtype,
         "steps_per_second": {name: 1 / value for name, value in medians.items()},
         "speedup_of_each_repeat": ratios,
@@ -168,7 +168,7 @@ def _parameters(objective):
 
     params = jax.tree.map(draw, jax.eval_shape(objective.init, jax.random.key(0)))
     trainable, frozen = partition(params, objective.trainable)
-    return trainable, cast_frozen(frozen, objective.compute)
+    return trainable, cast_frozen(frozen, objective.compute, objective.full_precision)
 
 
 def _batches(objective, trainable, frozen, batch):

@@ -12,7 +12,7 @@ import time
 import jax
 
 from benchmarks import train_step
-from benchmarks.timing import judged, machine
+from benchmarks.timing import against_bar, machine
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
 
@@ -47,7 +47,7 @@ def measure_setting(setting: train_step.Setting) -> dict:
         "lowering_seconds": middle - start,
         "compiling_seconds": end - middle,
     }
-    return row | judged(end - start, MOST if is_scanned else None, is_most=True)
+    return row | against_bar(end - start, MOST if is_scanned else None, is_most=True)
 
 
 def _released(compute):

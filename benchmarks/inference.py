@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import limits
-from benchmarks.timing import Case, alternate, compare, judged, machine
+from benchmarks.timing import Case, against_bar, alternate, compare, machine
 from benchmarks.weights import random_params
 from toklip_jax.api import Tokenizer
 from toklip_jax.costs.flops import count_flops
@@ -286,5 +286,5 @@ def _floor(setting, ours, batch, own, label):
             "ours_seconds": own,
             "share_of_floor": {stage: floor[stage] / own[stage] for stage in own},
         },
-        [row | judged(share, setting.share)],
+        [row | against_bar(share, setting.share)],
     )

@@ -20,7 +20,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from benchmarks.timing import judged, machine
+from benchmarks.timing import against_bar, machine
 from toklip_jax.files import LazyArray
 from toklip_jax.models.toklip.model import TokLIP
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
@@ -56,10 +56,10 @@ def measure(layers: int = 27) -> dict:
         "machine": machine(),
         "rows": [
             {"what": "import toklip_jax", "value": start, "unit": "s"}
-            | judged(start, IMPORT_SECONDS, is_most=True),
+            | against_bar(start, IMPORT_SECONDS, is_most=True),
             {"what": what, "value": load, "unit": "s"},
             {"what": f"{what}: peak memory by parameters", "value": peak}
-            | judged(peak, PEAK_OVER_PARAMETERS, is_most=True),
+            | against_bar(peak, PEAK_OVER_PARAMETERS, is_most=True),
         ],
     }
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import Case, alternate, compare, judged, machine
+from benchmarks.timing import Case, against_bar, alternate, compare, machine
 from toklip_jax.ops.nearest import nearest_code
 
 CHECKED = 4096  # vectors whose ids are compared with the plain search's
@@ -70,9 +70,9 @@ def rows(what: str, seconds: dict[str, list[float]], extra_mib: float) -> list[d
     return [
         *(compare(seconds, "ours", peer, what, bars[peer]) for peer in bars if peer in seconds),
         {"what": f"{what}: times the floor", "value": of_floor}
-        | judged(of_floor, OF_FLOOR.get(backend), is_most=True),
+        | against_bar(of_floor, OF_FLOOR.get(backend), is_most=True),
         {"what": f"{what}: extra memory", "value": extra_mib, "unit": "MiB"}
-        | judged(extra_mib, EXTRA_MIB, is_most=True),
+        | against_bar(extra_mib, EXTRA_MIB, is_most=True),
     ]
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.plan_table [--only=TEXT]
 
 Compiles for topologies that aren't here, with libtpu and no TPU; a minute or two a row on a free
-core. Rows that plan.json has are not compiled again: delete it to begin anew.
+core. Rows that plan.json has are not compiled again: delete it to start over.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import jax
 
 from toklip_jax.costs.chips import chip
+from toklip_jax.experiment import read_experiment
 from toklip_jax.main import parse
 from toklip_jax.planning.plan import plan, reduce_compile_effort, topology_devices
 
@@ -95,8 +96,9 @@ def _cells(found):
 
 def _compile(config, topology, batch, chunks):
     arguments = ["plan_table", f"--config={ROOT / 'configs' / config}.py", "--workdir=."]
-    values = parse(arguments).config
-    return plan(values, topology_devices(topology), batch=batch, accumulation=chunks)
+    experiment = read_experiment(parse(arguments).config)
+    devices = topology_devices(topology)
+    return plan(experiment, devices, batch_size=batch, accumulation=chunks)
 
 
 def _key(row) -> str:

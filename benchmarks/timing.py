@@ -35,7 +35,7 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Returns each case's seconds, repetition by repetition.
 
-    All cases see the same inputs, drawn anew each time, and run one after the other, so that what
+    All cases see the same inputs, drawn again each time, and run one after the other, so that what
     else the machine does meets all of them alike. The first round warms up and is not kept.
 
     Args:
@@ -75,10 +75,10 @@ def compare(
             [min(seconds[name]), max(seconds[name])] for name in (ours, peer)
         ],  # ours, peer
     }
-    return row | judged(other / own, bar)
+    return row | against_bar(other / own, bar)
 
 
-def judged(value: float, bar: float | None, is_most: bool = False) -> dict[str, Any]:
+def against_bar(value: float, bar: float | None, is_most: bool = False) -> dict[str, Any]:
     """Returns the bar, and whether `value` meets it: at least it, or at most where `is_most`."""
     if bar is None:
         return {"bar": None, "is_met": None}

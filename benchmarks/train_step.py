@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import Case, alternate, compare, judged, machine
+from benchmarks.timing import Case, against_bar, alternate, compare, machine
 from benchmarks.weights import random_params
 from toklip_jax.costs.chips import chip
 from toklip_jax.costs.flops import count_flops
@@ -99,7 +99,7 @@ def measure_setting(setting: Setting) -> dict:
     rows.append({"what": f"{label}: model FLOP/s", "value": rate})
     if known := chip(jax.devices()[0].device_kind):
         mfu = rate / known.bf16_flops
-        rows.append({"what": f"{label}: MFU", "value": mfu} | judged(mfu, setting.mfu))
+        rows.append({"what": f"{label}: MFU", "value": mfu} | against_bar(mfu, setting.mfu))
     return {"rows": rows, "first_losses": losses, "flops": flops, "problems": problems}
 
 
@@ -115,9 +115,12 @@ class Ours:
         self._mesh = mesh
         self._step = make_step(objective, OPTIMIZER, STEPS)
         trainable, frozen = partition(params, objective.trainable)
-        self._frozen = jax.jit(lambda p: cast_frozen(p, objective.compute))(place(frozen, mesh))
-        self._state = jax.jit(lambda p: create_state(p, OPTIMIZER, STEPS))(place(trainable, mesh))
-        self._jitted = jit_step(self._step, mesh, self._state, self._frozen)
+        rules = objective.sharding
+        cast = jax.jit(lambda p: cast_frozen(p, objective.compute, objective.full_precision))
+        self._frozen = cast(place(frozen, mesh, rules))
+        create = jax.jit(lambda p: create_state(p, OPTIMIZER, STEPS))
+        self._state = create(place(trainable, mesh, rules))
+        self._jitted = jit_step(self._step, mesh, self._state, self._frozen, rules)
 
     def __call__(self, batch: dict[str, jax.Array]) -> float:
         self._state, metrics = self._jitted(self._state, self._frozen, batch)
@@ -187,10 +190,13 @@ def abstract_step(setting: Setting, mesh: Any) -> Any:
     objective = objective_of(setting)
     params = jax.eval_shape(objective.init, jax.random.key(0))
     trainable, frozen = partition(params, objective.trainable)
-    frozen = jax.eval_shape(lambda p: cast_frozen(p, setting.compute), frozen)
+    frozen = jax.eval_shape(
+        lambda p: cast_frozen(p, setting.compute, objective.full_precision), frozen
+    )
     state = jax.eval_shape(lambda p: create_state(p, OPTIMIZER, STEPS), trainable)
     images, token_ids = jax.eval_shape(
         lambda: jax.tree.map(jnp.asarray, draw(setting, np.random.default_rng(0)))
     )
-    step = jit_step(make_step(objective, OPTIMIZER, STEPS), mesh, state, frozen)
+    step = make_step(objective, OPTIMIZER, STEPS)
+    step = jit_step(step, mesh, state, frozen, objective.sharding)
     return step.lower(state, frozen, {"images": images, "token_ids": token_ids})

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 CODE = """
-import jax, toklip_jax.compile_cache
-toklip_jax.compile_cache.enable()
+import jax
+from toklip_jax.core import compile_cache
+compile_cache.enable()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: x * 2 + 1)(3.0)
 """

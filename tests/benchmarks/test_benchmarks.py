@@ -110,8 +110,8 @@ def test_table_says_which_bars_are_met(load):
     table = load("table")
     rows = [
         {"what": "a", "peer": "eager", "ours_seconds": 2.0, "peer_seconds": 3.0, "ratio": 1.5}
-        | load("timing").judged(1.5, 2.0),
-        {"what": "b", "value": 31.0, "unit": "s"} | load("timing").judged(31.0, 60.0, True),
+        | load("timing").against_bar(1.5, 2.0),
+        {"what": "b", "value": 31.0, "unit": "s"} | load("timing").against_bar(31.0, 60.0, True),
     ]
     text = table.text(
         {"part": {"rows": rows}, "other": {"ratios": {"torch_by_ours": 2.5}, "part_seconds": 9}}

@@ -1,4 +1,4 @@
-"""One chunk equals four for every task, in value and gradient, with masks that leave chunks ragged."""
+"""One chunk equals four for every task, in value and gradient, with masks and ragged weights."""
 
 import dataclasses
 

@@ -30,7 +30,7 @@ class Line(Objective):
     """y = a x + b: fits the slope `a`; `b` is frozen."""
 
     trainable: tuple[str, ...] = ("slope/a",)
-    compute: Compute = Compute()
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     def init(self, rng):
         return {"slope": {"a": jnp.zeros(()), "b": jnp.float32(1)}}

@@ -1,11 +1,10 @@
-import ml_collections
 import pytest
 
 from toklip_jax.training.workdir import open_workdir
 
 
 def config(**values):
-    return ml_collections.ConfigDict({"seed": 0, "model": {"width": 8}, **values})
+    return {"seed": 0, "model": {"width": 8}, **values}
 
 
 def test_the_same_config_goes_on_and_nothing_is_touched(tmp_path):

@@ -77,7 +77,7 @@ class Images:
             return images.astype(np.float32, copy=False)
         if isinstance(images, np.ndarray):
             return self._floats(images)
-        # The host's values to the bit: XLA divides otherwise.
+        # Bit-exact with the host's values: XLA divides otherwise.
         return jnp.take(self._floats(np.arange(256, dtype=np.uint8)), images, axis=0, mode="clip")
 
     @property

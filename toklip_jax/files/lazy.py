@@ -13,7 +13,7 @@ ALIGNMENT = 64  # bytes; arrays that start at a multiple are taken over by CPU d
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazyArray:
-    """An array of known shape and dtype; `np.asarray` makes it, each time anew."""
+    """An array of known shape and dtype; `np.asarray` computes it, every time."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -44,7 +44,7 @@ def entropy_loss(
         max_scores: distances that are held at once; with more, rows are taken in blocks, and the
             backward pass computes them again.
     """
-    b, n, c = latents.shape
+    b, n, _ = latents.shape
     count = jnp.float32(b * n) if mask is None else jnp.sum(mask) * jnp.float32(n)
     count = jnp.maximum(count, 1)
     weights = jnp.ones(b) if mask is None else mask.astype(jnp.float32)

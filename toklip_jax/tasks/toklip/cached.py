@@ -20,7 +20,7 @@ from toklip_jax.training.state import Params, partition
 from toklip_jax.weights.fingerprints import fingerprint_params
 
 TRACED_ROWS = 2  # of the batch that shows what a step uses; any number would do
-ANEW = f"encode again with `{ENCODE}` and this config"
+ENCODE_AGAIN = f"encode again with `{ENCODE}` and this config"
 
 
 def check_caches(
@@ -136,7 +136,7 @@ def _check_sizes(header: Header, directory, objective):
         if getattr(header, name) != value:
             raise ValueError(
                 f"expected a cache with {name} {value}, the model's, got {getattr(header, name)} "
-                f"in {directory}: {ANEW}"
+                f"in {directory}: {ENCODE_AGAIN}"
             )
 
 
@@ -150,12 +150,12 @@ def _check_transform(header: Header, directory, stage, compute):
     if header.transform["augment"] != augment:
         raise ValueError(
             f"expected a cache of crops by the stage's augment {augment}, got "
-            f"{header.transform['augment']} in {directory}: {ANEW}, or set augment to that"
+            f"{header.transform['augment']} in {directory}: {ENCODE_AGAIN}, or set augment to that"
         )
     if header.compute["vq_dtype"] != compute.vq_dtype:
         raise ValueError(
             f"expected ids computed in compute.vq_dtype {compute.vq_dtype}, got "
-            f"{header.compute['vq_dtype']} in {directory}: {ANEW}, or set vq_dtype to that"
+            f"{header.compute['vq_dtype']} in {directory}: {ENCODE_AGAIN}, or set vq_dtype to that"
         )
 
 
@@ -165,5 +165,5 @@ def _expect_hash(header, directory, part, ours, where):
         raise ValueError(
             f"expected a cache made with this run's {part} (SHA-256 {ours[:12]}...), got one of "
             f"{theirs[:12] or 'none'}... in {directory}: name in {where} what it was made with, or "
-            f"{ANEW}"
+            f"{ENCODE_AGAIN}"
         )
