@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
 
 from toklip_jax.nn.config import Compute, TransformerConfig
 from toklip_jax.nn.norms import rms_norm
 from toklip_jax.nn.transformer import Stack
 from toklip_jax.ops.dropout import dropout
+from toklip_jax.parallel.sharding import AXES, shardings
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -180,6 +183,19 @@ def cos_and_sin(position, pair, config):
         pair = pair if is_row else pair - size // 4
         angle = (row if is_row else column) * base ** (-2 * pair / (size // 2))
     return np.cos(angle), np.sin(angle)
+
+
+def test_the_options_kernels_are_sharded_as_those_of_today():
+    config = dataclasses.replace(QWEN, width=16, num_heads=4, num_kv_heads=2)
+    shapes = jax.eval_shape(
+        Stack(config, Compute()).init, jax.random.key(0), jnp.zeros((1, 2, 16))
+    )["params"]
+    mesh = AbstractMesh((1, 2, 2), AXES, (AxisType.Auto,) * 3)
+    block = jax.tree.map(lambda sharding: sharding.spec, shardings(shapes, mesh)["blocks"])
+    for name in "qkv":  # [layers, d, heads, e]
+        assert block["attn"][name]["kernel"] == P(None, "fsdp", "tensor", None)
+    assert block["mlp"]["gate"]["kernel"] == block["mlp"]["fc1"]["kernel"]
+    assert block["mlp"]["gate"]["kernel"] == P(None, "fsdp", "tensor")
 
 
 def test_a_packed_projection_equals_separate_ones_of_the_same_weights(x):
