@@ -97,7 +97,7 @@ def varying_as(tree: Any, like: Array) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def shape_like(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> jax.ShapeDtypeStruct:
+def shape_like(shape: tuple[int, ...], dtype: Any, like: Array) -> jax.ShapeDtypeStruct:
     """Returns a kernel's result's shape and type, varying as `like` does (see `varying_as`)."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
 
