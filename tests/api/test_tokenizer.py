@@ -11,26 +11,6 @@ from toklip_jax.data.text import TextTokenizer, train_tokenizer
 ATOL = 2e-5  # as the recordings' README recommends; images 1e-4
 
 
-@pytest.fixture(scope="module")
-def path(golden):
-    return golden("toklip_tiny/checkpoint.pt")
-
-
-@pytest.fixture(scope="module")
-def toklip(path):
-    return toklip_jax.load(path)
-
-
-@pytest.fixture(scope="module")
-def inputs(golden):
-    return np.load(golden("toklip_tiny/inputs.npz"))
-
-
-@pytest.fixture(scope="module")
-def want(golden):
-    return np.load(golden("toklip_tiny/outputs_causal.npz"))
-
-
 def test_the_three_lines_give_the_recorded_outputs(toklip, inputs, want):
     ids = toklip.tokenize(inputs["image_u8_nhwc"])
     assert ids.dtype == np.int32

@@ -3,14 +3,11 @@ import json
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import PIL.Image
 import pytest
 
 from toklip_jax.data.images import (
-    check_image_array,
-    check_images,
     random_resized_crop,
     read_image,
     shortest_side_crop,
@@ -72,70 +69,6 @@ def test_random_crop_of_an_extreme_shape_falls_back_to_the_centre():
     crop = random_resized_crop(strip, 8, (0.9, 1.0), np.random.default_rng(0)).astype(int)
     assert crop.shape == (8, 8, 3)
     assert 57 <= crop[..., 1].min() <= crop[..., 1].max() <= 62
-
-
-def test_images_are_taken_as_uint8_float_or_pillow():
-    levels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    expected = to_unit_range(levels)
-    pillow = [PIL.Image.fromarray(image) for image in levels]
-    for images in (levels, expected, expected.astype(np.float64), pillow, list(levels)):
-        checked = check_images(images, 16)
-        assert checked.dtype == np.float32
-        np.testing.assert_array_equal(checked, expected)
-    half = check_images(expected.astype(ml_dtypes.bfloat16), 16)
-    np.testing.assert_allclose(half, expected, atol=0.005)
-    np.testing.assert_array_equal(
-        check_images([GRADIENT], 16)[0], to_unit_range(squash(GRADIENT, 16))
-    )
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (
-            np.zeros((4, 256, 256, 3)),
-            r"\[b, 384, 384, 3\], got \(4, 256, 256, 3\): resize them, or",
-        ),
-        (np.zeros((4, 384, 256, 3)), "resize them"),
-        (np.zeros((384, 384, 3)), r"images\[None\]"),
-        (np.zeros((2, 3, 384, 384)), "transpose"),
-        (np.zeros((2, 384, 384, 4)), "RGB"),
-        (np.zeros((0, 384, 384, 3)), "batch"),
-        (np.zeros((2, 384, 384, 3), np.int32), "uint8, or float"),
-        (np.full((1, 384, 384, 3), 255.0), r"from 255 to 255: pass uint8"),
-        (np.full((1, 384, 384, 3), np.nan), "nan"),
-        ([], "at least one"),
-        (GRADIENT, r"\[image\]"),
-        ([np.zeros((384, 384, 3)), np.zeros((3, 3, 3))], "resize them alike"),
-        ([GRADIENT, "x.png"], "list"),
-        ("x.png", "uint8, or float"),
-    ],
-)
-def test_wrong_images_say_what_to_do(images, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        check_images(images, 384)
-    assert "\n" not in str(caught.value)
-
-
-def test_videos_and_rectangles_are_checked_like_squares():
-    video = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 6, 3), np.uint8)
-    np.testing.assert_array_equal(check_images(video, (3, 8, 6)), to_unit_range(video))
-    with pytest.raises(ValueError, match=r"\[b, 3, 8, 6, 3\], got \(3, 8, 6, 3\): add a batch"):
-        check_images(video[0], (3, 8, 6))
-    with pytest.raises(ValueError, match=r"transpose\(0, 2, 3, 4, 1\)"):
-        check_images(video.transpose(0, 4, 1, 2, 3), (3, 8, 6))
-    with pytest.raises(ValueError, match="an array of the frames"):
-        check_images([GRADIENT], (3, 8, 6))
-    assert check_images([GRADIENT], (8, 6)).shape == (1, 8, 6, 3)
-    with pytest.raises(ValueError, match=r"load with image_size=\(8, 5\)"):
-        check_images(video[0, :, :, :5], (8, 6))
-
-
-def test_an_array_is_checked_without_its_values():
-    traced = jax.ShapeDtypeStruct((2, 16, 16, 3), np.float32)
-    check_image_array(traced, 16)
-    with pytest.raises(ValueError, match="resize them, or load with image_size=16"):
-        check_image_array(traced, 8)
 
 
 def test_a_rectangle_is_filled_by_each_resize():

@@ -126,13 +126,21 @@ class Tokenizer(LoadedModel):
         """
         return self._features("text_features", self._token_ids(texts), normalize)
 
-    def similarity(
-        self, image_features: Float[Array, "b d"], text_features: Float[Array, "t d"]
-    ) -> Float[Array, "b t"]:
-        """Returns the logits of normalised features, scale and bias included, float32."""
+    def similarity(self, image_features: Any, text_features: Any) -> Float[Array, "b t"]:
+        """Returns the logits of normalised features, scale and bias included, float32.
+
+        Args:
+            image_features: floats [b, d].
+            text_features: floats [t, d].
+
+        Raises:
+            ValueError: another shape or type.
+        """
+        kind = Vectors((self.config.text.embed_dim,), "features")
+        images, texts = (kind.prepare(kind.check(x)) for x in (image_features, text_features))
         scale, bias = self.params["logit_scale"], self.params.get("logit_bias")
         with jax.default_matmul_precision("highest"):
-            return similarity(image_features, text_features, scale, bias)
+            return similarity(jnp.asarray(images), jnp.asarray(texts), scale, bias)
 
     @classmethod
     def from_weights(
