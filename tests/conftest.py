@@ -39,8 +39,10 @@ def highest_precision():
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
-    """Steps that several tests build anew are compiled once a session."""
-    directory = str(tmp_path_factory.mktemp("compiled"))
+    """Programs that several tests need are compiled once a session, for all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    directory = str(base / "compiled")
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     # For the processes that tests start.

@@ -14,6 +14,7 @@ import pytest
 import toklip_jax
 from toklip_jax.main import main
 from toklip_jax.training.logging import read_metrics
+from toklip_jax.weights import read_weights
 
 CONFIG = pathlib.Path(__file__).parent / "training" / "tiny_run.py"
 EVALUATE = "--config.toklip.loop.evaluate_every=5"
@@ -53,8 +54,7 @@ def test_the_weights_of_a_run_load_as_a_tokenizer(finished):
 
 def test_frozen_parts_leave_toklips_training_as_they_came(finished):
     toklip, teacher, vq = (
-        toklip_jax.convert.read_weights(finished / stage / "weights").params
-        for stage in ("toklip", "teacher", "vq")
+        read_weights(finished / stage / "weights").params for stage in ("toklip", "teacher", "vq")
     )
     for name, got, want in (
         ("vq", toklip["vq"], vq),

@@ -81,9 +81,7 @@ def test_similarity_is_traced_and_of_the_highest_precision(toklip, features):
 
 
 def test_features_of_another_shape_are_refused(toklip, features):
-    with pytest.raises(
-        ValueError, match=r"features \[b, 16\] of floats, got float32 \(4, 8"
-    ):
+    with pytest.raises(ValueError, match=r"features \[b, 16\] of floats, got float32 \(4, 8"):
         toklip.similarity(features[0][:, :8], features[1])
 
 
