@@ -3,15 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 # Large pages for large arrays: up to a quarter fewer seconds a step (docs/performance.md).
 demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
 
+# Two processes: a test file stays in one, so that its fixtures are made once.
+PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.installed
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# The slow tests too: kills, full-size plans (where libtpu is installed), three stages on two hosts.
+test-all: $(VENV)/.installed
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ EXTRAS = {
     "test": [
         "beartype>=0.20",
         "pytest>=8,<10",
+        "pytest-xdist>=3.6,<4",
         "pyyaml>=6",
         "ruff==0.17.6",
         "scikit-image>=0.25",
