@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from benchmarks import loading
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
 from toklip_jax.models.toklip.sizes import SIZES
 
 NOISE = 24 * 2**20  # bytes that the interpreter, XLA and the allocator take meanwhile
@@ -18,12 +19,11 @@ pytestmark = pytest.mark.skipif(not CAN_MEASURE, reason="NOT CHECKED: needs Linu
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A directory of about 260 MB of weights, no tensor of more than 5 MB; and their bytes."""
-    config = SIZES["tiny"]
     tower = {"width": 512, "num_heads": 8, "mlp_dim": 2048, "depth": 10}
     config = dataclasses.replace(
-        config,
-        vision=dataclasses.replace(config.vision, **tower),
-        text=dataclasses.replace(config.text, **tower, embed_dim=512),
+        SIZES["tiny"],
+        vision=VisionConfig(**tower, is_causal=True, image_size=64, patch_size=16),
+        text=TextConfig(**tower, vocab_size=512, context_length=16),
     )
     path = tmp_path_factory.mktemp("memory") / "weights"
     return path, loading.write(path, config)
