@@ -31,7 +31,7 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.weights import Weights, save_weights
 
 IMPORT_SECONDS, PEAK_OVER_PARAMETERS = 1.5, 1.2  # at most
-SAVING_OVER_PARAMETERS = 0.2  # at most, beside the parameters that are saved
+SAVING_OVER_PARAMETERS = 0.25  # at most, beside those that are saved: the largest is 0.18 of all
 DEPTH, VOCABULARY = 27, 256_000  # of S-256
 REPETITIONS = 5
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
@@ -42,12 +42,12 @@ mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 """
 # What is measured, by name: what comes before, and is not counted; and the call itself.
 CASES = {
-    "load": ("", "toklip_jax.load(path)"),
-    "load as bfloat16": ("", "toklip_jax.load(path, param_dtype='bfloat16')"),
-    "load onto a mesh of 8": (ON_A_MESH, "toklip_jax.load(path, mesh=mesh)"),
+    "load": ("", "toklip = toklip_jax.load(path)"),
+    "load as bfloat16": ("", "toklip = toklip_jax.load(path, param_dtype='bfloat16')"),
+    "load onto a mesh of 8": (ON_A_MESH, "toklip = toklip_jax.load(path, mesh=mesh)"),
     "load onto a mesh of 8 as bfloat16": (
         ON_A_MESH,
-        "toklip_jax.load(path, mesh=mesh, param_dtype='bfloat16')",
+        "toklip = toklip_jax.load(path, mesh=mesh, param_dtype='bfloat16')",
     ),
     "save from a mesh of 8": (
         ON_A_MESH
@@ -76,10 +76,9 @@ def measure(layers: int = DEPTH) -> dict:
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "weights"
-        size = write(path, cut_config(layers))
+        write(path, cut_config(layers))
         for name in CASES:
-            seconds, memory = peak(path, name)
-            kept = size / 2 if "bfloat16" in name else size
+            seconds, memory, kept = peak(path, name)
             limit = SAVING_OVER_PARAMETERS if "save" in name else PEAK_OVER_PARAMETERS
             what = f"{name}, {kept / 2**30:.2f} GiB"
             rows += [
@@ -119,8 +118,11 @@ def write(path: pathlib.Path, config: Any) -> int:
     return sum(leaf.nbytes for leaf in params.values())
 
 
-def peak(path: pathlib.Path, name: str) -> tuple[float, int]:
-    """Returns seconds and peak resident bytes of one of `CASES`, beyond what was there before."""
+def peak(path: pathlib.Path, name: str) -> tuple[float, int, int]:
+    """Returns seconds and peak resident bytes of one of `CASES`, and the parameters' bytes.
+
+    What was resident before is taken off.
+    """
     before, call = CASES[name]
     code = MEASURE.format(path=str(path), before=before, call=call)
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -130,8 +132,8 @@ def peak(path: pathlib.Path, name: str) -> tuple[float, int]:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    seconds, memory = done.stdout.split()[-2:]
-    return float(seconds), int(memory)
+    seconds, memory, kept = done.stdout.split()[-3:]
+    return float(seconds), int(memory), int(kept)
 
 
 def seconds_of(code: str) -> float:
@@ -155,8 +157,9 @@ jax.numpy.zeros(8).block_until_ready()
 {before}
 open("/proc/self/clear_refs", "w").write("5")
 resident, start = status("VmRSS"), time.perf_counter()
-result = {call}
-print(time.perf_counter() - start, status("VmHWM") - resident)
+{call}
+seconds, memory = time.perf_counter() - start, status("VmHWM") - resident
+print(seconds, memory, sum(leaf.nbytes for leaf in jax.tree.leaves(toklip.params)))
 """
 
 

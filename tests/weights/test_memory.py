@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("name", loading.CASES)
 def test_the_peak_is_the_parameters_and_one_tensor(name, weights):
     path, size = weights
-    assert size > 230 * 2**20
-    _, peak = loading.peak(path, name)
-    kept = 0 if name.startswith("save") else size / 2 if "bfloat16" in name else size
-    assert peak < kept + LARGEST + NOISE, f"{peak / 2**20:.0f} MiB, parameters {size / 2**20:.0f}"
+    _, peak, kept = loading.peak(path, name)
+    assert kept > 0.9 * size / (2 if "bfloat16" in name else 1)
+    limit = LARGEST + NOISE + (0 if name.startswith("save") else kept)
+    assert peak < limit, f"{peak / 2**20:.0f} MiB for parameters of {kept / 2**20:.0f} MiB"
