@@ -1,6 +1,7 @@
 """Fetches arrays from devices to hosts one by one, so that no host holds a whole model."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def fetch(array: np.ndarray | jax.Array) -> np.ndarray:
-    """Returns one whole array; no copy of a jax array is kept beyond the result.
+def fetch(array: Any) -> np.ndarray:
+    """Returns one whole array, from devices or from the host.
 
-    `np.asarray` of a jax array would keep its copy for as long as the array lives: a second model
-    on the host once all parameters have been read. Where the array's shards are on several hosts,
-    all of them must call this.
+    Of a jax array no copy is kept beyond the result, while `np.asarray` would keep one for as long
+    as the array lives: a second model on the host once all parameters have been read. Where the
+    array's shards are on several hosts, all of them must call this.
     """
     if not isinstance(array, jax.Array):
         return np.asarray(array)
@@ -35,7 +36,7 @@ class SharedReading:
         arrays: by name, with shapes and dtypes at hand, fetched when they are read, each once.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray | jax.Array]):
+    def __init__(self, arrays: Mapping[str, Any]):
         self._waiting = {name: x for name, x in arrays.items() if _is_spread(x)}
         self._arrays = dict(arrays)
 
