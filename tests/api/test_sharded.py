@@ -88,7 +88,8 @@ for name, expected in want.items():
     near(getattr(split, name)(array[:3]), expected[:3])  # which the mesh does not divide
 chunked = toklip_jax.load(path, mesh=mesh, batch_size=4, param_dtype="bfloat16")
 assert chunked.params["token_encoder"]["pos_embed"].dtype == jnp.bfloat16
-np.testing.assert_array_equal(chunked.tokenize(np.tile(pictures, (2, 1, 1, 1)))[:13], np.tile(ids, (2, 1))[:13])
+got = chunked.tokenize(np.tile(pictures, (2, 1, 1, 1)))[:13]
+np.testing.assert_array_equal(got, np.tile(ids, (2, 1))[:13])
 """
 
 
