@@ -1,4 +1,4 @@
-"""What starting costs: the import, and loading converted weights of a real size.
+"""Measures the cost of starting: the import, and loading converted weights of a real size.
 
     python -m benchmarks.loading --layers=27
 
