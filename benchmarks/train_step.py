@@ -37,7 +37,7 @@ OPTIMIZER, STEPS = OptimizerConfig(), 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """One measurement.
 
     Attributes:
         peers: contenders: "eager", "compile".
@@ -97,8 +97,8 @@ def measure_setting(setting: Setting) -> dict:
     ]
     rate = flops / statistics.median(seconds["ours"])
     rows.append({"what": f"{label}: model FLOP/s", "value": rate})
-    if known := chip(jax.devices()[0].device_kind):
-        mfu = rate / known.bf16_flops
+    if spec := chip(jax.devices()[0].device_kind):
+        mfu = rate / spec.bf16_flops
         rows.append({"what": f"{label}: MFU", "value": mfu} | against_bar(mfu, setting.mfu))
     return {"rows": rows, "first_losses": losses, "flops": flops, "problems": problems}
 
@@ -156,7 +156,9 @@ def contenders(
             losses[kind] = case.run(*case.place(*inputs))
             _check(losses["ours"], losses[kind], setting.compute)
             cases[kind] = case
-        except Exception as error:  # a compiler may be missing or fail: said, and the rest goes on
+        except (
+            Exception
+        ) as error:  # a compiler may be missing or fail: said, and the rest continues
             problems[kind] = f"{type(error).__name__}: {str(error)[:500]}"
     return cases, losses, problems
 

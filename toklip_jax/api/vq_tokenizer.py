@@ -58,7 +58,7 @@ class VQTokenizer(LoadedModel):
     def detokenize(
         self, ids: Any, grid: tuple[int, ...] | None = None
     ) -> Float[Array, "b *size 3"]:
-        """Returns images, RGB float32, clipped to the range of the tokenizer's images.
+        """Returns images, RGB float32, clipped to [-1, 1].
 
         Args:
             grid: of the ids, (height, width) or (frames, height, width); by default that of
@@ -70,8 +70,7 @@ class VQTokenizer(LoadedModel):
         method = self._detokenize(self._grid if grid is None else tuple(grid))
 
         def function(chunk):
-            images = run_method(self.model, self.params, chunk, method)
-            return jnp.clip(images, *self.config.image_range)
+            return jnp.clip(run_method(self.model, self.params, chunk, method), -1, 1)
 
         kind = method.inputs
         return map_chunks(function, kind.check(ids), kind, self.batch_size, self._mesh)
@@ -100,7 +99,9 @@ class VQTokenizer(LoadedModel):
                 f"reads no texts"
             )
         compute = Compute(dtype=dtype, vq_dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(weights, param_dtype, mesh, family.sharding)
+        params = place_params(
+            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+        )
         return cls(weights.config, params, compute, image_size, batch_size)
 
     def _methods(self):

@@ -1,4 +1,4 @@
-"""What a model family is to the rest of the package, and what every VQ tokenizer offers."""
+"""The interface of a model family, and that of every VQ tokenizer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
@@ -21,8 +21,9 @@ ROLES = ("vq", "teacher", "toklip", "inception")
 class VQConfig(Protocol):
     """The frozen config of a VQ tokenizer: all that the rest of the package asks of one.
 
-    The module that its family builds has these methods. Places are in row-major order; an id is
-    int32 [b, n], or [b, n, q] where a place has q ids:
+    The module that its family builds has these methods. Images are RGB in [-1, 1] on both sides,
+    whatever the tokenizer: one whose weights expect another range converts within its module.
+    Places are in row-major order; an id is int32 [b, n], or [b, n, q] where a place has q ids:
 
         tokenize(images [b, *size, 3]) -> ids
         code_vectors(ids) -> float32 [b, n, code_dim], what a token encoder sees
@@ -36,7 +37,6 @@ class VQConfig(Protocol):
         codes_per_place: ids that stand at one place of the grid.
         codebook_sizes: how many values each of them has.
         code_dim: length of the vector that a place's ids stand for.
-        image_range: of the images' values.
         resize: how images of another size are resized ("squash" or "crop").
         licence: tag of the licence that the published weights have, "" where there are none.
     """
@@ -49,9 +49,6 @@ class VQConfig(Protocol):
 
     @property
     def code_dim(self) -> int: ...
-
-    @property
-    def image_range(self) -> tuple[float, float]: ...
 
     @property
     def resize(self) -> str: ...
@@ -98,10 +95,13 @@ class VQOutput:
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What the shapes of a file's tensors can't tell; None takes it from the named size that fits.
+    """Sizes that a file's shapes can't tell; None takes one from the named size that fits.
 
     Attributes:
-        is_l2_normalised: of a VQ codebook; True in all released LlamaGen tokenizers.
+        num_heads: of the image tower, or of the token encoder.
+        text_num_heads: of the text tower.
+        is_causal: whether the token encoder is causal.
+        is_l2_normalised: whether a VQ codebook is used at unit length, as released ones are.
     """
 
     num_heads: int | None = None
@@ -143,6 +143,7 @@ class Family:
         keys: of its PyTorch files, or None.
         sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
         embeddings: patterns of parameters that stand below the first block, for layer decay.
+        full_precision: patterns of parameters that stay float32 where the others are cast.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Family:
     keys: ForeignKeys | None = None
     sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     embeddings: tuple[str, ...] = ()
+    full_precision: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_name("role", self.role, ROLES)
@@ -170,9 +172,7 @@ def register(family: Family) -> Family:
     Raises:
         ValueError: another family has the name.
     """
-    if _FAMILIES.setdefault(family.name, family) is not family:
-        raise ValueError(f"expected a new name for a model family, got {family.name!r} twice")
-    return family
+    return add_new(_FAMILIES, family.name, family, "a model family")
 
 
 def registered() -> list[Family]:

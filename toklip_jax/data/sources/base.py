@@ -1,4 +1,4 @@
-"""What a data source is to the rest of the package, and how a config names one.
+"""The interface of data sources, and how a config names one.
 
 A kind of source is a `SourceKind`, registered under the name that stands as `kind` in configs;
 `registry.py` lists the package's own, and another package registers its kinds on import.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 
@@ -67,7 +67,7 @@ class SourceKind:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """What a config may say besides `kind`."""
+        """The fields that a config may have besides `kind`."""
         found = inspect.signature(self.open).parameters
         return {name: parameter for name, parameter in found.items() if name != TOKENIZER}
 
@@ -87,9 +87,7 @@ def register(kind: SourceKind) -> SourceKind:
     Raises:
         ValueError: another kind has the name.
     """
-    if _KINDS.setdefault(kind.name, kind) is not kind:
-        raise ValueError(f"expected a new name for a kind of source, got {kind.name!r} twice")
-    return kind
+    return add_new(_KINDS, kind.name, kind, "a kind of source")
 
 
 def registered() -> list[SourceKind]:
@@ -166,7 +164,7 @@ class SourceConfig:
 
     @property
     def gives(self) -> str:
-        """What the samples are: "encoded" images, "arrays", or "ids"; of a mixture, of its parts.
+        """The form of the samples: "encoded" images, "arrays", or "ids"; a mixture has its parts'.
 
         Raises:
             ValueError: parts that give different things.
@@ -185,7 +183,7 @@ class SourceConfig:
 
     @property
     def cache_directories(self) -> list[str]:
-        """Where the caches are that the samples come from; none for any other source.
+        """The directories of the caches that samples come from; empty for other sources.
 
         Raises:
             ValueError: as `gives`.
