@@ -1,6 +1,6 @@
 """Files of named arrays, read and written without ever being held whole."""
 
-from toklip_jax.files.lazy import AnyLazy, LazyArray, lazy_stack, read_array
+from toklip_jax.files.lazy import AnyLazy, LazyArray, lazy_stack, read_array, releasing
 from toklip_jax.files.mapped import AnyMapped, MappedFile, MappedFiles
 from toklip_jax.files.safetensors import read_safetensors, write_safetensors
 from toklip_jax.files.sharded import find_sharded, is_index, read_sharded, write_sharded
@@ -17,6 +17,7 @@ __all__ = [
     "read_array",
     "read_safetensors",
     "read_sharded",
+    "releasing",
     "write_safetensors",
     "write_sharded",
 ]

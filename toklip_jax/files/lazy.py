@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -35,6 +35,19 @@ def lazy_stack(arrays: Sequence[AnyLazy]) -> LazyArray:
     """Returns `np.stack(arrays)`, later."""
     first = arrays[0]
     return LazyArray((len(arrays), *first.shape), first.dtype, lambda: np.stack(arrays))
+
+
+def releasing(arrays: Mapping[str, AnyLazy], release: Callable[[], None]) -> dict[str, LazyArray]:
+    """Returns arrays that call `release` before each is read: what reading the last took goes."""
+
+    def lazy(array):
+        def make():
+            release()
+            return np.asarray(array)
+
+        return LazyArray(tuple(array.shape), array.dtype, make)
+
+    return {name: lazy(array) for name, array in arrays.items()}
 
 
 def read_array(

@@ -8,6 +8,7 @@ weights/
     tokenizer.json       the text tokenizer, if any
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -15,7 +16,13 @@ import shutil
 
 import flax.traverse_util
 
-from toklip_jax.files import LazyArray, find_sharded, read_sharded, write_sharded
+from toklip_jax.files import (
+    LazyArray,
+    find_sharded,
+    read_sharded,
+    releasing,
+    write_sharded,
+)
 from toklip_jax.files.sharded import MAX_SHARD_BYTES
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.parallel.fetching import SharedReading
@@ -54,10 +61,14 @@ def save_weights(
         )
     arrays = flax.traverse_util.flatten_dict(weights.params, sep="/")
     reading = SharedReading(arrays)
+    params = {
+        name: LazyArray(tuple(array.shape), array.dtype, functools.partial(reading.read, name))
+        for name, array in arrays.items()
+    }
     failure = ""
     try:
         if is_main_host():
-            _write(directory, weights, _lazily(arrays, reading), max_shard_bytes)
+            _write(directory, weights, releasing(params, weights.release), max_shard_bytes)
     except BaseException as error:
         failure = f"{type(error).__name__}: {error}"
         raise
@@ -100,14 +111,6 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         source=description["source"],
         file=file,
     )
-
-
-def _lazily(arrays, reading):
-    """The arrays as those that `reading` fetches when they are read."""
-    return {
-        name: LazyArray(tuple(x.shape), x.dtype, lambda name=name: reading.read(name))
-        for name, x in arrays.items()
-    }
 
 
 def _write(directory, weights, params, max_shard_bytes):

@@ -1,13 +1,12 @@
 """Named arrays into files of PyTorch's world; never over an existing one."""
 
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from toklip_jax.files import AnyLazy, write_safetensors
+from toklip_jax.files import AnyLazy, releasing, write_safetensors
 
 
 def write_checkpoint(
@@ -18,18 +17,14 @@ def write_checkpoint(
     """Writes `.safetensors`, or `.pt` where torch is installed; whole or not at all.
 
     Args:
-        release: called after each tensor is made for `.pt`, of which torch needs all in memory: to
-            let go of what making it read.
+        release: called before each tensor is made, to let go of what making the last one read.
 
     Raises:
         FileExistsError: `path` exists.
         ValueError: another ending, or `.pt` without torch.
     """
     path = pathlib.Path(path)
-    writers = {
-        ".safetensors": write_safetensors,
-        ".pt": functools.partial(_write_torch, release=release),
-    }
+    writers = {".safetensors": write_safetensors, ".pt": _write_torch}
     if path.suffix not in writers:
         raise ValueError(f"expected a path ending in {' or '.join(writers)}, got {path}")
     if path.exists():
@@ -37,13 +32,13 @@ def write_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        writers[path.suffix](temporary, tensors)
+        writers[path.suffix](temporary, releasing(tensors, release))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_torch(path, tensors, release):
+def _write_torch(path, tensors):
     try:
         import torch
     except ImportError as error:
@@ -51,11 +46,7 @@ def _write_torch(path, tensors, release):
             "expected torch to write .pt, and it is not installed: "
             "pip install 'toklip_jax[torch]', or write .safetensors"
         ) from error
-    made = {}
-    for name, array in tensors.items():
-        made[name] = _to_torch(torch, array)
-        release()
-    torch.save(made, path)
+    torch.save({name: _to_torch(torch, array) for name, array in tensors.items()}, path)
 
 
 def _to_torch(torch, array):
