@@ -15,7 +15,7 @@ from toklip_jax.cli.encode import main
 from toklip_jax.data.cache import load_header
 from toklip_jax.data.images import Decode
 from toklip_jax.data.record_files import read_records
-from toklip_jax.data.sources import build_source
+from toklip_jax.data.sources import SourceConfig
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute
@@ -104,8 +104,8 @@ def test_ids_and_features_are_those_of_the_same_crops(cache, config, workdir):
     prepare, text_feature = jax.jit(objective.prepare), jax.jit(objective.text_feature)
     text = TextTokenizer.load(config.text.tokenizer, 6)
     decode = Decode(tiny_run.SIZE, True, text, scale=(0.5, 1.0))
-    images = build_source(config.source.to_dict(), text)
-    source = build_source({"kind": "cache", "directory": str(cache)})
+    images = SourceConfig.from_plain(config.source.to_dict()).open(text)
+    source = SourceConfig.from_plain({"kind": "cache", "directory": str(cache)}).open()
     rows = [i for i in range(SAMPLES) if i != BROKEN]
     assert len(source) == len(rows)
     seen = set()
@@ -226,8 +226,8 @@ def test_drawn_captions_belong_to_their_crop(workdir, tmp_path):
         config.encode = {"crops": 3, "batch_size": 4, "records_per_shard": 8}
     header = encode(config, tmp_path / "cache", workdir)
     assert next(f.count for f in header.fields if f.name == "text_feature") == 3
-    source = build_source({"kind": "cache", "directory": str(tmp_path / "cache")})
-    captions = build_source(config.source.to_dict()).arrays["captions"]
+    source = SourceConfig.from_plain({"kind": "cache", "directory": str(tmp_path / "cache")}).open()
+    captions = SourceConfig.from_plain(config.source.to_dict()).open().arrays["captions"]
     drawn = [header.read(source._records[4], crop)["token_ids"] for crop in range(3)]
     assert all(any(np.array_equal(one, caption) for caption in captions[4]) for one in drawn)
 
@@ -239,7 +239,7 @@ def test_the_command_encodes_exports_and_goes_on(workdir, tmp_path, capsys):
     assert "20 samples in 1 shards" in capsys.readouterr().out
     (file,) = parquet.iterdir()
     rows = pyarrow.parquet.read_table(file).to_pylist()
-    source = build_source({"kind": "cache", "directory": str(output)})
+    source = SourceConfig.from_plain({"kind": "cache", "directory": str(output)}).open()
     assert rows[3] == {"image_tokens": (source[3]["ids"] + 7).tolist(), "caption": None}
     assert main(["encode", *flags]) == 0
     assert main(["encode", f"--output={output}", f"--parquet={tmp_path / 'again'}"]) == 0

@@ -25,7 +25,7 @@ from toklip_jax.data.cache import (
 )
 from toklip_jax.data.config import TextDataConfig
 from toklip_jax.data.record_files import write_records
-from toklip_jax.data.sources import SourceConfig, build_source
+from toklip_jax.data.sources import SourceConfig
 from toklip_jax.weights.fingerprints import fingerprint_params
 
 CROPS, TOKENS, WIDTH = 3, 4, 5
@@ -94,7 +94,7 @@ def training(config, seed=0, workers=0):
 
 
 def test_samples_are_what_was_written(cache):
-    source = build_source(source_config(cache))
+    source = SourceConfig.from_plain(source_config(cache)).open()
     assert len(source) == 9
     assert source.key(5) == "part-00001-of-00003.array_record:1"
     assert source.classes == ("cat", "dog")
@@ -168,10 +168,10 @@ def test_a_mixture_of_caches_is_one_and_of_both_is_refused(cache):
 
 def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found no header.json: make one with"):
-        build_source(source_config(tmp_path / "none"))
+        SourceConfig.from_plain(source_config(tmp_path / "none")).open()
     (cache / "part-00001-of-00003.array_record").rename(cache / "away")
     with pytest.raises(ValueError, match=r"expected 3 shards .* found 2 \(no part-00001"):
-        build_source(source_config(cache))
+        SourceConfig.from_plain(source_config(cache)).open()
     header = cache / "header.json"
     text = header.read_text()
     header.write_text(text.replace('"format": 2', '"format": 3'))
@@ -219,7 +219,7 @@ def several_ids(tmp_path):
 def test_a_place_may_have_several_ids_of_a_video(several_ids):
     directory, ids = several_ids
     assert load_header(directory) == several_ids_header()
-    source = build_source(source_config(directory))
+    source = SourceConfig.from_plain(source_config(directory)).open()
     for i in range(3):
         assert source[i]["ids"].dtype == np.int32
         np.testing.assert_array_equal(source[i]["ids"], ids[i, 0])
@@ -270,7 +270,7 @@ def test_a_cache_of_format_1_reads_the_same():
     header = load_header(directory)
     assert (header.grid, header.codebook_sizes, header.codes_per_place) == ((2, 2), (32,), 1)
     assert (header.format, header.num_tokens, header.image_size) == (2, 4, 16)
-    source = build_source(source_config(directory))
+    source = SourceConfig.from_plain(source_config(directory)).open()
     assert set(source[0]) == {*samples.files, "_crops"}
     for i in range(len(source)):
         for crop in range(header.crops):

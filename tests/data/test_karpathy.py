@@ -6,7 +6,7 @@ import pytest
 
 from toklip_jax.data.build import Batching, evaluation_batches
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.sources import SourceConfig, build_source
+from toklip_jax.data.sources import SourceConfig
 
 
 def row(number, split, captions=5, directory="val2014"):
@@ -36,20 +36,20 @@ def test_a_split_gives_its_images_and_their_first_captions(tmp_path, raw):
         row(3, "val"),
     ]
     config = write(tmp_path, rows, raw)
-    source = build_source(config)
+    source = SourceConfig.from_plain(config).open()
     for one in (source, pickle.loads(pickle.dumps(source))):
         assert len(one) == 2
         assert one[0] == {"image": raw.jpeg(0), "text": "one circle 0.0 "}
         assert one[1] == {"image": raw.jpeg(8), "text": "one circle 2.0 "}
         assert [one.key(i) for i in range(2)] == ["val2014/0.jpg", "val2014/2.jpg"]
         assert one.texts() == [[f"one circle {i}.{j} " for j in range(5)] for i in (0, 2)]
-    assert build_source(config | {"split": "val", "num_captions": 2}).texts() == [
+    assert SourceConfig.from_plain(config | {"split": "val", "num_captions": 2}).open().texts() == [
         ["one circle 3.0 ", "one circle 3.1 "]
     ]
 
 
 def test_flickrs_images_lie_in_one_directory(tmp_path, raw):
-    source = build_source(write(tmp_path, [row(5, "test", directory=None)], raw))
+    source = SourceConfig.from_plain(write(tmp_path, [row(5, "test", directory=None)], raw)).open()
     assert (source.key(0), source[0]["image"]) == ("5.jpg", raw.jpeg(0))
 
 
@@ -57,7 +57,7 @@ def test_an_image_that_is_gone_is_a_row_that_does_not_count(tmp_path, raw, token
     config = write(tmp_path, [row(i, "test") for i in range(5)], raw)
     (tmp_path / "val2014/1.jpg").unlink()
     with pytest.raises(BadSample, match="missing image"):
-        build_source(config)[1]
+        SourceConfig.from_plain(config).open()[1]
     source = SourceConfig.from_plain(config)
     batches = list(evaluation_batches(source, Batching(2, 16), tokenizer=tokenizer))
     masks = np.concatenate([batch["mask"] for batch in batches])
@@ -88,4 +88,4 @@ def test_a_wrong_file_or_argument_is_one_clear_error(tmp_path, content, change, 
         path.write_text(content if is_text else json.dumps({"images": content}))
     config = {"kind": "karpathy", "annotations": str(path), "images": str(tmp_path)}
     with pytest.raises(error, match=message):
-        build_source(config | change)
+        SourceConfig.from_plain(config | change).open()

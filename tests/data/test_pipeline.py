@@ -118,9 +118,9 @@ def test_workers_start_in_a_plain_script_that_parses_no_flags(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from toklip_jax.data.pipeline import batches\n"
-        "from toklip_jax.data.sources import build_source\n"
+        "from toklip_jax.data.sources import SourceConfig\n"
         "if __name__ == '__main__':\n"
-        "    source = build_source({'kind': 'synthetic'})\n"
+        "    source = SourceConfig.from_plain({'kind': 'synthetic'}).open()\n"
         "    print(next(batches(source, None, 4, 0, num_workers=1))['images'].shape)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

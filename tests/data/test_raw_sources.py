@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.sources import ArraySource, build_source, is_raw
+from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
 from toklip_jax.data.sources.mixture import Mixture
 
@@ -28,7 +28,9 @@ def test_array_records_are_read_back_as_written_over_several_files(tmp_path, raw
     written[3]["text"] = written[3]["text"].encode()
     assert write_array_record(tmp_path / "00.array_record", written[:3]) == 3
     assert write_array_record(tmp_path / "01.array_record", iter(written[3:])) == 2
-    source = build_source({"kind": "array_record", "files": f"{tmp_path}/{{00..01}}.array_record"})
+    source = SourceConfig.from_plain(
+        {"kind": "array_record", "files": f"{tmp_path}/{{00..01}}.array_record"}
+    ).open()
     for one in (source, pickle.loads(pickle.dumps(source))):
         read = [one[i] for i in range(len(one))]
         assert read == [*written[:3], records(raw, 5)[3], written[4]]
@@ -51,7 +53,7 @@ def test_a_foreign_array_record_is_a_bad_sample(tmp_path):
     for data in (b"", b"\x05\0\0\0{}", b"\xff\xff\0\0\xff", b"\x01\0\0\x003"):
         writer.write(data)
     writer.close()
-    source = build_source({"kind": "array_record", "files": f"{tmp_path}/a"})
+    source = SourceConfig.from_plain({"kind": "array_record", "files": f"{tmp_path}/a"}).open()
     for i in range(4):
         with pytest.raises(BadSample, match="not a record"):
             source[i]
@@ -62,7 +64,7 @@ def test_an_image_folders_classes_are_its_directories(tmp_path, raw):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "stray.jpg").write_bytes(b"")
-    source = build_source({"kind": "image_folder", "root": f"{tmp_path}/"})
+    source = SourceConfig.from_plain({"kind": "image_folder", "root": f"{tmp_path}/"}).open()
     assert source.classes == ("bird", "cat")
     found = {source.key(i): source[i] for i in range(len(source))}
     assert found == {
@@ -81,7 +83,9 @@ CSV = b'text,file,n\n007,a.jpg,3\n"two, ""lines""\nof text",a.jpg,x\n,none.jpg,1
 def test_a_csv_gives_paths_relative_to_it_and_text_as_it_stands(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"img")
     (tmp_path / "t.csv").write_bytes(CSV)
-    source = build_source({"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file"})
+    source = SourceConfig.from_plain(
+        {"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file"}
+    ).open()
     assert len(source) == 4
     assert source[0] == {"image": b"img", "text": b"007"}
     assert source[1] == {"image": b"img", "text": b'two, "lines"\nof text'}
@@ -90,7 +94,7 @@ def test_a_csv_gives_paths_relative_to_it_and_text_as_it_stands(tmp_path):
         with pytest.raises(BadSample, match="missing image"):
             source[row]
     config = {"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file", "label": "n"}
-    labelled = build_source(config | {"text": None})
+    labelled = SourceConfig.from_plain(config | {"text": None}).open()
     assert labelled[0] == {"image": b"img", "label": 3}
     with pytest.raises(BadSample, match="label is no number"):
         labelled[1]
@@ -107,10 +111,10 @@ def test_a_parquet_file_gives_paths_or_the_images_themselves(tmp_path):
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     config = {"kind": "table", "path": path, "text": "c"}
-    paths = build_source(config | {"image": "p", "root": f"{tmp_path}/images/"})
+    paths = SourceConfig.from_plain(config | {"image": "p", "root": f"{tmp_path}/images/"}).open()
     paths = pickle.loads(pickle.dumps(paths))
     assert [paths[0], paths[1]] == [{"image": b"img", "text": "ä"}, {"image": b"img", "text": None}]
-    inline = build_source(config | {"image": "bytes"})
+    inline = SourceConfig.from_plain(config | {"image": "bytes"}).open()
     assert inline[1] == {"image": b"2", "text": None}
     for source in (paths, inline):
         with pytest.raises(BadSample, match="missing image"):
@@ -121,9 +125,9 @@ def test_folders_and_tables_are_read_through_fsspec(raw):
     memory = fsspec.filesystem("memory")
     memory.pipe("/folder/cat/a.jpg", b"img")
     memory.pipe("/folder/t.csv", b"image,text\ncat/a.jpg,a cat\nmemory://folder/cat/a.jpg,b\n")
-    folder = build_source({"kind": "image_folder", "root": "memory://folder"})
+    folder = SourceConfig.from_plain({"kind": "image_folder", "root": "memory://folder"}).open()
     assert (folder[0], folder.key(0)) == ({"image": b"img", "label": 0}, "cat/a.jpg")
-    table = build_source({"kind": "table", "path": "memory://folder/t.csv"})
+    table = SourceConfig.from_plain({"kind": "table", "path": "memory://folder/t.csv"}).open()
     assert [table[i]["image"] for i in range(2)] == [b"img", b"img"]
 
 
@@ -162,7 +166,7 @@ def prepared(tmp_path_factory):
 
 def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
     config = {"kind": "tfds", "directory": prepared, "text": "caption", "label": "label"}
-    source = build_source(config)
+    source = SourceConfig.from_plain(config).open()
     for one in (source, pickle.loads(pickle.dumps(source))):
         read = [one[i] for i in range(len(one))]
         assert sorted(record["label"] for record in read) == list(range(5))
@@ -171,8 +175,10 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
         assert captions == [f"c {record['label']}" for record in read]
     assert source.key(2) == "pairs/train:2"
     assert source.classes == ("0", "1", "2", "3", "4")
-    assert build_source(config | {"label": None}).classes is None
-    assert set(build_source({"kind": "tfds", "directory": prepared})[0]) == {"image"}
+    assert SourceConfig.from_plain(config | {"label": None}).open().classes is None
+    assert set(SourceConfig.from_plain({"kind": "tfds", "directory": prepared}).open()[0]) == {
+        "image"
+    }
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,9 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
 )
 def test_a_wrong_tfds_config_is_one_clear_error(prepared, change, error, message):
     with pytest.raises(error, match=message):
-        build_source({"kind": "tfds", "directory": prepared, "data_dir": "/none"} | change)
+        SourceConfig.from_plain(
+            {"kind": "tfds", "directory": prepared, "data_dir": "/none"} | change
+        ).open()
 
 
 def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_path):
@@ -196,7 +204,7 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
     about = tmp_path / "1.0.0/dataset_info.json"
     about.write_text(about.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match='file_format="array_record"'):
-        build_source({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"})
+        SourceConfig.from_plain({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"}).open()
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ def test_a_wrong_source_is_one_clear_error(tmp_path, config, error, message):
     (tmp_path / "t.parquet").write_bytes(b"not parquet")
     filled = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in config.items()}
     with pytest.raises(error, match=message):
-        build_source(filled)
+        SourceConfig.from_plain(filled).open()
 
 
 def test_a_mixture_holds_all_samples_under_their_own_names(tmp_path, raw):
@@ -242,7 +250,7 @@ def test_a_mixture_holds_all_samples_under_their_own_names(tmp_path, raw):
         {"kind": "webdataset", "shards": f"{tmp_path}/0.tar", "weight": 0.5},
         {"kind": "array_record", "files": f"{tmp_path}/1", "weight": 1},
     )
-    source = build_source({"kind": "mixture", "parts": parts})
+    source = SourceConfig.from_plain({"kind": "mixture", "parts": parts}).open()
     keys = [source.key(i) for i in range(len(source))]
     assert keys == ["0:0", "0:1", "0.tar:000000000", "1:0", "1:1"]
     assert source[4]["label"] == 3
@@ -264,7 +272,11 @@ def test_a_mixture_is_of_encoded_images_or_of_arrays():
     arrays = {"kind": "synthetic", "weight": 1}
     encoded = {"kind": "webdataset", "shards": "x.tar", "weight": 1}
     inner = {"kind": "mixture", "parts": [encoded], "weight": 1}
-    assert is_raw({"kind": "mixture", "parts": (encoded, inner)})
-    assert not is_raw({"kind": "mixture", "parts": (arrays, arrays)})
+
+    def gives(*parts):
+        return SourceConfig.from_plain({"kind": "mixture", "parts": parts}).gives
+
+    assert gives(encoded, inner) == ENCODED
+    assert gives(arrays, arrays) == ARRAYS
     with pytest.raises(ValueError, match="got synthetic: arrays, webdataset: encoded"):
-        is_raw({"kind": "mixture", "parts": (arrays, encoded)})
+        gives(arrays, encoded)

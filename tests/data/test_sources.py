@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from toklip_jax.data.sources import ArraySource, build_source
+from toklip_jax.data.sources import ArraySource, SourceConfig
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.demo import source as demo_source
 from toklip_jax.demo.artwork import Concept
@@ -27,7 +27,9 @@ def _drawn(monkeypatch):
 
 
 def test_synthetic_data_are_a_function_of_their_seed():
-    one, same, other = (build_source({"kind": "synthetic", "seed": seed}) for seed in (0, 0, 1))
+    one, same, other = (
+        SourceConfig.from_plain({"kind": "synthetic", "seed": seed}).open() for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(one[3]["images"], same[3]["images"])
     assert (one[3]["images"] != other[3]["images"]).any()
     assert one[0]["captions"].shape == (2, 8)
@@ -36,19 +38,23 @@ def test_synthetic_data_are_a_function_of_their_seed():
 
 @pytest.mark.usefixtures("_drawn")
 def test_emoji_samples_carry_captions_of_their_own_concept(tokenizer):
-    source = build_source({"kind": "emoji", "num_captions": 3}, tokenizer)
+    source = SourceConfig.from_plain({"kind": "emoji", "num_captions": 3}).open(tokenizer)
     assert len(source) == 4
     for i in range(4):
         sample = source[i]
         assert sample["captions"].shape == (3, 8)
         np.testing.assert_array_equal(sample["captions"], source.captions[sample["concept_ids"]])
-    assert len(build_source({"kind": "emoji", "part": "test"})) == 5
-    assert set(build_source({"kind": "emoji"})[0]) == {"images", "concept_ids", "labels"}
+    assert len(SourceConfig.from_plain({"kind": "emoji", "part": "test"}).open()) == 5
+    assert set(SourceConfig.from_plain({"kind": "emoji"}).open()[0]) == {
+        "images",
+        "concept_ids",
+        "labels",
+    }
 
 
 @pytest.mark.usefixtures("_drawn")
 def test_emoji_samples_are_labelled_with_the_group_of_their_concept():
-    source = build_source({"kind": "emoji", "part": "test"})
+    source = SourceConfig.from_plain({"kind": "emoji", "part": "test"}).open()
     assert source.classes == ("even", "odd")
     for sample in (source[i] for i in range(len(source))):
         assert sample["labels"] == sample["concept_ids"] % 2
@@ -66,14 +72,14 @@ def test_emoji_samples_are_labelled_with_the_group_of_their_concept():
 )
 def test_a_mistyped_config_names_its_nearest_neighbour(config, message):
     with pytest.raises(ValueError, match=message):
-        build_source(config)
+        SourceConfig.from_plain(config).open()
 
 
 def test_an_unknown_split_or_part_is_refused():
     with pytest.raises(ValueError, match="split among"):
-        build_source({"kind": "emoji", "split": "dev"})
+        SourceConfig.from_plain({"kind": "emoji", "split": "dev"}).open()
     with pytest.raises(ValueError, match="part among"):
-        build_source({"kind": "emoji", "part": "tests"})
+        SourceConfig.from_plain({"kind": "emoji", "part": "tests"}).open()
 
 
 def test_arrays_of_unequal_length_are_refused():

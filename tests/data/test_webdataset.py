@@ -11,7 +11,7 @@ import pytest
 
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import expand
-from toklip_jax.data.sources import build_source, tar_index
+from toklip_jax.data.sources import SourceConfig, tar_index
 from toklip_jax.data.sources.webdataset import WebDatasetSource
 
 
@@ -36,7 +36,9 @@ def texts(source):
 
 
 def test_every_sample_of_every_shard_is_read_back_by_index(shards, raw):
-    source = build_source({"kind": "webdataset", "shards": f"{shards}/{{00000..00001}}.tar"})
+    source = SourceConfig.from_plain(
+        {"kind": "webdataset", "shards": f"{shards}/{{00000..00001}}.tar"}
+    ).open()
     assert texts(source) == [f"one circle {i}" for i in range(5)]
     assert [source[i]["image"] for i in range(5)] == [raw.jpeg(4 * i) for i in range(5)]
     assert source.key(4) == "00001.tar:000000004"
@@ -47,7 +49,7 @@ def test_labels_and_other_extensions_are_read_where_the_config_names_them(tmp_pa
     members = [("a/b.c/x.1.PNG", b"no"), ("a/b.c/y.png", b"img"), ("a/b.c/y.caption.txt", b"hi")]
     (tmp_path / "s.tar").write_bytes(raw.tar_bytes([*members, ("a/b.c/y.cls", b"7")]))
     config = {"kind": "webdataset", "shards": f"{tmp_path}/s.tar", "text": ("caption.txt",)}
-    source = build_source(config)
+    source = SourceConfig.from_plain(config).open()
     assert source[0] == {"image": b"img", "text": b"hi", "label": 7}
     assert source.key(0) == "s.tar:a/b.c/y"
 
@@ -81,7 +83,7 @@ def test_an_index_is_rebuilt_when_the_tar_or_the_extensions_change(shards, scans
         os.utime(tar, ns=(1, 1))
     else:
         config["text"] = ("json",)
-    source = build_source(config)
+    source = SourceConfig.from_plain(config).open()
     assert len(scans) == 2
     assert texts(source)[0] == {"extensions": "{}"}.get(change, "one circle 7")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from toklip_jax.data.sources import build_source
+from toklip_jax.data.sources import SourceConfig
 from toklip_jax.evaluation.label_maps import NO_ROW, label_map, label_rows
 from toklip_jax.evaluation.prompt_sets import TEMPLATE_SETS, ClassList, class_names, templates
 
@@ -102,7 +102,7 @@ def image_folder(root, names):
     for name in names:
         (root / name).mkdir()
         (root / name / "0.jpg").write_bytes(b"x")
-    return build_source({"kind": "image_folder", "root": str(root)})
+    return SourceConfig.from_plain({"kind": "image_folder", "root": str(root)}).open()
 
 
 def test_a_folder_of_wordnet_ids_is_read_by_id(tmp_path):

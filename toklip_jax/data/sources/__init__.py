@@ -16,7 +16,6 @@ from toklip_jax.data.sources.cache import CacheSource, PickCrop
 from toklip_jax.data.sources.image_folder import ImageFolderSource
 from toklip_jax.data.sources.karpathy import KarpathySource
 from toklip_jax.data.sources.mixture import Mixture
-from toklip_jax.data.sources.plain import build_source, cache_directories, is_raw, source_texts
 from toklip_jax.data.sources.registry import KINDS
 from toklip_jax.data.sources.synthetic import ArraySource
 from toklip_jax.data.sources.table import TableSource
@@ -42,11 +41,7 @@ __all__ = [
     "TableSource",
     "TfdsSource",
     "WebDatasetSource",
-    "build_source",
-    "cache_directories",
-    "is_raw",
     "register",
     "registered",
-    "source_texts",
     "write_array_record",
 ]
