@@ -38,11 +38,10 @@ class Inputs(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """RGB images, uint8 or float, as arrays, or as a list of Pillow images that are resized.
+    """RGB images, uint8 or float in [-1, 1], as arrays, or Pillow images, which are resized.
 
     Attributes:
-        vq: config of the VQ tokenizer, which says how Pillow images are resized, and the range of
-            float images; 0 to 255 of uint8 become this range.
+        vq: config of the VQ tokenizer, which says how Pillow images are resized.
         size: (height, width), or (frames, height, width) of videos; None takes every size that has
             a grid.
     """
@@ -62,8 +61,7 @@ class Images:
         array = images if isinstance(images, jax.Array) else np.asarray(images)
         if array.dtype != np.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
-                f"{self._expected} of uint8, or float in {self._range}, got {array.dtype}: "
-                f"convert them"
+                f"{self._expected} of uint8, or float in [-1, 1], got {array.dtype}: convert them"
             )
         self._check_shape(array.shape)
         if not isinstance(array, jax.Array) and array.dtype != np.uint8:
@@ -76,27 +74,14 @@ class Images:
         if images.dtype != np.uint8:
             return images.astype(np.float32, copy=False)
         if isinstance(images, np.ndarray):
-            return self._floats(images)
+            return to_unit_range(images)
         # Bit-exact with the host's values: XLA divides otherwise.
-        return jnp.take(self._floats(np.arange(256, dtype=np.uint8)), images, axis=0, mode="clip")
+        return jnp.take(to_unit_range(np.arange(256, dtype=np.uint8)), images, axis=0, mode="clip")
 
     @property
     def _expected(self):
         size = ("h", "w") if self.size is None else self.size
         return f"expected images [b, {', '.join(map(str, size))}, 3]"
-
-    @property
-    def _range(self):
-        low, high = self.vq.image_range
-        return f"[{low:g}, {high:g}]"
-
-    def _floats(self, images):
-        """uint8 on the host as floats."""
-        low, high = self.vq.image_range
-        unit = to_unit_range(images)
-        if (low, high) == (-1, 1):
-            return unit
-        return (unit + 1) / 2 * np.float32(high - low) + np.float32(low)
 
     def _check_list(self, images):
         if len(images) == 0:
@@ -138,15 +123,14 @@ class Images:
 
     def _check_values(self, array):
         least, most = float(array.min()), float(array.max())
-        low, high = self.vq.image_range
-        if not (least >= low - RANGE_SLACK and most <= high + RANGE_SLACK):  # NaN fails too
+        if not (least >= -1 - RANGE_SLACK and most <= 1 + RANGE_SLACK):  # NaN fails too
             raise ValueError(
-                f"{self._expected} with floats in {self._range}, got values from "
+                f"{self._expected} with floats in [-1, 1], got values from "
                 f"{least:.4g} to {most:.4g}: pass uint8, or scale them"
             )
-        if low < 0 <= least < most <= 1:  # as torchvision's ToTensor gives them
+        if 0 <= least < most <= 1:  # as torchvision's ToTensor gives them
             warnings.warn(
-                f"{self._expected} with floats in {self._range}, got values from {least:.4g} to "
+                f"{self._expected} with floats in [-1, 1], got values from {least:.4g} to "
                 f"{most:.4g}, which look like [0, 1]: if they are, pass uint8, or 2 * images - 1",
                 stacklevel=2,
             )

@@ -86,7 +86,7 @@ class Tokenizer(LoadedModel):
         """Returns images, RGB float32, clipped to [-1, 1]."""
 
         def function(chunk):
-            return jnp.clip(self._run("detokenize", chunk), *self.config.vq.image_range)
+            return jnp.clip(self._run("detokenize", chunk), -1, 1)
 
         return self._map("detokenize", ids, function)
 

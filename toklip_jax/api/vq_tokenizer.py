@@ -58,7 +58,7 @@ class VQTokenizer(LoadedModel):
     def detokenize(
         self, ids: Any, grid: tuple[int, ...] | None = None
     ) -> Float[Array, "b *size 3"]:
-        """Returns images, RGB float32, clipped to the range of the tokenizer's images.
+        """Returns images, RGB float32, clipped to [-1, 1].
 
         Args:
             grid: of the ids, (height, width) or (frames, height, width); by default that of
@@ -70,8 +70,7 @@ class VQTokenizer(LoadedModel):
         method = self._detokenize(self._grid if grid is None else tuple(grid))
 
         def function(chunk):
-            images = run_method(self.model, self.params, chunk, method)
-            return jnp.clip(images, *self.config.image_range)
+            return jnp.clip(run_method(self.model, self.params, chunk, method), -1, 1)
 
         kind = method.inputs
         return map_chunks(function, kind.check(ids), kind, self.batch_size, self._mesh)

@@ -21,8 +21,9 @@ ROLES = ("vq", "teacher", "toklip", "inception")
 class VQConfig(Protocol):
     """The frozen config of a VQ tokenizer: all that the rest of the package asks of one.
 
-    The module that its family builds has these methods. Places are in row-major order; an id is
-    int32 [b, n], or [b, n, q] where a place has q ids:
+    The module that its family builds has these methods. Images are RGB in [-1, 1] on both sides,
+    whatever the tokenizer: one whose weights expect another range converts within its module.
+    Places are in row-major order; an id is int32 [b, n], or [b, n, q] where a place has q ids:
 
         tokenize(images [b, *size, 3]) -> ids
         code_vectors(ids) -> float32 [b, n, code_dim], what a token encoder sees
@@ -36,7 +37,6 @@ class VQConfig(Protocol):
         codes_per_place: ids that stand at one place of the grid.
         codebook_sizes: how many values each of them has.
         code_dim: length of the vector that a place's ids stand for.
-        image_range: of the images' values.
         resize: how images of another size are resized ("squash" or "crop").
         licence: tag of the licence that the published weights have, "" where there are none.
     """
@@ -49,9 +49,6 @@ class VQConfig(Protocol):
 
     @property
     def code_dim(self) -> int: ...
-
-    @property
-    def image_range(self) -> tuple[float, float]: ...
 
     @property
     def resize(self) -> str: ...
@@ -101,7 +98,10 @@ class Hints:
     """What the shapes of a file's tensors can't tell; None takes it from the named size that fits.
 
     Attributes:
-        is_l2_normalised: of a VQ codebook; True in all released LlamaGen tokenizers.
+        num_heads: of the image tower, or of the token encoder.
+        text_num_heads: of the text tower.
+        is_causal: whether the token encoder is causal.
+        is_l2_normalised: whether a VQ codebook is used at unit length, as released ones are.
     """
 
     num_heads: int | None = None

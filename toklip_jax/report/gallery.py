@@ -95,24 +95,15 @@ def make_gallery(
         toklip, source_config, resize=resize, num_images=num_images, num_searched=num_searched
     )
     ids = found.pool.ids[found.picks]
-    restored = np.asarray(toklip.detokenize(ids), np.float32)
     return Gallery(
         pool=found.pool,
         picks=found.picks,
         grid=vision.grid,
         images=found.images,
-        restored=_to_unit_range(restored, toklip.config.vq.image_range),
+        restored=np.asarray(toklip.detokenize(ids), np.float32),
         token_features=np.asarray(toklip.token_features(ids)),
         code_vectors=np.asarray(toklip.code_vectors(ids)),
         vocabulary=found.vocabulary,
         source_size=found.source_size,
         attribution=found.attribution,
     )
-
-
-def _to_unit_range(images, image_range):
-    """A tokenizer's images, in the range of its own, in [-1, 1]."""
-    low, high = image_range
-    if (low, high) == (-1, 1):
-        return images
-    return (images - low) / (high - low) * 2 - 1

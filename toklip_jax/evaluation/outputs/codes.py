@@ -7,8 +7,6 @@ from toklip_jax.evaluation.outputs.base import Context, register_output
 from toklip_jax.metrics import psnr, ssim
 from toklip_jax.ops.pixels import to_unit_range
 
-UNIT_RANGE = (-1.0, 1.0)
-
 
 def images(context: Context) -> Float[Array, "b *size 3"]:
     """Returns the images in [-1, 1], float32; those decoded from ids where there are no others."""
@@ -22,16 +20,14 @@ def ids(context: Context) -> Int[Array, "b n *q"]:
     """Returns the ids, int32."""
     if "ids" in context.batch:
         return context.batch["ids"].astype(jnp.int32)
-    pixels = _rescale(context.get(images), UNIT_RANGE, context.models.vq_config.image_range)
-    return context.apply("vq", "tokenize", pixels)
+    return context.apply("vq", "tokenize", context.get(images))
 
 
 def restored(context: Context) -> Float[Array, "b *size 3"]:
     """Returns the images that the ids are decoded to, clipped to [-1, 1], float32."""
     grid = [_grid(context)] if context.models.decodes_any_grid else []
     pixels = context.apply("vq", "detokenize", context.get(ids), *grid)
-    image_range = context.models.vq_config.image_range
-    return jnp.clip(_rescale(pixels.astype(jnp.float32), image_range, UNIT_RANGE), -1, 1)
+    return jnp.clip(pixels.astype(jnp.float32), -1, 1)
 
 
 @register_output("code", needs=("vq",))
@@ -57,10 +53,3 @@ def _grid(context):
     if "images" in context.batch:
         return context.models.vq_config.grid_of(*context.batch["images"].shape[1:-1])
     return context.grid
-
-
-def _rescale(values, old, new):
-    if tuple(old) == tuple(new):
-        return values
-    share = (values - old[0]) / (old[1] - old[0])
-    return share * (new[1] - new[0]) + new[0]

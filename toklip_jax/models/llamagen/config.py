@@ -36,7 +36,6 @@ class LlamaGenConfig:
             )
 
     codes_per_place = 1
-    image_range = (-1.0, 1.0)
     resize = "squash"
     licence = "MIT"
 
