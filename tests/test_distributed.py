@@ -292,6 +292,13 @@ def test_a_second_start_is_none(environ, calls, monkeypatch):
 def test_one_process_is_the_main_host_and_waits_for_nobody():
     assert hosts.is_main_host()
     hosts.barrier("alone")
+    assert hosts.call_on_main(lambda: {"a": [1]}) == {"a": [1]}
+    with pytest.raises(FileExistsError, match="taken"):
+        hosts.call_on_main(fails)
+
+
+def fails():
+    raise FileExistsError("taken")
 
 
 WORKER = """
@@ -312,6 +319,16 @@ x = jax.make_array_from_process_local_data(jax.sharding.NamedSharding(mesh, P("d
 total = jax.shard_map(
     lambda a: jax.lax.psum(a, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()
 )
+
+def fails():
+    assert hosts.is_main_host()
+    raise FileExistsError("taken")
+
+assert hosts.call_on_main(lambda: [jax.process_index()]) == [0]
+try:
+    hosts.call_on_main(fails)
+except (ValueError, OSError) as error:
+    print("met", error)
 hosts.barrier("before the end")
 print("total", float(jax.jit(total)(x)[0]), hosts.is_main_host(), flush=True)
 """
@@ -353,6 +370,8 @@ def test_two_processes_start_and_sum_over_all_their_devices(kind):
     assert [w.returncode for w in workers] == [0, 0], outputs
     assert "total 12.0 True" in outputs[0][0]  # 4 devices of 1 and 4 of 2
     assert "total 12.0 False" in outputs[1][0]
+    assert "met taken" in outputs[0][0]
+    assert "met host 0 met an error: FileExistsError: taken" in outputs[1][0]
 
 
 def test_a_process_that_waits_for_others_says_so():

@@ -28,7 +28,7 @@ from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import compute_outputs
 from toklip_jax.evaluation.registry import kind_of
 from toklip_jax.evaluation.results import Result
-from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
+from toklip_jax.parallel.hosts import call_on_main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +175,9 @@ class Suite:
 
     def _score(self, name, images: Mapping[str, Encoded], texts, has_baselines) -> Result:
         """Computed by host 0 and sent to the others, so that all decide alike."""
-        evaluation, plain = self._evaluations[name], None
-        if is_main_host():
+        evaluation = self._evaluations[name]
+
+        def score() -> dict[str, Any]:
             rows = {part: encoded.rows for part, encoded in images.items()}
             _expect_rows(name, rows)
             scores = evaluation.score(
@@ -188,8 +189,9 @@ class Suite:
                     has_baselines=has_baselines,
                 )
             )
-            plain = _result(self._kinds[name], scores, images).to_plain()
-        return Result.from_plain(broadcast_from_main(plain))
+            return _result(self._kinds[name], scores, images).to_plain()
+
+        return Result.from_plain(call_on_main(score))
 
     @functools.cache  # noqa: B019 - as long as the suite
     def _function(self, outputs: Outputs, grid) -> Callable[..., dict[str, jax.Array]]:

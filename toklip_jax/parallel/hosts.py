@@ -1,6 +1,7 @@
 """Communication between the processes of a program, and which of them writes."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +27,28 @@ def barrier(name: str) -> None:
 def broadcast_from_main(value: Any) -> Any:
     """Returns host 0's `value`, which json can hold, on every host; all must call it."""
     return gather_from_hosts(value)[0]
+
+
+def call_on_main(work: Callable[[], Any]) -> Any:
+    """Calls `work` on host 0 alone, and returns its result, which json can hold, on every host.
+
+    All hosts must call it. They wait for host 0, and where it fails all of them fail.
+
+    Raises:
+        ValueError, OSError: what `work` raises, on host 0; a ValueError of it on the others.
+    """
+    result = error = None
+    if is_main_host():
+        try:
+            result = work()
+        except (ValueError, OSError) as caught:
+            error = caught
+    result, failure = broadcast_from_main([result, error and f"{type(error).__name__}: {error}"])
+    if error is not None:
+        raise error
+    if failure:
+        raise ValueError(f"host 0 met an error: {failure}")
+    return result
 
 
 def gather_from_hosts(value: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from toklip_jax.data.health import BadSamples
 from toklip_jax.data.record_files import write_records
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
 from toklip_jax.experiment import Experiment
-from toklip_jax.parallel.hosts import barrier, gather_from_hosts, is_main_host
+from toklip_jax.parallel.hosts import call_on_main, gather_from_hosts
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.run.context import RunContext
 from toklip_jax.tasks.registry import TASKS, task_of
@@ -48,9 +48,7 @@ def encode(
     """
     encoder = _encoder(experiment, pathlib.Path(workdir))
     output = pathlib.Path(output)
-    if is_main_host():
-        _claim(output, encoder)
-    barrier("cache")
+    call_on_main(lambda: _claim(output, encoder))
     shards = {i: output / encoder.header.shard(i) for i in range(encoder.header.num_shards)}
     missing = [i for i in shards if i % hosts == host and not shards[i].exists()]
     bad = BadSamples(encoder.max_bad_share)

@@ -8,7 +8,7 @@ from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import expect_complete, load_header
 from toklip_jax.data.text import TOKENIZER_FILE
 from toklip_jax.experiment import Experiment
-from toklip_jax.parallel.hosts import barrier, is_main_host
+from toklip_jax.parallel.hosts import call_on_main, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.report import write_report
 from toklip_jax.run.context import RunContext
@@ -49,9 +49,11 @@ def run(
     _check_models(experiment, workdir)
     if mode == "eval":
         _check_evaluation(experiment, workdir)
-    if is_main_host():
+
+    def claim() -> None:
         open_workdir(workdir, experiment.description, restart, allow_config_change)
-    barrier("workdir")
+
+    call_on_main(claim)
     context = RunContext(
         experiment,
         workdir,
@@ -105,9 +107,7 @@ def _check_evaluation(experiment, workdir):
 def _keep_tokenizer(context) -> pathlib.Path | None:
     """Saves the tokenizer of the run's texts in the workdir: the one named, or one trained here."""
     path = context.workdir / TOKENIZER_FILE
-    if is_main_host() and not path.exists():
-        _make_tokenizer(context.experiment, path)
-    barrier("tokenizer")
+    call_on_main(lambda: path.exists() or _make_tokenizer(context.experiment, path))
     if not path.exists():  # a host whose workdir is its own
         _make_tokenizer(context.experiment, path)
     return path if path.exists() else None
