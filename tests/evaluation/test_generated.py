@@ -19,7 +19,10 @@ from toklip_jax.evaluation.suite import Kept, Suite
 from toklip_jax.metrics import Frechet, Gaussian
 from toklip_jax.models.inception.config import InceptionConfig
 from toklip_jax.models.inception.model import Inception
+from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.models.registry import build_model
+from toklip_jax.models.siglip.config import TextConfig, VisionConfig
+from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
 
@@ -159,3 +162,16 @@ def test_generators_follow_the_protocol_and_say_what_they_are(random_ids):
     for arrays in ({"images": images, "ids": images}, {"images": images, "labels": np.zeros(3)}):
         with pytest.raises(ValueError, match="expected images, or ids, and arrays as long"):
             ArraySamples(**arrays)
+
+
+def test_a_toklip_decodes_ids_of_its_own_grid_only():
+    text = TextConfig(16, 1, 2, 24, vocab_size=8, context_length=4)
+    vision = VisionConfig(16, 1, 2, 24, image_size=16, patch_size=8)
+    vq = LlamaGenConfig(channels=32, multipliers=(1, 1), stem_patch=4)
+    toklip = Models.from_configs(COMPUTE, {"toklip": TokLIPConfig(vq, vision, text)})
+    assert toklip.decoded_grid((2, 2)) is toklip.decoded_grid(None) is None
+    with pytest.raises(
+        ValueError, match=r"grid \(2, 2\), which TokLIP decodes, got some of \(1, 4"
+    ):
+        toklip.decoded_grid((1, 4))
+    assert Models.from_configs(COMPUTE, {"vq": vq}).decoded_grid((1, 4)) == (1, 4)

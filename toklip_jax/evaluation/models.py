@@ -101,10 +101,21 @@ class Models:
             return None
         return self.config(name) if name == "vq" else self.config(name).vq
 
-    @property
-    def decodes_any_grid(self) -> bool:
-        """Whether the VQ tokenizer is told the grid of its ids; a TokLIP has one of its own."""
-        return self._player("vq") == "vq"
+    def decoded_grid(self, grid: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Returns the grid to decode ids of `grid` with; None for a TokLIP, which has one grid.
+
+        Raises:
+            ValueError: a TokLIP's grid is another.
+        """
+        if self._player("vq") == "vq":
+            return grid
+        own = self.config("toklip").vision.grid
+        if grid is not None and tuple(grid) != own:
+            raise ValueError(
+                f"expected ids of the grid {own}, which TokLIP decodes, got some of {tuple(grid)}: "
+                f"fit the images or samples to it, or name a VQ tokenizer alone in the models"
+            )
+        return None
 
     def _player(self, role):
         names = PLAYERS.get(role, (role,))

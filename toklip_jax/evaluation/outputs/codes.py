@@ -25,8 +25,9 @@ def ids(context: Context) -> Int[Array, "b n *q"]:
 
 def restored(context: Context) -> Float[Array, "b *size 3"]:
     """Returns the images that the ids are decoded to, clipped to [-1, 1], float32."""
-    grid = [_grid(context)] if context.models.decodes_any_grid else []
-    pixels = context.apply("vq", "detokenize", context.get(ids), *grid)
+    grid = context.models.decoded_grid(_grid(context))
+    others = () if grid is None else (grid,)
+    pixels = context.apply("vq", "detokenize", context.get(ids), *others)
     return jnp.clip(pixels.astype(jnp.float32), -1, 1)
 
 
