@@ -11,6 +11,7 @@ from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.nn.config import Compute
+from toklip_jax.nn.quantisers import VectorQuantiser
 from toklip_jax.tasks.registry import TASKS
 from toklip_jax.tasks.teacher.objective import TeacherObjective
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
@@ -164,3 +165,13 @@ def test_entropy_compares_all_rows_and_is_the_same_in_blocks():
         expect_close(blocks, whole)
     halves = [float(entropy_loss(part, codes)) for part in (latents[:3], latents[3:])]
     assert abs(np.mean(halves) - float(entropy_loss(latents, codes))) > 1e-3
+
+
+def test_a_quantisers_loss_that_the_task_does_not_weigh_is_refused(monkeypatch):
+    """It would be left out of the loss without a word."""
+    objective = CASES["vq"]
+    monkeypatch.setattr(VectorQuantiser, "row_losses", lambda self, q: {"margin": jnp.zeros(1)})
+    params = jax.eval_shape(objective.init, jax.random.key(0))
+    batch = {"images": jnp.zeros((1, 16, 16, 3))}
+    with pytest.raises(ValueError, match=r"losses among .*'mse'.*, got \['margin'\]"):
+        jax.eval_shape(objective.encode, params, batch, jax.random.key(0))

@@ -159,8 +159,10 @@ class Tokenizer(LoadedModel):
         if image_size is not None:
             config, params = resize_model(weights.config, weights.params, image_size)
             weights = dataclasses.replace(weights, config=config, params=params)
-        config, rules = weights.config, family_of(weights.config).sharding
-        params = place_params(weights, param_dtype, mesh, rules, exact=("vq/.*",))
+        config, family = weights.config, family_of(weights.config)
+        params = place_params(
+            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+        )
         path = tokenizer or weights.tokenizer_path
         text = path and TextTokenizer.load(path, config.text.context_length)
         return cls(config, params, compute, text, batch_size=batch_size)

@@ -99,7 +99,9 @@ class VQTokenizer(LoadedModel):
                 f"reads no texts"
             )
         compute = Compute(dtype=dtype, vq_dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(weights, param_dtype, mesh, family.sharding)
+        params = place_params(
+            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+        )
         return cls(weights.config, params, compute, image_size, batch_size)
 
     def _methods(self):

@@ -143,6 +143,7 @@ class Family:
         keys: of its PyTorch files, or None.
         sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
         embeddings: patterns of parameters that stand below the first block, for layer decay.
+        full_precision: patterns of parameters that stay float32 where the others are cast.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Family:
     keys: ForeignKeys | None = None
     sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     embeddings: tuple[str, ...] = ()
+    full_precision: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_name("role", self.role, ROLES)

@@ -8,6 +8,8 @@ import jax
 
 from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data.sources import SourceConfig
+from toklip_jax.evaluation.models import Models
+from toklip_jax.models.registry import family_of
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
@@ -16,6 +18,40 @@ from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params
 from toklip_jax.weights import Weights
+
+
+class ModelObjective(Objective):
+    """Base of the objectives that train a model of a registered family, which evaluations can run.
+
+    Attributes:
+        model_config: of that model; its family says how it is sharded, decayed and cast.
+    """
+
+    @property
+    def sharding(self):
+        return family_of(self.model_config).sharding
+
+    @property
+    def embeddings(self):
+        return family_of(self.model_config).embeddings
+
+    @property
+    def full_precision(self):
+        return family_of(self.model_config).full_precision
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The number of text tokens that the model can read; None if it reads no texts."""
+        return None
+
+    @property
+    def evaluated_models(self) -> Models:
+        """The models that an evaluation of the task sees."""
+        raise NotImplementedError
+
+    def evaluated_params(self, params: Params) -> Mapping[str, Params]:
+        """Returns the parameters of `evaluated_models`, by their names."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +100,11 @@ class StageConfig:
         if self.batch_size < 1:
             raise ValueError(
                 f"expected {self.name}.batch_size of at least 1, got {self.batch_size}"
+            )
+        if self.loop.evaluate_every and self.validation is None and not self.evaluate:
+            raise ValueError(
+                f"expected a section {self.name}.validation, or names in {self.name}.evaluate, "
+                f"with evaluate_every, found neither"
             )
 
 
@@ -126,11 +167,11 @@ class Task:
     """
 
     name: str
-    objective: type[Objective]
+    objective: type[ModelObjective]
     fields: type
     read: Callable[[Mapping[str, Any], str], Any]
-    start: Callable[[StageConfig, Start], tuple[Objective, Params]]
-    outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], Objective]
+    start: Callable[[StageConfig, Start], tuple[ModelObjective, Params]]
+    outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], ModelObjective]
     batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
     can_outline: Callable[[StageConfig], bool] = lambda stage: True
     needs_text: bool = True
@@ -150,7 +191,7 @@ def read_model(section: Mapping[str, Any], where: str) -> ModelFields:
         raise ValueError(f"in {where}.model, {error}") from error
 
 
-def build_objective(cls: type[Objective], stage: StageConfig, **others: Any) -> Objective:
+def build_objective(cls: type[ModelObjective], stage: StageConfig, **others: Any) -> ModelObjective:
     """Returns the objective of a stage; `others` are its fields besides the loss's.
 
     Raises:

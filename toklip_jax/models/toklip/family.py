@@ -29,4 +29,5 @@ TOKLIP = Family(
     keys=KEYS,
     sharding=SHARDING,
     embeddings=("mapping", *EMBEDDINGS),
+    full_precision=("vq/.*",),  # ids depend on it
 )

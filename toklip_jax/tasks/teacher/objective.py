@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 
 from toklip_jax.evaluation.models import Models
-from toklip_jax.models.registry import family_of, init_params
+from toklip_jax.models.registry import init_params
 from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.siglip.model import Teacher
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
+from toklip_jax.tasks.base import ModelObjective
 from toklip_jax.tasks.contrast import (
     check_contrastive,
     clamp_logit_scale,
     contrast,
     features_to_compare,
 )
-from toklip_jax.training.objective import Batch, Encoded, Objective, Result, count_rows
+from toklip_jax.training.objective import Batch, Encoded, Result, count_rows
 from toklip_jax.training.state import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherObjective(Objective):
+class TeacherObjective(ModelObjective):
     """Image-text contrast from pixels, by SigLIP's sigmoid loss or CLIP's softmax.
 
     Batches: `images` [b, h, w, 3], `token_ids` int32 [b, t]; perhaps `mask`. Texts that are equal
@@ -43,12 +44,8 @@ class TeacherObjective(Objective):
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
 
     @property
-    def sharding(self):
-        return family_of(self.model_config).sharding
-
-    @property
-    def embeddings(self):
-        return family_of(self.model_config).embeddings
+    def vocab_size(self) -> int:
+        return self.model_config.text.vocab_size
 
     @property
     def model(self) -> Teacher:
@@ -70,9 +67,7 @@ class TeacherObjective(Objective):
 
     @property
     def evaluated_models(self) -> Models:
-        """The models that an evaluation of the task sees."""
         return Models.from_configs(self.compute, {"teacher": self.model_config})
 
     def evaluated_params(self, params: Params) -> Params:
-        """Returns the parameters of `evaluated_models`, by their names."""
         return {"teacher": params}

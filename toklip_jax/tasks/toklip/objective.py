@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.evaluation.models import Model, Models
 from toklip_jax.losses.plain import distillation_losses
-from toklip_jax.models.registry import family_of, init_params
+from toklip_jax.models.registry import init_params
 from toklip_jax.models.siglip.config import VisionConfig
 from toklip_jax.models.siglip.model import ImageTower
 from toklip_jax.models.toklip.config import TokLIPConfig
@@ -19,20 +19,21 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.ops.resample import resize_images
+from toklip_jax.tasks.base import ModelObjective
 from toklip_jax.tasks.contrast import (
     check_contrastive,
     clamp_logit_scale,
     contrast,
     features_to_compare,
 )
-from toklip_jax.training.objective import Batch, Encoded, Objective, Result, count_rows, sum_rows
+from toklip_jax.training.objective import Batch, Encoded, Result, count_rows, sum_rows
 from toklip_jax.training.state import Params
 
 CACHED = ("teacher_feature", "text_feature")  # that a cache may hold besides ids
 
 
 @dataclasses.dataclass(frozen=True)
-class TokLIPObjective(Objective):
+class TokLIPObjective(ModelObjective):
     """Contrast on the frozen text tower, and distillation of the teacher's image feature.
 
     Batches as `TeacherObjective`'s, or from a cache: `ids` int [b, n] in place of images and, where
@@ -57,7 +58,6 @@ class TokLIPObjective(Objective):
     distillation_weight: float = 1000.0
     token_weight: float = 0.0
     trainable: tuple[str, ...] = ("token_encoder/.*", "logit_scale")
-    full_precision: tuple[str, ...] = ("vq/.*",)  # ids depend on it
 
     def __post_init__(self):
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
@@ -69,12 +69,8 @@ class TokLIPObjective(Objective):
             )
 
     @property
-    def sharding(self):
-        return family_of(self.model_config).sharding
-
-    @property
-    def embeddings(self):
-        return family_of(self.model_config).embeddings
+    def vocab_size(self) -> int:
+        return self.model_config.text.vocab_size
 
     @property
     def model(self) -> TokLIP:
@@ -149,13 +145,11 @@ class TokLIPObjective(Objective):
 
     @property
     def evaluated_models(self) -> Models:
-        """The models that an evaluation of the task sees."""
         toklip = Model(self.model, self.model_config.vision.size)
         teacher = Model(self.teacher, self.teacher_config.size)
         return Models(self.compute, {"toklip": toklip, "teacher": teacher})
 
     def evaluated_params(self, params: Params) -> Params:
-        """Returns the parameters of `evaluated_models`, by their names."""
         return {"toklip": self.model_params(params), "teacher": params["teacher"]}
 
     def model_params(self, params: Params) -> Params:

@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from toklip_jax.evaluation.models import Models
-from toklip_jax.models.registry import VQConfig, build_model, family_of, init_params
+from toklip_jax.models.registry import VQConfig, build_model, init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
-from toklip_jax.training.objective import Batch, Encoded, Objective, Result, count_rows, sum_rows
+from toklip_jax.tasks.base import ModelObjective
+from toklip_jax.training.objective import Batch, Encoded, Result, count_rows, sum_rows
 from toklip_jax.training.state import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class VQObjective(Objective):
+class VQObjective(ModelObjective):
     """Reconstruction through the quantiser: |x - y|^2 + |x - y| with codebook terms (VQ-VAE).
 
     Batches: `images` uint8 or float in [-1, 1], [b, *size, 3]; perhaps `mask`.
@@ -38,14 +39,6 @@ class VQObjective(Objective):
     trainable: tuple[str, ...] = (".*",)
 
     @property
-    def sharding(self):
-        return family_of(self.model_config).sharding
-
-    @property
-    def embeddings(self):
-        return family_of(self.model_config).embeddings
-
-    @property
     def model(self) -> nn.Module:
         return build_model(self.model_config, self.compute)
 
@@ -61,8 +54,8 @@ class VQObjective(Objective):
             "l1": jnp.mean(jnp.abs(error), axis=1),
             **out.losses,
         }
-        weights = self._weights()
-        losses = sum(weights[name] * rows[name] for name in rows if weights.get(name))
+        weights = self._weights(rows)
+        losses = sum(weights[name] * rows[name] for name in rows if weights[name])
         metrics = {name: sum_rows(values, mask) for name, values in rows.items()}
         features = {"latents": out.latents} if self.entropy_weight else {}
         return Encoded(
@@ -76,26 +69,31 @@ class VQObjective(Objective):
         between = self.model.apply(
             {"params": params}, features["latents"], batch.get("mask"), method="between_rows"
         )
-        total = sum(self._weights()[name] * loss for name, loss in between.items())
+        weights = self._weights(between)
+        total = sum(weights[name] * loss for name, loss in between.items())
         return total, metrics | between
 
     @property
     def evaluated_models(self) -> Models:
-        """The models that an evaluation of the task sees."""
         return Models.from_configs(self.compute, {"vq": self.model_config})
 
     def evaluated_params(self, params: Params) -> Params:
-        """Returns the parameters of `evaluated_models`, by their names."""
         return {"vq": params}
 
-    def _weights(self):
-        return {
+    def _weights(self, losses):
+        weights = {
             "mse": 1.0,
             "l1": self.l1_weight,
             "codebook": self.codebook_weight,
             "commitment": self.commitment_weight,
             "entropy": self.entropy_weight,
         }
+        if unknown := sorted(set(losses) - set(weights)):
+            raise ValueError(
+                f"expected a quantiser's losses among {sorted(weights)}, got {unknown}: weigh them "
+                f"in an objective of your own"
+            )
+        return weights
 
     def _share_of_codes(self, ids, mask):
         """Returns the share of all codes that occur, over all codebooks of a place."""
