@@ -104,6 +104,13 @@ def test_all_errors_are_said_at_once(config):
         ({"imports": ("no_such_module",)}, "no_such_module"),
         ({"mesh__data": -1, "mesh__fsdp": -1}, "one of which may be -1"),
         ({"evaluation_resize": "stretch"}, "stretch"),
+        ({"stages": ("source",)}, "none called 'source'"),
+        ({"source": {}}, "expected a section source"),
+        ({"vq__augment": {"max_shft": 1.0}}, "vq.augment.*did you mean 'max_shift'"),
+        ({"vq__augment": {"max_shift": -1.0}}, "max_shift of at least 0"),
+        ({"vq__loop__evaluate_every": 2}, "expected a section vq.validation"),
+        ({"models__teachr": "stage:teacher"}, "did you mean 'teacher'"),
+        ({"models__vq": "stage:vq"}, "models.vq only without models.toklip"),
     ],
 )
 def test_what_is_wrong_is_named(config, fields, message):

@@ -13,11 +13,13 @@ from ml_collections import ConfigDict
 
 from toklip_jax.core.errors import Problems, UserError
 from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.data.build import check_augment
 from toklip_jax.data.config import ReadingConfig, TextDataConfig
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.config import EvaluationConfig
 from toklip_jax.evaluation.registry import build_evaluation
+from toklip_jax.models.base import ROLES
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import MeshConfig
 from toklip_jax.parallel.start import ProcessesConfig
@@ -124,11 +126,14 @@ class _Reader:
 
     def read(self) -> Experiment:
         attempt = self.problems.attempt
-        attempt(self._check_names)
+        for name, value in self.plain.items():
+            attempt(lambda n=name, v=value: _check_field(n, v))
         source = attempt(self._run_source)
         sections = self._stages(source)
         evaluations = self._evaluations()
         names = tuple(self.plain.get("stages", ()))
+        for name in names:
+            attempt(lambda n=name: _expect_stage(n, sections))
         fields = {
             "seed": self._number("seed", 0),
             "mesh": self._section(MeshConfig, "mesh"),
@@ -138,7 +143,7 @@ class _Reader:
             "text": self._section(TextDataConfig, "text"),
             "reading": attempt(self._reading),
             "encode": self._section(EncodeConfig, "encode"),
-            "models": dict(self.plain.get("models", {})),
+            "models": attempt(self._models),
             "evaluate": attempt(lambda: self._names("evaluate", self.plain, evaluations)),
             "evaluation": attempt(self._evaluation),
             "report": attempt(self._report),
@@ -155,16 +160,6 @@ class _Reader:
             description=self.description,
         )
 
-    def _check_names(self):
-        for name, value in self.plain.items():
-            if not (isinstance(value, dict) and "objective" in value):
-                check_name("a field of the config", name, FIELDS)
-        for name in self.plain.get("stages", ()):
-            if name not in self.plain:
-                raise ValueError(
-                    f"expected a section for each of stages, found none called {name!r}"
-                )
-
     def _section(self, cls, name):
         fields = self.plain.get(name) or {}
         return self.problems.attempt(lambda: from_fields(cls, fields, name))
@@ -176,7 +171,7 @@ class _Reader:
         return value
 
     def _run_source(self):
-        source = self.plain.get("source")
+        source = self.plain.get("source") or None
         if source is None and self.plain.get("stages"):
             raise ValueError("expected a section source, as there are stages to train, found none")
         return source and SourceConfig.from_plain(source, "source")
@@ -194,6 +189,14 @@ class _Reader:
             if name.startswith(prefix)
         }
         return from_fields(EvaluationConfig, fields, "the config's evaluation fields")
+
+    def _models(self):
+        models = dict(self.plain.get("models") or {})
+        for name in models:
+            check_name("models", name, ROLES)
+        if models.get("toklip") and models.get("vq"):
+            raise ValueError("expected models.vq only without models.toklip, which has its own")
+        return models
 
     def _report(self):
         section = dict(self.plain.get("report") or {})
@@ -230,6 +233,7 @@ class _Reader:
         if task is None:
             return None
         own = {field: value for field, value in section.items() if field not in STAGE_FIELDS}
+        where, augment = f"{name}.augment", section.get("augment", {})
         parts = {
             "model": attempt(lambda: task.read(own, name)),
             "optimizer": attempt(
@@ -247,6 +251,8 @@ class _Reader:
                 lambda: self._names(f"{name}.evaluate", section, self.plain.get("evaluations", {}))
             ),
         }
+        if parts["source"] is not None:
+            attempt(lambda: check_augment(parts["source"], augment, where))
         if len(self.problems.lines) > before:
             return None
         return attempt(
@@ -255,7 +261,7 @@ class _Reader:
                 task=task.name,
                 loss=dict(section.get("loss", {})),
                 batch_size=parts.pop("batch_size"),
-                augment=dict(section.get("augment", {})),
+                augment=dict(augment),
                 cache=section.get("cache", ""),
                 **parts,
             )
@@ -286,6 +292,17 @@ class _Reader:
                 self.problems.attempt(
                     lambda s=stage, t=task: t.outline(s, sections, compute) and None
                 )
+
+
+def _check_field(name, value):
+    """Raises ValueError for a field that is neither a stage's section nor among `FIELDS`."""
+    if not (isinstance(value, dict) and "objective" in value):
+        check_name("a field of the config", name, FIELDS)
+
+
+def _expect_stage(name, sections):
+    if name not in sections:
+        raise ValueError(f"expected a section for each of stages, found none called {name!r}")
 
 
 def _check_loss(task, stage):

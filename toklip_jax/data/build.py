@@ -154,6 +154,18 @@ def make_tokenizer(text: TextDataConfig, source: SourceConfig | None) -> TextTok
     return TextTokenizer(train_tokenizer(texts, text.vocab_size), length)
 
 
+def check_augment(source: SourceConfig, augment: Mapping[str, Any], where: str) -> None:
+    """Checks the augmentation of a source's samples without opening it.
+
+    Raises:
+        ValueError: a field that the transform doesn't have, or a value that it refuses.
+    """
+    if source.gives == ENCODED:
+        from_fields(Decode, augment, where, image_size=1, is_training=True, tokenizer=None)
+    elif source.gives != IDS:
+        from_fields(ShiftAndScale, augment, where)
+
+
 def training_transform(
     source: SourceConfig,
     image_size: int | tuple[int, ...],

@@ -20,15 +20,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from toklip_jax.core.fields import check_name
 from toklip_jax.evaluation.fid import load_inception, missing_inception_message
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.reconstruction import Reconstruct
 from toklip_jax.evaluation.results import Result
 from toklip_jax.evaluation.suite import Kept
 from toklip_jax.evaluation.tables import results_table
-from toklip_jax.models.base import ROLES, family_of
-from toklip_jax.parallel.hosts import barrier, is_main_host
+from toklip_jax.models.base import family_of
+from toklip_jax.parallel.hosts import call_on_main, is_main_host
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.stages import build_suite
 from toklip_jax.tasks.registry import task_of
@@ -70,10 +69,7 @@ def evaluate(context: RunContext) -> dict[str, Result]:
         for name, tree in as_trained.items()
     }
     results = suite.run(params, has_baselines=True, kept=kept)
-    if is_main_host():
-        _write(workdir, results, _provenance(experiment, hashes))
-        shutil.rmtree(workdir / ROWS, ignore_errors=True)
-    barrier("evaluated")
+    call_on_main(lambda: _write(workdir, results, _provenance(experiment, hashes)))
     return results
 
 
@@ -81,12 +77,10 @@ def read_models(context: RunContext) -> dict[str, Weights]:
     """Reads the weights that a config's `models` name.
 
     Raises:
-        ValueError: none, weights of another role than their name says, or a VQ tokenizer beside a
-            TokLIP.
+        ValueError: none, or weights of another role than their name says.
     """
     weights = {}
     for name, source in context.experiment.models.items():
-        check_name("a model", name, ROLES)
         if not source:
             continue
         if name == "inception":
@@ -100,8 +94,6 @@ def read_models(context: RunContext) -> dict[str, Weights]:
             )
     if not weights:
         raise ValueError("expected weights to evaluate in the config's models, got none")
-    if "toklip" in weights and "vq" in weights:
-        raise ValueError("expected models.vq only without models.toklip, which has its own")
     return weights
 
 
@@ -121,7 +113,7 @@ def _as_trained(context, weights) -> dict[str, Any]:
             objective = task_of(stage.task).objective
             patterns = stage.loss.get("trainable", objective.trainable)
             trained, frozen = partition(params, patterns if name == "toklip" else ())
-            kept = objective.full_precision
+            kept = family_of(read.config).full_precision
             params = merge(trained, cast_frozen(frozen, experiment.compute, kept))
         found[name] = params
     return found
@@ -155,13 +147,15 @@ def _provenance(experiment, hashes) -> dict[str, Any]:
     }
 
 
-def _write(workdir, results, provenance):
+def _write(workdir, results, provenance) -> None:
+    """Writes results and tables, and deletes the rows, which nothing needs from here on."""
     plain = {name: result.to_plain() for name, result in results.items()}
     text = json.dumps({"evaluations": plain, **provenance}, indent=2) + "\n"
     (workdir / RESULTS).write_text(text)
     tables = "\n".join(f"{_title(n, r)}\n\n{results_table(r.rows)}" for n, r in results.items())
     (workdir / TABLES).write_text(tables)
     print(tables)
+    shutil.rmtree(workdir / ROWS, ignore_errors=True)
 
 
 def _title(name, result):

@@ -13,11 +13,10 @@ from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
 from toklip_jax.parallel.hosts import barrier, broadcast_from_main
 from toklip_jax.run.context import RunContext
-from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.base import ModelObjective, StageConfig
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.validation import validation
 from toklip_jax.training.loop import Evaluate, LoopContext, train
-from toklip_jax.training.objective import Objective
 from toklip_jax.weights import Weights, save_weights
 
 
@@ -38,7 +37,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     if stage.source.gives == "ids":
         features = task.cache.check(stage, objective, params, context.tokenizer_path)
         unused = task.cache.unused(objective, params, features)
-    batching = _batching(stage, context)
+    batching = _batching(stage, context, objective)
     loop_context = LoopContext(
         title=stage.name,
         evaluate=_evaluation(stage, context, objective, batching),
@@ -70,22 +69,22 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     return weights
 
 
-def check_vocabulary(text: TextTokenizer | None, objective: Objective) -> None:
+def check_vocabulary(text: TextTokenizer | None, objective: ModelObjective) -> None:
     """Raises ValueError if a tokenizer has more ids than the model's table has rows."""
-    config = getattr(objective.model_config, "text", None)
-    if text is not None and config is not None and text.vocab_size > config.vocab_size:
+    size = objective.vocab_size
+    if text is not None and size is not None and text.vocab_size > size:
         raise ValueError(
-            f"expected a text tokenizer of at most {config.vocab_size} ids, the model's "
+            f"expected a text tokenizer of at most {size} ids, the model's "
             f"vocab_size, got one of {text.vocab_size}: raise model.text.vocab_size"
         )
 
 
-def _batching(stage, context) -> Batching:
+def _batching(stage, context, objective) -> Batching:
     """Returns how this host reads batches, for training and validation alike."""
     reading = context.experiment.reading
     return Batching(
         stage.batch_size,
-        image_size=reading.image_size,
+        image_size=reading.image_size or objective.evaluated_models.image_size or 0,
         num_workers=reading.num_workers,
         host=jax.process_index(),
         hosts=jax.process_count(),
@@ -93,16 +92,11 @@ def _batching(stage, context) -> Batching:
 
 
 def _evaluation(
-    stage: StageConfig, context: RunContext, objective: Objective, batching: Batching
+    stage: StageConfig, context: RunContext, objective: ModelObjective, batching: Batching
 ) -> Evaluate | None:
     """Returns what `evaluate_every` calls: the stage's `validation` and its named evaluations."""
     if not stage.loop.evaluate_every:
         return None
-    if stage.validation is None and not stage.evaluate:
-        raise ValueError(
-            f"expected a section {stage.name}.validation, or names in {stage.name}.evaluate, with "
-            f"evaluate_every, found neither"
-        )
     parts: list[Callable] = []
     if stage.validation is not None:
         text = context.text_tokenizer()
