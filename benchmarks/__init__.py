@@ -1,1 +1,1 @@
-"""What is measured, against what; `python -m benchmarks.run` runs it."""
+"""Benchmarks, and what they compare with; `python -m benchmarks.run` runs them."""

@@ -1,4 +1,4 @@
-"""What a cache gains: steps a second with and without, in turn in one process, and records read.
+"""Measures a cache's gain: steps a second with and without, in turn, and records read a second.
 
     python -m benchmarks.cache                                       # small, on a CPU, two minutes
     python -m benchmarks.cache --size=toklip_s_256 --batch=64 --dtype=bfloat16    # on a GPU

@@ -1,4 +1,4 @@
-"""What one core reads and decodes: images per second, and the cores that a training step needs.
+"""Measures images read and decoded per second and core, and the cores a training step needs.
 
     python benchmarks/decoding.py
 

@@ -1,4 +1,4 @@
-"""What the host does beside the model: decoding a core, and a retrieval evaluation.
+"""Measures the host's work beside the model: decoding per core, and a retrieval evaluation.
 
     python -m benchmarks.run --suite=cpu --only=host
 

@@ -34,7 +34,7 @@ WHOLE = "images to feature"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """One measurement.
 
     Attributes:
         peers: batch size to the contenders there: "eager", "channels_last" (eager, with
@@ -140,7 +140,7 @@ def _seconds(setting, cases, batch):
 
 
 def _params(setting):
-    """Of the VQ and the token encoder."""
+    """Returns parameters of the VQ tokenizer and the token encoder."""
     size = setting.size
 
     def init(key, images, ids):
@@ -180,7 +180,9 @@ def _contenders(setting, ours, model, batch, kinds):
             case = _peer(model, kind)
             checks[kind] = _check(setting, cases["ours"], case, batch)
             cases[kind] = case
-        except Exception as error:  # a compiler may be missing or fail: said, and the rest goes on
+        except (
+            Exception
+        ) as error:  # a compiler may be missing or fail: said, and the rest continues
             problems[kind] = f"batch {batch}: {type(error).__name__}: {str(error)[:500]}"
     return cases, checks, problems
 

@@ -1,4 +1,4 @@
-"""What the machine at hand can do: matrix products, convolutions, copies; the floors they give.
+"""Measures the machine's limits: matrix products, convolutions, copies; the floors they give.
 
     python -m benchmarks.run --suite=cpu --only=limits
 

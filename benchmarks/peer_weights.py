@@ -118,7 +118,7 @@ def _into(kernel):
 
 
 def _out_of(name, params):
-    """From heads, [k, e, d]."""
+    """Merges heads, [k, e, d]."""
     kernel = params["kernel"]
     return {
         f"{name}.weight": kernel.reshape(-1, kernel.shape[-1]).T,

@@ -1,4 +1,4 @@
-"""How things are timed: warmed up, in turn, on fresh inputs, and the median taken."""
+"""Times functions: warmed up, in turn, on fresh inputs; the median is taken."""
 
 import dataclasses
 import os

@@ -37,7 +37,7 @@ OPTIMIZER, STEPS = OptimizerConfig(), 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """One measurement.
 
     Attributes:
         peers: contenders: "eager", "compile".
@@ -156,7 +156,9 @@ def contenders(
             losses[kind] = case.run(*case.place(*inputs))
             _check(losses["ours"], losses[kind], setting.compute)
             cases[kind] = case
-        except Exception as error:  # a compiler may be missing or fail: said, and the rest goes on
+        except (
+            Exception
+        ) as error:  # a compiler may be missing or fail: said, and the rest continues
             problems[kind] = f"{type(error).__name__}: {str(error)[:500]}"
     return cases, losses, problems
 

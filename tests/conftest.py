@@ -1,7 +1,7 @@
 """Fixtures every test may use: the recorded data of the PyTorch implementation.
 
 The small recordings are in `tests/golden`. The large ones (VQ checkpoints, gradients) stay outside
-the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped, aloud.
+the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped, with a message.
 """
 
 import os

@@ -2,7 +2,7 @@
 
     python tests/kill_resume.py --kills=20 [--seed=0] [--steps=100]
 
-Each time the run is started anew and killed a random moment after something it does: starting a
+Each time the run is started again and killed a random moment after something it does: starting a
 save, starting an evaluation, or any step. Exits with 0 if all parameters are equal to the last bit.
 """
 

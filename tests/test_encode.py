@@ -1,4 +1,4 @@
-"""The command that encodes, from outside and by its parts: what it writes, and how it goes on."""
+"""The command that encodes, from outside and by its parts: what it writes, and how it resumes."""
 
 import importlib.util
 import io

@@ -1,4 +1,4 @@
-"""The command line, from outside: what it leaves, how it goes on, what it says of bad input."""
+"""The command line, from outside: what it leaves, how it resumes, what it says of bad input."""
 
 import importlib.metadata
 import json

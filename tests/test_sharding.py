@@ -72,9 +72,9 @@ def test_optimizer_state_lies_as_its_parameters_do(params):
     mesh = abstract_mesh(2, 2, 2)
     encoder = params["token_encoder"]
     state = jax.eval_shape(lambda p: create_state(p, OptimizerConfig(ema_decay=0.9), 10), encoder)
-    lies = shardings(state, mesh)
-    own = jax.tree.leaves(lies.params)
-    for copy in (lies.ema, lies.opt_state[0].mu, lies.opt_state[0].nu):
+    placed = shardings(state, mesh)
+    own = jax.tree.leaves(placed.params)
+    for copy in (placed.ema, placed.opt_state[0].mu, placed.opt_state[0].nu):
         assert jax.tree.leaves(copy) == own
     assert any(sharding.spec != PartitionSpec() for sharding in own)
 

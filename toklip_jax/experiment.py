@@ -1,6 +1,6 @@
-"""A config file, read once: from here on there are checked, frozen dataclasses.
+"""Reads a config file once, into checked, frozen dataclasses.
 
-All that a config has wrong is found here, before anything is made, and said at once.
+All errors of a config are found here, before anything is made, and reported together.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ FIELDS += ("evaluation_resize", "report", "wandb", "imports")
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """The page of a run.
+    """The settings of a run's report.
 
     Attributes:
-        source: of its images, or None for the run's.
-        num_images: shown large.
-        num_searched: where neighbours are looked for; 0 for as many as are fast.
-        phrases: that are looked for in the images first.
+        source: where its images come from; None for the run's source.
+        num_images: number of images shown large.
+        num_searched: number of images that are searched for neighbours; 0 for as many as are fast.
+        phrases: phrases that are looked up in the images first.
     """
 
     source: SourceConfig | None = None
@@ -57,21 +57,21 @@ class ReportConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """All that a config says.
+    """A whole config.
 
     Attributes:
-        seed: of parameters, data order and augmentation.
-        mesh, compute, processes: where and how models compute.
-        source: that stages train on, or None.
-        text, reading: of the data.
-        stages: those to train, in order.
-        sections: the stages that the config describes, by name, trained or not.
-        encode: how caches are made.
-        models: where the weights are that are evaluated, by role.
-        evaluate: names of the evaluations at the end.
-        evaluations: all that the config describes, by name.
-        evaluation: how images are evaluated.
-        report: the page, or None for none.
+        seed: seed of parameters, data order and augmentation.
+        mesh, compute, processes: devices and types that models compute on and in.
+        source: the data that stages train on, or None.
+        text, reading: settings of texts and images.
+        stages: the stages to train, in order.
+        sections: all stages that the config describes, by name, trained or not.
+        encode: settings of encoding a cache.
+        models: paths of the weights to evaluate, or "stage:NAME", by role.
+        evaluate: names of the evaluations that end the run.
+        evaluations: all evaluations that the config describes, by name.
+        evaluation: settings that all evaluations share.
+        report: settings of the report, or None for no report.
         wandb: arguments of `wandb.init`; empty for none.
         description: the config as plain json data, for files.
     """
@@ -99,7 +99,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
     """Reads and checks a config, after importing the modules that its `imports` names.
 
     Raises:
-        UserError: all that is wrong with it, one a line where there are several.
+        UserError: all errors, one a line where there are several.
     """
     plain = config.to_dict()
     _import(plain.get("imports", ()))
@@ -118,7 +118,7 @@ def _import(names):
 
 
 class _Reader:
-    """Reads section after section, and collects what is wrong."""
+    """Reads section after section, and collects the errors."""
 
     def __init__(self, plain: dict[str, Any], description: dict[str, Any]):
         self.plain, self.description = plain, description
@@ -227,7 +227,7 @@ class _Reader:
         return {name: self._stage(name, section, source) for name, section in stages.items()}
 
     def _stage(self, name, section, source) -> StageConfig | None:
-        """One stage; its parts are read apart, so that all that is wrong is found."""
+        """Reads one stage, its parts separately, so that every error is found."""
         attempt, before = self.problems.attempt, len(self.problems.lines)
         task = attempt(lambda: task_of(section["objective"], f"{name}.objective"))
         if task is None:

@@ -93,7 +93,7 @@ def test_a_run_from_a_cache_has_the_losses_of_one_from_images(made, tmp_path, mo
     assert ours.params.keys() == theirs.params.keys()
     got, want = (w.params["token_encoder"]["pos_embed"] for w in (ours, theirs))
     np.testing.assert_allclose(got, want, atol=1e-6)
-    # And it goes on: as after a kill after the save at step 4.
+    # And it continues: as after a kill after the save at step 4.
     before = losses(workdir)
     shutil.rmtree(workdir / "toklip" / "weights")
     shutil.rmtree(workdir / "toklip" / "checkpoints" / "6")

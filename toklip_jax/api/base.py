@@ -1,4 +1,4 @@
-"""What the tokenizers of the API have in common: a module, its parameters, and calls of both."""
+"""The base of the API's tokenizers: a module with its parameters, and calls of its methods."""
 
 import copy
 from collections.abc import Callable, Mapping

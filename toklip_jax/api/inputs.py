@@ -213,7 +213,7 @@ class Vectors:
 
 
 def _advice(shape, num_sides):
-    """What to do about an array of another shape."""
+    """Returns advice on an array of another shape."""
     if len(shape) == num_sides + 1 and shape[-1] == 3:
         return "add a batch axis with images[None]"
     if len(shape) != num_sides + 2 or shape[0] == 0:

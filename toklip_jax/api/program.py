@@ -1,4 +1,4 @@
-"""How a model's methods are run: pure, compiled, on sharded inputs, and in chunks."""
+"""Runs a model's methods: as pure functions, compiled, on sharded inputs, and in chunks."""
 
 import dataclasses
 import functools
@@ -95,7 +95,7 @@ def mesh_of(params: Any) -> Mesh | None:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How inputs are sharded: over `mesh`, along their first axis by `axes`."""
+    """The sharding of inputs: over `mesh`, along their first axis by `axes`."""
 
     mesh: AbstractMesh
     axes: str | tuple[str, ...] | None
@@ -130,7 +130,7 @@ def _run(placement, model, method, params, inputs):
 
 
 def _placement(inputs) -> Placement | None:
-    """How concrete inputs are sharded, where the first axis alone is."""
+    """Returns how concrete inputs are sharded; None unless it is along the first axis alone."""
     if not isinstance(inputs, jax.Array) or isinstance(inputs, jax.core.Tracer):
         return None
     sharding = inputs.sharding
@@ -143,7 +143,7 @@ def _placement(inputs) -> Placement | None:
 
 
 def _is_whole(inputs):
-    """Whether inputs are not cut into chunks."""
+    """Returns whether inputs are taken whole, not in chunks."""
     if not isinstance(inputs, jax.Array):
         return False
     if isinstance(inputs, jax.core.Tracer):

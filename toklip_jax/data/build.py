@@ -1,4 +1,4 @@
-"""From a config's source to batches: the source, the transform that fits it, and the pipeline."""
+"""Builds batches from a config's source: opens it, and picks the transform that fits it."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How batches are read.
+    """The settings for reading batches.
 
     Attributes:
         batch_size: samples in a batch, all hosts together.
@@ -74,7 +74,7 @@ class DataBatches:
 
     @property
     def problems(self) -> list[Problem]:
-        """What was found broken when the source was opened."""
+        """The problems found when the source was opened."""
         return list(getattr(self.source, "problems", []))
 
 

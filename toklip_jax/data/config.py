@@ -1,4 +1,4 @@
-"""What a config says of the data, checked."""
+"""The checked fields of a config that concern the data."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ class TextDataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ReadingConfig:
-    """How images are read.
+    """The settings for reading images.
 
     Attributes:
         image_size: pixels, the side of square images or (height, width); 0 for the model's.

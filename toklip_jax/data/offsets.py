@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class Offsets:
-    """Where each part begins when parts of known lengths are put one after another.
+    """The starting index of each part when parts of known lengths are read one after another.
 
     Attributes:
         starts: index at which each part begins, then the length of all.

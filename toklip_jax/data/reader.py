@@ -1,4 +1,4 @@
-"""From an index to a good sample: its own, transformed, or the next one that can be read."""
+"""Reads the sample at an index and transforms it, or the next one where that can't be read."""
 
 from typing import Any
 

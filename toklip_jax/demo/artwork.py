@@ -34,7 +34,7 @@ _FONT_SIZE = 96  # OpenMoji's glyphs are then 124 pixels wide
 
 @dataclasses.dataclass(frozen=True)
 class Concept:
-    """What an emoji shows.
+    """The concept that an emoji shows.
 
     Attributes:
         code_points: identifies it.

@@ -1,4 +1,4 @@
-"""What an evaluation is: it asks for outputs of images and for texts, and turns them into a table.
+"""The interface of evaluations: each asks for outputs of images and texts, and makes a table.
 
 An evaluation computes nothing on the mesh itself. It names sets of images, outputs
 (`evaluation.outputs`) and texts; the suite encodes them, on whatever mesh, and hands over arrays.
@@ -41,7 +41,7 @@ class Encodings:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """The figures of one evaluation.
 
     Attributes:
         rows: of its table, each with the model's name under `model`; figures have ASCII names

@@ -1,4 +1,4 @@
-"""How images are evaluated, whatever the evaluation."""
+"""The settings that all evaluations share."""
 
 import dataclasses
 

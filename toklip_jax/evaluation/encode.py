@@ -1,6 +1,6 @@
 """Encodes a set of images batch by batch, on any mesh, to the rows that figures are made of.
 
-Rows can be kept on disk part by part, so that an interrupted evaluation goes on where it stopped.
+Rows can be kept on disk part by part, so that an interrupted evaluation can resume.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""How close generated images are to real ones: FID, and the use of codes where there are ids."""
+"""Compares generated images with real ones by FID, and measures code usage where there are ids."""
 
 import dataclasses
 from typing import ClassVar

@@ -27,7 +27,7 @@ Outputs = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read and batched.
+    """The settings for reading and batching images.
 
     Attributes:
         image_size: pixels that encoded images are resized to.

@@ -1,4 +1,4 @@
-"""From a data set's labels to the rows of a class list.
+"""Maps a data set's labels to the rows of a class list.
 
 Data sets number the same classes differently: TFDS labels ImageNet-A and ImageNet-R by place among
 ImageNet's 1000 classes, of which only 200 are asked for; its `imagenet_resized` has an order of its

@@ -1,4 +1,4 @@
-"""How much ids mean to simple learners on frozen features: the paper's claim as one table.
+"""Measures how much ids mean to simple learners on frozen features: the paper's claim as a table.
 
 Code vectors, TokLIP's tokens and its pooled feature are computed from the same ids, so a cache of
 ids is enough for them; the teacher's feature is computed from pixels.

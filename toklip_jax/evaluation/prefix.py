@@ -1,4 +1,4 @@
-"""How much the first ids say: accuracy from a quarter, half, three quarters and all of them.
+"""Measures accuracy from the first quarter, half and three quarters of the ids, and from all.
 
 The token encoder is causal, so its first tokens are those that it gives where there are no further
 ids yet, as while an autoregressive model is writing.

@@ -1,4 +1,4 @@
-"""How well the simplest learners classify frozen features: a linear probe, nearest neighbours."""
+"""Classifies frozen features with the simplest learners: a linear probe, nearest neighbours."""
 
 import functools
 

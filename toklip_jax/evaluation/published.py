@@ -56,6 +56,6 @@ def published_like(config: Any) -> list[Published]:
 
 
 def _is_alike(config, named):
-    """Whether two models differ in image size and attention at most."""
+    """Returns whether two models differ in image size and attention at most."""
     free = {"image_size": named.vision.image_size, "is_causal": named.vision.is_causal}
     return config.vq == named.vq and dataclasses.replace(config.vision, **free) == named.vision

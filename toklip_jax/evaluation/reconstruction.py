@@ -1,4 +1,4 @@
-"""How well a tokenizer keeps images: PSNR, SSIM, rFID, and how much of its codebooks it uses."""
+"""Measures how well a tokenizer restores images: PSNR, SSIM, rFID, and its codebooks' usage."""
 
 import dataclasses
 import math
@@ -123,7 +123,7 @@ def evaluate_reconstruction(
         codebook_sizes: the number of codes in each codebook.
 
     Raises:
-        ValueError: an id lies outside its codebook, or the images are too small for SSIM.
+        ValueError: an id is outside its codebook, or the images are too small for SSIM.
     """
     ratios, similarities, usage = Mean.empty(), Mean.empty(), CodeUsage.empty(codebook_sizes)
     for (batch,), mask in padded_batches((images,), batch_size):

@@ -1,4 +1,4 @@
-"""What evaluations found: kept as plain json, and flattened for the log of a training run."""
+"""Results of evaluations: kept as plain json, and flattened for the log of a training run."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from toklip_jax.metrics import Estimate
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one evaluation found.
+    """The result of one evaluation.
 
     Attributes:
         kind: of the evaluation, as registered.

@@ -19,7 +19,7 @@ class SampleSource(Protocol):
     """A generator of images, or of ids that a VQ tokenizer decodes.
 
     Sample i is a function of i and the parameters alone: so several hosts can share the samples
-    out, and an evaluation that was interrupted goes on. As a data source, it may also have
+    out, and an interrupted evaluation can resume. As a data source, it may also have
     `classes`, the names of its labels, and `texts()`, the texts that each sample was made from.
 
     Attributes:

@@ -33,7 +33,7 @@ from toklip_jax.parallel.hosts import call_on_main
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Where rows are kept as they are encoded, so that an interrupted evaluation goes on.
+    """The place where encoded rows are kept, so that an interrupted evaluation can resume.
 
     Attributes:
         directory: on disk.

@@ -33,7 +33,7 @@ class Global:
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """What the pickle wants made by calling `function`; nothing was called.
+    """A call of `function` that the pickle asks for; nothing was called.
 
     Attributes:
         function: nearly always a `Global`.

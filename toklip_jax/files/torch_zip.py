@@ -7,7 +7,7 @@ there are three kinds:
 - those that describe tensors and plain containers, which are understood here;
 - those that only code-running pickles mention (`os`, `subprocess`, `builtins.eval`, ...). They
   would do nothing either, but a file that holds one was made to attack whoever opens it, and is
-  refused by that name, so that nobody goes on to open it with something less careful;
+  refused by that name, so that nobody opens it with something less careful;
 - any other (`argparse.Namespace`, a path, an optimizer's enum, a config class): an `Inert` note of
   the name. Weights never need one, so they are tolerated beside the weights.
 
@@ -99,7 +99,7 @@ class Inert:
 
 @runtime_checkable
 class Storages(Protocol):
-    """Where the entries of a file's tensors lie."""
+    """The places of a file's tensor entries."""
 
     path: pathlib.Path
 
@@ -244,7 +244,7 @@ class _Resolver:
 
 
 def _first_pairs(args):
-    """What an OrderedDict was built from, where it was built from pairs."""
+    """Returns the pairs that an OrderedDict was built from, if it was built from pairs."""
     first = args[0] if isinstance(args, tuple) and args else None
     if not isinstance(first, list):
         return []
@@ -362,7 +362,7 @@ class _Archive:
         return self._bytes[start : start + info.file_size]
 
     def _start(self, info):
-        """Where an entry's bytes begin: its own header has the length of what precedes them."""
+        """Returns where an entry's bytes begin, which its own header says."""
         offset = info.header_offset
         head = bytes(self._bytes[offset : offset + 30]) if offset >= 0 else b""
         if len(head) < 30 or head[:4] != b"PK\x03\x04":

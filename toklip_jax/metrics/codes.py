@@ -1,4 +1,4 @@
-"""How much of its codebooks a tokenizer uses."""
+"""Measures how much of its codebooks a tokenizer uses."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -51,7 +51,7 @@ class CodeUsage(State):
             codebook_sizes: the number of codes in each.
 
         Raises:
-            ValueError: an id lies outside its codebook, or the ids are of another number of
+            ValueError: an id is outside its codebook, or the ids are of another number of
                 codebooks.
         """
         ids = np.asarray(ids) if mask is None else np.asarray(ids)[np.asarray(mask)]

@@ -1,4 +1,4 @@
-"""How alike two images are: PSNR and SSIM, one number per image, as scikit-image computes them."""
+"""The similarity of two images: PSNR and SSIM, one number per image, as scikit-image has them."""
 
 import jax
 import jax.numpy as jnp

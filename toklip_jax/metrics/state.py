@@ -1,4 +1,4 @@
-"""What all metric states share: they are sums, so merging two of them is adding them.
+"""The base of metric states: they are sums, so merging two of them is adding them.
 
 A state holds counts (int) and sums (float64) on the host, and what was masked out was never added.
 So neither the size of the batches, nor padding in the last one, nor the number of hosts shows in

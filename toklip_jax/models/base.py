@@ -1,4 +1,4 @@
-"""What a model family is to the rest of the package, and what every VQ tokenizer offers."""
+"""The interface of a model family, and that of every VQ tokenizer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +95,7 @@ class VQOutput:
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What the shapes of a file's tensors can't tell; None takes it from the named size that fits.
+    """Sizes that a file's shapes can't tell; None takes one from the named size that fits.
 
     Attributes:
         num_heads: of the image tower, or of the token encoder.

@@ -18,7 +18,7 @@ DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a model computes; none of it changes what the parameters mean.
+    """The types and methods that a model computes with; none changes what its parameters mean.
 
     Attributes:
         dtype: type of the activations; parameters stay float32, and norms, softmax, losses and

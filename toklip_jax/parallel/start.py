@@ -39,7 +39,7 @@ class StartError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class ProcessesConfig:
-    """How the processes of a program find each other; the environment takes precedence.
+    """The settings by which processes find each other; the environment takes precedence.
 
     Attributes:
         kind: "none" never; "explicit" by the other fields; "slurm" by the step's environment;

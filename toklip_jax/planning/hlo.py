@@ -238,7 +238,7 @@ def _calls(module, name) -> Iterator[tuple[str, int]]:
 
 
 def _times(module) -> dict[str, int]:
-    """How often a step runs each computation."""
+    """Returns how often a step runs each computation."""
     times = collections.Counter()
     pending = [(next(reversed(module)), 1)]
     while pending:

@@ -51,7 +51,7 @@ class Gallery:
 
     @property
     def among(self) -> str:
-        """What is searched, in words."""
+        """A description of the images that are searched."""
         if len(self.pool.titles) == self.source_size:
             return f"among the {self.source_size:,} images of the source"
         return (

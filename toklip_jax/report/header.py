@@ -34,7 +34,7 @@ def header(run: Run, weights: Weights | None) -> list[Markup]:
 
 
 def _pipeline(weights):
-    """From image to feature, with this model's sizes where they are known."""
+    """Returns the steps from image to feature, with this model's sizes where they are known."""
     image, ids, tokens, feature = "", "", "", ""
     if weights is not None:
         vision = weights.config.vision

@@ -107,7 +107,7 @@ def _best(figure, rows):
 
 
 def _is_trained(row: Mapping[str, Any], run: Run) -> bool:
-    """Whether a row is of a model of this run rather than a baseline, by the models' names."""
+    """Returns whether a row is of a model of this run and not a baseline, by the models' names."""
     name = re.split(r"[,(:]", str(row.get("model", "")).lower())[0].strip()
     return name in {*TRAINED, *map(str.lower, run.results.get("weights", {}))}
 

@@ -120,7 +120,7 @@ def _gallery(run, weights, reason, notes) -> tuple[Tokenizer | None, Gallery | N
 
 
 def _hint(source, notes):
-    """What to do about a source whose kind isn't known."""
+    """Returns advice on a source whose kind isn't known."""
     if source.get("kind") in [kind.name for kind in registered()]:
         return ""
     return f". {' '.join(notes)}" if notes else "; pass --import=MODULE to import it for this page"

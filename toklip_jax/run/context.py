@@ -39,7 +39,7 @@ class RunContext:
 
     @property
     def start(self) -> Start:
-        """What a stage is given when it starts."""
+        """The context that a stage starts with."""
         experiment = self.experiment
         return Start(experiment.compute, self.mesh, experiment.seed, self.read_weights)
 

@@ -110,7 +110,7 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a stage is given when it starts.
+    """The context that a stage starts with.
 
     Attributes:
         compute: how its models compute.
@@ -127,7 +127,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class CacheUse:
-    """How a task trains on a cache of its frozen models' outputs.
+    """The part of a task that trains on a cache of its frozen models' outputs.
 
     Attributes:
         features: that a cache may hold besides ids.

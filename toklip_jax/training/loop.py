@@ -39,7 +39,7 @@ HOST_FIELDS = ("keys", "skipped")  # of a batch: fields that stay on the host
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long a stage trains, and how often it logs, saves and evaluates.
+    """The length of a stage's training, and how often it logs, saves and evaluates.
 
     Attributes:
         steps: updates in all.
@@ -80,7 +80,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopContext:
-    """What a loop is given besides the objective, the data and the optimizer.
+    """Settings of a loop besides the objective, the data and the optimizer.
 
     Attributes:
         title: of its lines and bar.
@@ -89,7 +89,7 @@ class LoopContext:
         allow_change: continue a checkpoint of another config, after printing the differences.
         profile: steps [first, last) of which a profile is written.
         wandb: arguments of `wandb.init`; empty for none.
-        unused: paths of frozen parameters that no step uses, such as the teacher's if its features
+        unused: paths of frozen parameters that no step uses, such as those of a model whose outputs
             are cached; they are put on the devices only for evaluations.
     """
 

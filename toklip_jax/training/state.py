@@ -44,7 +44,7 @@ def cast_frozen(frozen: Params, compute: Compute, full_precision: Sequence[str] 
     logit scale changes the loss and saves nothing.
 
     Args:
-        full_precision: patterns of those that are not cast, such as a VQ tokenizer's.
+        full_precision: patterns of those that are not cast.
     """
     dtype = compute.jax_dtype
 

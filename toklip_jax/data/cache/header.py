@@ -34,7 +34,7 @@ ENCODE = "python -m toklip_jax.encode"
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a cache holds, and what made it. Two caches of equal headers are equal.
+    """The description of a cache: its contents and their origin. Equal headers mean equal caches.
 
     Attributes:
         num_samples: length of the source; samples that can't be read have no record.
@@ -180,7 +180,7 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
     if missing := [path.name for path in paths if not path.is_file()]:
         raise ValueError(
             f"expected {len(paths)} shards in {directory}, found {len(paths) - len(missing)} "
-            f"(no {missing[0]}): run the command that wrote it again, it goes on where it stopped"
+            f"(no {missing[0]}): run the command that wrote it again, and it resumes"
         )
     return [str(path) for path in paths]
 

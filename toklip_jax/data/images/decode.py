@@ -1,4 +1,4 @@
-"""From an encoded record to a sample: the image decoded and resized, the caption as ids."""
+"""Turns an encoded record into a sample: decodes and resizes the image, tokenizes the caption."""
 
 import dataclasses
 import io

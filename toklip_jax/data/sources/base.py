@@ -1,4 +1,4 @@
-"""What a data source is to the rest of the package, and how a config names one.
+"""The interface of data sources, and how a config names one.
 
 A kind of source is a `SourceKind`, registered under the name that stands as `kind` in configs;
 `registry.py` lists the package's own, and another package registers its kinds on import.
@@ -67,7 +67,7 @@ class SourceKind:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """What a config may say besides `kind`."""
+        """The fields that a config may have besides `kind`."""
         found = inspect.signature(self.open).parameters
         return {name: parameter for name, parameter in found.items() if name != TOKENIZER}
 
@@ -166,7 +166,7 @@ class SourceConfig:
 
     @property
     def gives(self) -> str:
-        """What the samples are: "encoded" images, "arrays", or "ids"; of a mixture, of its parts.
+        """The form of the samples: "encoded" images, "arrays", or "ids"; a mixture has its parts'.
 
         Raises:
             ValueError: parts that give different things.
@@ -185,7 +185,7 @@ class SourceConfig:
 
     @property
     def cache_directories(self) -> list[str]:
-        """Where the caches are that the samples come from; none for any other source.
+        """The directories of the caches that samples come from; empty for other sources.
 
         Raises:
             ValueError: as `gives`.

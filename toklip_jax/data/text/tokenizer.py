@@ -1,4 +1,4 @@
-"""From texts to token ids of a fixed length, as the released models take them."""
+"""Turns texts into token ids of a fixed length, as the released models take them."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""What can be made of a batch of images or ids: a registry, one file for outputs of one kind."""
+"""Outputs computed from a batch of images or ids: a registry, and one file for each kind."""
 
 from toklip_jax.evaluation.outputs.base import (
     Context,

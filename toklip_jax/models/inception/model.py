@@ -21,7 +21,7 @@ NORM_EPS = 1e-3
 
 
 class InceptionFeatures(NamedTuple):
-    """What FID and sFID compare.
+    """The features that FID and sFID compare.
 
     Attributes:
         pool: means over the last grid, float32 [b, 2048] (the graph's `pool_3`).
@@ -96,7 +96,7 @@ class Block(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """What a `Unit` describes; the norm's mean and variance are parameters like the others.
+    """The layers that a `Unit` describes; the norm's mean and variance are parameters too.
 
     Weights are read, never trained: initialisation gives shapes, and kernels of zeros.
     """

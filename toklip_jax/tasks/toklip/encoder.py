@@ -1,4 +1,4 @@
-"""From images to the records of a cache: the models, the data, and the header."""
+"""Encodes images into the records of a cache: sets up models, data and header."""
 
 import functools
 import json
