@@ -97,8 +97,8 @@ def measure_setting(setting: Setting) -> dict:
     ]
     rate = flops / statistics.median(seconds["ours"])
     rows.append({"what": f"{label}: model FLOP/s", "value": rate})
-    if known := chip(jax.devices()[0].device_kind):
-        mfu = rate / known.bf16_flops
+    if spec := chip(jax.devices()[0].device_kind):
+        mfu = rate / spec.bf16_flops
         rows.append({"what": f"{label}: MFU", "value": mfu} | against_bar(mfu, setting.mfu))
     return {"rows": rows, "first_losses": losses, "flops": flops, "problems": problems}
 

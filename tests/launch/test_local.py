@@ -66,7 +66,7 @@ def test_what_is_no_preemption_is_not_started_again(bench, status):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_is_handed_on_and_ends_the_run(bench, number, status):
+def test_a_signal_is_forwarded_and_ends_the_run(bench, number, status):
     bench.stub("trainer", SAVES.format(status=75))
     process = bench.start("local.sh", RESTART_SECONDS="0")
     wait_for(bench.root / "up")

@@ -161,7 +161,8 @@ class Ids:
     def check(self, ids: Any) -> Any:
         array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
         is_fitting = array.ndim == len(self.shape) + 1 and all(
-            want in (None, got) for want, got in zip(self.shape, array.shape[1:], strict=True)
+            expected in (None, got)
+            for expected, got in zip(self.shape, array.shape[1:], strict=True)
         )
         if not is_fitting or not jnp.issubdtype(array.dtype, jnp.integer):
             shape = ", ".join("n" if n is None else str(n) for n in self.shape)

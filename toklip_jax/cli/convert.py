@@ -111,10 +111,19 @@ def _parser():
     parser = argparse.ArgumentParser(prog="python -m toklip_jax.convert", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sizes = argparse.ArgumentParser(add_help=False)
-    sizes.add_argument("--num-heads", type=int, help="of the image tower, if no named size fits")
-    sizes.add_argument("--text-num-heads", type=int, help="of the text tower")
-    sizes.add_argument("--full-attention", action="store_true", help="token encoder without mask")
-    sizes.add_argument("--no-l2", action="store_true", help="VQ codebook without L2 normalisation")
+    sizes.add_argument(
+        "--num_heads", "--num-heads", type=int, help="of the image tower, if no named size fits"
+    )
+    sizes.add_argument("--text_num_heads", "--text-num-heads", type=int, help="of the text tower")
+    sizes.add_argument(
+        "--full_attention",
+        "--full-attention",
+        action="store_true",
+        help="token encoder without mask",
+    )
+    sizes.add_argument(
+        "--no_l2", "--no-l2", action="store_true", help="VQ codebook without L2 normalisation"
+    )
     out = argparse.ArgumentParser(add_help=False)
     out.add_argument("--layout", choices=("scanned", "unrolled"), default="unrolled")
     out.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")

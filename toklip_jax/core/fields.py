@@ -24,6 +24,20 @@ def check_name(what: str, name: Any, names: Iterable[str]) -> str:
     raise ValueError(f"expected {what} among {names}, got {name!r}{hint}")
 
 
+def add_new(table: dict[str, T], name: str, value: T, what: str) -> T:
+    """Adds `value` to a registry under a name, and returns it; adding it again changes nothing.
+
+    Args:
+        what: kind of thing, for the message.
+
+    Raises:
+        ValueError: another value has the name.
+    """
+    if table.setdefault(name, value) is not value:
+        raise ValueError(f"expected a new name for {what}, got {name!r} twice")
+    return value
+
+
 def from_fields(cls: type[T], fields: Mapping[str, Any], where: str, **others: Any) -> T:
     """Returns `cls(**others, **fields)` of a dataclass; lists are taken where it has tuples.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.core.fields import add_new, check_name, from_fields
 from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.generation import Generation
 from toklip_jax.evaluation.image_sets import check_source
@@ -29,8 +29,7 @@ def register_evaluation(kind: str, cls: type[Evaluation]) -> None:
     Raises:
         ValueError: another class has the name.
     """
-    if EVALUATIONS.setdefault(kind, cls) is not cls:
-        raise ValueError(f"expected a new kind of evaluation, got {kind!r} twice")
+    add_new(EVALUATIONS, kind, cls, "a kind of evaluation")
 
 
 def build_evaluation(name: str, section: Mapping[str, Any]) -> Evaluation:

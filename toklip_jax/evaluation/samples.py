@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import add_new, check_name
 
 Batch = dict[str, np.ndarray]
 
@@ -139,8 +139,7 @@ def register_samples(kind: str, build: Callable[..., SampleSource]) -> None:
     Raises:
         ValueError: another generator has the name.
     """
-    if SAMPLES.setdefault(kind, build) is not build:
-        raise ValueError(f"expected a new kind of samples, got {kind!r} twice")
+    add_new(SAMPLES, kind, build, "a kind of samples")
 
 
 def build_samples(config: Mapping[str, Any]) -> SampleSource:

@@ -17,7 +17,7 @@ import numpy as np
 
 from toklip_jax.files import MappedFile
 from toklip_jax.files.pickle_data import PersistentId, read_pickle
-from toklip_jax.files.torch_zip import one_clear_error, resolve, shown, storage_id
+from toklip_jax.files.torch_zip import one_clear_error, printable, resolve, storage_id
 
 MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -74,8 +74,8 @@ class _Storages:
         found = self._found[key]
         if found.dtype != dtype or len(found) < numel:
             raise ValueError(
-                f"damaged: storage {shown(key)} should hold {numel} {dtype} and has {len(found)} "
-                f"{found.dtype}"
+                f"damaged: storage {printable(key)} should hold {numel} {dtype} and has "
+                f"{len(found)} {found.dtype}"
             )
         return found[:numel]
 

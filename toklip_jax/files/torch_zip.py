@@ -158,9 +158,9 @@ def resolve(data: PickleData, storages: Storages) -> Any:
     for found in data.globals:
         if is_dangerous(found):
             raise UnsafeFileError(
-                f"refused {storages.path}: its pickle names {shown(str(found))}, which runs code "
-                f"where it is loaded; nothing was run. Get the weights from a source you trust, "
-                f"as .safetensors"
+                f"refused {storages.path}: its pickle names {printable(str(found))}, which runs "
+                f"code where it is loaded; nothing was run. Get the weights from a source you "
+                f"trust, as .safetensors"
             )
     return _Resolver(storages).resolve(data.value)
 
@@ -176,7 +176,7 @@ def storage_id(found: PersistentId) -> tuple[np.dtype, str, int]:
     if not isinstance(kind, Global) or kind.module not in ("torch", "torch.storage"):
         raise ValueError("damaged: a storage of no type of torch's")
     if kind.name not in DTYPES:
-        raise ValueError(f"expected a storage of {sorted(DTYPES)}, got {shown(kind.name)}")
+        raise ValueError(f"expected a storage of {sorted(DTYPES)}, got {printable(kind.name)}")
     if not isinstance(key, str) or type(numel) is not int or not 0 <= numel < MAX_AXIS:
         raise ValueError("damaged: a storage without a proper size")
     return DTYPES[kind.name], key, numel
@@ -191,7 +191,7 @@ def is_dangerous(found: Global) -> bool:
     return path not in HARMLESS and not prefixes.isdisjoint(DANGEROUS_MODULES)
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Returns text of a file, short and without control characters, for a message."""
     text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
     return text.encode("unicode_escape").decode("ascii")
@@ -342,7 +342,7 @@ class _Archive:
         size = numel * dtype.itemsize
         if size > len(view):
             raise ValueError(
-                f"damaged: storage {shown(key)} should hold {numel} {dtype} and has "
+                f"damaged: storage {printable(key)} should hold {numel} {dtype} and has "
                 f"{len(view)} bytes"
             )
         return view[:size].view(dtype)
@@ -350,7 +350,7 @@ class _Archive:
     def _view(self, name):
         info = self._entries.get(name)
         if info is None:
-            raise ValueError(f"damaged: entry {shown(name)} is missing")
+            raise ValueError(f"damaged: entry {printable(name)} is missing")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(
                 "expected stored zip entries, as torch.save writes them, got compressed or "
@@ -358,7 +358,7 @@ class _Archive:
             )
         start = self._start(info)
         if start < 0 or info.file_size < 0 or start + info.file_size > len(self._bytes):
-            raise ValueError(f"damaged or cut off: entry {shown(name)} ends past the file")
+            raise ValueError(f"damaged or cut off: entry {printable(name)} ends past the file")
         return self._bytes[start : start + info.file_size]
 
     def _start(self, info):
@@ -366,6 +366,6 @@ class _Archive:
         offset = info.header_offset
         head = bytes(self._bytes[offset : offset + 30]) if offset >= 0 else b""
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise ValueError(f"damaged: entry {shown(info.filename)} has no header")
+            raise ValueError(f"damaged: entry {printable(info.filename)} has no header")
         name_length = int.from_bytes(head[26:28], "little")
         return offset + 30 + name_length + int.from_bytes(head[28:30], "little")

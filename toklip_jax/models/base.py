@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
@@ -172,9 +172,7 @@ def register(family: Family) -> Family:
     Raises:
         ValueError: another family has the name.
     """
-    if _FAMILIES.setdefault(family.name, family) is not family:
-        raise ValueError(f"expected a new name for a model family, got {family.name!r} twice")
-    return family
+    return add_new(_FAMILIES, family.name, family, "a model family")
 
 
 def registered() -> list[Family]:

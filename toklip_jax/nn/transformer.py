@@ -40,7 +40,7 @@ class Stack(nn.Module):
 
         Args:
             positions: each row's places in its sequence, negative for padding. Unless given, they
-                are 0 to n - 1, or go on from the cache's length.
+                are 0 to n - 1, or continue from the cache's length.
             segments: which of the sequences packed into a row each place belongs to; each sees its
                 own only. One sequence unless given.
             cache: what has gone before, from `nn.cache.empty_cache`; needs a causal stack to mean

@@ -199,8 +199,8 @@ def _compile(step: _Step, mesh):
 
 
 def _measure(step: _Step, compiled, mesh, devices) -> Plan:
-    known, rules = chip(devices[0].device_kind), step.objective.sharding
-    passes = float(known.float32_passes) if known else 1.0
+    spec, rules = chip(devices[0].device_kind), step.objective.sharding
+    passes = float(spec.float32_passes) if spec else 1.0
     flops = count_flops(step.function(), *step.arguments, float32_passes=passes) / len(devices)
     compute = dataclasses.replace(step.objective.compute, remat="none")
     plain = step.function(dataclasses.replace(step.objective, compute=compute), accumulation=1)
@@ -224,13 +224,13 @@ def _measure(step: _Step, compiled, mesh, devices) -> Plan:
         optimizer=held(state.opt_state),
         activations=memory.temp_size_in_bytes,
         peak=_peak(memory),
-        hbm=known.hbm_bytes if known else 0,
+        hbm=spec.hbm_bytes if spec else 0,
         model_flops=count_flops(plain, *step.arguments),
         flops=flops,
         traffic=traffic,
         collectives=_by_kind(collectives),
         largest_gather=(largest.size, largest.where) if largest else (0, ""),
-        seconds=_seconds(known, flops, traffic, sum(c.sent for c in collectives)),
+        seconds=_seconds(spec, flops, traffic, sum(c.sent for c in collectives)),
     )
 
 

@@ -1,6 +1,6 @@
 """The one list of training tasks; `register` adds those of other packages."""
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.tasks.base import Task
 from toklip_jax.tasks.teacher.task import TEACHER
 from toklip_jax.tasks.toklip.task import TOKLIP
@@ -15,9 +15,7 @@ def register(task: Task) -> Task:
     Raises:
         ValueError: another task has the name.
     """
-    if TASKS.setdefault(task.name, task) is not task:
-        raise ValueError(f"expected a new name for a task, got {task.name!r} twice")
-    return task
+    return add_new(TASKS, task.name, task, "a task")
 
 
 def task_of(name: str, where: str = "a task") -> Task:

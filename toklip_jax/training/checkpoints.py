@@ -78,12 +78,12 @@ class Checkpoints:
         """Starts saving `state` while training continues; does nothing if the step is saved."""
         if step in self._manager.all_steps():
             return
-        known = {k: v for k, v in (metrics or {}).items() if k == self._best}
+        kept = {k: v for k, v in (metrics or {}).items() if k == self._best}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description)
         )
         with self._explained():
-            self._manager.save(step, args=args, metrics=known or None)
+            self._manager.save(step, args=args, metrics=kept or None)
 
     def restore(self, state: Any, step: int | None = None) -> Any:
         """Returns the state saved at `step`, the newest unless given.

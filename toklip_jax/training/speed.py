@@ -34,8 +34,8 @@ class Speed:
             "data_wait": self._waited / seconds,
             "seconds_left": seconds / max(steps, 1) * (self._total - step),
         }
-        known = chip(jax.devices()[0].device_kind)
-        if known and self._flops:
-            figures["mfu"] = self._flops * steps / seconds / chips / known.bf16_flops
+        spec = chip(jax.devices()[0].device_kind)
+        if spec and self._flops:
+            figures["mfu"] = self._flops * steps / seconds / chips / spec.bf16_flops
         self._waited, self._since, self._done = 0.0, now, step
         return figures

@@ -87,7 +87,7 @@ def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]
 def split(params: Params, names: Collection[str]) -> tuple[Params, Params]:
     """Splits parameters into (those of these slash paths, the rest)."""
     flat, names = flax.traverse_util.flatten_dict(params, sep="/"), set(names)
-    halves = ({n: v for n, v in flat.items() if (n in names) == want} for want in (True, False))
+    halves = ({n: v for n, v in flat.items() if (n in names) == is_in} for is_in in (True, False))
     return tuple(flax.traverse_util.unflatten_dict(half, sep="/") for half in halves)
 
 

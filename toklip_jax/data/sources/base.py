@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 
@@ -87,9 +87,7 @@ def register(kind: SourceKind) -> SourceKind:
     Raises:
         ValueError: another kind has the name.
     """
-    if _KINDS.setdefault(kind.name, kind) is not kind:
-        raise ValueError(f"expected a new name for a kind of source, got {kind.name!r} twice")
-    return kind
+    return add_new(_KINDS, kind.name, kind, "a kind of source")
 
 
 def registered() -> list[SourceKind]:

@@ -34,8 +34,8 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> LlamaGenConfig:
 def rules(config: LlamaGenConfig, source: str = "", target: str = "") -> list[Rule]:
     """Returns the map; `source` and `target` end with their separators, or are empty."""
     return [
-        *_half_rules(f"{source}encoder", f"{target}encoder"),
-        *_half_rules(f"{source}decoder", f"{target}decoder"),
+        *_coder_rules(f"{source}encoder", f"{target}encoder"),
+        *_coder_rules(f"{source}decoder", f"{target}decoder"),
         Rule(f"{source}quantize.embedding.weight", f"{target}codebook"),
         Rule(f"{source}quantize.codebook_used", None, reason=USAGE),
         *conv_rules(f"{source}quant_conv", f"{target}quant_conv"),
@@ -43,7 +43,7 @@ def rules(config: LlamaGenConfig, source: str = "", target: str = "") -> list[Ru
     ]
 
 
-def _half_rules(source, target):
+def _coder_rules(source, target):
     """The encoder or the decoder: both have the same names."""
     level = f"{source}.conv_blocks.{{i}}"
     return [
