@@ -1,4 +1,4 @@
-"""What starting costs: the import, loading weights of a real size, and saving them.
+"""Measures the cost of starting: the import, loading weights of a real size, and saving them.
 
     python -m benchmarks.loading --layers=27
 
