@@ -31,11 +31,11 @@ class MappedFiles:
     """Several mapped files that make up one.
 
     Attributes:
-        path: of the index that names them.
+        path: of the index that names them, or of the first.
         files: in the order in which they are named.
     """
 
-    def __init__(self, path: str | pathlib.Path, files: Sequence[MappedFile]):
+    def __init__(self, path: str | pathlib.Path, files: Sequence["AnyMapped"]):
         self.path = pathlib.Path(path)
         self.files = tuple(files)
 

@@ -1,4 +1,4 @@
-"""A model's weights for images of another size."""
+"""Changes the size of the images that TokLIP's weights are for."""
 
 import dataclasses
 from typing import Any

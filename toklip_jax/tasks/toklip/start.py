@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from toklip_jax.files import MappedFiles
 from toklip_jax.models.registry import VQConfig, family_of
 from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.keys import VQ
 from toklip_jax.models.toklip.token_encoder import TokenEncoder
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.resample import resample_positions
@@ -36,8 +38,8 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
     roles = family_of(teacher.config).role, family_of(vq.config).role
     if roles != ("teacher", "vq"):
         raise ValueError(
-            f"expected a SigLIP 2 teacher and a VQ tokenizer, got {type(teacher.config).__name__} "
-            f"and {type(vq.config).__name__}"
+            f"expected a SigLIP 2 teacher and a VQ tokenizer, got "
+            f"{family_of(teacher.config).title} and {family_of(vq.config).title}"
         )
     config = start_config(teacher.config, vq.config, is_causal)
     tower = teacher.params["image_tower"]
@@ -48,14 +50,15 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
     encoder["mapping"] = _fresh_mapping(config, seed)
     rest = {name: value for name, value in teacher.params.items() if name != "image_tower"}
     params = {"vq": vq.params, "token_encoder": encoder, **rest}
-    carried = {f"visual.trunk.vq.{name}": value for name, value in vq.carried.items()}
+    files = [weights.file for weights in (teacher, vq) if weights.file is not None]
     weights = Weights(
         config,
         params,
-        teacher.is_scanned,
-        carried,
-        teacher.tokenizer_path,
-        f"start from {teacher.source} and {vq.source}",
+        is_scanned=teacher.is_scanned,
+        carried={f"{VQ}{name}": value for name, value in vq.carried.items()},
+        tokenizer_path=teacher.tokenizer_path,
+        source=f"start from {teacher.source} and {vq.source}",
+        file=MappedFiles(files[0].path, files) if files else None,
     )
     return Start(weights, _report(encoder, rest, tower, teacher, vq))
 
