@@ -20,14 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from toklip_jax.core.fields import check_name
 from toklip_jax.evaluation.fid import load_inception, missing_inception_message
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.reconstruction import Reconstruct
 from toklip_jax.evaluation.results import Result
 from toklip_jax.evaluation.suite import Kept
 from toklip_jax.evaluation.tables import results_table
-from toklip_jax.models.base import ROLES, family_of
+from toklip_jax.models.base import family_of
 from toklip_jax.parallel.hosts import barrier, is_main_host
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.stages import build_suite
@@ -81,12 +80,10 @@ def read_models(context: RunContext) -> dict[str, Weights]:
     """Reads the weights that a config's `models` name.
 
     Raises:
-        ValueError: none, weights of another role than their name says, or a VQ tokenizer beside a
-            TokLIP.
+        ValueError: weights of another role than their name says.
     """
     weights = {}
     for name, source in context.experiment.models.items():
-        check_name("a model", name, ROLES)
         if not source:
             continue
         if name == "inception":
@@ -98,10 +95,6 @@ def read_models(context: RunContext) -> dict[str, Weights]:
                 f"expected weights of kind {name} in models.{name}, got those of a "
                 f"{type(weights[name].config).__name__} in {source}"
             )
-    if not weights:
-        raise ValueError("expected weights to evaluate in the config's models, got none")
-    if "toklip" in weights and "vq" in weights:
-        raise ValueError("expected models.vq only without models.toklip, which has its own")
     return weights
 
 

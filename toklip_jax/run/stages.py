@@ -98,11 +98,6 @@ def _evaluation(
     """Returns what `evaluate_every` calls: the stage's `validation` and its named evaluations."""
     if not stage.loop.evaluate_every:
         return None
-    if stage.validation is None and not stage.evaluate:
-        raise ValueError(
-            f"expected a section {stage.name}.validation, or names in {stage.name}.evaluate, with "
-            f"evaluate_every, found neither"
-        )
     parts: list[Callable] = []
     if stage.validation is not None:
         text = context.text_tokenizer()
