@@ -1,9 +1,10 @@
-"""Reads a config file once, into checked, frozen dataclasses.
+"""A config file, read once: from here on there are checked, frozen dataclasses.
 
-All errors of a config are found here, before anything is made, and reported together.
+All that a config has wrong is found here, before anything is made, and said at once.
 """
 
 import dataclasses
+import difflib
 import importlib
 import json
 from collections.abc import Mapping
@@ -12,22 +13,30 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from toklip_jax.core.errors import Problems, UserError
-from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.core.fields import (
+    check_name,
+    check_names,
+    check_section,
+    check_type,
+    from_fields,
+)
 from toklip_jax.data.build import check_augment
 from toklip_jax.data.config import ReadingConfig, TextDataConfig
-from toklip_jax.data.sources import SourceConfig
+from toklip_jax.data.images import sides_of
+from toklip_jax.data.sources import ARRAYS, SourceConfig
 from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.config import EvaluationConfig
 from toklip_jax.evaluation.registry import build_evaluation
-from toklip_jax.models.base import ROLES
+from toklip_jax.models.base import ROLES, family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import MeshConfig
 from toklip_jax.parallel.start import ProcessesConfig
-from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.base import StageConfig, read_loss
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.toklip.encode_config import EncodeConfig
 from toklip_jax.training.loop import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig
+from toklip_jax.training.workdir import STAGE_PREFIX
 
 # Fields of a stage's section that are not the task's own.
 STAGE_FIELDS = ("objective", "loss", "optimizer", "loop", "batch_size", "augment")
@@ -36,17 +45,18 @@ STAGE_FIELDS += ("validation", "evaluate", "cache")
 FIELDS = ("seed", "mesh", "compute", "distributed", "source", "text", "image_size", "num_workers")
 FIELDS += ("stages", "encode", "models", "evaluate", "evaluations", "evaluation_batch_size")
 FIELDS += ("evaluation_resize", "report", "wandb", "imports")
+MAX_SEED = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """The settings of a run's report.
+    """The page of a run.
 
     Attributes:
-        source: where its images come from; None for the run's source.
-        num_images: number of images shown large.
-        num_searched: number of images that are searched for neighbours; 0 for as many as are fast.
-        phrases: phrases that are looked up in the images first.
+        source: of its images, or None for the run's.
+        num_images: shown large.
+        num_searched: where neighbours are looked for; 0 for as many as are fast.
+        phrases: that are looked for in the images first.
     """
 
     source: SourceConfig | None = None
@@ -54,24 +64,31 @@ class ReportConfig:
     num_searched: int = 0
     phrases: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if self.num_images < 0 or self.num_searched < 0:
+            raise ValueError(
+                f"expected no negative report.num_images and num_searched, got {self.num_images} "
+                f"and {self.num_searched}"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A whole config.
+    """All that a config says.
 
     Attributes:
-        seed: seed of parameters, data order and augmentation.
-        mesh, compute, processes: devices and types that models compute on and in.
-        source: the data that stages train on, or None.
-        text, reading: settings of texts and images.
-        stages: the stages to train, in order.
-        sections: all stages that the config describes, by name, trained or not.
-        encode: settings of encoding a cache.
-        models: paths of the weights to evaluate, or "stage:NAME", by role.
-        evaluate: names of the evaluations that end the run.
-        evaluations: all evaluations that the config describes, by name.
-        evaluation: settings that all evaluations share.
-        report: settings of the report, or None for no report.
+        seed: of parameters, data order and augmentation.
+        mesh, compute, processes: where and how models compute.
+        source: that stages train on, or None.
+        text, reading: of the data.
+        stages: those to train, in order.
+        sections: the stages that the config describes, by name, trained or not.
+        encode: how caches are made.
+        models: where the weights are that are evaluated, by role.
+        evaluate: names of the evaluations at the end.
+        evaluations: all that the config describes, by name.
+        evaluation: how images are evaluated.
+        report: the page, or None for none.
         wandb: arguments of `wandb.init`; empty for none.
         description: the config as plain json data, for files.
     """
@@ -99,7 +116,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
     """Reads and checks a config, after importing the modules that its `imports` names.
 
     Raises:
-        UserError: all errors, one a line where there are several.
+        UserError: all that is wrong with it, one a line where there are several.
     """
     plain = config.to_dict()
     _import(plain.get("imports", ()))
@@ -107,18 +124,22 @@ def read_experiment(config: ConfigDict) -> Experiment:
 
 
 def _import(names):
+    problems = Problems()
+    names = problems.attempt(lambda: check_names(names, "imports"))
+    problems.raise_if_any("the config")
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except Exception as error:  # the module's own code runs here, and may raise anything
+            text = " ".join(str(error).split())
             raise UserError(
-                f"expected a module to import in the config's imports, got {name!r} ({error}): "
-                f"install it, or correct its name"
+                f"expected a module to import in the config's imports, got {name!r} "
+                f"({type(error).__name__}: {text}): install it, or correct its name"
             ) from error
 
 
 class _Reader:
-    """Reads section after section, and collects the errors."""
+    """Reads section after section, and collects what is wrong."""
 
     def __init__(self, plain: dict[str, Any], description: dict[str, Any]):
         self.plain, self.description = plain, description
@@ -126,31 +147,29 @@ class _Reader:
 
     def read(self) -> Experiment:
         attempt = self.problems.attempt
-        for name, value in self.plain.items():
-            attempt(lambda n=name, v=value: _check_field(n, v))
-        source = attempt(self._run_source)
-        sections = self._stages(source)
+        self._check_fields()
+        names = attempt(self._stage_names) or ()
+        reading = attempt(self._reading)
+        source = attempt(lambda: self._run_source(names))
+        sections = self._stages(names, source, reading)
         evaluations = self._evaluations()
-        names = tuple(self.plain.get("stages", ()))
-        for name in names:
-            attempt(lambda n=name: _expect_stage(n, sections))
         fields = {
-            "seed": self._number("seed", 0),
+            "seed": attempt(self._seed),
             "mesh": self._section(MeshConfig, "mesh"),
             "compute": self._section(Compute, "compute"),
             "processes": self._section(ProcessesConfig, "distributed"),
             "source": source,
             "text": self._section(TextDataConfig, "text"),
-            "reading": attempt(self._reading),
+            "reading": reading,
             "encode": self._section(EncodeConfig, "encode"),
             "models": attempt(self._models),
-            "evaluate": attempt(lambda: self._names("evaluate", self.plain, evaluations)),
+            "evaluate": attempt(lambda: self._chosen("evaluate", self.plain)),
             "evaluation": attempt(self._evaluation),
             "report": attempt(self._report),
-            "wandb": dict(self.plain.get("wandb", {})),
+            "wandb": attempt(lambda: dict(self._plain_section("wandb"))),
         }
         if not self.problems.lines:
-            self._check_outlines(names, sections, fields["compute"])
+            self._check_outlines([sections[name] for name in names], sections, fields)
         self.problems.raise_if_any("the config")
         return Experiment(
             **fields,
@@ -160,115 +179,139 @@ class _Reader:
             description=self.description,
         )
 
+    def _check_fields(self):
+        """Checks the names of the top level; sections that can't be stages are taken out."""
+        for name, value in list(self.plain.items()):
+            self.problems.attempt(lambda n=name, v=value: _check_field(n, v))
+            if name in FIELDS and _is_stage(value):
+                del self.plain[name]
+
+    def _stage_names(self):
+        names = check_names(self.plain.get("stages", ()), "stages")
+        found = [name for name, value in self.plain.items() if _is_stage(value)]
+        for name in names:
+            if name not in self.plain:
+                near = difflib.get_close_matches(name, found, 1)
+                hint = f": did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"expected a section for each of stages, found none called {name!r}{hint}"
+                )
+        return names
+
+    def _plain_section(self, name):
+        """A section, or an empty one where there is none."""
+        section = self.plain.get(name)
+        return {} if section is None else check_section(section, name)
+
     def _section(self, cls, name):
-        fields = self.plain.get(name) or {}
-        return self.problems.attempt(lambda: from_fields(cls, fields, name))
+        return self.problems.attempt(lambda: from_fields(cls, self._plain_section(name), name))
 
-    def _number(self, name, default):
-        value = self.plain.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.problems.lines.append(f"expected an int for {name}, got {value!r}")
-        return value
+    def _seed(self):
+        seed = check_type(self.plain.get("seed", 0), int, "seed")
+        if not 0 <= seed < MAX_SEED:
+            raise ValueError(f"expected a seed of at least 0 and below 2**63, got {seed}")
+        return seed
 
-    def _run_source(self):
-        source = self.plain.get("source") or None
-        if source is None and self.plain.get("stages"):
+    def _run_source(self, names):
+        section = self._plain_section("source")
+        if section:
+            return SourceConfig.from_plain(section, "source")
+        if names:
             raise ValueError("expected a section source, as there are stages to train, found none")
-        return source and SourceConfig.from_plain(source, "source")
+        return None
 
     def _reading(self):
         names = [field.name for field in dataclasses.fields(ReadingConfig)]
         fields = {name: self.plain[name] for name in names if name in self.plain}
         return from_fields(ReadingConfig, fields, "the config")
 
+    def _models(self):
+        """Where the weights are that are evaluated; "" for none."""
+        models, problems = self._plain_section("models"), Problems()
+        for role, source in models.items():
+            problems.attempt(lambda r=role: check_name("a model", r, ROLES))
+            problems.attempt(lambda r=role, s=source: check_type(s, str, f"models.{r}"))
+        problems.raise_lines()
+        if self.plain.get("evaluate") and not any(models.values()):
+            raise ValueError("expected weights to evaluate in the config's models, got none")
+        if models.get("toklip") and models.get("vq"):
+            raise ValueError("expected models.vq only without models.toklip, which has its own")
+        return dict(models)
+
     def _evaluation(self):
         prefix = "evaluation_"
         fields = {
             name.removeprefix(prefix): value
             for name, value in self.plain.items()
-            if name.startswith(prefix)
+            if name.startswith(prefix) and name in FIELDS
         }
         return from_fields(EvaluationConfig, fields, "the config's evaluation fields")
 
-    def _models(self):
-        models = dict(self.plain.get("models") or {})
-        for name in models:
-            check_name("models", name, ROLES)
-        if models.get("toklip") and models.get("vq"):
-            raise ValueError("expected models.vq only without models.toklip, which has its own")
-        return models
-
     def _report(self):
-        section = dict(self.plain.get("report") or {})
+        section = dict(self._plain_section("report"))
         if not section:
             return None
-        if section.get("source"):
+        if section.get("source") is not None:
             section["source"] = SourceConfig.from_plain(section["source"], "report.source")
         return from_fields(ReportConfig, section, "report")
 
     def _evaluations(self):
-        found = {}
-        for name, section in (self.plain.get("evaluations") or {}).items():
-            found[name] = self.problems.attempt(lambda n=name, s=section: build_evaluation(n, s))
-        return found
+        attempt = self.problems.attempt
+        sections = attempt(lambda: self._plain_section("evaluations")) or {}
+        return {
+            name: attempt(lambda n=name, s=section: build_evaluation(n, s))
+            for name, section in sections.items()
+        }
 
-    def _names(self, where, section, evaluations):
-        names = tuple(section.get("evaluate", ()))
+    def _chosen(self, where, section):
+        """The names of evaluations in a section's field `evaluate`."""
+        names = check_names(section.get("evaluate", ()), where)
+        known = self.plain.get("evaluations") or {}
         for name in names:
-            check_name(where, name, evaluations)
+            check_name(where, name, known if isinstance(known, Mapping) else ())
         return names
 
-    def _stages(self, source) -> dict[str, StageConfig | None]:
-        stages = {
-            name: section
-            for name, section in self.plain.items()
-            if isinstance(section, dict) and "objective" in section and name not in FIELDS
-        }
-        return {name: self._stage(name, section, source) for name, section in stages.items()}
+    def _stages(self, names, source, reading) -> dict[str, StageConfig | None]:
+        stages = {name: section for name, section in self.plain.items() if _is_stage(section)}
+        found = {name: self._stage(name, section, source) for name, section in stages.items()}
+        for stage in (found[name] for name in names if found.get(name)):
+            if reading is not None:
+                self.problems.attempt(lambda s=stage: _check_images(s, reading))
+        return found
 
     def _stage(self, name, section, source) -> StageConfig | None:
-        """Reads one stage, its parts separately, so that every error is found."""
+        """One stage; its parts are read apart, so that all that is wrong is found."""
         attempt, before = self.problems.attempt, len(self.problems.lines)
         task = attempt(lambda: task_of(section["objective"], f"{name}.objective"))
         if task is None:
             return None
         own = {field: value for field, value in section.items() if field not in STAGE_FIELDS}
-        where, augment = f"{name}.augment", section.get("augment", {})
+
+        def part(cls, field):
+            return attempt(lambda: from_fields(cls, section.get(field, {}), f"{name}.{field}"))
+
         parts = {
             "model": attempt(lambda: task.read(own, name)),
-            "optimizer": attempt(
-                lambda: from_fields(
-                    OptimizerConfig, section.get("optimizer", {}), f"{name}.optimizer"
-                )
+            "loss": attempt(lambda: read_loss(task, section.get("loss", {}), f"{name}.loss")),
+            "optimizer": part(OptimizerConfig, "optimizer"),
+            "loop": part(LoopConfig, "loop"),
+            "batch_size": attempt(
+                lambda: check_type(section.get("batch_size"), int, f"{name}.batch_size")
             ),
-            "loop": attempt(
-                lambda: from_fields(LoopConfig, section.get("loop", {}), f"{name}.loop")
-            ),
-            "batch_size": attempt(lambda: _batch_size(section, name)),
             "source": attempt(lambda: self._stage_source(name, section, task, source)),
-            "validation": attempt(lambda: self._validation(name, section)),
-            "evaluate": attempt(
-                lambda: self._names(f"{name}.evaluate", section, self.plain.get("evaluations", {}))
+            "augment": attempt(
+                lambda: dict(check_section(section.get("augment", {}), f"{name}.augment"))
             ),
+            "validation": attempt(lambda: _validation(name, section, task)),
+            "evaluate": attempt(lambda: self._chosen(f"{name}.evaluate", section)),
         }
-        if parts["source"] is not None:
-            attempt(lambda: check_augment(parts["source"], augment, where))
         if len(self.problems.lines) > before:
             return None
-        return attempt(
-            lambda: StageConfig(
-                name=name,
-                task=task.name,
-                loss=dict(section.get("loss", {})),
-                batch_size=parts.pop("batch_size"),
-                augment=dict(augment),
-                cache=section.get("cache", ""),
-                **parts,
-            )
-        )
+        cache = section.get("cache", "")
+        return attempt(lambda: StageConfig(name=name, task=task.name, cache=cache, **parts))
 
     def _stage_source(self, name, section, task, source):
-        if directory := section.get("cache", ""):
+        if directory := check_type(section.get("cache", ""), str, f"{name}.cache"):
             source = SourceConfig("cache", {"directory": directory})
         if source is not None and source.gives == "ids" and task.cache is None:
             raise ValueError(
@@ -277,42 +320,72 @@ class _Reader:
             )
         return source
 
-    def _validation(self, name, section):
-        if "validation" not in section:
-            return None
-        return SourceConfig.from_plain(section["validation"], f"{name}.validation")
-
-    def _check_outlines(self, names, sections, compute):
-        """Builds the objectives that can be built without weights, which checks their losses."""
-        for name in names:
-            stage = sections[name]
+    def _check_outlines(self, stages, sections, fields):
+        """Builds the objectives that can be built without weights, and checks what they tell."""
+        attempt, roles = self.problems.attempt, {}
+        for stage in stages:
             task = task_of(stage.task)
-            self.problems.attempt(lambda s=stage, t=task: _check_loss(t, s))
-            if task.can_outline(stage):
-                self.problems.attempt(
-                    lambda s=stage, t=task: t.outline(s, sections, compute) and None
+            if not task.can_outline(stage):
+                continue
+            objective = attempt(lambda s=stage, t=task: t.outline(s, sections, fields["compute"]))
+            if objective is None:
+                continue
+            roles[STAGE_PREFIX + stage.name] = family_of(objective.model_config).role
+            size = fields["reading"].image_size or stage.source.image_size
+            if size:
+                sides = sides_of(size)
+                attempt(lambda t=task, o=objective, s=sides: t.batch(o, s, 1))
+        for role, source in fields["models"].items():
+            if roles.get(source, role) != role:
+                self.problems.lines.append(
+                    f"expected weights of kind {role} in models.{role}, got {source!r}, which "
+                    f"makes those of kind {roles[source]}"
                 )
 
 
+def _is_stage(section):
+    return isinstance(section, Mapping) and "objective" in section
+
+
 def _check_field(name, value):
-    """Raises ValueError for a field that is neither a stage's section nor among `FIELDS`."""
-    if not (isinstance(value, dict) and "objective" in value):
-        check_name("a field of the config", name, FIELDS)
+    """Raises ValueError for a field of the top level that is neither a known one nor a stage."""
+    if _is_stage(value):
+        if name in FIELDS:
+            raise ValueError(
+                f"expected another name for the stage {name!r}, which is a field of every config: "
+                f"rename the section"
+            )
+        return
+    is_section = isinstance(value, Mapping)
+    if is_section and name not in FIELDS and not difflib.get_close_matches(name, FIELDS, 1):
+        raise ValueError(
+            f"expected a field 'objective' in the section {name}, as stages have, found "
+            f"{sorted(value)}"
+        )
+    check_name("a field of the config", name, FIELDS)
 
 
-def _expect_stage(name, sections):
-    if name not in sections:
-        raise ValueError(f"expected a section for each of stages, found none called {name!r}")
+def _validation(name, section, task):
+    plain = section.get("validation")
+    if plain is None:
+        return None
+    if not task.needs_text:
+        raise ValueError(
+            f"expected no section validation in the {task.name} stage {name}, which has no texts "
+            f"to compare, got one: use evaluate"
+        )
+    return SourceConfig.from_plain(plain, f"{name}.validation")
 
 
-def _check_loss(task, stage):
-    names = [field.name for field in dataclasses.fields(task.objective)]
-    for name in stage.loss:
-        check_name(f"a field of the {stage.task} stage's loss", name, names)
-
-
-def _batch_size(section, name):
-    size = section.get("batch_size")
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise ValueError(f"expected an int for {name}.batch_size, got {size!r}")
-    return size
+def _check_images(stage, reading):
+    """Checks what a stage makes of images: their size, and its augmentation."""
+    source = stage.source
+    if source is None:
+        return
+    sizes = source.image_size, reading.image_size
+    if source.gives == ARRAYS and all(sizes) and sides_of(sizes[0]) != sides_of(sizes[1]):
+        raise ValueError(
+            f"expected the image_size of the {source.kind} source's arrays, {sizes[0]}, got "
+            f"{sizes[1]}: arrays aren't resized, so change one of them"
+        )
+    check_augment(source, stage.augment, f"{stage.name}.augment")

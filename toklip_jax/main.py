@@ -12,11 +12,14 @@ from toklip_jax.run.run import run
 def main(argv: list[str]) -> int:
     """Parses, then runs; returns the exit status (see `core.errors`)."""
     command_line.quiet()
+    values = None
     try:
         values = parse(argv)
         profile = _steps(values.profile)
         experiment = command_line.experiment_of(values)
     except ValueError as error:
+        if values is not None and values.traceback:
+            raise
         return command_line.report(error)
 
     def work():

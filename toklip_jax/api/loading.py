@@ -1,7 +1,7 @@
 """`load`: weights from a path become the object of their kind."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -9,7 +9,10 @@ from jax.sharding import Mesh
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
+from toklip_jax.core.fields import check_type
+from toklip_jax.data.images import sides_of
 from toklip_jax.models.registry import family_of
+from toklip_jax.parallel.sharding import AXES
 from toklip_jax.weights.read import read_weights
 
 
@@ -49,6 +52,13 @@ def load(
             weights have no use for; says what to pass.
         FileNotFoundError: nothing at `path`.
     """
+    check_type(image_size, int | Sequence[int] | None, "image_size")
+    check_type(batch_size, int | None, "batch_size")
+    if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
+        raise ValueError(
+            f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "
+            f"{mesh!r}"
+        )
     weights = read_weights(path, **sizes)
     family = family_of(weights.config)
     if family.role not in FROM_WEIGHTS:
@@ -63,7 +73,7 @@ def load(
         param_dtype=param_dtype,
         mesh=mesh,
         batch_size=batch_size,
-        image_size=image_size,
+        image_size=None if image_size is None else sides_of(image_size),
         tokenizer=tokenizer,
     )
 

@@ -1,5 +1,6 @@
 """A VQ tokenizer alone: images to ids, and ids to images."""
 
+import operator
 import pathlib
 from typing import Any
 
@@ -65,9 +66,10 @@ class VQTokenizer(LoadedModel):
                 `image_size`, or a square.
 
         Raises:
-            ValueError: ids of another shape, type or range, or of no square number without a grid.
+            ValueError: ids of another shape, type or range, or of no square number without a grid;
+                a grid of another number of sides than the tokenizer's.
         """
-        method = self._detokenize(self._grid if grid is None else tuple(grid))
+        method = self._detokenize(self._grid if grid is None else self._checked(grid))
 
         def function(chunk):
             return jnp.clip(run_method(self.model, self.params, chunk, method), -1, 1)
@@ -112,6 +114,18 @@ class VQTokenizer(LoadedModel):
             "code_vectors": Method("code_vectors", Ids.of(self.config, self._grid)),
             "detokenize": self._detokenize(self._grid),
         }
+
+    def _checked(self, grid):
+        count = len(self.config.smallest_size)
+        try:
+            sides = tuple(operator.index(side) for side in grid)
+        except TypeError:
+            sides = ()
+        if len(sides) != count or min(sides) < 1:
+            raise ValueError(
+                f"expected a grid of {count} whole numbers of at least 1, got {grid!r}"
+            )
+        return sides
 
     def _detokenize(self, grid):
         return Method("detokenize", Ids.of(self.config, grid), options=(("grid", grid),))

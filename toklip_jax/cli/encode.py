@@ -21,6 +21,7 @@ from toklip_jax.run.encode import encode
 def main(argv: list[str]) -> int:
     """Parses, encodes, exports; returns the exit status (see `core.errors`)."""
     command_line.quiet()
+    values = None
     try:
         values = command_line.parse(argv, _define, ("output",))
         experiment = command_line.experiment_of(values)
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
                 "expected --config to encode by or --parquet to export to, got neither"
             )
     except ValueError as error:
+        if values is not None and values.traceback:
+            raise
         return command_line.report(error)
     work = functools.partial(_work, values, experiment)
     return command_line.run_command(work, experiment, values.traceback)

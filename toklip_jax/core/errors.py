@@ -1,7 +1,7 @@
 """Errors of the user, and the exit statuses of the commands."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -15,6 +15,14 @@ class UserError(ValueError):
     """An error that the user can fix; its message says what was expected, found, and to do."""
 
 
+class SeveralErrors(ValueError):
+    """Errors that were found together, in `lines`."""
+
+    def __init__(self, lines: list[str]):
+        super().__init__("; ".join(lines))
+        self.lines = list(lines)
+
+
 class Problems:
     """Collects errors, so that all of them are reported together."""
 
@@ -26,10 +34,20 @@ class Problems:
         try:
             return read()
         except ValueError as error:
-            text = str(error)
-            if text not in self.lines:
-                self.lines.append(text)
+            lines = error.lines if isinstance(error, SeveralErrors) else [str(error)]
+            self.lines += [line for line in lines if line not in self.lines]
             return None
+
+    def passes(self, check: Callable[[], Any]) -> bool:
+        """Returns whether `check()` raises no ValueError; the message of one is kept."""
+        return self.attempt(lambda: (check(),)) is not None
+
+    def raise_lines(self) -> None:
+        """Raises what was collected, for whoever collects more: one error or `SeveralErrors`."""
+        if len(self.lines) > 1:
+            raise SeveralErrors(self.lines)
+        if self.lines:
+            raise ValueError(self.lines[0])
 
     def raise_if_any(self, where: str) -> None:
         """Raises a `UserError` with all messages, one a line where there are several."""

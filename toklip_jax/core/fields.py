@@ -4,10 +4,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from toklip_jax.core.errors import Problems
+
 T = TypeVar("T")
+
+PLAIN = (bool, int, float, str, type(None))
 
 
 def check_name(what: str, name: Any, names: Iterable[str]) -> str:
@@ -45,21 +49,86 @@ def from_fields(cls: type[T], fields: Mapping[str, Any], where: str, **others: A
         where: the config's section, for the message.
 
     Raises:
-        ValueError: a field that `cls` doesn't have, one that is missing or of another type, or what
-            its constructor refuses.
+        ValueError: fields that `cls` doesn't have, that are missing or of another type, a line for
+            each; or what its constructor refuses.
     """
-    known = {field.name: field for field in dataclasses.fields(cls) if field.name not in others}
-    for name in fields:
-        check_name(f"a field of {where}", name, known)
+    return cls(**others, **read_fields(cls, fields, where, without=others))
+
+
+def read_fields(
+    cls: type, fields: Mapping[str, Any], where: str, *, without: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Returns checked values for the fields of a dataclass; arguments and errors as `from_fields`.
+
+    Args:
+        without: fields that come from elsewhere.
+    """
+    check_section(fields, where)
+    known = {field.name: field for field in dataclasses.fields(cls) if field.name not in without}
+    hints, problems, values = type_hints(cls), Problems(), {}
+    for name, value in fields.items():
+        if problems.passes(lambda n=name: check_name(f"a field of {where}", n, known)):
+            hint = hints.get(name, Any)
+            values[name] = problems.attempt(
+                lambda n=name, v=value, h=hint: check_type(v, h, f"{where}.{n}")
+            )
     required = [name for name, field in known.items() if _is_required(field)]
     if missing := [name for name in required if name not in fields]:
-        raise ValueError(f"expected a field {missing[0]!r} in {where}, found {sorted(fields)}")
-    hints = typing.get_type_hints(cls)
-    values = {
-        name: _typed(value, hints.get(name, Any), f"{where}.{name}")
-        for name, value in fields.items()
-    }
-    return cls(**others, **values)
+        problems.lines.append(f"expected a field {missing[0]!r} in {where}, found {sorted(fields)}")
+    problems.raise_lines()
+    return values
+
+
+def check_section(fields: Any, where: str) -> Mapping[str, Any]:
+    """Returns a config's section.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"expected a section of fields for {where}, got {fields!r}")
+    return fields
+
+
+def check_names(names: Any, where: str) -> tuple[str, ...]:
+    """Returns a config's list of names as a tuple.
+
+    Raises:
+        ValueError: it is no list of names, or has one twice.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
+        hint = f": write ({names!r},)" if isinstance(names, str) and names else ""
+        raise ValueError(f"expected a list of names for {where}, got {names!r}{hint}")
+    if twice := [name for name in names if list(names).count(name) > 1]:
+        raise ValueError(f"expected each name once in {where}, got {twice[0]!r} twice")
+    return tuple(names)
+
+
+def type_hints(annotated: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields, or of a function's parameters, where known."""
+    if isinstance(annotated, type) and not dataclasses.is_dataclass(annotated):
+        annotated = annotated.__init__
+    try:
+        return typing.get_type_hints(annotated)
+    except (NameError, TypeError):  # of another package, with names for type checkers only
+        return {}
+
+
+def check_type(value: Any, hint: Any, where: str) -> Any:
+    """Returns `value`, a list as a tuple if the hint is one.
+
+    Plain types, tuples, sequences and mappings of them, and dataclasses are checked; other types
+    pass.
+
+    Raises:
+        ValueError: another type.
+    """
+    options = _options(hint)
+    if not any(_fits(value, option) for option in options):
+        names = " or ".join(_type_name(option) for option in options)
+        raise ValueError(f"expected {names} for {where}, got {value!r}")
+    is_tuple = any((typing.get_origin(option) or option) is tuple for option in options)
+    return tuple(value) if is_tuple and isinstance(value, list) else value
 
 
 def _is_required(field):
@@ -67,21 +136,38 @@ def _is_required(field):
     return field.init and field.default is missing and field.default_factory is missing
 
 
-def _typed(value, hint, where):
-    """Returns `value`, a list as a tuple if the hint is one; refuses another plain type."""
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
-    origins = [typing.get_origin(option) or option for option in options]
-    if tuple in origins and isinstance(value, list | tuple):
-        return tuple(value)
-    plain = [origin for origin in origins if origin in (bool, int, float, str, tuple, type(None))]
-    if len(plain) == len(origins) and not any(_is_a(value, origin) for origin in plain):
-        names = " or ".join("none" if o is type(None) else o.__name__ for o in plain)
-        raise ValueError(f"expected {names} for {where}, got {value!r}")
-    return value
+def _options(hint):
+    """The types of a union, or the one type."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
 
 
-def _is_union(hint):
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+def _fits(value, hint) -> bool:
+    """Whether a value is of a type, as far as the type is one that is checked."""
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in PLAIN:
+        return _is_a(value, origin)
+    if origin in (tuple, Sequence):
+        return isinstance(value, list | tuple) and _items_fit(value, origin, arguments)
+    if origin in (Mapping, dict):
+        items = arguments[1] if arguments else Any
+        return isinstance(value, Mapping) and all(_fits_any(v, items) for v in value.values())
+    if dataclasses.is_dataclass(origin):
+        return isinstance(value, origin)
+    return True
+
+
+def _items_fit(values, origin, arguments):
+    if not arguments:
+        return True
+    if origin is tuple and arguments[1:] != (...,):
+        fitting = len(values) == len(arguments)
+        return fitting and all(map(_fits_any, values, arguments))
+    return all(_fits_any(value, arguments[0]) for value in values)
+
+
+def _fits_any(value, hint):
+    return any(_fits(value, option) for option in _options(hint))
 
 
 def _is_a(value, kind):
@@ -90,3 +176,15 @@ def _is_a(value, kind):
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _type_name(hint):
+    """A type as it is named in messages, such as "int" or "tuple of str"."""
+    if hint is type(None):
+        return "none"
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    name = {Sequence: "list", Mapping: "section", dict: "section"}.get(origin)
+    name = name or getattr(origin, "__name__", str(origin))
+    if origin in (tuple, Sequence) and arguments and arguments[0] in PLAIN:
+        return f"{name} of {arguments[0].__name__}"
+    return name

@@ -173,16 +173,21 @@ def training_transform(
     tokenizer: TextTokenizer | None,
     has_text: bool,
     augment: Mapping[str, Any],
+    where: str = "augment",
 ) -> Transform:
-    """Returns the transform of a source's samples; arguments as for `training_batches`."""
+    """Returns the transform of a source's samples; arguments as for `training_batches`.
+
+    Args:
+        where: the place of `augment` in the config, for messages.
+    """
     if source.gives == ENCODED:
         if has_text and tokenizer is None:
             raise ValueError(f"expected a tokenizer for the texts of {source.kind}, got none")
         fixed = {"image_size": image_size, "is_training": True, "tokenizer": tokenizer}
-        return from_fields(Decode, augment, "augment", **fixed)
+        return from_fields(Decode, augment, where, **fixed)
     if source.gives == IDS:
         return PickCrop()  # the augmentation was applied before they were encoded
     transforms: list[Transform] = [PickCaption()] if has_text else []
     if augment:
-        transforms.append(from_fields(ShiftAndScale, augment, "augment"))
+        transforms.append(from_fields(ShiftAndScale, augment, where))
     return Chain(*transforms)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from toklip_jax.data.images.sizes import sides_of
+
 IMAGE_SIZE_OF_THE_MODEL = 0
 
 
@@ -41,5 +43,7 @@ class ReadingConfig:
     num_workers: int = 0
 
     def __post_init__(self):
+        if self.image_size != IMAGE_SIZE_OF_THE_MODEL:
+            sides_of(self.image_size)
         if self.num_workers < 0:
             raise ValueError(f"expected num_workers of at least 0, got {self.num_workers}")

@@ -166,6 +166,8 @@ def check_source(source: ImageSource, where: str) -> None:
         build_samples(source)
     elif isinstance(source, Mapping):
         SourceConfig.from_plain(source, where)
+    elif not isinstance(source, SourceConfig | SampleSource):
+        raise ValueError(f"expected a section of a data source for {where}, got {source!r}")
 
 
 def set_key(source: ImageSource) -> str:
@@ -178,4 +180,4 @@ def set_key(source: ImageSource) -> str:
 
 
 def _is_config_of_samples(source):
-    return isinstance(source, Mapping) and source.get("kind") in SAMPLES
+    return isinstance(source, Mapping) and source.get("kind") in list(SAMPLES)

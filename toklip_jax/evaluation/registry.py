@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from toklip_jax.core.fields import add_new, check_name, from_fields
+from toklip_jax.core.fields import add_new, check_name, check_section, from_fields
 from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.generation import Generation
 from toklip_jax.evaluation.image_sets import check_source
@@ -41,7 +41,7 @@ def build_evaluation(name: str, section: Mapping[str, Any]) -> Evaluation:
     Raises:
         ValueError: an unknown kind or field, which names the nearest, or a source that is not one.
     """
-    if "kind" not in section:
+    if "kind" not in check_section(section, f"evaluations.{name}"):
         raise ValueError(f"expected a kind in evaluations.{name}, got {sorted(section)}")
     kind = check_name(f"evaluations.{name}.kind", section["kind"], EVALUATIONS)
     fields = {field: value for field, value in section.items() if field != "kind"}

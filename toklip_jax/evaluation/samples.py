@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from toklip_jax.core.fields import add_new, check_name
+from toklip_jax.core.fields import add_new, check_name, check_type, type_hints
 
 Batch = dict[str, np.ndarray]
 
@@ -150,8 +150,10 @@ def build_samples(config: Mapping[str, Any]) -> SampleSource:
     """
     fields = {name: value for name, value in config.items() if name != "kind"}
     kind = check_name("kind", config.get("kind"), SAMPLES)
-    for name in fields:
+    hints = type_hints(SAMPLES[kind])
+    for name, value in fields.items():
         check_name(f"an argument of {kind}", name, inspect.signature(SAMPLES[kind]).parameters)
+        check_type(value, hints.get(name, Any), f"{name} of {kind}")
     return SAMPLES[kind](**fields)
 
 

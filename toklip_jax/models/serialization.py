@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.fields import check_section, from_fields
 from toklip_jax.models.registry import registered
 
 
@@ -18,25 +20,26 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return {"kind": names[type(config)], **plain}
 
 
-def config_from_dict(data: dict[str, Any]) -> Any:
+def config_from_dict(data: Mapping[str, Any], where: str = "a model's config") -> Any:
     """Returns the config that `config_to_dict` described.
 
+    Args:
+        where: the data's place, for messages.
+
     Raises:
-        ValueError: an unknown kind or field: the data come from another version, or from a package
-            that is not imported.
+        ValueError: an unknown kind or field, or a value of another type: a mistake, data of another
+            version, or of a package that is not imported.
     """
     kinds = _kinds()
-    kind = data.get("kind")
+    kind = check_section(data, where).get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"expected a config of kind {sorted(kinds)}, got {kind!r}")
-    cls = kinds[kind]
-    fields = {name: value for name, value in data.items() if name != "kind"}
-    if unknown := set(fields) - {f.name for f in dataclasses.fields(cls)}:
-        raise ValueError(
-            f"expected the fields of a {kind} config, got {sorted(unknown)} as well: "
-            f"the weights may come from a newer version"
-        )
-    return cls(**{name: _from_plain(value) for name, value in fields.items()})
+        raise ValueError(f"expected a config of kind {sorted(kinds)} for {where}, got {kind!r}")
+    fields = {
+        name: config_from_dict(value, f"{where}.{name}") if isinstance(value, Mapping) else value
+        for name, value in data.items()
+        if name != "kind"
+    }
+    return from_fields(kinds[kind], fields, where)
 
 
 def complete(tree: Any) -> Any:
@@ -62,9 +65,3 @@ def _kinds():
     for family in registered():
         kinds |= {family.name: family.config, **family.parts}
     return kinds
-
-
-def _from_plain(value):
-    if isinstance(value, list):  # json knows no tuples
-        return tuple(value)
-    return config_from_dict(value) if isinstance(value, dict) else value

@@ -42,7 +42,7 @@ class KVCache:
 
         Raises:
             ValueError: the cache is too small. Inside `jit`, where its length is not known, only a
-                t that no cache of this size could hold is refused: the caller counts the rest.
+                t that no cache of this size could hold is refused; a stack gives NaN for the rest.
         """
         count, size = positions.shape[1], self.positions.shape[1]
         filled = 0 if isinstance(self.length, jax.core.Tracer) else int(self.length)
@@ -84,7 +84,15 @@ def empty_cache(config: TransformerConfig, batch_size: int, size: int, dtype: DT
     Args:
         size: places that it can hold, padding included.
         dtype: type of keys and values.
+
+    Raises:
+        ValueError: no float type, or a negative number.
     """
+    if min(batch_size, size) < 0 or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"expected a cache of floats for at least 0 rows and places, got {dtype}, "
+            f"{batch_size} and {size}"
+        )
     shape = (config.depth, batch_size, size, config.num_kv_heads, config.head_dim)
     return KVCache(
         keys=_shard(jnp.zeros(shape, dtype)),

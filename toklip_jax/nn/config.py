@@ -1,6 +1,7 @@
 """Sizes of the transformer towers and how they compute."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
@@ -126,8 +127,9 @@ class TransformerConfig:
                 raise ValueError(f"expected a {name} of at least 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"expected a dropout in [0, 1), got {self.dropout}")
-        if self.init_std < 0:
-            raise ValueError(f"expected an init_std of at least 0, got {self.init_std}")
+        for name in ("init_std", "norm_eps"):
+            if not 0 <= getattr(self, name) < math.inf:  # NaN fails too
+                raise ValueError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
 
     def _set_heads(self):
         if not self.head_dim:
@@ -151,6 +153,11 @@ class TransformerConfig:
             )
 
     def _check_rotary(self):
+        if self.positions != "rotary_2d" and (self.rotary_width or self.rotary_prefix):
+            raise ValueError(
+                f"expected rotary_width and rotary_prefix with positions='rotary_2d' only, got "
+                f"{self.positions!r}"
+            )
         if self.positions == "none":
             return
         pairs = 4 if self.positions == "rotary_2d" else 2
@@ -159,7 +166,7 @@ class TransformerConfig:
                 f"expected a head_dim divisible by {pairs} for positions={self.positions!r}, got "
                 f"{self.head_dim}"
             )
-        if self.rotary_base <= 1:
+        if not 1 < self.rotary_base < math.inf:
             raise ValueError(f"expected a rotary_base above 1, got {self.rotary_base}")
         if self.positions == "rotary_2d" and not self.rotary_width:
             raise ValueError(

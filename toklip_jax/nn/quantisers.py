@@ -55,7 +55,8 @@ class VectorQuantiser(nn.Module):
         return self._search(self.normalise(latents))
 
     def lookup(self, ids: Int[Array, "b n"]) -> Float[Array, "b n c"]:
-        """Returns the codes' vectors, float32."""
+        """Returns the codes' vectors, float32; NaN for ids outside the codebook."""
+        ids = jnp.where(ids < 0, self.codebook_size, ids)  # negative ids would count from its end
         return self.normalise(jnp.take(self.codebook, ids, axis=0))
 
     def train(self, latents: Float[Array, "b n c"]) -> Quantised:

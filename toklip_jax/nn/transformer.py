@@ -48,10 +48,14 @@ class Stack(nn.Module):
             dropout_key: draws what is dropped, if the config has dropout; None drops nothing.
 
         Raises:
-            ValueError: the cache is too small.
+            ValueError: the cache is too small, or of another stack or batch; positions or segments
+                of another shape or type.
         """
+        b, n, _ = x.shape
+        _check_places(positions, (b, n), "positions")
+        _check_places(segments, (b, n), "segments")
         if cache is not None:
-            b, n, _ = x.shape
+            _check_cache(cache, self.config, b)
             if positions is None:
                 positions = jnp.broadcast_to(cache.length + jnp.arange(n), (b, n))
             if segments is None:
@@ -59,11 +63,12 @@ class Stack(nn.Module):
             cache = cache.extend(positions, segments)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.depth)
         if self.compute.is_scanned:
-            return self._scan(x, positions, segments, cache, keys)
+            x, cache = self._scan(x, positions, segments, cache, keys)
+            return _nan_if_overfull(x, cache), cache
         for i in range(self.config.depth):
             block = self._block()(self.config, self.compute, name=f"blocks_{i}")
             x, cache = block(x, positions, segments, cache, None if keys is None else keys[i])
-        return x, cache
+        return _nan_if_overfull(x, cache), cache
 
     def _scan(self, x, positions, segments, cache, keys):
         def step(block, carry, positions, segments, key):
@@ -87,6 +92,32 @@ class Stack(nn.Module):
         is_dots = self.compute.remat == "dots"
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if is_dots else None
         return nn.remat(Block, prevent_cse=not self.compute.is_scanned, policy=policy)
+
+
+def _nan_if_overfull(x, cache):
+    """Outputs as they are, or NaN where the cache had no room for their keys and values."""
+    if cache is None:
+        return x
+    return jnp.where(cache.length > cache.positions.shape[1], jnp.nan, x)
+
+
+def _check_places(places, shape, name):
+    if places is None:
+        return
+    if places.shape != shape or not jnp.issubdtype(places.dtype, jnp.integer):
+        raise ValueError(
+            f"expected integer {name} {list(shape)}, got {places.dtype} {list(places.shape)}"
+        )
+
+
+def _check_cache(cache, config, b):
+    expected = (config.depth, b, config.num_kv_heads, config.head_dim)
+    layers, rows, _, *heads = cache.keys.shape
+    if (layers, rows, *heads) != expected:
+        raise ValueError(
+            f"expected a cache of (layers, rows, heads, head size) {expected}, got "
+            f"{(layers, rows, *heads)}: make one with empty_cache for this config and batch"
+        )
 
 
 class Block(nn.Module):

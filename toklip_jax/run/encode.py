@@ -22,6 +22,7 @@ from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_main, gather_from_hosts
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.run.context import RunContext
+from toklip_jax.tasks.base import initial_weights
 from toklip_jax.tasks.registry import TASKS, task_of
 from toklip_jax.training.faults import Preempted, Preemption
 from toklip_jax.training.workdir import STAGE_PREFIX, flatten, weights_path
@@ -98,7 +99,7 @@ def _encoder(experiment, workdir):
 
 
 def _check_stages(stage, workdir):
-    for name, source in stage.model.init.items():
+    for name, source in initial_weights(stage).items():
         if source.startswith(STAGE_PREFIX) and not weights_path(source, workdir).is_dir():
             raise ValueError(
                 f"expected the weights of {source!r}, which init.{name} names, in {workdir}: "

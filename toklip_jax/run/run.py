@@ -14,6 +14,7 @@ from toklip_jax.report import write_report
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.evaluate import evaluate
 from toklip_jax.run.stages import train_stage
+from toklip_jax.tasks.base import initial_weights
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
 
 MODES = ("train", "eval")
@@ -49,6 +50,8 @@ def run(
     _check_models(experiment, workdir)
     if mode == "eval":
         _check_evaluation(experiment, workdir)
+    else:
+        _check_starts(experiment, workdir)
 
     def claim() -> None:
         open_workdir(workdir, experiment.description, restart, allow_config_change)
@@ -88,6 +91,29 @@ def _check_models(experiment, workdir):
                 f"expected models.{name} to be one of the stages {tuple(names)}, got "
                 f"{source!r}: name other weights, or leave its evaluations out of evaluate"
             )
+        _check_path(f"models.{name}", source)
+
+
+def _check_starts(experiment, workdir):
+    """Checks that the weights that each stage starts from will exist when it does."""
+    made = set()
+    for stage in experiment.stages:
+        is_done = weights_directory(workdir, stage.name).exists()
+        for part, source in {} if is_done else initial_weights(stage).items():
+            name = source.removeprefix(STAGE_PREFIX)
+            is_made = name in made or weights_directory(workdir, name).exists()
+            if source.startswith(STAGE_PREFIX) and not is_made:
+                raise UserError(
+                    f"expected {stage.name}.init.{part} to name a stage before {stage.name} in "
+                    f"stages, or one whose weights are in {workdir}, got {source!r}"
+                )
+            _check_path(f"{stage.name}.init.{part}", source)
+        made.add(stage.name)
+
+
+def _check_path(where, source):
+    if source and not source.startswith(STAGE_PREFIX) and not pathlib.Path(source).exists():
+        raise UserError(f"expected weights in {where}, found nothing at {source}")
 
 
 def _check_evaluation(experiment, workdir):

@@ -1,15 +1,16 @@
 """The interface of a training task, and what tasks have in common."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 
-from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.core.fields import check_name, from_fields, read_fields
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.evaluation.models import Models
-from toklip_jax.models.registry import family_of
+from toklip_jax.models.base import family_of
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
@@ -101,6 +102,11 @@ class StageConfig:
             raise ValueError(
                 f"expected {self.name}.batch_size of at least 1, got {self.batch_size}"
             )
+        if self.batch_size % self.loop.accumulation:
+            raise ValueError(
+                f"expected {self.name}.batch_size to be divisible by {self.name}.loop.accumulation "
+                f"{self.loop.accumulation}, got {self.batch_size}"
+            )
         if self.loop.evaluate_every and self.validation is None and not self.evaluate:
             raise ValueError(
                 f"expected a section {self.name}.validation, or names in {self.name}.evaluate, "
@@ -178,17 +184,43 @@ class Task:
     cache: CacheUse | None = None
 
 
-def read_model(section: Mapping[str, Any], where: str) -> ModelFields:
+def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelFields:
     """Reads a section whose only field is `model`, the config of a registered family.
 
+    Args:
+        role: that the family must have, of `models.base.ROLES`; "" for any.
+
     Raises:
-        ValueError: another field, or a config of no family.
+        ValueError: another field, or a config of no family, or of one of another role.
     """
     fields = from_fields(ModelFields, section, where)
     try:
-        return ModelFields(config_from_dict(fields.model))
-    except (ValueError, TypeError) as error:
+        config = config_from_dict(fields.model, f"{where}.model")
+        found = family_of(config).role
+    except TypeError as error:  # of a config's own checks
         raise ValueError(f"in {where}.model, {error}") from error
+    if role and found != role:
+        raise ValueError(f"expected a model of kind {role} in {where}.model, got one of {found}")
+    return ModelFields(config)
+
+
+def initial_weights(stage: StageConfig) -> Mapping[str, str]:
+    """Returns where the weights are that a stage starts from, by part: its field `init`, if any."""
+    return getattr(stage.model, "init", {})
+
+
+def read_loss(task: "Task", section: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Reads a stage's section `loss`: those fields of its objective that have defaults.
+
+    Raises:
+        ValueError: another field, a value of another type, or no valid pattern in `trainable`.
+    """
+    fields = dataclasses.fields(task.objective)
+    fixed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    loss = read_fields(task.objective, section, where, without=fixed)
+    if "trainable" in loss:
+        _check_patterns(loss["trainable"], f"{where}.trainable")
+    return loss
 
 
 def build_objective(cls: type[ModelObjective], stage: StageConfig, **others: Any) -> ModelObjective:
@@ -201,6 +233,18 @@ def build_objective(cls: type[ModelObjective], stage: StageConfig, **others: Any
     for name in stage.loss:
         check_name(f"a field of the {stage.task} stage's loss", name, names)
     return cls(**others, **stage.loss)
+
+
+def _check_patterns(patterns, where):
+    if not patterns:
+        raise ValueError(f"expected patterns of parameters to train in {where}, got none")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"expected regular expressions in {where}, got {pattern!r} ({error})"
+            ) from error
 
 
 def fresh_params(objective: Objective, start: Start) -> Params:

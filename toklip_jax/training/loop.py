@@ -74,6 +74,11 @@ class LoopConfig:
         positive += ("max_skipped_in_a_row",)
         if min(getattr(self, name) for name in positive) < 1:
             raise ValueError(f"expected {', '.join(positive)} of at least 1, got {self}")
+        if min(self.keep_every, self.evaluate_every) < 0 or not 0 <= self.max_bad_share <= 1:
+            raise ValueError(
+                f"expected keep_every and evaluate_every of at least 0 and max_bad_share in "
+                f"[0, 1], got {self}"
+            )
         if self.best and not self.evaluate_every:
             raise ValueError(f"expected evaluate_every with best={self.best!r}, got 0")
 

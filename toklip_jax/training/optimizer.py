@@ -1,6 +1,7 @@
 """AdamW and its schedule, as the released recipe has them."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,17 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     layer_decay: float = 1.0
     ema_decay: float = 0.0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "warmup_steps", "eps", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:  # NaN fails too
+                raise ValueError(f"expected a finite {name} of at least 0, got {value}")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"expected a {name} in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"expected a layer_decay in (0, 1], got {self.layer_decay}")
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> Callable[[Any], jax.Array]:

@@ -103,7 +103,7 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
     params, file = _read(directory, PARAMS)
     tokenizer = directory / TOKENIZER
     return Weights(
-        config=config_from_dict(description["config"]),
+        config=_config(description["config"], directory),
         params=flax.traverse_util.unflatten_dict(params, sep="/"),
         is_scanned=description["is_scanned"],
         carried=_read(directory, CARRIED)[0] if find_sharded(directory, CARRIED) else {},
@@ -111,6 +111,15 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         source=description["source"],
         file=file,
     )
+
+
+def _config(plain, directory):
+    try:
+        return config_from_dict(plain)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (in {directory}, which may come from a newer version of toklip_jax)"
+        ) from error
 
 
 def _write(directory, weights, params, max_shard_bytes):

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from toklip_jax.core.fields import check_type
 from toklip_jax.models.base import Hints
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
@@ -30,6 +31,9 @@ def read_weights(
             `load_weights`, `read_checkpoint`, `convert_checkpoint`.
     """
     path = pathlib.Path(path)
+    for name, value in {"num_heads": num_heads, "text_num_heads": text_num_heads}.items():
+        check_type(value, int | None, name)
+    check_type(is_causal, bool | None, "is_causal")
     hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised)
     if is_converted(path):
         expect_no_hints(hints, path)

@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from toklip_jax.core.fields import add_new, check_name
+from toklip_jax.core.errors import Problems
+from toklip_jax.core.fields import add_new, check_name, check_section, check_type, type_hints
+from toklip_jax.data.images.sizes import sides_of
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 
@@ -116,11 +118,7 @@ class SourceConfig:
     def __post_init__(self):
         object.__setattr__(self, "arguments", _with_tuples(self.arguments))
         kind = _find(self.kind, self.where)
-        for name in self.arguments:
-            check_name(f"an argument of {self.where} ({self.kind})", name, kind.parameters)
-        for name, parameter in kind.parameters.items():
-            if parameter.default is inspect.Parameter.empty and name not in self.arguments:
-                raise ValueError(f"expected {self.where}.{name}, which {self.kind} needs, got none")
+        _check_arguments(kind, self.arguments, self.where)
         self.parts  # noqa: B018 - they are checked as they are made
 
     @classmethod
@@ -133,7 +131,7 @@ class SourceConfig:
         Raises:
             ValueError: as the class.
         """
-        kind = _find(section.get("kind"), where)
+        kind = _find(check_section(section, where).get("kind"), where)
         arguments = {name: value for name, value in section.items() if name != "kind"}
         return cls(kind.name, arguments, where)
 
@@ -221,11 +219,28 @@ def weighted_parts(
         raise ValueError(f"expected parts with a weight each in {where}, got none")
     found = []
     for i, part in enumerate(parts):
-        if "weight" not in part:
+        if "weight" not in check_section(part, f"{where}[{i}]"):
             raise ValueError(f"expected a weight in each part of a mixture, got {part}")
+        weight = check_type(part["weight"], float, f"{where}[{i}].weight")
         section = {name: value for name, value in part.items() if name != "weight"}
-        found.append((float(part["weight"]), SourceConfig.from_plain(section, f"{where}[{i}]")))
+        found.append((float(weight), SourceConfig.from_plain(section, f"{where}[{i}]")))
     return found
+
+
+def _check_arguments(kind: SourceKind, arguments, where):
+    """Raises ValueError for arguments that a kind doesn't take, lacks, or has of another type."""
+    problems, hints, empty = Problems(), type_hints(kind.open), inspect.Parameter.empty
+    for name, value in arguments.items():
+        what = f"an argument of {where} ({kind.name})"
+        if problems.passes(lambda n=name, w=what: check_name(w, n, kind.parameters)):
+            hint = hints.get(name, Any)
+            problems.attempt(lambda n=name, v=value, h=hint: check_type(v, h, f"{where}.{n}"))
+    for name, parameter in kind.parameters.items():
+        if parameter.default is empty and name not in arguments:
+            problems.lines.append(f"expected {where}.{name}, which {kind.name} needs, got none")
+    problems.raise_lines()
+    if kind.size:
+        sides_of(kind.with_defaults(arguments)[kind.size])
 
 
 def _find(name, where) -> SourceKind:

@@ -40,6 +40,8 @@ def open_synthetic(
         image_size: the side of a square in pixels, (height, width), or (frames, height, width).
         num_classes: labels are 0, 1, ..., num_classes - 1, 0, 1, ...
     """
+    if min(num_samples, context_length, vocab_size, num_captions, num_classes) < 1:
+        raise ValueError("expected numbers of at least 1 for a synthetic source, got one below")
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_samples, *sides_of(image_size), 3), np.uint8)
     shape = (num_samples, num_captions, context_length)

@@ -30,6 +30,14 @@ class LlamaGenConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        for name in ("codebook_size", "codebook_dim", "channels", "num_res_blocks", "z_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected a {name} of at least 1, got {getattr(self, name)}")
+        if not self.multipliers or min(*self.multipliers, self.stem_patch) < 1:
+            raise ValueError(
+                f"expected multipliers and a stem_patch of at least 1, got {self.multipliers} and "
+                f"{self.stem_patch}"
+            )
         if self.channels % 32:
             raise ValueError(
                 f"expected channels divisible by 32 (the group norm's groups), got {self.channels}"

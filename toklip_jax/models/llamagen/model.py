@@ -89,7 +89,8 @@ class LlamaGenVQ(nn.Module):
         return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
 
     def _decode(self, code_vectors, grid):
-        x = code_vectors.reshape(-1, *grid, code_vectors.shape[-1])  # [b, h, w, c]
+        b, _, c = code_vectors.shape
+        x = code_vectors.reshape(b, *grid, c)  # [b, h, w, c]
         x = constrain(x, BATCH_AXES, None, None, None)
         x = self.decoder(self.post_quant_conv(x)).astype(jnp.float32)
         return depth_to_space(x, self.config.stem_patch)
@@ -99,11 +100,12 @@ def space_to_depth(images: Float[Array, "b h w c"], patch: int) -> Float[Array, 
     """Folds patch x patch pixels into channels; `depth_to_space` unfolds them."""
     b, h, w, c = images.shape
     x = images.reshape(b, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, c * patch**2)
 
 
 def depth_to_space(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b H W C"]:
     """Unfolds channels into patch x patch pixels."""
     b, h, w, c = x.shape
-    x = x.reshape(b, h, w, patch, patch, c // patch**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)
+    c //= patch**2
+    x = x.reshape(b, h, w, patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, c)

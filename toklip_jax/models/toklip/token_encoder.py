@@ -64,8 +64,8 @@ class TokenEncoder(nn.Module):
         Raises:
             ValueError: as `extend`.
         """
-        positions = jnp.broadcast_to(jnp.asarray(position, jnp.int32), (len(code_vector),))
         _check_positions(position, self.config)
+        positions = jnp.broadcast_to(jnp.asarray(position, jnp.int32), (len(code_vector),))
         tokens, cache = self.extend(code_vector[:, None], positions[:, None], cache)
         return tokens[:, 0], cache
 
@@ -162,7 +162,9 @@ def check_num_tokens(n: int, config: VisionConfig) -> None:
 
 
 def _check_positions(positions: Any, config: VisionConfig) -> None:
-    """Raises ValueError where positions that are known outside `jit` are past the table."""
+    """Raises ValueError for positions that are no integers, or known and past the table."""
+    if not jnp.issubdtype(jnp.result_type(positions), jnp.integer):
+        raise ValueError(f"expected integer positions, got {jnp.result_type(positions)}")
     if isinstance(positions, jax.core.Tracer):
         return
     if (largest := int(np.max(positions))) >= config.num_tokens:

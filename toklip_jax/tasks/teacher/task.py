@@ -1,5 +1,6 @@
 """Training a SigLIP teacher as a task."""
 
+import functools
 from collections.abc import Mapping
 
 from toklip_jax.nn.config import Compute
@@ -36,7 +37,7 @@ TEACHER = Task(
     name="teacher",
     objective=TeacherObjective,
     fields=ModelFields,
-    read=read_model,
+    read=functools.partial(read_model, role="teacher"),
     start=_start,
     outline=_outline,
     batch=_batch,

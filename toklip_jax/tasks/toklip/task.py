@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from toklip_jax.core.fields import check_name, from_fields
-from toklip_jax.models.registry import named_size
+from toklip_jax.models.registry import family_of, named_size
 from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.tasks.base import (
     CacheUse,
+    ModelFields,
     StageConfig,
     Start,
     Task,
@@ -85,10 +86,18 @@ def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Com
             f"expected {stage.name}.size and {stage.name}.teacher_size, or {stage.name}.init from "
             f"stages of the same config, got {dict(fields.init)}"
         )
-    names = [fields.init[part].removeprefix(STAGE_PREFIX) for part in PARTS]
-    vq, teacher = (stages[check_name(f"{stage.name}.init", name, stages)] for name in names)
-    model = start_config(teacher.model.model, vq.model.model, fields.is_causal)
-    return _objective(stage, model, teacher.model.model, compute)
+    vq, teacher = (_model_of(part, stage, stages) for part in PARTS)
+    model = start_config(teacher, vq, fields.is_causal)
+    return _objective(stage, model, teacher, compute)
+
+
+def _model_of(part, stage, stages):
+    """The config of the model that another stage trains, which `init` names."""
+    source, where = stage.model.init[part], f"{stage.name}.init.{part}"
+    fields = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)].model
+    if not isinstance(fields, ModelFields) or family_of(fields.model).role != part:
+        raise ValueError(f"expected a stage that trains a {part} model in {where}, got {source!r}")
+    return fields.model
 
 
 def _can_outline(stage: StageConfig) -> bool:

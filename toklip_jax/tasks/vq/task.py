@@ -1,5 +1,6 @@
 """Training a VQ tokenizer as a task."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -41,7 +42,7 @@ VQ = Task(
     name="vq",
     objective=VQObjective,
     fields=ModelFields,
-    read=read_model,
+    read=functools.partial(read_model, role="vq"),
     start=_start,
     outline=_outline,
     batch=_batch,
