@@ -80,8 +80,13 @@ class Images:
 
     @property
     def _expected(self):
-        size = ("h", "w") if self.size is None else self.size
+        names = ("frames", "h", "w")[-self._num_sides :]
+        size = names if self.size is None else self.size
         return f"expected images [b, {', '.join(map(str, size))}, 3]"
+
+    @property
+    def _num_sides(self):
+        return len(self.vq.smallest_size if self.size is None else self.size)
 
     def _check_list(self, images):
         if len(images) == 0:
@@ -112,7 +117,7 @@ class Images:
         return RESIZES[self.vq.resize](image, self.size)
 
     def _check_shape(self, shape):
-        num_sides = 2 if self.size is None else len(self.size)
+        num_sides = self._num_sides
         if len(shape) == num_sides + 2 and shape[0] > 0 and shape[-1] == 3:
             if self.size is None:
                 self.vq.grid_of(*shape[1:-1])

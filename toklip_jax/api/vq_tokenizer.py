@@ -69,7 +69,12 @@ class VQTokenizer(LoadedModel):
             ValueError: ids of another shape, type or range, or of no square number without a grid;
                 a grid of another number of sides than the tokenizer's.
         """
-        method = self._detokenize(self._grid if grid is None else self._checked(grid))
+        grid = self._grid if grid is None else self._checked(grid)
+        if grid is None and len(self.config.smallest_size) != 2:
+            raise ValueError(
+                "expected grid=(frames, height, width) with the ids of videos, got none"
+            )
+        method = self._detokenize(grid)
 
         def function(chunk):
             return jnp.clip(run_method(self.model, self.params, chunk, method), -1, 1)

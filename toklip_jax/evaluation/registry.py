@@ -1,5 +1,6 @@
 """The one list of evaluations; `register_evaluation` adds those of other packages."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,10 @@ def register_evaluation(kind: str, cls: type[Evaluation]) -> None:
     """Makes `cls`, a frozen dataclass, the evaluation of sections of this kind.
 
     Raises:
-        ValueError: another class has the name.
+        ValueError: another class has the name, or it is no dataclass of this kind.
     """
+    if not (dataclasses.is_dataclass(cls) and issubclass(cls, Evaluation)):
+        raise ValueError(f"expected a dataclass that is an Evaluation for {kind!r}, got {cls!r}")
     add_new(EVALUATIONS, kind, cls, "a kind of evaluation")
 
 

@@ -170,9 +170,27 @@ def register(family: Family) -> Family:
     """Makes a family known by its name.
 
     Raises:
-        ValueError: another family has the name.
+        ValueError: another family has the name, its config's type, or the kind of a part.
     """
+    for other in _FAMILIES.values():
+        if other is not family and other.name != family.name:
+            _expect_apart(family, other)
     return add_new(_FAMILIES, family.name, family, "a model family")
+
+
+def _expect_apart(family, other):
+    """Raises ValueError where configs in files, or in memory, could be either family's."""
+    kinds, theirs = ({f.name: f.config, **f.parts} for f in (family, other))
+    if taken := [kind for kind in kinds if kinds[kind] is not theirs.get(kind, kinds[kind])]:
+        raise ValueError(
+            f"expected new kinds of configs in the model family {family.name!r}, got {taken[0]!r}, "
+            f"which {other.name!r} has"
+        )
+    if family.config is other.config:
+        raise ValueError(
+            f"expected a config of its own for the model family {family.name!r}, got "
+            f"{family.config.__name__}, which {other.name!r} has"
+        )
 
 
 def registered() -> list[Family]:

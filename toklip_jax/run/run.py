@@ -44,6 +44,11 @@ def run(
     """
     if mode not in MODES:
         raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
+    if restart and mode == "eval":
+        raise UserError(
+            "expected --restart with --mode=train only, got it with --mode=eval: it would delete "
+            "the run to evaluate, so leave it out"
+        )
     workdir = pathlib.Path(workdir)
     mesh = make_mesh(experiment.mesh)
     _check_caches(experiment)

@@ -66,6 +66,8 @@ class SourceKind:
 
     def __post_init__(self):
         check_name("gives", self.gives, GIVES)
+        if self.size:
+            check_name(f"size of the kind {self.name}", self.size, self.parameters)
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import jax
 
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import check_name, check_names
 from toklip_jax.evaluation.models import Models, Params
+from toklip_jax.models.base import ROLES
 
 T = TypeVar("T")
 PIXELS = ("none", "any", "original")
@@ -81,6 +82,8 @@ class Output:
 
     def __post_init__(self):
         check_name("pixels", self.pixels, PIXELS)
+        for role in check_names(self.needs, f"needs of the output {self.name}"):
+            check_name(f"a role that the output {self.name} needs", role, (*ROLES, "text"))
 
 
 _OUTPUTS: dict[str, Output] = {}
@@ -94,7 +97,7 @@ def register_output(
     Tables show the models in the order in which their outputs were registered.
 
     Raises:
-        ValueError: another function has the name.
+        ValueError: another function has the name, or it needs what no model can be.
     """
 
     def register(compute):
