@@ -23,9 +23,10 @@ from toklip_jax.training.step import gradients
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
 BOUND = 1e-5  # relative to the largest entry of each array
-# The entropy loss divides distances by 0.01, and with them float32's rounding of the latents, which
-# a convolution gives other last digits in smaller batches.
-VQ_BOUND = 1e-4
+# Of a VQ tokenizer's gradients: group norms and unit vectors amplify float32's rounding, which a
+# convolution gives other last digits in smaller batches; the entropy loss divides distances by 0.01
+# and amplifies it a hundredfold. Taken per chunk, the entropy loss would be off by 4e-2.
+VQ_BOUND = 1e-3
 COMPUTE = Compute(is_scanned=False)
 VQ = LlamaGenConfig(
     32, channels=32, multipliers=(1,), num_res_blocks=1, z_channels=32, stem_patch=8
@@ -81,9 +82,13 @@ def compute(case, batch, chunks):
 
 
 def expect_close(got, want, bound=BOUND):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        scale = float(jnp.abs(b).max())
-        np.testing.assert_allclose(a, b, rtol=bound, atol=bound * max(scale, 1e-3))
+    """Values and metrics are close by `BOUND`, gradients by `bound`."""
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want[2:])) if want[2:] else 0
+    for part, (a_part, b_part) in enumerate(zip(got, want, strict=True)):
+        rtol = bound if part == 2 else BOUND
+        for a, b in zip(jax.tree.leaves(a_part), jax.tree.leaves(b_part), strict=True):
+            scale = max(float(jnp.abs(b).max()), 1e-2 * largest, 1e-3)
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * scale)
 
 
 def bound_of(case):
@@ -162,7 +167,8 @@ def test_entropy_compares_all_rows_and_is_the_same_in_blocks():
     for chosen in (None, mask):
         whole = jax.value_and_grad(entropy_loss, (0, 1))(latents, codes, chosen)
         blocks = jax.value_and_grad(entropy_loss, (0, 1))(latents, codes, chosen, 2 * 4 * 16)
-        expect_close(blocks, whole)
+        for a, b in zip(jax.tree.leaves(blocks), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     halves = [float(entropy_loss(part, codes)) for part in (latents[:3], latents[3:])]
     assert abs(np.mean(halves) - float(entropy_loss(latents, codes))) > 1e-3
 
