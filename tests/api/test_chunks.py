@@ -23,7 +23,7 @@ def ids(small, pictures):
 
 def test_chunks_give_what_the_whole_gives(chunked, small, pictures, ids):
     np.testing.assert_array_equal(chunked.tokenize(pictures), ids)
-    for method in ("semantic_tokens", "token_features", "code_vectors", "detokenize"):
+    for method in ("semantic_tokens", "code_vectors", "detokenize"):
         got, whole = getattr(chunked, method)(ids), getattr(small, method)(ids)
         np.testing.assert_allclose(got, whole, atol=ATOL)
     features = small.image_features(pictures)

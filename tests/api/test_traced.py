@@ -101,9 +101,10 @@ def test_gradients_pass_from_features_to_pixels_and_code_vectors(toklip, arrays)
         return toklip.features_from_code_vectors(toklip.encode(images)) @ direction
 
     direction = jax.random.normal(jax.random.key(0), (16,))
-    pixels = jax.grad(lambda x: to_feature(x).sum())(arrays["images"] / 255.0)
+    to_pixels = jax.jit(jax.grad(lambda x: to_feature(x).sum()))
+    pixels = to_pixels(arrays["images"] / 255.0)
     assert all(float(jnp.abs(image).max()) > 0 for image in pixels)
-    gradient = jax.grad(lambda x: jnp.sum(toklip.tokens_from_code_vectors(x) ** 2))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(toklip.tokens_from_code_vectors(x) ** 2)))
     step = 1e-2 * jax.random.normal(jax.random.key(1), arrays["codes"].shape)
 
     def loss(scale):
@@ -121,7 +122,7 @@ def test_gradients_reach_the_parameters(toklip, arrays):
     def by_object(params):
         return jnp.sum(toklip.with_params(params).image_features(ids=arrays["ids"])[:, 0])
 
-    one, other = jax.jit(jax.grad(by_call))(toklip.params), jax.grad(by_object)(toklip.params)
+    one, other = (jax.jit(jax.grad(f))(toklip.params) for f in (by_call, by_object))
     chex.assert_trees_all_close(one, other, atol=1e-5)
     largest = jax.tree.map(lambda x: float(jnp.abs(x).max()), one)
     assert min(jax.tree.leaves(largest["token_encoder"]["stack"])) >= 0

@@ -130,16 +130,21 @@ def _run(placement, model, method, params, inputs):
 
 
 def _placement(inputs) -> Placement | None:
-    """Returns how concrete inputs are sharded; None unless it is along the first axis alone."""
-    if not isinstance(inputs, jax.Array) or isinstance(inputs, jax.core.Tracer):
+    """Returns how inputs are sharded; None unless it is along the first axis alone.
+
+    Of traced inputs that is known on meshes of explicit axes only.
+    """
+    if not isinstance(inputs, jax.Array):
         return None
-    sharding = inputs.sharding
+    is_traced = isinstance(inputs, jax.core.Tracer)
+    sharding = jax.typeof(inputs).sharding if is_traced else inputs.sharding
     if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
         return None
-    spec = (*sharding.spec, None)
-    if any(axes is not None for axes in spec[1:]):
+    axes, *others = (*sharding.spec, None)
+    is_manual = AxisType.Manual in sharding.mesh.axis_types
+    if is_manual or any(other is not None for other in others) or (is_traced and axes is None):
         return None
-    return Placement(sharding.mesh.abstract_mesh, spec[0])
+    return Placement(sharding.mesh.abstract_mesh, axes)
 
 
 def _is_whole(inputs):
