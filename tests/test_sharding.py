@@ -81,12 +81,12 @@ def test_optimizer_state_lies_as_its_parameters_do(params):
 
 @pytest.mark.parametrize("sizes", [{"data": 3}, {"data": 0}, {"data": -1, "fsdp": -1}])
 def test_sizes_that_do_not_fit_the_devices_are_refused(sizes):
-    with pytest.raises(ValueError, match="expected mesh sizes that multiply to 1 devices"):
+    with pytest.raises(ValueError, match="expected mesh sizes"):
         make_mesh(sizes, jax.devices()[:1])
 
 
 def test_an_unknown_axis_is_refused():
-    with pytest.raises(ValueError, match=r"got \['model'\] as well"):
+    with pytest.raises(ValueError, match=r"field of mesh.*got 'model'"):
         make_mesh({"data": 1, "model": 1})
 
 

@@ -190,7 +190,7 @@ class _Reader:
         names = check_names(self.plain.get("stages", ()), "stages")
         found = [name for name, value in self.plain.items() if _is_stage(value)]
         for name in names:
-            if name not in self.plain:
+            if name not in found:
                 near = difflib.get_close_matches(name, found, 1)
                 hint = f": did you mean {near[0]!r}?" if near else ""
                 raise ValueError(

@@ -42,6 +42,8 @@ QWEN = dataclasses.replace(
     has_qkv_bias=True,
     has_qk_norm=True,
     positions="rotary",
+    rotary_width=0,
+    rotary_prefix=0,
     rotary_base=1e6,
 )
 MIXED = dataclasses.replace(

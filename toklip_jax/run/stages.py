@@ -13,7 +13,8 @@ from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
 from toklip_jax.parallel.hosts import barrier, broadcast_from_main
 from toklip_jax.run.context import RunContext
-from toklip_jax.tasks.base import ModelObjective, StageConfig
+from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.validation import validation
 from toklip_jax.training.loop import Evaluate, LoopContext, train

@@ -12,7 +12,6 @@ import jax
 
 from toklip_jax.core.fields import check_name, check_names
 from toklip_jax.evaluation.models import Models, Params
-from toklip_jax.models.base import ROLES
 
 T = TypeVar("T")
 PIXELS = ("none", "any", "original")
@@ -82,8 +81,7 @@ class Output:
 
     def __post_init__(self):
         check_name("pixels", self.pixels, PIXELS)
-        for role in check_names(self.needs, f"needs of the output {self.name}"):
-            check_name(f"a role that the output {self.name} needs", role, (*ROLES, "text"))
+        check_names(self.needs, f"needs of the output {self.name}")
 
 
 _OUTPUTS: dict[str, Output] = {}

@@ -12,13 +12,13 @@ from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.siglip.model import Teacher
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
-from toklip_jax.tasks.base import ModelObjective
 from toklip_jax.tasks.contrast import (
     check_contrastive,
     clamp_logit_scale,
     contrast,
     features_to_compare,
 )
+from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.training.objective import Batch, Encoded, Result, count_rows
 from toklip_jax.training.state import Params
 

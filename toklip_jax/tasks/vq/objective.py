@@ -12,7 +12,7 @@ from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import VQConfig, build_model, init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
-from toklip_jax.tasks.base import ModelObjective
+from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.training.objective import Batch, Encoded, Result, count_rows, sum_rows
 from toklip_jax.training.state import Params
 

@@ -1,0 +1,42 @@
+"""What the objectives have in common that train a model of a registered family."""
+
+from collections.abc import Mapping
+
+from toklip_jax.evaluation.models import Models
+from toklip_jax.models.base import family_of
+from toklip_jax.training.objective import Objective
+from toklip_jax.training.state import Params
+
+
+class ModelObjective(Objective):
+    """Base of the objectives that train a model of a registered family, which evaluations can run.
+
+    Attributes:
+        model_config: of that model; its family says how it is sharded, decayed and cast.
+    """
+
+    @property
+    def sharding(self):
+        return family_of(self.model_config).sharding
+
+    @property
+    def embeddings(self):
+        return family_of(self.model_config).embeddings
+
+    @property
+    def full_precision(self):
+        return family_of(self.model_config).full_precision
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The number of text tokens that the model can read; None if it reads no texts."""
+        return None
+
+    @property
+    def evaluated_models(self) -> Models:
+        """The models that an evaluation of the task sees."""
+        raise NotImplementedError
+
+    def evaluated_params(self, params: Params) -> Mapping[str, Params]:
+        """Returns the parameters of `evaluated_models`, by their names."""
+        raise NotImplementedError
