@@ -168,7 +168,8 @@ def test_entropy_compares_all_rows_and_is_the_same_in_blocks():
         whole = jax.value_and_grad(entropy_loss, (0, 1))(latents, codes, chosen)
         blocks = jax.value_and_grad(entropy_loss, (0, 1))(latents, codes, chosen, 2 * 4 * 16)
         for a, b in zip(jax.tree.leaves(blocks), jax.tree.leaves(whole), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+            # Distances are divided by 0.01, and with them their rounding.
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     halves = [float(entropy_loss(part, codes)) for part in (latents[:3], latents[3:])]
     assert abs(np.mean(halves) - float(entropy_loss(latents, codes))) > 1e-3
 
