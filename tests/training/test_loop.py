@@ -270,10 +270,10 @@ def test_a_checkpoint_of_another_config_is_refused_unless_allowed(tmp_path, caps
 
 
 def test_a_best_metric_that_no_evaluation_has_is_refused(tmp_path):
-    judged = LoopContext(evaluate=lambda params: {"validation/r1": 0.5})
+    evaluated = LoopContext(evaluate=lambda params: {"validation/r1": 0.5})
     with pytest.raises(ValueError, match=r"expected loop.best of \['validation/r1'\], got 'r1'"):
-        fit(tmp_path / "a", 4, context=judged, evaluate_every=2, best="r1")
-    fit(tmp_path / "b", 4, context=judged, evaluate_every=2, best="validation/r1")
+        fit(tmp_path / "a", 4, context=evaluated, evaluate_every=2, best="r1")
+    fit(tmp_path / "b", 4, context=evaluated, evaluate_every=2, best="validation/r1")
     assert [r["step"] for r in read_metrics(tmp_path / "b" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
