@@ -53,10 +53,10 @@ class ReportConfig:
     """The page of a run.
 
     Attributes:
-        source: of its images, or None for the run's.
+        source: the source of its images, or None for the run's.
         num_images: shown large.
         num_searched: where neighbours are looked for; 0 for as many as are fast.
-        phrases: that are looked for in the images first.
+        phrases: the phrases that are looked for in the images first.
     """
 
     source: SourceConfig | None = None
@@ -77,9 +77,9 @@ class Experiment:
     """All that a config says.
 
     Attributes:
-        seed: of parameters, data order and augmentation.
+        seed: the seed of parameters, data order and augmentation.
         mesh, compute, processes: where and how models compute.
-        source: that stages train on, or None.
+        source: the data that stages train on, or None.
         text, reading: of the data.
         stages: those to train, in order.
         sections: the stages that the config describes, by name, trained or not.

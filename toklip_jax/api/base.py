@@ -60,7 +60,7 @@ class LoadedModel:
         Features are not normalised, and images not clipped.
 
         Args:
-            inputs: as the method of this name takes them.
+            inputs: inputs of the form that the method of this name takes.
             method: name of one of the methods that take a single input.
 
         Raises:

@@ -146,10 +146,10 @@ class Ids:
     """Integer ids: of a VQ tokenizer, or of texts.
 
     Attributes:
-        shape: of one row; a number that may be any is None.
+        shape: the shape of one row; a number that may be any is None.
         sizes: how many values an id may have: one number, or one for each along the last axis.
-        kind: for messages about shapes and types.
-        remedy: for messages about values.
+        kind: a noun for messages about shapes and types.
+        remedy: the advice in messages about values.
     """
 
     shape: tuple[int | None, ...]
@@ -196,8 +196,8 @@ class Vectors:
     """Float vectors, such as code vectors.
 
     Attributes:
-        shape: of one row.
-        name: for messages.
+        shape: the shape of one row.
+        name: a noun for messages.
     """
 
     shape: tuple[int, ...]

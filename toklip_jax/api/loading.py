@@ -30,13 +30,13 @@ def load(
     """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer alone as a `VQTokenizer`.
 
     Args:
-        path: of a converted directory; of a `.safetensors` or PyTorch file; or of safetensors files
-            with an index, the index or the directory that holds it.
-        dtype: of activations: "float32", "bfloat16" or "float16". The VQ encoder within TokLIP
-            stays float32, so that ids don't change.
-        param_dtype: that parameters are kept in. Scalars and, within TokLIP, the VQ tokenizer's
-            parameters stay float32, since logits and ids depend on them.
-        mesh: of `parallel.sharding.make_mesh`, that parameters are sharded over, by the rules of
+        path: the path of a converted directory; of a `.safetensors` or PyTorch file; or of
+            safetensors files with an index, the index or the directory that holds it.
+        dtype: the type of activations: "float32", "bfloat16" or "float16". The VQ encoder within
+            TokLIP stays float32, so that ids don't change.
+        param_dtype: the type that parameters are kept in. Scalars and, within TokLIP, the VQ
+            tokenizer's parameters stay float32, since logits and ids depend on them.
+        mesh: a mesh from `parallel.sharding.make_mesh` to shard parameters over, by the rules of
             their model family; each device reads its part of the files.
         batch_size: how many rows are computed at a time: see `LoadedModel`.
         image_size: side of the images in pixels, or (height, width), if it shall differ from the

@@ -64,9 +64,9 @@ def map_chunks(
     of rows. Traced and sharded inputs are taken whole.
 
     Args:
-        inputs: of this kind, checked.
+        inputs: checked inputs of this kind.
         batch_size: None takes all rows at once.
-        mesh: that chunks from the host are sharded over, along their first axis.
+        mesh: the mesh over which chunks from the host are sharded, along their first axis.
     """
     rows = len(inputs)
     if batch_size is None or not rows or _is_whole(inputs):

@@ -62,7 +62,7 @@ class VQTokenizer(LoadedModel):
         """Returns images, RGB float32, clipped to [-1, 1].
 
         Args:
-            grid: of the ids, (height, width) or (frames, height, width); by default that of
+            grid: the ids' grid, (height, width) or (frames, height, width); by default that of
                 `image_size`, or a square.
 
         Raises:

@@ -15,7 +15,7 @@ class Chip:
     """Peak rates of one chip.
 
     Attributes:
-        name: for people.
+        name: a name for people to read.
         bf16_flops: FLOP/s of bfloat16 matrix products.
         hbm_bytes: memory.
         hbm_bandwidth: bytes/s.

@@ -25,8 +25,8 @@ class Batching:
 
     Attributes:
         batch_size: samples in a batch, all hosts together.
-        image_size: what encoded images are resized to, the side of a square or (height, width);
-            arrays keep their size.
+        image_size: the size that encoded images are resized to, the side of a square or (height,
+            width); arrays keep their size.
         num_workers: processes that read; 0 reads in this one.
         host: this one of `hosts`; it gets its rows of each batch.
     """
@@ -90,10 +90,11 @@ def training_batches(
     """Returns the training batches from any step on; see `DataBatches` and `pipeline.batches`.
 
     Args:
-        tokenizer: for the captions.
+        tokenizer: the tokenizer for the captions.
         has_text: whether samples get `token_ids`.
-        augment: for encoded images, fields of `Decode` (`scale`, `min_side`, `max_pixels`), whose
-            defaults are the released recipe; for arrays, fields of `ShiftAndScale`; None for none.
+        augment: changes to encoded images, fields of `Decode` (`scale`, `min_side`, `max_pixels`),
+            whose defaults are the released recipe; for arrays, fields of `ShiftAndScale`; None for
+            none.
 
     Raises:
         ValueError: encoded images with text need a tokenizer, or a field doesn't exist.
@@ -119,8 +120,8 @@ def evaluation_batches(
     """Returns the source once, in order, with `mask`; see `pipeline.evaluation_batches`.
 
     Args:
-        tokenizer: for the captions; None for samples without. Sources of arrays give all their
-            `captions`.
+        tokenizer: the tokenizer for the captions; None for samples without. Sources of arrays give
+            all their `captions`.
         start: batches to leave out.
     """
     is_encoded = source.gives == ENCODED

@@ -14,7 +14,7 @@ class TextDataConfig:
     Attributes:
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; "" for
             one that is trained on the source's texts, or that the weights came with.
-        vocab_size: of a tokenizer that is trained.
+        vocab_size: the vocabulary size of a tokenizer that is trained.
         context_length: tokens of a text; longer ones are cut.
     """
 

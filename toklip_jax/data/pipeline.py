@@ -73,9 +73,9 @@ def evaluation_batches(
     its row doesn't count. All hosts have the same number of batches.
 
     Args:
-        transform: as for `batches`.
+        transform: see `batches`.
         batch_size: samples in a batch, all hosts together.
-        host: as for `batches`.
+        host: see `batches`.
         start: batches to leave out, where an evaluation resumes; may be all of them.
 
     Raises:

@@ -38,7 +38,7 @@ class Concept:
 
     Attributes:
         code_points: identifies it.
-        name: in CLDR, such as "red apple".
+        name: the name in CLDR, such as "red apple".
         group: such as "food and drink".
         subgroup: such as "food fruit".
         keywords: other words for it, if there are any.

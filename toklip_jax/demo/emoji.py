@@ -80,7 +80,7 @@ class EmojiSplit:
         train: pictures of seen concepts in the training styles.
         test: pictures in the test style, of seen and of unseen concepts.
         references: pictures in the training styles, of all concepts in `test`.
-        names: of the concepts in `test`, each once.
+        names: the names of the concepts in `test`, each once.
         is_unseen: per name, whether no picture of it is in `train`.
         concept_name_ids: index into `names`, per concept; -1 for those not in `test`.
     """

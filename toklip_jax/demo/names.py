@@ -77,7 +77,7 @@ def emoji_rows(
 
     Args:
         features: model to normalised features of the held-out pictures.
-        names: of the task's names, normalised.
+        names: features of the task's names, normalised.
         groups: a column per group (see `zeroshot.prompt_means`).
         task: pictures, names and groups.
     """

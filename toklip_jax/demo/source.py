@@ -69,7 +69,7 @@ def open_emoji(
     Args:
         split: one of `emoji.SPLITS`.
         part: "train", "test" or "references".
-        size: in pixels.
+        size: the side in pixels.
         num_captions: drawn per concept, by `seed`; training picks among them.
     """
     check_name("part", part, ["train", "test", "references"])

@@ -44,9 +44,9 @@ class Scores:
     """The figures of one evaluation.
 
     Attributes:
-        rows: of its table, each with the model's name under `model`; figures have ASCII names
-            (`tables.figure_label` gives those for people).
-        details: what the report draws: `confusion`, `code_counts`. Plain lists and numbers.
+        rows: the rows of its table, each with the model's name under `model`; figures have ASCII
+            names (`tables.figure_label` gives those for people).
+        details: data that the report draws: `confusion`, `code_counts`. Plain lists and numbers.
     """
 
     rows: list[dict[str, Cell]]

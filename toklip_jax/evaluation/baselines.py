@@ -59,8 +59,8 @@ def fit_patch_codebook(
         patch_size: pixels along a side, or along each of them.
         codebook_size: number of centres.
         max_patches: how many patches are drawn (without replacement) to fit on.
-        steps: of Lloyd's algorithm.
-        seed: of the draw and of the start.
+        steps: the number of steps of Lloyd's algorithm.
+        seed: the seed of the draw and of the start.
 
     Raises:
         ValueError: the patches do not divide the images, or there are fewer patches than centres.

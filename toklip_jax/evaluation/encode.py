@@ -98,8 +98,8 @@ def encode(
         params: laid out over the mesh.
         batches: yields this host's rows of the batches from a number on, with `mask`; samples that
             the mask leaves out get no row.
-        num_batches: in all.
-        title: of the progress.
+        num_batches: the number of batches in all.
+        title: the title of the progress bar.
         parts: where rows are kept; those that are there are read instead of encoded.
     """
     start = min(parts.count(), num_batches) if parts else 0

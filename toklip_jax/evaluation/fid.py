@@ -26,8 +26,8 @@ class Reference:
     """Statistics of a set of images.
 
     Attributes:
-        pool: of the pooled features.
-        spatial: of the spatial features, or None.
+        pool: statistics of the pooled features.
+        spatial: statistics of the spatial features, or None.
     """
 
     pool: Gaussian
@@ -64,7 +64,7 @@ def load_inception(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]
     """Returns `read(path)`, which must be weights of FID's Inception; downloads nothing.
 
     Args:
-        path: of a directory of converted weights, or of the published file.
+        path: the path of a directory of converted weights, or of the published file.
         read: `weights.read.read_weights`.
 
     Raises:

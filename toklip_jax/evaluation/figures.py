@@ -30,7 +30,7 @@ def reconstruction_grid(
 
     Args:
         originals: uint8, or float in [-1, 1].
-        reconstructions: as many.
+        reconstructions: as many images, in the same order.
         path: the PNG to write.
         notes: a short line under each pair ("24.1 dB").
         columns: pairs a row.

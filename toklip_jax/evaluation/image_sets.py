@@ -32,7 +32,7 @@ class Reading:
     Attributes:
         image_size: pixels that encoded images are resized to.
         resize: how, of `data.images.RESIZES`.
-        tokenizer: of captions.
+        tokenizer: the tokenizer for captions.
         batch_size: images encoded at once, by all devices of all hosts.
         num_workers: processes that read.
     """
@@ -104,9 +104,9 @@ class GeneratedSet:
 
     Attributes:
         source: the generator.
-        description: what it says that its samples are, as json.
+        description: its account of what its samples are, as JSON data.
         title: a word for the progress.
-        grid: of its ids.
+        grid: the grid of its ids.
     """
 
     title = "samples"

@@ -39,7 +39,7 @@ class Models:
     """The models that are there; their parameters, by the same names, go to each function.
 
     Attributes:
-        compute: of all but Inception, which is float32.
+        compute: settings of all models but Inception, which is float32.
         by_name: "toklip", "teacher", "vq", "inception", or another role that outputs ask for. A
             TokLIP stands for its own VQ tokenizer and text tower.
     """

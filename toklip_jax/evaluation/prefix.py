@@ -24,8 +24,8 @@ class Prefix(Evaluation):
 
     Attributes:
         source: labelled images.
-        classes: as `zeroshot.ZeroShot.classes`.
-        templates: as there.
+        classes: see `zeroshot.ZeroShot.classes`.
+        templates: see `zeroshot.ZeroShot.templates`.
         train: labelled images for a linear probe and neighbours; None for class names alone.
     """
 

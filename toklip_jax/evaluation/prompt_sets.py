@@ -23,9 +23,9 @@ class ClassList:
     """The classes that are chosen among; a row is a place in `names`.
 
     Attributes:
-        name: what it was asked for by: a name of `CLASS_LISTS`, or a path.
-        names: what prompts are filled with. Two may be equal: CLIP calls two classes "missile" and
-            two "sunglasses".
+        name: the name that was asked for: one of `CLASS_LISTS`, or a path.
+        names: the names that prompts are filled with. Two may be equal: CLIP calls two classes
+            "missile" and two "sunglasses".
         wnids: WordNet ids, per row, of a list of ImageNet's; None for a text file.
         indices: places among ImageNet's 1000 classes, per row; None for a text file.
     """

@@ -14,7 +14,7 @@ class Published(NamedTuple):
 
     Attributes:
         model: its name.
-        image_size: in pixels.
+        image_size: the side in pixels.
         imagenet_top1: zero-shot, ImageNet-1k.
         coco_image_to_text_r1: retrieval on COCO's 5,000 test images.
         coco_text_to_image_r1: the same, the other way.
@@ -43,7 +43,7 @@ def published_like(config: Any) -> list[Published]:
     """Returns the figures of the published models of this size and of their teachers, if any.
 
     Args:
-        config: of a TokLIP; whether its attention is causal does not matter.
+        config: a TokLIP's config; whether its attention is causal does not matter.
     """
     rows = (*TOKLIP, *TEACHERS)
     published = {row.image_size for row in rows}

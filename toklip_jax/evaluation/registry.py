@@ -39,7 +39,7 @@ def build_evaluation(name: str, section: Mapping[str, Any]) -> Evaluation:
     """Returns the evaluation of a config's section {"kind": ..., fields of that kind's class}.
 
     Args:
-        name: of the section, for messages.
+        name: the section's name, for messages.
 
     Raises:
         ValueError: an unknown kind or field, which names the nearest, or a source that is not one.

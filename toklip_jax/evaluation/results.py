@@ -13,8 +13,8 @@ class Result:
     """The result of one evaluation.
 
     Attributes:
-        kind: of the evaluation, as registered.
-        rows: of its table, see `base.Scores`.
+        kind: the evaluation's kind, as registered.
+        rows: the rows of its table, see `base.Scores`.
         details: see there.
         num_images: set of images -> how many were evaluated.
         skipped: cause -> images that could not be read.

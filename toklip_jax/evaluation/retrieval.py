@@ -105,8 +105,8 @@ def recall_at_k(
     whole matrix.
 
     Args:
-        query_features: of the queries.
-        key_features: of the keys, which are ranked for each query.
+        query_features: features of the queries.
+        key_features: features of the keys, which are ranked for each query.
         positives: the right keys of each query, padded with -1 (see `positives_from_labels`).
         ks: depths.
         reference_count: count as the PyTorch code's text-to-image counter does, to compare with

@@ -23,9 +23,9 @@ class SampleSource(Protocol):
     `classes`, the names of its labels, and `texts()`, the texts that each sample was made from.
 
     Attributes:
-        fields: what its batches hold: `images` or `ids`, and perhaps `labels`, `token_ids`.
-        grid: of the ids; None where there are images, or where the model has one grid.
-        description: what json can hold and what says which samples these are; rows that were kept
+        fields: the fields of its batches: `images` or `ids`, and perhaps `labels`, `token_ids`.
+        grid: the grid of the ids; None where there are images, or where the model has one grid.
+        description: JSON data that says which samples these are; rows that were kept
             are found by it.
     """
 
@@ -39,7 +39,7 @@ class SampleSource(Protocol):
         """Returns the samples at `indices`.
 
         Args:
-            params: of the models that are evaluated, by name, laid out over the mesh.
+            params: parameters of the evaluated models by name, sharded over the mesh.
 
         Returns:
             `images` uint8 [b, *size, 3], or `ids` int32 [b, n] or [b, n, q]; `labels` int32 [b].
@@ -63,7 +63,7 @@ class ArraySamples:
         Args:
             classes: names of the labels.
             prompts: the text that each sample was made from.
-            grid: of `ids`.
+            grid: the grid of `ids`.
             **arrays: `images` uint8 or `ids`, and perhaps `labels`.
 
         Raises:
@@ -98,9 +98,9 @@ class RandomIds:
 
     Attributes:
         num_samples: how many.
-        grid: of a sample.
-        codebook_sizes: of the ids at a place.
-        seed: of the draw.
+        grid: a sample's grid.
+        codebook_sizes: the number of codes for each id of a place.
+        seed: the seed of the draw.
     """
 
     num_samples: int

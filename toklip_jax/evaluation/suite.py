@@ -36,8 +36,8 @@ class Kept:
     """The place where encoded rows are kept, so that an interrupted evaluation can resume.
 
     Attributes:
-        directory: on disk.
-        key: what the rows depend on besides data and outputs: the weights' hashes.
+        directory: the directory that holds them.
+        key: all that the rows depend on besides data and outputs: the weights' hashes.
     """
 
     directory: str | pathlib.Path
@@ -62,11 +62,11 @@ class Suite:
         """Opens no data yet.
 
         Args:
-            evaluations: by name.
+            evaluations: the evaluations by name.
             models: those that are evaluated.
             image_size: pixels that encoded images are resized to, the side of a square or (height,
                 width); 0 for the models'.
-            tokenizer: of class names and captions.
+            tokenizer: the tokenizer for class names and captions.
             batch_size: images encoded at once, by all devices; rounded up to what they divide. It
                 changes no figure.
             num_workers: processes that read images.
@@ -94,7 +94,7 @@ class Suite:
         """Returns the result of every evaluation, the same on all hosts; all must call it.
 
         Args:
-            params: of the models, laid out over the mesh.
+            params: parameters of the models, sharded over the mesh.
             has_baselines: whether tables also have rows of what needs no model.
             kept: where rows are kept; None to keep none.
         """

@@ -29,7 +29,7 @@ class ZeroShot(Evaluation):
     Attributes:
         source: labelled images, or generated ones with the labels they were made for.
         classes: a list of `prompt_sets.class_names`; "" for the data set's own names.
-        templates: of `prompt_sets.templates`.
+        templates: a name or path that `prompt_sets.templates` takes.
     """
 
     source: ImageSource
@@ -73,8 +73,8 @@ def class_rows(classes: str, source: object) -> tuple[tuple[str, ...], Int[np.nd
     """Returns the class names, and the row among them of each label of `source`.
 
     Args:
-        classes: as `ZeroShot.classes`.
-        source: with `classes`, where it knows them.
+        classes: see `ZeroShot.classes`.
+        source: the data source, with `classes` where it knows them.
 
     Raises:
         ValueError: names that don't fit the data set's classes, or none at all.

@@ -11,7 +11,7 @@ class MappedFile:
     """A read-only view of a file.
 
     Attributes:
-        path: of the file.
+        path: the file's path.
         bytes: uint8, all of the file; views of it stay valid as long as they live.
     """
 
@@ -31,8 +31,8 @@ class MappedFiles:
     """Several mapped files that make up one.
 
     Attributes:
-        path: of the index that names them, or of the first.
-        files: in the order in which they are named.
+        path: the path of the index that names them, or of the first.
+        files: the files in the order in which they are named.
     """
 
     def __init__(self, path: str | pathlib.Path, files: Sequence["AnyMapped"]):

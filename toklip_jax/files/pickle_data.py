@@ -38,7 +38,7 @@ class Call:
     Attributes:
         function: nearly always a `Global`.
         args: nearly always a tuple.
-        items: what was then set by key, as on a subclass of dict.
+        items: items that were then set by key, as on a subclass of dict.
         has_state: attributes were then to be set; they are dropped.
     """
 

@@ -50,7 +50,7 @@ def to_jax(
     """Returns (parameters by slash path, carried tensors by PyTorch's name); views where possible.
 
     Args:
-        shapes: of every parameter of the model, its layers unrolled.
+        shapes: the shapes of every parameter of the model, its layers unrolled.
 
     Raises:
         MapError: unknown, missing, duplicate or misshaped keys, or integers for parameters.

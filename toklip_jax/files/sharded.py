@@ -37,7 +37,7 @@ def read_sharded(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], AnyMa
     """Returns named arrays, read-only views, and the mapped file or files that they are views of.
 
     Args:
-        path: of an index, or of one safetensors file.
+        path: the path of an index, or of one safetensors file.
 
     Raises:
         ValueError: a file is damaged, missing or empty, or does not hold what the index says.

@@ -36,7 +36,7 @@ def contrastive_loss(
     gathered once (b d numbers); of the softmax over images, devices exchange b numbers.
 
     Args:
-        kind: of `KINDS`.
+        kind: one of `KINDS`.
         logit_scale: its exponential multiplies the cosines.
         logit_bias: the sigmoid's.
         token_ids: images match all texts that are equal to theirs, under the sigmoid; without, the

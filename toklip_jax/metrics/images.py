@@ -16,7 +16,7 @@ def psnr(
     """Returns 10 log10(4 / mean squared error) of each image or video, dB; inf for equal ones.
 
     Args:
-        images: in [-1, 1].
+        images: RGB in [-1, 1].
         reconstructions: the same; clip them first, as nothing is clipped here.
     """
     difference = images.astype(jnp.float32) - reconstructions.astype(jnp.float32)
@@ -34,7 +34,7 @@ def ssim(
     [b, t, h, w, c] it is the mean over the frames.
 
     Args:
-        images: in [-1, 1].
+        images: RGB in [-1, 1].
         reconstructions: the same.
 
     Raises:

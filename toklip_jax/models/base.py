@@ -83,7 +83,7 @@ class VQOutput:
     Attributes:
         images: reconstructions [b, *size, 3], through the straight-through estimator.
         ids: int32 [b, n] or [b, n, q].
-        latents: what was quantised, float32 [b, n, c].
+        latents: the vectors that were quantised, float32 [b, n, c].
         losses: the quantiser's own, float32 [b] each, by name ("codebook", "commitment").
     """
 
@@ -98,8 +98,8 @@ class Hints:
     """Sizes that a file's shapes can't tell; None takes one from the named size that fits.
 
     Attributes:
-        num_heads: of the image tower, or of the token encoder.
-        text_num_heads: of the text tower.
+        num_heads: the number of heads of the image tower or the token encoder.
+        text_num_heads: the number of heads of the text tower.
         is_causal: whether the token encoder is causal.
         is_l2_normalised: whether a VQ codebook is used at unit length, as released ones are.
     """
@@ -132,15 +132,15 @@ class Family:
     """A kind of model: one folder, one line in `registry.FAMILIES`.
 
     Attributes:
-        name: what its config's `kind` is in files.
-        title: for people.
-        role: of `ROLES`; what it can be used as.
+        name: the `kind` of its config in files.
+        title: its name for people to read.
+        role: one of `ROLES`: the use that it can be put to.
         config: the type of its config, a frozen dataclass.
         build: `build(config, compute)` returns the Linen module.
         inputs: `inputs(config)` returns the shapes of what initialisation runs it on.
         sizes: configs by name.
         parts: the types of configs within its config, by the `kind` that they have in files.
-        keys: of its PyTorch files, or None.
+        keys: the names in its PyTorch files, or None.
         sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
         embeddings: patterns of parameters that stand below the first block, for layer decay.
         full_precision: patterns of parameters that stay float32 where the others are cast.
@@ -217,7 +217,7 @@ def find_family(tensors: Tensors, prefix: str = "", role: str | None = None) -> 
     """Returns the family that named tensors are of.
 
     Args:
-        prefix: that the names begin with.
+        prefix: the beginning of the names.
         role: look only among the families of this role.
 
     Raises:

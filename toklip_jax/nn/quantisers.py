@@ -23,7 +23,7 @@ class Quantised:
     Attributes:
         vectors: quantised latents, float32 [b, n, c]; their gradient goes straight to the latents.
         ids: int32 [b, n] or [b, n, q].
-        latents: what was compared with the codes, float32 [b, n, c].
+        latents: the vectors that were compared with the codes, float32 [b, n, c].
         codes: the codes chosen, float32 [b, n, c]; gradients reach the codebook.
     """
 

@@ -43,8 +43,8 @@ class Stack(nn.Module):
                 are 0 to n - 1, or continue from the cache's length.
             segments: which of the sequences packed into a row each place belongs to; each sees its
                 own only. One sequence unless given.
-            cache: what has gone before, from `nn.cache.empty_cache`; needs a causal stack to mean
-                the same as the whole sequence at once.
+            cache: keys and values of the places before these, from `nn.cache.empty_cache`; needs a
+                causal stack to mean the same as the whole sequence at once.
             dropout_key: draws what is dropped, if the config has dropout; None drops nothing.
 
         Raises:

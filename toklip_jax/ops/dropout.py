@@ -9,7 +9,7 @@ def dropout(x: Float[Array, "*b"], rate: float, key: jax.Array | None) -> Float[
     """Sets a share `rate` of the elements to 0 and scales the others by 1 / (1 - rate).
 
     Args:
-        key: of the draw; None returns `x`, as outside training.
+        key: the key of the draw; None returns `x`, as outside training.
     """
     if key is None or rate == 0:
         return x

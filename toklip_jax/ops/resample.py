@@ -56,7 +56,7 @@ def resample_positions(
 
     Args:
         grid: places along each side.
-        old_grid: of the table; square unless given.
+        old_grid: the table's grid; square unless given.
 
     Raises:
         ValueError: the table has not as many rows as its grid has places.

@@ -33,7 +33,8 @@ class SharedReading:
     """Arrays that every host fetches in the same order, although only one host uses them.
 
     Attributes:
-        arrays: by name, with shapes and dtypes at hand, fetched when they are read, each once.
+        arrays: arrays by name; shapes and dtypes are at hand, each array is fetched once, when
+            read.
     """
 
     def __init__(self, arrays: Mapping[str, Any]):

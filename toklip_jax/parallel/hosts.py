@@ -18,7 +18,7 @@ def barrier(name: str) -> None:
     """Waits until every process has reached this point; does nothing on a single one.
 
     Args:
-        name: of the point; processes that wait at different names raise an error.
+        name: the point's name; processes that wait at different names raise an error.
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

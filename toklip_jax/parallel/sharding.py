@@ -95,7 +95,7 @@ def shardings(tree: Any, mesh: AnyMesh, rules: Rules = ()) -> Any:
     """Returns the `NamedSharding` of every leaf of parameters, or of a state made of them.
 
     Args:
-        rules: that go before `RULES`: those of the model family.
+        rules: the model family's rules, which go before `RULES`.
     """
     rules = (*rules, *RULES)
 

@@ -46,8 +46,8 @@ class ProcessesConfig:
             "tpu" by the pod's metadata; "auto" by whichever says that there are several processes:
             a coordinator, a Slurm step, a TPU pod, in this order.
         coordinator: host:port of process 0, or `TOKLIP_COORDINATOR`.
-        num_processes: in all, or `TOKLIP_NUM_PROCESSES`.
-        process_id: of this one, from 0, or `TOKLIP_PROCESS_ID`.
+        num_processes: the number of processes, or `TOKLIP_NUM_PROCESSES`.
+        process_id: this process's number, from 0, or `TOKLIP_PROCESS_ID`.
     """
 
     kind: str = "auto"

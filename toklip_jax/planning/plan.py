@@ -43,8 +43,8 @@ class Plan:
             parameters.
         peak: bytes of all these, the batch and the program.
         hbm: the chip's memory, 0 where unknown.
-        model_flops: of the whole batch, by the mathematics, nothing rematerialised.
-        flops: as compiled: with rematerialisation, float32 products weighed by their passes.
+        model_flops: FLOPs of the whole batch by the mathematics, without rematerialisation.
+        flops: FLOPs as compiled: with rematerialisation, float32 products weighed by their passes.
         traffic: bytes read and written, estimated (`hlo.memory_traffic`).
         collectives: kind to (number a step, bytes sent over the links).
         largest_gather: (bytes, what for) of the largest single all-gather.
@@ -95,10 +95,10 @@ def plan(
     """Compiles the step of one of a config's stages for `devices`; None if it doesn't fit them.
 
     Args:
-        experiment: what a config says.
-        devices: to compile for; they need not exist (`topology_devices`).
+        experiment: the config that was read.
+        devices: the devices to compile for; they need not exist (`topology_devices`).
         stage: the config's last unless given.
-        batch_size: of all devices together, the stage's unless given.
+        batch_size: the batch of all devices together, the stage's unless given.
         accumulation: chunks of the batch, the stage's unless given.
 
     Raises:

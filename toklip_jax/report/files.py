@@ -18,7 +18,7 @@ class Run:
     Attributes:
         workdir: the directory of the run.
         config: the run's.
-        results: of its evaluations; empty where there are none.
+        results: results of its evaluations; empty where there are none.
         metrics: the log of each stage's training; stages without a log are left out.
     """
 

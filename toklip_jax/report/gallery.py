@@ -21,10 +21,10 @@ class Gallery:
         pool: the pool that they are from.
         picks: their places in it.
         grid: (height, width) of their ids.
-        images: as they are.
+        images: the images themselves.
         restored: from their ids, in [-1, 1].
-        token_features: of every token alone, normalised, in the space of texts.
-        code_vectors: of their ids.
+        token_features: normalised features of every token alone, in the space of texts.
+        code_vectors: the code vectors of their ids.
         vocabulary: the source's names for its images.
         source_size: number of images in the source.
         attribution: whom the images are owed to, or "".

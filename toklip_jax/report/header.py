@@ -19,7 +19,7 @@ def header(run: Run, weights: Weights | None) -> list[Markup]:
     """Returns the page's head.
 
     Args:
-        weights: of the run's TokLIP, or None.
+        weights: weights of the run's TokLIP, or None.
     """
     facts = [("Run", tag("code", str(run.workdir))), ("Date", _date(run))]
     if weights is not None:

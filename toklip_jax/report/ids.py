@@ -53,7 +53,7 @@ def id_grid(
         labels: the ids of each place, row by row.
         colors: uint8 [n, 3], of each place.
         grid: (height, width).
-        title: of the image.
+        title: the image's title.
         is_written: whether the ids stand in their places, or appear on pointing only.
     """
     height, width = grid

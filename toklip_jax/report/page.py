@@ -15,7 +15,7 @@ class Section(NamedTuple):
     Attributes:
         slug: its anchor.
         title: its heading.
-        lead: what it shows, in a sentence or two.
+        lead: an introduction of a sentence or two.
         body: the rest; empty where `lead` says why there is nothing.
     """
 
@@ -29,7 +29,7 @@ def render_page(title: str, header: Child, sections: Sequence[Section], data: An
     """Returns the page.
 
     Args:
-        data: what its script reads, as JSON; None for a page without.
+        data: JSON data for its script; None for a page without.
     """
     parts = [_section(number, section) for number, section in enumerate(sections, start=1)]
     template = string.Template(_asset("page.html"))

@@ -28,8 +28,8 @@ class Pool:
 
     Attributes:
         thumbnails: RGB, of at most THUMBNAIL pixels.
-        titles: what each shows, or "" where that isn't known.
-        ids: of each image.
+        titles: the name of what each shows, or "" where that isn't known.
+        ids: the ids of each image.
         features: normalised.
         rows: their places in the source.
     """

@@ -23,7 +23,7 @@ def results_section(run: Run, config: Any | None) -> Section:
     """Returns the tables of all evaluations, and published figures of models of the same size.
 
     Args:
-        config: of the run's TokLIP, or None.
+        config: the config of the run's TokLIP, or None.
     """
     title = "Results"
     tables = [_evaluation(name, result, run) for name, result in run.evaluations.items()]

@@ -69,9 +69,9 @@ def method_section(
     """Returns how to make this page again.
 
     Args:
-        source: of the page's images, or None.
-        phrases: that were asked for on the command line.
-        notes: what was left out, and why.
+        source: the source of the page's images, or None.
+        phrases: the phrases asked for on the command line.
+        notes: a line on each thing that was left out, with the reason.
     """
     workdir = shlex.quote(str(run.workdir))
     options = "".join(f" --phrase={shlex.quote(phrase)}" for phrase in phrases)

@@ -27,7 +27,7 @@ def usage_section(run: Run, output: Output, own: CountedIds | None) -> Section:
     """Returns how often each code occurs in an evaluation's images, else in the page's own.
 
     Args:
-        own: of the page's images, or None where there are none.
+        own: counts for the page's images, or None where there are none.
     """
     title, found = "Use of the codebook", run.details("code_counts")
     if found is None and own is None:

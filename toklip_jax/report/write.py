@@ -49,8 +49,8 @@ def write_report(
     page says why.
 
     Args:
-        workdir: of a run.
-        phrases: to look for in the images, before those of the config and the source's own names.
+        workdir: a run's directory.
+        phrases: phrases to look for in the images, before the config's and the source's own names.
         output: the page; `WORKDIR/report/index.html` by default.
         imports: modules that register the run's sources and evaluations. Of those that the run's
             config names, the ones of toklip_jax itself are imported anyway.

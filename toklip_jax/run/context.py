@@ -25,7 +25,7 @@ class RunContext:
         STAGE/weights/               when it is done: what `toklip_jax.load` and `convert` read
 
     Attributes:
-        tokenizer_path: of the text tokenizer, or None where there are no texts.
+        tokenizer_path: the path of the text tokenizer, or None where there are no texts.
         profile: steps [first, last) of each stage to write a profile of, or None.
         allows_config_change: continue a run whose config differs, after printing how.
     """

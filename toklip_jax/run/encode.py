@@ -40,8 +40,8 @@ def encode(
 
     Args:
         output: the cache's directory, one for all hosts.
-        workdir: of a run whose stages `init` names, if it does.
-        host: of `hosts`; it writes every `hosts`-th shard.
+        workdir: the directory of a run whose stages `init` names, if it does.
+        host: this host's number of `hosts`; it writes every `hosts`-th shard.
 
     Raises:
         ValueError: from the config; another cache in `output`; too many bad samples.

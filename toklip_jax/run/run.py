@@ -32,7 +32,7 @@ def run(
     """Trains what is not yet trained, then evaluates.
 
     Args:
-        experiment: what a config says.
+        experiment: the config that was read.
         workdir: resumed if it holds a run of this config.
         mode: "train", or "eval" to evaluate only: a run that is finished, or other weights.
         restart: delete an existing run first.

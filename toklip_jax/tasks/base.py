@@ -1,6 +1,7 @@
 """The interface of a training task, and what tasks have in common."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -37,13 +38,13 @@ class StageConfig:
     """One stage of a run: what is trained, on what, and how long.
 
     Attributes:
-        name: of its section.
-        task: of `tasks.registry`.
+        name: the name of its section.
+        task: its name in `tasks.registry`.
         model: the task's own fields, as its `fields` has them.
         loss: fields of the task's objective.
         optimizer, loop: see there.
-        batch_size: of all devices together.
-        source: that it trains on; None only in a config without stages to train.
+        batch_size: the batch of all devices together.
+        source: the data that it trains on; None only in a config without stages to train.
         augment: fields of the transform that fits the source.
         validation: held-out pairs, or None.
         evaluate: names of evaluations that `loop.evaluate_every` runs.
@@ -86,8 +87,8 @@ class Start:
 
     Attributes:
         compute: how its models compute.
-        mesh: that its parameters are sharded over.
-        seed: of fresh parameters.
+        mesh: the mesh that its parameters are sharded over.
+        seed: the seed of fresh parameters.
         read_weights: returns the weights that a config names, in the layout of `compute`.
     """
 
@@ -102,7 +103,7 @@ class CacheUse:
     """The part of a task that trains on a cache of its frozen models' outputs.
 
     Attributes:
-        features: that a cache may hold besides ids.
+        features: the features that a cache may hold besides ids.
         check: `check(stage, objective, params, tokenizer_path)` compares a stage's caches with the
             run and returns the features that they hold, or raises a ValueError.
         batch: `batch(objective, features, batch_size)` returns the shapes of a batch.
@@ -154,7 +155,7 @@ def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelF
     """Reads a section whose only field is `model`, the config of a registered family.
 
     Args:
-        role: that the family must have, of `models.base.ROLES`; "" for any.
+        role: the role that the family must have (`models.base.ROLES`); "" for any.
 
     Raises:
         ValueError: another field, or a config of no family, or of one of another role.
@@ -211,6 +212,25 @@ def _check_patterns(patterns, where):
             raise ValueError(
                 f"expected regular expressions in {where}, got {pattern!r} ({error})"
             ) from error
+
+
+def fresh_task(name: str, objective: type[ModelObjective], role: str = "", **fields: Any) -> Task:
+    """Returns a task that trains a new model, which its section's field `model` configures.
+
+    Args:
+        role: the role that the model's family must have (`models.base.ROLES`); "" for any.
+        fields: other fields of `Task`, `batch` among them.
+    """
+
+    def outline(stage, stages, compute):
+        return build_objective(objective, stage, model_config=stage.model.model, compute=compute)
+
+    def start(stage, start):
+        outlined = outline(stage, {}, start.compute)
+        return outlined, fresh_params(outlined, start)
+
+    read = functools.partial(read_model, role=role)
+    return Task(name, objective, ModelFields, read, start=start, outline=outline, **fields)
 
 
 def fresh_params(objective: Objective, start: Start) -> Params:

@@ -26,10 +26,10 @@ def contrast(
     """Returns the contrastive loss of all rows, and its metrics.
 
     Args:
-        kind: of `losses.contrastive.KINDS`.
-        params: with `logit_scale` and, for the sigmoid, `logit_bias`.
-        features: of `features_to_compare`.
-        batch: with `token_ids`, perhaps `mask`.
+        kind: one of `losses.contrastive.KINDS`.
+        params: parameters with `logit_scale` and, for the sigmoid, `logit_bias`.
+        features: the result of `features_to_compare`.
+        batch: a batch with `token_ids`, perhaps `mask`.
         block: texts at a time, 0 for all.
     """
     loss = contrastive_loss(

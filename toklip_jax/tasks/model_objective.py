@@ -12,7 +12,7 @@ class ModelObjective(Objective):
     """Base of the objectives that train a model of a registered family, which evaluations can run.
 
     Attributes:
-        model_config: of that model; its family says how it is sharded, decayed and cast.
+        model_config: that model's config; its family says how it is sharded, decayed and cast.
     """
 
     @property

@@ -20,8 +20,8 @@ class RunLog:
     """Writes metrics of one stage under `directory`; on hosts other than 0 it writes nothing.
 
     Attributes:
-        path: of the json lines: one object a logged step: `step`, every metric as a number (null
-            where not finite), and the figures of `Speed` under `speed`.
+        path: the file of JSON lines, an object for each logged step: `step`, every metric as a
+            number (null where not finite), and the figures of `Speed` under `speed`.
     """
 
     def __init__(

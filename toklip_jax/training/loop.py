@@ -52,7 +52,7 @@ class LoopConfig:
         accumulation: chunks a batch is taken in, exactly (`step.gradients`), to save memory.
         max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after this
             many in a row the run stops.
-        max_bad_share: of samples that can't be read; above it the run stops.
+        max_bad_share: the largest share of unreadable samples; above it the run stops.
         checkpoints: where these and the frozen parameters are kept, unless in the run's directory:
             another disk, or a bucket (`gs://`, `s3://`) that all hosts reach.
     """
@@ -88,8 +88,8 @@ class LoopContext:
     """Settings of a loop besides the objective, the data and the optimizer.
 
     Attributes:
-        title: of its lines and bar.
-        evaluate: what `evaluate_every` calls, with the running mean where one is kept.
+        title: the title of its lines and progress bar.
+        evaluate: the function that `evaluate_every` calls, with the running mean where one is kept.
         description: the run's config, saved with every checkpoint; one of another is refused.
         allow_change: continue a checkpoint of another config, after printing the differences.
         profile: steps [first, last) of which a profile is written.

@@ -25,8 +25,8 @@ class Encoded:
     Attributes:
         features: float arrays [b, ...] that `compare` compares between all rows; gradients pass.
         loss_sum: sum over these rows of the losses that need no other rows, float32 scalar.
-        weight: that divides the sum: the number of rows that count, or of their tokens. It depends
-            on no trainable parameter.
+        weight: the divisor of the sum: the number of rows that count, or of their tokens. It
+            depends on no trainable parameter.
         metrics: float32 scalars, sums that the same weight divides.
         rows: arrays [b, ...] that `compare` finds in its batch; no gradient passes.
     """
@@ -45,7 +45,7 @@ class Objective:
     batch may hold `mask`, bool [b]: rows that don't count.
 
     Attributes:
-        model_config: of the model whose weights the stage saves.
+        model_config: config of the model whose weights the stage saves.
         compute: how it computes.
         trainable: patterns of the parameters that are trained (see `state.partition`).
         sharding: rules that go before the common ones (see `parallel.sharding`).
@@ -76,7 +76,7 @@ class Objective:
         """Returns the loss between rows and its metrics.
 
         Args:
-            features: of all rows.
+            features: the features of all rows.
             batch: the whole prepared batch, with the `rows` of `Encoded`.
         """
         return jnp.float32(0), {}

@@ -27,7 +27,8 @@ class OptimizerConfig:
         clip_norm: largest global norm of the gradient; 0 clips nothing.
         layer_decay: factor on the update from each block to the one below it; embeddings stand
             below the first block, norms, pooling and scales above the last. 1 changes nothing.
-        ema_decay: of the running mean of parameters that is evaluated and saved; 0 keeps none.
+        ema_decay: decay of the running mean of parameters that is evaluated and saved; 0 keeps
+            none.
     """
 
     learning_rate: float = 1e-5

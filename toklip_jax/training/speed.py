@@ -11,7 +11,7 @@ class Speed:
     """Measures speed between two calls of `report`.
 
     Args:
-        flops: of a step's model, rematerialisation not counted; 0 where unknown.
+        flops: FLOPs of a step's model, rematerialisation not counted; 0 where unknown.
     """
 
     def __init__(self, batch_size: int, total_steps: int, start: int, flops: float = 0.0):

@@ -155,7 +155,7 @@ def jit_step(
     """Compiles a step for a mesh: state and frozen parameters sharded, the old state donated.
 
     Args:
-        rules: of the objective's `sharding`.
+        rules: the objective's `sharding`.
     """
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     placement = shardings(state, mesh, rules)

@@ -24,7 +24,7 @@ def open_workdir(
     """Creates a run's directory, or opens that of an existing run of the same config.
 
     Args:
-        config: as plain json data.
+        config: the config as plain JSON data.
         restart: delete an earlier run there first, whatever its config.
         allow_change: continue a run of another config, after printing the differences.
 

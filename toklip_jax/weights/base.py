@@ -16,12 +16,12 @@ class Weights:
     """A model's config and parameters.
 
     Attributes:
-        config: that of a registered model family.
+        config: the config of a registered model family.
         params: nested dict of arrays.
         is_scanned: whether layers are stacked.
         carried: tensors of a PyTorch file that are no parameters, by its names.
-        tokenizer_path: of the text tokenizer, a `tokenizer.json`, or None.
-        source: what it was converted or trained from, for people.
+        tokenizer_path: the path of the text tokenizer, a `tokenizer.json`, or None.
+        source: a note for people on what it was converted or trained from.
         file: the mapped file or files that the parameters are views of, or None.
     """
 

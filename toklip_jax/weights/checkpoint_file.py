@@ -26,7 +26,7 @@ class Checkpoint:
 
     Attributes:
         format: "safetensors" or "torch".
-        dropped: what was left aside, by name, with the reason.
+        dropped: reasons for leaving tensors aside, by name.
     """
 
     file: AnyMapped
@@ -42,8 +42,8 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     of wrappers are taken off their names, and what is no weight is left aside, as `dropped` tells.
 
     Args:
-        path: of the file; where safetensors files have an index, of the index, or of the directory
-            that holds it.
+        path: the path of the file; where safetensors files have an index, of the index, or of the
+            directory that holds it.
 
     Raises:
         FileNotFoundError: no such file.

@@ -27,11 +27,11 @@ def place_params(
     """Returns a model's parameters on devices, cast slice by slice as they are read.
 
     Args:
-        dtype: that they are kept in. Scalars stay float32: rounded to bfloat16, a logit scale of
-            100 would be 98.9.
-        mesh: that they are sharded over, each device reading its own slice of the file; by default
-            all are on the first device.
-        rules: of the model family, for the sharding.
+        dtype: the type that they are kept in. Scalars stay float32: rounded to bfloat16, a logit
+            scale of 100 would be 98.9.
+        mesh: the mesh that they are sharded over, each device reading its own slice of the file; by
+            default all are on the first device.
+        rules: the model family's rules for the sharding.
         exact: patterns of the slash paths of parameters that stay float32.
 
     Raises:

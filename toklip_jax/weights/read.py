@@ -22,8 +22,8 @@ def read_weights(
     """Reads a converted directory, or a PyTorch checkpoint with the sizes its shapes can't tell.
 
     Args:
-        path: of a directory that `save_weights` wrote; of a `.safetensors` or PyTorch file; or of
-            safetensors files with an index, the index or the directory that holds it.
+        path: the path of a directory that `save_weights` wrote; of a `.safetensors` or PyTorch
+            file; or of safetensors files with an index, the index or the directory that holds it.
 
     Raises:
         FileNotFoundError: nothing there.

@@ -19,7 +19,8 @@ class Field:
     Attributes:
         name: its name in a sample.
         dtype: one of `DTYPES`.
-        shape: of one crop's array; that of `ids` is (n,), or (n, q) where a place has q ids.
+        shape: the shape of one crop's array; that of `ids` is (n,), or (n, q) where a place has q
+            ids.
         count: 1, or the number of crops.
         offset: where the first crop's array begins, in bytes.
     """

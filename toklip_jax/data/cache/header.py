@@ -40,17 +40,17 @@ class Header:
         num_samples: length of the source; samples that can't be read have no record.
         records_per_shard: samples that a shard covers, readable or not.
         crops: crops of each image.
-        image_size: of the encoded images: the side of a square in pixels, (height, width), or
-            (frames, height, width).
+        image_size: the size of the encoded images: the side of a square in pixels, (height, width),
+            or (frames, height, width).
         grid: places that ids stand at, (h, w) or (t, h, w).
         codes_per_place: ids at each place.
         codebook_sizes: how many values each of a place's ids can have.
-        context_length: of `token_ids`; 0 without.
+        context_length: the length of `token_ids`; 0 without.
         fields: a record's arrays.
         has_captions: whether the caption stands at a record's end.
         hashes: SHA-256 of the parameters of `vq`, `teacher`, `text_tower`, and of the `tokenizer`.
-        transform: what made the crops: the stage's `augment`, `seed`, and `resize`, which is ""
-            unless whole images were encoded.
+        transform: the settings that made the crops: the stage's `augment`, `seed`, and `resize`,
+            which is "" unless whole images were encoded.
         compute: types that the models computed in.
         source: the data source's config.
         classes: names of the labels, if the source knows them.

@@ -32,7 +32,7 @@ def export_parquet(
 
     Args:
         id_offset: added to every id: the size of the vocabulary that the ids come after.
-        host: of `hosts`; each writes every `hosts`-th file.
+        host: this host's number of `hosts`; each writes every `hosts`-th file.
 
     Raises:
         FileNotFoundError, ValueError: no cache, or one that is not finished; an offset that is

@@ -30,10 +30,11 @@ class Decode:
     Attributes:
         image_size: the side of a square in pixels, or (height, width).
         is_training: takes random crops; else `resize`.
-        tokenizer: for the captions; without one there are no `token_ids`, and the text is not
-            looked at.
+        tokenizer: the captions' tokenizer; without one there are no `token_ids`, and the text is
+            not looked at.
         scale: bounds of the crop's share of the image's area.
-        min_side: in pixels; a smaller image is a placeholder, such as 1 x 1, and a bad sample.
+        min_side: the smallest side in pixels; anything smaller is a placeholder, such as 1 x 1, and
+            a bad sample.
         max_pixels: a larger image is a bad sample, which its header tells before it is decoded.
         resize: one of `RESIZES`, for evaluation.
     """

@@ -14,7 +14,7 @@ class ShiftAndScale:
     """Moves and scales `images` bilinearly; what comes in from outside is white.
 
     Attributes:
-        max_shift: in pixels, in each direction.
+        max_shift: the largest shift in pixels, in each direction.
         max_scale: factors are log-uniform in [1 / max_scale, max_scale].
     """
 

@@ -30,7 +30,7 @@ class Source(Protocol):
         key(index) -> str: a sample's name; samples without one can't be skipped
         following(index) -> int: the index that stands in for a bad sample
         problems: list of (name, cause) that were found when the source was opened
-        classes: what each label stands for
+        classes: the name of each label
         texts() -> list of an image's captions, per image
         title(index) -> str: what to call an image in a report
         attribution: whom the images are owed to
@@ -50,7 +50,7 @@ class SourceKind:
         name: its `kind` in configs.
         open: returns a source. Its parameters are the arguments that a config may have, except
             `tokenizer`, which is passed where a caller has one.
-        gives: what its samples are: "encoded" (records of an encoded `image`, a `text` and a
+        gives: the kind of its samples: "encoded" (records of an encoded `image`, a `text` and a
             `label`, which `images.Decode` makes arrays of), "arrays", "ids" (a cache, in its
             argument `directory`), or "parts" (as the configs in its argument `parts` say, each
             with a `weight`).
@@ -104,8 +104,8 @@ class SourceConfig:
     """A data source as a config describes it, checked; nothing is opened yet.
 
     Attributes:
-        kind: of `registered()`.
-        arguments: of the kind's `open`; lists are tuples.
+        kind: one of `registered()`.
+        arguments: the arguments of the kind's `open`; lists are tuples.
         where: its place in the config, for messages; not part of what is compared.
 
     Raises:
@@ -148,7 +148,8 @@ class SourceConfig:
         """Opens the source.
 
         Args:
-            tokenizer: for sources that tokenize their texts; without it their samples have none.
+            tokenizer: the tokenizer for sources that tokenize their texts; without it their samples
+                have none.
         """
         open_source = _KINDS[self.kind].open
         others = {TOKENIZER: tokenizer} if _takes_tokenizer(open_source) else {}

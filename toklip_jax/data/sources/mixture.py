@@ -19,7 +19,7 @@ class Mixture:
 
     Attributes:
         starts: index at which each part begins.
-        problems: of all parts.
+        problems: the problems of all parts.
     """
 
     def __init__(self, parts: Sequence[Source], weights: Sequence[float]):

@@ -31,7 +31,7 @@ class TableSource:
             text: column of captions; None for none.
             label: column of integers; None for none.
             root: directory that paths are relative to; None for the table's.
-            delimiter: what separates a CSV's columns.
+            delimiter: the separator of a CSV's columns.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -46,8 +46,8 @@ class TarIndex:
     """An index on disk.
 
     Attributes:
-        path: of an array of rows `key` (bytes) and, for each of `FIELDS`, offset and size int64;
-            a size of -1 where the tar has none.
+        path: the path of an array of rows `key` (bytes) and, for each of `FIELDS`, offset and size
+            int64; a size of -1 where the tar has none.
         samples: number of rows.
         problems: broken samples of the tar.
     """

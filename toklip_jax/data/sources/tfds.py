@@ -11,7 +11,7 @@ class TfdsSource:
     """Records of `image` (encoded, as stored), and `text` and `label` where named.
 
     Attributes:
-        classes: what each label stands for ("0", "1", ... if the data set says only how many there
+        classes: the name of each label ("0", "1", ... if the data set says only how many there
             are); None without a label, or if it isn't a class.
     """
 

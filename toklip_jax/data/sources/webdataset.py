@@ -43,7 +43,7 @@ class WebDatasetSource:
 
         Args:
             shards: paths or patterns as for `paths.expand`.
-            index_dir: as for `tar_index.load_index`.
+            index_dir: see `tar_index.load_index`.
 
         Raises:
             FileNotFoundError: shards that don't exist; names them.

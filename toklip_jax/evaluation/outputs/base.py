@@ -24,7 +24,7 @@ class Context:
         models: the models.
         batch: `images` uint8, or float in [-1, 1], [b, *size, 3]; or `ids` int [b, n] or [b, n, q];
             and what goes with them (`labels`, `token_ids`).
-        grid: of the batch's ids, where they come without images; None for that of the models.
+        grid: the grid of the batch's ids where they come without images; None for the models' own.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Output:
     """One output.
 
     Attributes:
-        name: what evaluations ask for it by.
+        name: the name by which evaluations ask for it.
         compute: `compute(context)` returns an array with a row for each of the batch; traceable.
-        needs: roles that must all be played.
+        needs: roles that each need a model.
         pixels: "none" where ids are enough; "any" where it takes images, if need be decoded from
             generated ids; "original" where it takes images beside those decoded from their ids.
-        text_space: of normalised features that can be compared with those of texts: what tables
+        text_space: for normalised features that can be compared with those of texts, what tables
             call the model; "" for all else.
     """
 
@@ -130,7 +130,7 @@ def available_outputs(models: Models, names: Sequence[str], kind: str) -> tuple[
     """Returns those of the outputs `names` whose models are there.
 
     Args:
-        kind: of the evaluation that asks, for the message.
+        kind: the kind of the evaluation that asks, for the message.
 
     Raises:
         ValueError: there are none.

@@ -11,8 +11,8 @@ class InceptionConfig:
 
     Attributes:
         image_size: side that images are resized to.
-        spatial_channels: of the spatial features; 7 in ADM's evaluator.
-        divisor: of all widths; above 1 for tests only.
+        spatial_channels: channels of the spatial features; 7 in ADM's evaluator.
+        divisor: divides all widths; above 1 for tests only.
     """
 
     image_size: int = 299

@@ -12,9 +12,10 @@ class LlamaGenConfig:
         codebook_dim: length of a code vector.
         is_l2_normalised: latents and codes are compared, and handed on, at unit length.
         channels: width of the convolutions at full resolution.
-        multipliers: of `channels`, level by level; each level but the last halves the resolution.
-        num_res_blocks: of an encoder's level; the decoder's have one more.
-        z_channels: of the encoder's output, before the 1x1 convolution to `codebook_dim`.
+        multipliers: factors of `channels`, level by level; each level but the last halves the
+            resolution.
+        num_res_blocks: blocks in an encoder's level; the decoder's have one more.
+        z_channels: channels of the encoder's output, before the 1x1 convolution to `codebook_dim`.
         stem_patch: space-to-depth factor before the first convolution and after the last; 1 in
             all released weights. 2 or 4 makes small images cheap on CPUs.
     """

@@ -15,7 +15,7 @@ class VisionConfig(TransformerConfig):
     Attributes:
         image_size: pixels, the side of a square image, or (height, width), or (frames, height,
             width) of a video.
-        patch_size: what one token stands for, in the same form.
+        patch_size: the part of an image that one token stands for, in the same form.
         pool: "map", attention pooling, as all released weights; or "flatten" (see `nn.pooling`).
         mapping_activation: between the two layers that map code vectors to the width.
     """

@@ -75,7 +75,7 @@ class TokLIP(nn.Module):
         Args:
             ids: those of one place.
             position: place in the grid, row by row; an int32 scalar or [b].
-            cache: what `init_semantic_cache` gave, or an earlier step.
+            cache: the cache from `init_semantic_cache` or from an earlier step.
 
         Raises:
             ValueError: attention is not causal, or a position outside `jit` is past the grid.

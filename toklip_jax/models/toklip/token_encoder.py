@@ -59,7 +59,7 @@ class TokenEncoder(nn.Module):
 
         Args:
             position: place in the grid, row by row; an int32 scalar or [b].
-            cache: what `init_cache` gave, or an earlier step.
+            cache: the cache from `init_cache` or from an earlier step.
 
         Raises:
             ValueError: as `extend`.

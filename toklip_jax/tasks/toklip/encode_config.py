@@ -13,8 +13,8 @@ class EncodeConfig:
 
     Attributes:
         stage: the toklip stage whose models and augmentation are used.
-        crops: of each image; training takes one at random every epoch.
-        features: of `objective.CACHED`, to be stored besides ids.
+        crops: the number of crops of each image; training takes one at random every epoch.
+        features: those of `objective.CACHED` to be stored besides ids.
         feature_dtype: bfloat16, or float32.
         has_text: whether texts are stored; a cache without can be evaluated on, not trained on.
         resize: "" for random crops; or "squash" or "crop": whole images as evaluations see them.

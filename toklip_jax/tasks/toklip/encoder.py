@@ -46,9 +46,9 @@ class CacheEncoder:
     """Turns the source of a config into records, on this process's devices alone.
 
     Attributes:
-        header: of the cache.
-        tokenizer: of its captions, or None.
-        max_bad_share: of samples that can't be read, from the stage's `loop`.
+        header: the cache's header.
+        tokenizer: the tokenizer for its captions, or None.
+        max_bad_share: the largest share of unreadable samples, from the stage's `loop`.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class CacheEncoder:
         Args:
             stage: whose models and augmentation are used.
             objective, params: that it starts from.
-            source: of images.
-            tokenizer: of its captions, or None.
-            mesh: of this process's devices.
-            seed: of the crops.
+            source: the source of images.
+            tokenizer: the tokenizer for its captions, or None.
+            mesh: a mesh of this process's devices.
+            seed: the seed of the crops.
 
         Raises:
             ValueError: from the config; says what to change.

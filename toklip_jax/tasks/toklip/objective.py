@@ -44,8 +44,9 @@ class TokLIPObjective(ModelObjective):
 
     Attributes:
         contrastive_block: texts at a time in the contrastive loss, 0 for all.
-        distillation_weight: of the mean squared error of normalised pooled features (paper: 1000).
-        token_weight: of the same between normalised tokens (paper: 10); 0 leaves it out. Student
+        distillation_weight: weight of the squared error of normalised pooled features (paper:
+            1000).
+        token_weight: weight of that of normalised tokens (paper: 10); 0 leaves it out. Student
             and teacher need equal grids.
     """
 

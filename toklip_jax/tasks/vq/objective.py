@@ -25,9 +25,9 @@ class VQObjective(ModelObjective):
 
     Attributes:
         l1_weight: of |x - y|.
-        codebook_weight: of the quantiser's loss "codebook".
-        commitment_weight: of "commitment"; the default is LlamaGen's beta.
-        entropy_weight: of "entropy", which compares the rows of the whole batch.
+        codebook_weight: weight of the quantiser's loss "codebook".
+        commitment_weight: weight of "commitment"; the default is LlamaGen's beta.
+        entropy_weight: weight of "entropy", which compares the rows of the whole batch.
     """
 
     model_config: VQConfig
