@@ -12,7 +12,6 @@ workdir/
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import platform
 import shutil
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from toklip_jax.core.whole_files import write_json, write_whole
 from toklip_jax.evaluation.fid import load_inception, missing_inception_message
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.reconstruction import Reconstruct
@@ -150,10 +150,9 @@ def _provenance(experiment, hashes) -> dict[str, Any]:
 def _write(workdir, results, provenance) -> None:
     """Writes results and tables, and deletes the rows, which nothing needs from here on."""
     plain = {name: result.to_plain() for name, result in results.items()}
-    text = json.dumps({"evaluations": plain, **provenance}, indent=2) + "\n"
-    (workdir / RESULTS).write_text(text)
+    write_json(workdir / RESULTS, {"evaluations": plain, **provenance})
     tables = "\n".join(f"{_title(n, r)}\n\n{results_table(r.rows)}" for n, r in results.items())
-    (workdir / TABLES).write_text(tables)
+    write_whole(workdir / TABLES, tables)
     print(tables)
     shutil.rmtree(workdir / ROWS, ignore_errors=True)
 

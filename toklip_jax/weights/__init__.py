@@ -1,7 +1,7 @@
 """Weights on disk, and their conversion from PyTorch files and back."""
 
 from toklip_jax.weights.base import Weights
-from toklip_jax.weights.directory import load_weights, save_weights
+from toklip_jax.weights.directory import load_weights, save_weights, training_of
 from toklip_jax.weights.fingerprints import fingerprint, fingerprint_params
 from toklip_jax.weights.placing import place_params
 from toklip_jax.weights.read import read_weights
@@ -14,4 +14,5 @@ __all__ = [
     "place_params",
     "read_weights",
     "save_weights",
+    "training_of",
 ]

@@ -31,6 +31,7 @@ class Weights:
     carried: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     tokenizer_path: pathlib.Path | None = None
     source: str = ""
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     file: AnyMapped | None = None
 
     def with_layout(self, is_scanned: bool, stack: Callable = np.stack) -> "Weights":

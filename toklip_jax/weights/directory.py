@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import flax.traverse_util
 
@@ -109,8 +110,18 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         carried=_read(directory, CARRIED)[0] if find_sharded(directory, CARRIED) else {},
         tokenizer_path=tokenizer if tokenizer.exists() else None,
         source=description["source"],
+        training=description.get("training", {}),
         file=file,
     )
+
+
+def training_of(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the identity of the training that made weights, without reading their parameters.
+
+    Raises:
+        ValueError: the directory's description is damaged.
+    """
+    return _read_description(pathlib.Path(directory) / DESCRIPTION).get("training", {})
 
 
 def _config(plain, directory):
@@ -145,12 +156,13 @@ def _read(directory, stem):
 
 
 def _describe(weights):
-    return {
+    description = {
         "format": FORMAT,
         "is_scanned": weights.is_scanned,
         "source": weights.source,
         "config": config_to_dict(weights.config),
     }
+    return description | ({"training": dict(weights.training)} if weights.training else {})
 
 
 def _read_description(path):

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from toklip_jax.core.whole_files import write_whole
 from toklip_jax.data.text.cleaning import CLEANERS, clean_text
 
 logger = logging.getLogger(__name__)
@@ -152,10 +153,13 @@ class TextTokenizer:
         return ids
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
-        """Writes a `tokenizer.json`, into `path` if that is a directory; returns its path."""
+        """Writes a `tokenizer.json`, into `path` if that is a directory; returns its path.
+
+        It is written whole or not at all.
+        """
         path = pathlib.Path(path)
         path = path / TOKENIZER_FILE if path.is_dir() else path
-        self._tokenizer.save(str(path))
+        write_whole(path, self._tokenizer.to_str(pretty=True))
         return path
 
     def _report_truncated(self, rows, texts):

@@ -1,0 +1,46 @@
+import os
+
+import pytest
+
+from toklip_jax.core.whole_files import read_object, write_json, write_whole
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {"a": 2})
+    assert read_object(path, "evaluate again") == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_draft_that_a_killed_process_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".results.md").write_text("half of a ta")
+    write_whole(tmp_path / "results.md", "a table\n")
+    assert (tmp_path / "results.md").read_text() == "a table\n"
+    assert not (tmp_path / ".results.md").exists()
+
+
+NO_OBJECTS = {
+    "empty": b"",
+    "cut off": b"{",
+    "a list": b"[]",
+    "a number": b"5",
+    "null": b"null",
+    "no text": b"\xff\xfe{",
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS.values(), ids=NO_OBJECTS)
+def test_what_is_no_json_object_is_one_line_that_names_the_file_and_the_remedy(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.json is damaged \(.*\): restore it") as raised:
+        read_object(path, "restore it")
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,48 @@
+"""Small files that are written whole or not at all, and json objects that are read with care."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+
+def write_whole(path: str | pathlib.Path, content: str) -> None:
+    """Writes a text file so that whoever reads it finds the old content or the new, never a part.
+
+    Neither a kill nor a full disk leaves anything else. One process at a time may write it.
+    """
+    path = pathlib.Path(path)
+    draft = path.with_name(f".{path.name}")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name without the content
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: str | pathlib.Path, content: Any, **options: Any) -> None:
+    """Writes json data whole or not at all; `options` are those of `json.dumps`."""
+    write_whole(path, json.dumps(content, indent=2, **options) + "\n")
+
+
+def read_object(path: str | pathlib.Path, remedy: str) -> dict[str, Any]:
+    """Reads the json object in a file.
+
+    Args:
+        remedy: what to do about a damaged file, for the message.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds no json object.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ValueError(f"{path} is damaged (expected an object, got a {kind}): {remedy}")
+    return content
