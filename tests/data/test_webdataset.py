@@ -12,7 +12,10 @@ import pytest
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import expand
 from toklip_jax.data.sources import SourceConfig, tar_index
+from toklip_jax.data.sources.tar_samples import DOTTED, Extensions
 from toklip_jax.data.sources.webdataset import WebDatasetSource
+
+ENDS = ("jpg", "txt", "json", "caption.txt")
 
 
 @pytest.fixture
@@ -50,7 +53,9 @@ def test_labels_and_other_extensions_are_read_where_the_config_names_them(tmp_pa
     (tmp_path / "s.tar").write_bytes(raw.tar_bytes([*members, ("a/b.c/y.cls", b"7")]))
     config = {"kind": "webdataset", "shards": f"{tmp_path}/s.tar", "text": ("caption.txt",)}
     source = SourceConfig.from_plain(config).open()
-    assert source[0] == {"image": b"img", "text": b"hi", "label": 7}
+    assert source[0] == {"image": b"img", "text": b"hi", "label": b"7"}
+    assert source.has_labels
+    assert source.problems == [("s.tar:a/b.c/x.1.PNG", DOTTED)]
     assert source.key(0) == "s.tar:a/b.c/y"
 
 
@@ -64,7 +69,7 @@ def test_members_far_apart_are_read_one_by_one(tmp_path, raw):
 def test_an_index_is_built_once_beside_the_tar_and_used_again(shards, scans):
     first = WebDatasetSource(f"{shards}/*.tar")
     assert len(scans) == 2
-    assert (shards / "00001.tar.index.npy").exists()
+    assert len(list(shards.glob("00001.tar.*.index.npy"))) == 1
     again = WebDatasetSource(f"{shards}/*.tar")
     assert len(scans) == 2
     assert texts(again) == texts(first)
@@ -88,12 +93,52 @@ def test_an_index_is_rebuilt_when_the_tar_or_the_extensions_change(shards, scans
     assert texts(source)[0] == {"extensions": "{}"}.get(change, "one circle 7")
 
 
-def test_an_index_that_was_cut_off_in_writing_is_rebuilt(shards, scans):
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-30] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        ("json", lambda path: path.write_text('{"tar": ')),
+        ("json", lambda path: path.write_text("[" * 100_000)),
+        ("json", lambda path: path.write_text("[1]")),
+        ("json", lambda path: path.write_text("{}")),
+        ("npy", lambda path: path.unlink()),
+        ("npy", lambda path: path.write_bytes(path.read_bytes()[:200])),
+        ("npy", flip_a_bit),
+    ],
+)
+def test_a_damaged_index_is_rebuilt(shards, scans, suffix, damage):
     tar = shards / "00000.tar"
-    WebDatasetSource(str(tar))
-    (shards / "00000.tar.index.json").write_text('{"tar": ')
-    assert len(WebDatasetSource(str(tar))) == 3
+    expected = texts(WebDatasetSource(str(tar)))
+    damage(next(shards.glob(f"00000.tar.*.{suffix}")))
+    assert texts(WebDatasetSource(str(tar))) == expected
     assert len(scans) == 2
+
+
+def test_sources_of_one_tar_with_other_extensions_never_disturb_each_other(tmp_path, raw):
+    members = [(f"{i}.{end}", f"{end} {i}".encode()) for i in range(2) for end in ENDS]
+    (tmp_path / "0.tar").write_bytes(raw.tar_bytes(members))
+    for index_dir in (None, tmp_path / "indexes"):
+        sources = [
+            WebDatasetSource(f"{tmp_path}/0.tar", Extensions(text=(end,)), index_dir)
+            for end in ENDS[1:]
+        ]
+        for source, end in zip(sources, ENDS[1:], strict=True):
+            assert texts(source) == [f"{end} 0", f"{end} 1"]
+            assert texts(pickle.loads(pickle.dumps(source))) == [f"{end} 0", f"{end} 1"]
+
+
+def test_a_tar_that_is_replaced_while_it_is_used_is_named(tmp_path, raw):
+    tar = tmp_path / "0.tar"
+    tar.write_bytes(raw.tar_bytes(raw.pairs(0, 3)))
+    source = WebDatasetSource(str(tar))
+    tar.write_bytes(raw.tar_bytes(raw.pairs(0, 5)))
+    with pytest.raises(ValueError, match=r"0\.tar as it was .* changed since: start the run again"):
+        source[1]
 
 
 def test_the_index_goes_to_the_users_cache_where_the_directory_is_not_writable(
@@ -135,7 +180,7 @@ def test_workers_get_paths_of_mapped_indexes_not_the_indexes(tmp_path, raw):
         assert source[1]["image"] == b"x"  # its index is open
         sizes.append(len(pickle.dumps(source)))
         assert pickle.loads(pickle.dumps(source))[1]["image"] == b"x"
-    assert isinstance(source._indexes[0], np.memmap)
+    assert isinstance(source._rows[0], np.memmap)
     assert abs(sizes[1] - sizes[0]) < 20
 
 
@@ -212,15 +257,15 @@ def test_a_file_that_is_no_tar_is_a_problem_beside_good_ones_and_an_error_alone(
         WebDatasetSource(f"{shards}/00002.tar")
 
 
-def test_samples_without_an_image_or_with_a_bad_label_say_so(tmp_path, raw):
+def test_samples_without_an_image_say_so_and_labels_are_left_as_they_are(tmp_path, raw):
     members = [("a.txt", b"hi"), ("b.jpg", b"x"), ("b.cls", b"cat"), ("c.jpg", b"x")]
     (tmp_path / "0.tar").write_bytes(raw.tar_bytes(members))
     source = WebDatasetSource(f"{tmp_path}/0.tar")
     with pytest.raises(BadSample, match="missing image"):
         source[0]
-    with pytest.raises(BadSample, match="label is no number"):
-        source[1]
+    assert source[1] == {"image": b"x", "label": b"cat"}
     assert source[2] == {"image": b"x"}
+    assert not source.has_labels
 
 
 def test_names_that_are_not_utf8_can_be_indexed_and_shown(tmp_path, raw):
@@ -239,7 +284,7 @@ def test_missing_shards_are_all_named(shards):
 
 def test_the_index_says_of_which_tar_it_is(shards):
     WebDatasetSource(f"{shards}/00000.tar")
-    about = json.loads((shards / "00000.tar.index.json").read_text())
+    about = json.loads(next(shards.glob("00000.tar.*.json")).read_text())
     assert about["samples"] == 3
     assert about["tar"]["size"] == (shards / "00000.tar").stat().st_size
 
@@ -251,6 +296,9 @@ def test_the_index_says_of_which_tar_it_is(shards):
         ("{a,b}/{0..1}", ["a/0", "a/1", "b/0", "b/1"]),
         ("gs://x/{9..10}.tar", ["gs://x/9.tar", "gs://x/10.tar"]),
         (("x", "y{1..2}"), ["x", "y1", "y2"]),
+        ("~/x.tar", [f"{pathlib.Path.home()}/x.tar"]),
+        ("simplecache::gs://x/0.tar", ["simplecache::gs://x/0.tar"]),
+        ("zip://0.tar::gs://x/a.zip", ["zip://0.tar::gs://x/a.zip"]),
     ],
 )
 def test_braces_stand_for_ranges_and_alternatives(pattern, expected):
@@ -264,11 +312,20 @@ def test_braces_stand_for_ranges_and_alternatives(pattern, expected):
         ("", "name at least one"),
         ("x{3..1}", "range upward"),
         ("/no/such/*.tar", r"match /no/such/\*.tar, found none"),
+        ("a.tar::b.tar", "which joins several by '::'"),
+        ("gs://x/a.tar::gs://x/b.tar", "pass a list of them"),
+        (("x.tar", "~/{0..1}.tar::y.tar"), "joins several"),
     ],
 )
 def test_patterns_that_name_nothing_are_refused(pattern, message):
     with pytest.raises(ValueError, match=message):
         expand(pattern)
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "a[1].tar"
+    path.touch()
+    assert expand(str(path)) == [str(path)]
 
 
 def test_threads_open_one_index_at_a_time(raw, tmp_path, monkeypatch):

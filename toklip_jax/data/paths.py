@@ -1,10 +1,13 @@
 """Paths of data files: brace and glob patterns, and bytes from local disks or fsspec."""
 
 import collections
+import errno
 import os
+import pathlib
 import re
+import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -12,6 +15,9 @@ import fsspec
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _OPEN_FILES = 128  # per process; limits of 1,024 are common, and a data set may have more shards
+# What fsspec puts before another URL, as in "simplecache::gs://bucket/0.tar".
+_OUTER = ("filecache", "simplecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir")
+_OUTER += ("reference",)
 
 
 def expand(patterns: str | Sequence[str]) -> list[str]:
@@ -19,10 +25,12 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
 
     Args:
         patterns: local paths or fsspec URLs. Braces stand for a range ("{00000..00331}", which
-            keeps leading zeros) or alternatives ("{a,b}"); `*`, `?` and `[` match existing files.
+            keeps leading zeros) or alternatives ("{a,b}"); `*`, `?` and `[` match existing files,
+            unless a file has just that name.
 
     Raises:
-        ValueError: no pattern, a range that runs backwards, or a glob without a match.
+        ValueError: no pattern, a range that runs backwards, a glob without a match, or several
+            patterns joined by "::".
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns or not all(patterns):
@@ -30,6 +38,29 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
             f"expected paths or patterns of files, got {patterns!r}: name at least one"
         )
     return [path for pattern in patterns for one in _braces(pattern) for path in _glob(one)]
+
+
+def expand_home(path: str | pathlib.Path) -> str:
+    """Returns a path that a config names with its "~" expanded; URLs stay as they are.
+
+    Every source passes its paths through here or `expand`, so that all take the same ones.
+
+    Raises:
+        ValueError: several paths joined by "::", which only open_clip splits.
+    """
+    path = os.fspath(path)
+    outer, joined, _ = path.partition("::")
+    if joined and outer.split("://")[0] not in _OUTER:
+        raise ValueError(
+            f"expected one path, got {path}, which joins several by '::' as open_clip does: pass a "
+            f"list of them, or a mixture with their weights"
+        )
+    return os.path.expanduser(path)
+
+
+def join(directory: str, name: str) -> str:
+    """Returns the path of `name` in a directory, which is "" for the current one, or a URL."""
+    return f"{directory.rstrip('/')}/{name}" if directory else name
 
 
 def is_local(path: str) -> bool:
@@ -69,6 +100,19 @@ def read_bytes(path: str) -> bytes:
     return system.cat_file(name)
 
 
+def size_of_file(path: str) -> int:
+    """Returns the size of a local file in bytes.
+
+    Raises:
+        OSError: there is none, or it is a directory, a pipe or a device, whose end may never come.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(number, os.strerror(number), path)
+    return found.st_size
+
+
 def file_state(path: str) -> dict[str, Any]:
     """Returns values that change when a file does: `size`, and a time or checksum as text.
 
@@ -76,13 +120,29 @@ def file_state(path: str) -> dict[str, Any]:
         FileNotFoundError: there is none.
     """
     if is_local(path):
-        stat = os.stat(path)
-        return {"size": stat.st_size, "version": str(stat.st_mtime_ns)}
+        found = os.stat(path)
+        return {"size": found.st_size, "version": str(found.st_mtime_ns)}
     system, name = file_system(path)
     info = system.info(name)
     versions = {"etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
     found = sorted((k, str(v)) for k, v in info.items() if k.lower() in versions)
     return {"size": info["size"], "version": repr(found)}
+
+
+def expect_unchanged(path: str, state: Mapping[str, Any]) -> None:
+    """Checks that a file is as it was when the run opened its data.
+
+    Args:
+        state: its `file_state` of then.
+
+    Raises:
+        ValueError: it isn't: what was counted then no longer fits what is read now.
+    """
+    if file_state(path) != state:
+        raise ValueError(
+            f"expected {path} as it was when the run opened it, found that it has changed since: "
+            f"start the run again"
+        )
 
 
 class RangeReader:
@@ -139,8 +199,8 @@ def _choices(text):
 
 
 def _glob(path):
-    path = os.path.expanduser(path)  # leaves URLs alone
-    if not any(mark in path for mark in "*?["):
+    path = expand_home(path)
+    if not any(mark in path for mark in "*?[") or (is_local(path) and os.path.exists(path)):
         return [path]
     system, name = file_system(path)
     found = sorted(system.glob(name))

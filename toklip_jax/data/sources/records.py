@@ -1,30 +1,40 @@
 """Helpers of the sources that give records: `image` (encoded bytes), `text`, `label`."""
 
-from typing import Any
+import contextlib
+import errno
+from collections.abc import Iterator
 
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.paths import read_bytes
+from toklip_jax.data.paths import is_local, read_bytes, size_of_file
+
+MAX_IMAGE_BYTES = 2**30  # of an encoded image; an uncompressed one of 2**26 pixels has half of it
+_ABSENT = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+_OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the sample
 
 
 def read_image_bytes(path: str) -> bytes:
     """Returns an image's file.
 
     Raises:
-        BadSample: there is none.
+        BadSample: there is none, or it can't be read.
     """
-    try:
+    with errors_are_bad_samples():
+        if is_local(path) and size_of_file(path) > MAX_IMAGE_BYTES:
+            raise BadSample("too large a file")
         return read_bytes(path)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise BadSample("missing image") from None
 
 
-def label_of(value: Any) -> int:
-    """Returns a label from a number, or from its digits.
-
-    Raises:
-        BadSample: it is neither.
-    """
+@contextlib.contextmanager
+def errors_are_bad_samples() -> Iterator[None]:
+    """Makes a `BadSample` of the errors that reading one file can raise."""
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise BadSample("label is no number") from None
+        yield
+    except OSError as error:
+        if error.errno in _OF_THE_PROCESS:
+            raise
+        is_absent = error.errno in _ABSENT or isinstance(error, FileNotFoundError)
+        raise BadSample("missing image" if is_absent else "unreadable image") from None
+    except ValueError as error:
+        if "null byte" not in str(error):
+            raise
+        raise BadSample("missing image") from None

@@ -1,8 +1,11 @@
 """The offset of each sample in a WebDataset tar, from one scan of its headers, kept in a file.
 
-The index of `x.tar` is `x.tar.index.npy`, which workers map into memory, and `x.tar.index.json`,
-which says which tar it is for and what was broken in it. Both are beside the tar, or in a cache
-directory if the tar is remote or its directory is not writable.
+An index is named by all that it depends on: the tar with its size and time, the extensions, and the
+layout of indexes. So tars that change, and sources with other extensions, have indexes of their
+own, and none is replaced while a run is reading it. `x.tar.HASH.index.npy` holds the rows, which
+workers map into memory, and `x.tar.HASH.index.json` says what they depend on and what was left out.
+Both are beside the tar, or in a cache directory if the tar is remote or its directory is not
+writable.
 """
 
 import dataclasses
@@ -11,34 +14,23 @@ import json
 import logging
 import os
 import pathlib
-import tarfile
 import uuid
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from toklip_jax.data.health import Problem
-from toklip_jax.data.paths import base_name, file_state, file_system, is_local
+from toklip_jax.data.paths import base_name, expand_home, file_state, file_system, is_local
+from toklip_jax.data.sources.tar_members import read_members
+from toklip_jax.data.sources.tar_samples import FIELDS, Extensions, Samples, read_samples
 
 logger = logging.getLogger(__name__)
 
-FIELDS = ("image", "text", "label")
-BROKEN = "broken tar tail"
-_VERSION = 1  # of the index's layout
+_VERSION = 2  # of the index's layout, and of the rules that make samples of members
 _BLOCK = 2**23  # bytes read ahead from remote files
 _ABSENT = (0, -1)  # offset and size
-
-
-@dataclasses.dataclass(frozen=True)
-class Extensions:
-    """Which members of a tar make a sample, by what follows the first dot of their names."""
-
-    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
-    text: tuple[str, ...] = ("txt",)
-    label: tuple[str, ...] = ("cls",)
-
-    def field_of(self, extension: str) -> str | None:
-        return next((f for f in FIELDS if extension.lower() in getattr(self, f)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +41,22 @@ class TarIndex:
         path: the path of an array of rows `key` (bytes) and, for each of `FIELDS`, offset and size
             int64; a size of -1 where the tar has none.
         samples: number of rows.
-        problems: broken samples of the tar.
+        labels: rows with a label.
+        problems: what of the tar is left out.
+        state: `paths.file_state` of the tar when it was scanned.
     """
 
     path: str
     samples: int
+    labels: int
     problems: tuple[Problem, ...]
+    state: Mapping[str, Any]
 
 
 def load_index(
     tar: str, extensions: Extensions, directory: str | pathlib.Path | None = None
 ) -> TarIndex:
-    """Returns the index of a tar, from the file if that is up to date, else by a scan.
+    """Returns the index of a tar, from its file if there is a sound one, else by a scan.
 
     Args:
         directory: where indexes are kept; None for beside the tar, or, if that can't be written,
@@ -70,86 +66,40 @@ def load_index(
         FileNotFoundError: there is no such tar.
         ValueError: no index can be written.
     """
-    state = file_state(tar) | dataclasses.asdict(extensions) | {"layout": _VERSION}
-    state = json.loads(json.dumps(state))  # tuples become lists, as they come back
-    places = _places(tar, directory)
+    state = file_state(tar)
+    depends = state | {field: list(getattr(extensions, field)) for field in FIELDS}
+    depends |= {"layout": _VERSION}
+    places = _places(tar, depends, directory)
     for stem in places:
-        if (index := _read(stem, state)) is not None:
+        if (index := _read(stem, depends, state)) is not None:
             return index
     logger.info("scanning %s for its index", tar)
-    rows, problems = scan(tar, extensions)
+    samples = scan(tar, extensions)
     for stem in places:
         try:
-            return _write(stem, state, rows, problems)
+            return _write(stem, depends, state, samples)
         except OSError as error:
             logger.info("no index beside %s: %s", tar, error)
     raise ValueError(f"expected to write an index of {tar} to {places[-1]}: pass index_dir")
 
 
-def scan(tar: str, extensions: Extensions) -> tuple[np.ndarray, list[Problem]]:
-    """Reads a tar's headers; returns rows as in `TarIndex`, and what is broken."""
+def scan(tar: str, extensions: Extensions) -> Samples:
+    """Reads a tar's headers."""
     size = file_state(tar)["size"]
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    problems, end = [], 0
     with _open(tar) as file:
-        last = None
-        for member in _members(file):
-            key, extension = _split(member.name)
-            end = member.offset_data + member.size
-            if end > size:
-                last, end = key, None
-                break
-            last = key
-            if member.isfile() and (field := extensions.field_of(extension)):
-                samples.setdefault(key, {}).setdefault(field, (member.offset_data, member.size))
-        if end is None or not _ends_well(file, end, size):
-            problems = _cut(samples, last, base_name(tar))
-    return _rows(samples), problems
+        return read_samples(read_members(file, size), extensions, base_name(tar))
 
 
-def _members(file):
-    """Yields the readable members; tarfile ends silently at some faults and raises at others."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # it would keep all
-                yield member
-    except tarfile.TarError:
-        return
-
-
-def _ends_well(file, end, size):
-    """Says whether the end mark, zeros, follows the last member."""
-    start = -(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    file.seek(start)
-    block = file.read(min(tarfile.BLOCKSIZE, max(0, size - start)))
-    return len(block) == tarfile.BLOCKSIZE and not any(block)
-
-
-def _cut(samples, last, name):
-    """Removes the sample at which the tar breaks, as parts of it may be missing."""
-    samples.pop(last, None)
-    return [(f"{name}:{last}" if last is not None else name, BROKEN)]
-
-
-def _rows(samples):
-    # Names that aren't UTF-8 come from tarfile with surrogates.
-    keys = [key.encode("utf-8", "surrogateescape") for key, parts in samples.items() if parts]
-    width = max(map(len, keys), default=1)
+def _rows(samples: Samples) -> np.ndarray:
+    # Names that aren't UTF-8 have surrogates.
+    keys = [key.encode("utf-8", "surrogateescape") for key, _ in samples.rows]
     places = [(field, np.int64, (2,)) for field in FIELDS]
-    rows = np.zeros(len(keys), [("key", f"S{max(width, 1)}"), *places])
+    rows = np.zeros(len(keys), [("key", f"S{max(map(len, keys), default=1) or 1}"), *places])
     rows["key"] = keys
     for field in FIELDS:
-        found = [parts.get(field, _ABSENT) for parts in samples.values() if parts]
+        found = [fields.get(field, _ABSENT) for _, fields in samples.rows]
         rows[field] = np.array(found, np.int64).reshape(-1, 2)
     return rows
-
-
-def _split(name):
-    """Splits a name into key and extension at its base name's first dot, as WebDataset does."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension
 
 
 def _open(tar) -> Any:
@@ -159,14 +109,17 @@ def _open(tar) -> Any:
     return system.open(name, "rb", block_size=_BLOCK)
 
 
-def _places(tar, directory):
+def _places(tar, depends, directory):
     """Returns an index's possible paths, without suffix, in the order that they are tried in."""
-    digest = hashlib.sha256(_full_name(tar).encode()).hexdigest()
-    cached = f"{base_name(tar)}-{digest[:16]}.index"
+    cached = f"{base_name(tar)}.{_hash([_full_name(tar), depends])}.index"
     if directory is not None:
-        return [pathlib.Path(directory).expanduser() / cached]
-    beside = [pathlib.Path(f"{tar}.index")] if is_local(tar) else []
+        return [pathlib.Path(expand_home(directory)) / cached]
+    beside = [pathlib.Path(f"{tar}.{_hash(depends)}.index")] if is_local(tar) else []
     return [*beside, pathlib.Path.home() / ".cache/toklip_jax/indexes" / cached]
+
+
+def _hash(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _full_name(tar):
@@ -176,24 +129,38 @@ def _full_name(tar):
     return system.unstrip_protocol(name)  # the same, however the URL is spelled
 
 
-def _read(stem, state):
+def _read(stem, depends, state) -> TarIndex | None:
+    """Returns an index from its files; None if they are missing, damaged or of something else."""
+    path = f"{stem}.npy"
     try:
         about = json.loads(pathlib.Path(f"{stem}.json").read_text())
-    except (OSError, ValueError):
+        if about["tar"] != depends or about["crc32"] != _crc32(path):
+            return None
+        problems = tuple((str(name), str(cause)) for name, cause in about["problems"])
+        return TarIndex(path, int(about["samples"]), int(about["labels"]), problems, state)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    if about.get("tar") != state or not os.path.exists(f"{stem}.npy"):
-        return None
-    return TarIndex(f"{stem}.npy", about["samples"], tuple(map(tuple, about["problems"])))
 
 
-def _write(stem, state, rows, problems) -> TarIndex:
-    """Writes the array first, as the description makes it valid; each replaces its old file."""
+def _write(stem, depends, state, samples: Samples) -> TarIndex:
+    """Writes the array first, as the description makes it valid; each file is written whole."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    about = {"tar": state, "samples": len(rows), "problems": problems}
+    rows, path = _rows(samples), f"{stem}.npy"
+    labels = int(np.count_nonzero(rows["label"][:, 1] >= 0))
     draft = f"{stem}.{uuid.uuid4().hex}.part"  # other hosts may be writing it too
-    with open(draft, "wb") as file:
-        np.save(file, rows)
-    os.replace(draft, f"{stem}.npy")
-    pathlib.Path(draft).write_text(json.dumps(about))
-    os.replace(draft, f"{stem}.json")
-    return TarIndex(f"{stem}.npy", len(rows), tuple(problems))
+    try:
+        with open(draft, "wb") as file:
+            np.save(file, rows)
+        about = {"tar": depends, "samples": len(rows), "labels": labels}
+        about |= {"problems": samples.problems, "crc32": _crc32(draft)}
+        os.replace(draft, path)
+        pathlib.Path(draft).write_text(json.dumps(about))
+        os.replace(draft, f"{stem}.json")
+    except OSError:
+        pathlib.Path(draft).unlink(missing_ok=True)
+        raise
+    return TarIndex(path, len(rows), labels, tuple(samples.problems), state)
+
+
+def _crc32(path):
+    return zlib.crc32(pathlib.Path(path).read_bytes())

@@ -1,6 +1,7 @@
 """Image-text pairs in WebDataset tars, as img2dataset writes them, by random access."""
 
 import concurrent.futures
+import dataclasses
 import logging
 import pathlib
 import threading
@@ -11,10 +12,11 @@ import numpy as np
 
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.offsets import Offsets
-from toklip_jax.data.paths import RangeReader, base_name, expand
+from toklip_jax.data.paths import RangeReader, base_name, expand, expect_unchanged
 from toklip_jax.data.sources.base import ENCODED, SourceKind
-from toklip_jax.data.sources.records import label_of
-from toklip_jax.data.sources.tar_index import FIELDS, Extensions, load_index
+from toklip_jax.data.sources.records import MAX_IMAGE_BYTES, errors_are_bad_samples
+from toklip_jax.data.sources.tar_index import TarIndex, load_index
+from toklip_jax.data.sources.tar_samples import FIELDS, Extensions
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +29,11 @@ _LOADING = threading.Lock()
 
 
 class WebDatasetSource:
-    """Records of `image` and, where the tar has them, `text` (bytes both) and `label` (int).
+    """Records of `image` and, where the tar has them, `text` and `label`, all as bytes.
 
     Attributes:
-        problems: broken tails of tars, as their indexes say.
+        problems: what is left out of the tars, as their indexes say.
+        has_labels: whether every sample has a label.
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class WebDatasetSource:
         """
         self.shards = expand(shards)
         indexes = _load_all(self.shards, extensions or Extensions(), index_dir)
-        self._index_paths = [index.path for index in indexes]
         self._offsets = Offsets(index.samples for index in indexes)
         self.problems: list[Problem] = [p for index in indexes for p in index.problems]
-        self._reader, self._indexes = RangeReader(), {}
+        self.has_labels = sum(index.labels for index in indexes) == len(self)
+        # Workers get no problems.
+        self._indexes = [dataclasses.replace(index, problems=()) for index in indexes]
+        self._reader, self._rows = RangeReader(), {}
         logger.info("%d samples in %d tars", len(self), len(self.shards))
         if len(self) == 0:
             raise ValueError(
@@ -66,22 +71,23 @@ class WebDatasetSource:
         return len(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_indexes": {}}  # each process maps the files itself
+        return self.__dict__ | {"_rows": {}}  # each process maps the files itself
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns a record.
 
         Raises:
-            BadSample: it has no image, or its label is no number.
+            BadSample: it has no image, or one that can't be read.
+            ValueError: the tar was replaced since it was opened.
         """
         shard, row = self._row(index)
         places = {field: row[field].tolist() for field in FIELDS if row[field][1] >= 0}
         if "image" not in places:
             raise BadSample("missing image")
-        record: dict[str, Any] = self._read(self.shards[shard], places)
-        if "label" in record:
-            record["label"] = label_of(record["label"])
-        return record
+        if max(size for _, size in places.values()) > MAX_IMAGE_BYTES:
+            raise BadSample("too large a file")
+        with errors_are_bad_samples():
+            return self._read(self.shards[shard], places)
 
     def key(self, index: int) -> str:
         """Returns the sample's name, such as "00012.tar:000123456"."""
@@ -91,10 +97,11 @@ class WebDatasetSource:
 
     def _row(self, index):
         shard, row = self._offsets.place(index)
-        if shard not in self._indexes:
+        if shard not in self._rows:
+            expect_unchanged(self.shards[shard], self._indexes[shard].state)
             with _LOADING:
-                self._indexes[shard] = np.load(self._index_paths[shard], mmap_mode="r")
-        return shard, self._indexes[shard][row]
+                self._rows[shard] = np.load(self._indexes[shard].path, mmap_mode="r")
+        return shard, self._rows[shard][row]
 
     def _read(self, path, places):
         start = min(offset for offset, _ in places.values())
@@ -125,7 +132,7 @@ def open_webdataset(
 WEBDATASET = SourceKind("webdataset", open_webdataset, ENCODED)
 
 
-def _load_all(shards, extensions, index_dir):
+def _load_all(shards, extensions, index_dir) -> list[TarIndex]:
     def load(path):
         try:
             return load_index(path, extensions, index_dir)
