@@ -44,7 +44,7 @@ STAGE_FIELDS += ("validation", "evaluate", "cache")
 # Top-level fields that are not sections of stages.
 FIELDS = ("seed", "mesh", "compute", "distributed", "source", "text", "image_size", "num_workers")
 FIELDS += ("stages", "encode", "models", "evaluate", "evaluations", "evaluation_batch_size")
-FIELDS += ("evaluation_resize", "report", "wandb", "imports")
+FIELDS += ("evaluation_resize", "exif_orientation", "report", "wandb", "imports")
 MAX_SEED = 2**63
 
 

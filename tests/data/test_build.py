@@ -40,7 +40,8 @@ def mixture(shards, tmp_path, raw):
 def training(config, tokenizer, host=0, hosts=1, workers=0, start=0, seed=5):
     batching = Batching(BATCH, SIZE, num_workers=workers, host=host, hosts=hosts)
     source = SourceConfig.from_plain(config)
-    return training_batches(source, batching, tokenizer=tokenizer, seed=seed)(start)
+    read = training_batches(source, batching, tokenizer=tokenizer, seed=seed, has_labels=True)
+    return read(start)
 
 
 def batches_of_two(config, tokenizer=None, **others):
@@ -48,10 +49,11 @@ def batches_of_two(config, tokenizer=None, **others):
     return training_batches(source, Batching(2, SIZE), tokenizer=tokenizer, **others)
 
 
-def evaluated(config, tokenizer, batch_size, start=0, **shares):
+def evaluated(config, tokenizer, batch_size, start=0, has_labels=True, **shares):
     batching = Batching(batch_size, SIZE, **shares)
     source = SourceConfig.from_plain(config)
-    return list(evaluation_batches(source, batching, tokenizer=tokenizer, start=start))
+    others = {"tokenizer": tokenizer, "has_labels": has_labels, "start": start}
+    return list(evaluation_batches(source, batching, **others))
 
 
 def global_batches(config, tokenizer, number, hosts=1, **rest):
@@ -178,7 +180,7 @@ def test_evaluation_of_a_last_sample_that_is_bad_counts_it_once(tmp_path, raw):
     members = [*raw.pairs(0, 2), ("z.jpg", b"broken")]
     (tmp_path / "0.tar").write_bytes(raw.tar_bytes(members))
     config = {"kind": "webdataset", "shards": f"{tmp_path}/0.tar"}
-    (batch,) = evaluated(config, None, 8)
+    (batch,) = evaluated(config, None, 8, has_labels=False)
     assert batch["mask"].tolist() == [True, True] + [False] * 6
     assert batch["skipped"] == [("0.tar:z", "not an image")]
     assert set(batch) == {"images", "mask", "keys", "skipped"}
@@ -223,6 +225,20 @@ def test_augment_reaches_the_transform_of_the_kind(shards, tokenizer, monkeypatc
         batches_of_two(shards, tokenizer, augment={"scales": 1})
     arrays = batches_of_two({"kind": "synthetic"}, augment={"max_shift": 1.0})
     assert set(next(arrays(0))) == {"images", "token_ids", "labels"}
+
+
+def test_labels_in_some_samples_only_change_nothing_where_none_are_asked_for(tmp_path, raw):
+    members = raw.pairs(0, 8)
+    members += [("000000003.cls", b"3"), ("000000004.cls", b"a word")]
+    (tmp_path / "0.tar").write_bytes(raw.tar_bytes(sorted(members)))
+    config = {"kind": "webdataset", "shards": f"{tmp_path}/0.tar"}
+    batch = next(
+        training_batches(SourceConfig.from_plain(config), Batching(8, SIZE), has_text=False)(0)
+    )
+    assert (set(batch), batch["skipped"]) == ({"images", "keys", "skipped"}, [])
+    rows = evaluated(config, None, 8)[0]
+    assert rows["labels"][rows["mask"]].tolist() == [3]
+    assert {cause for _, cause in rows["skipped"]} == {"missing label", "label is no whole number"}
 
 
 def test_a_source_is_read_at_the_first_batch(tokenizer):

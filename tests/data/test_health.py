@@ -62,7 +62,9 @@ def bad_records(raw):
             good | {"image": png_header(10_000, 8_000)},  # Pillow alone would decode this one
         ],
         "missing caption": [good | {"text": text} for text in (None, "", b" \n")]
+        + [good | {"text": text} for text in (" ... ", b"&amp;nbsp;", "_")]
         + [{"image": good["image"]}],
+        "too long a caption": [good | {"text": "one " * 2**19}],
         "non-UTF-8 text": [good | {"text": b"caf\xe9"}],
     }
 
@@ -74,7 +76,8 @@ CAUSES = {
     "missing image": 1,
     "too small": 1,
     "too many pixels": 2,
-    "missing caption": 4,
+    "missing caption": 7,
+    "too long a caption": 1,
     "non-UTF-8 text": 1,
 }
 
@@ -132,7 +135,7 @@ def test_training_crops_and_evaluation_squashes(raw):
     crops = [
         Decode(100, True)(record, np.random.default_rng(i))["images"].astype(int) for i in range(8)
     ]
-    whole = Decode(100, False)(record, np.random.default_rng(0))
+    whole = Decode(100, False, has_labels=True)(record, np.random.default_rng(0))
     assert np.ptp(whole["images"]) > 194
     assert len({np.ptp(crop) for crop in crops}) > 3
     assert all(np.ptp(crop) > 0.8 * 198 for crop in crops)
@@ -201,6 +204,25 @@ def test_above_the_share_the_run_stops_with_the_list():
     assert "  truncated image: 2: a\n  too small: 1: b" in text
 
 
+def test_what_is_left_out_of_the_data_is_a_share_of_all_of_them():
+    problems = [(f"k{i}", "repeated key") for i in range(30)]
+    account = BadSamples(max_share=0.1, minimum=20)
+    account.leave_out(problems, 2000)
+    account.add(30, [("a", "too small")])  # 1 of 31 that were tried
+    assert account.share == 1 / 31
+    assert "1 of 31 samples tried (3.23%), and 30 left out of the data" in account.report()
+    with pytest.raises(ValueError, match=r"at most 10\.00% bad(.|\n)*repeated key: 30: k0, k1"):
+        BadSamples(max_share=0.1, minimum=20).leave_out(problems, 200)
+
+
+def test_names_of_samples_cannot_steer_a_terminal(caplog):
+    account = BadSamples(max_share=1.0)
+    account.add(1, [("é\x1b[2J\n\u202e\udcff" + "x" * 999, "too small")])
+    for text in (caplog.text, account.report()):
+        assert "é\\x1b[2J\\n\\u202e\\udcff" in text
+        assert "x" * 400 not in text
+
+
 def test_a_worker_that_meets_bad_samples_reports_them_to_the_main_process(mixed, tokenizer):
     source, bad = mixed
     found = []
@@ -219,7 +241,7 @@ def test_what_a_source_found_broken_is_logged_and_can_be_counted(tmp_path, raw, 
     source = SourceConfig.from_plain(config)
     made = build.training_batches(source, build.Batching(1, SIZE), has_text=False)
     account = BadSamples(max_share=0.5)
-    account.add(0, made.problems)
+    account.leave_out(made.problems, made.num_samples)
     assert "left out 0.tar:000000001: broken tar tail" in caplog.text
     assert account.counts == {"broken tar tail": 1}
     assert next(made(0))["keys"] == ["0.tar:000000000"]

@@ -1,5 +1,8 @@
 import hashlib
+import io
 import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import toklip_jax
+from toklip_jax.data.health import BadSample
 from toklip_jax.data.images import (
+    Decode,
     random_resized_crop,
     read_image,
     shortest_side_crop,
@@ -104,6 +110,121 @@ def test_pixels_are_converted_alike_on_the_host_and_on_devices(on_device):
         np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(to_uint8(values), levels)
     np.testing.assert_array_equal(to_unit_range(values), values)
+
+
+def grey(levels, form, mode=None):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(levels, mode).save(buffer, form)
+    return PIL.Image.open(io.BytesIO(buffer.getvalue()))
+
+
+LEVELS = np.arange(80, dtype=np.uint8)[:, None] + np.arange(120, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("resize", RESIZE.values())
+@pytest.mark.parametrize(
+    "image",
+    [
+        grey(LEVELS.astype(np.uint16) * 257, "PNG"),
+        grey(LEVELS.astype(np.uint16) * 257, "TIFF"),
+        grey(LEVELS.astype(np.int32) * 257, "PPM"),
+        grey(LEVELS.astype(np.float32) / 255, "TIFF"),
+    ],
+    ids=["16-bit PNG", "16-bit TIFF", "16-bit PGM", "float TIFF"],
+)
+def test_pictures_of_more_than_8_bits_are_scaled_to_them(resize, image):
+    plain = PIL.Image.fromarray(LEVELS)
+    np.testing.assert_array_equal(resize(image, 16), resize(plain, 16))
+    draws = (
+        random_resized_crop(i, 16, (0.5, 0.6), np.random.default_rng(0)) for i in (image, plain)
+    )
+    np.testing.assert_array_equal(*draws)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        LEVELS.astype(np.float32),
+        LEVELS.astype(np.float32) / 100 - 1,
+        np.full((9, 9), np.nan, np.float32),
+        LEVELS.astype(np.int32) * 9,
+    ],
+)
+def test_pictures_of_unknown_range_are_refused(levels):
+    image = grey(levels, "TIFF")
+    with pytest.raises(ValueError, match=r"floats in .0, 1., got mode [IF] .*: scale it to 8 bits"):
+        squash(image, 16)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(levels).save(buffer, "TIFF")
+    for is_training in (True, False):
+        with pytest.raises(BadSample, match="values of unknown range"):
+            Decode(16, is_training)({"image": buffer.getvalue()}, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("size", [(600, 20), (20, 600), (339, 21)])
+def test_the_centre_of_a_strip_is_what_cutting_after_the_resize_gives(size):
+    rng = np.random.default_rng(0)
+    image = PIL.Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    shorter = min(size)
+    covering = tuple(int(side * 32 / shorter) for side in size)
+    left, top = (round((side - 32) / 2) for side in covering)
+    whole = image.resize(covering, PIL.Image.Resampling.BICUBIC)
+    whole = np.asarray(whole.crop((left, top, left + 32, top + 32)), int)
+    ours = shortest_side_crop(image, 32).astype(int)
+    assert np.abs(ours - whole).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(65_000, 8), (8, 65_000), (2**22, 8), (8, 2**22)])
+@pytest.mark.parametrize("resize", RESIZE.values())
+def test_no_strip_is_enlarged_as_a_whole(resize, size, monkeypatch):
+    made = []
+    plain = PIL.Image.Image.resize
+
+    def counted(self, size, *rest):
+        made.append(size[0] * max(size[1], self.height))
+        return plain(self, size, *rest)
+
+    monkeypatch.setattr(PIL.Image.Image, "resize", counted)
+    assert resize(PIL.Image.new("L", size, 9), 256).shape == (256, 256, 3)
+    assert max(made) <= max(2**24, 2 * size[0] * size[1])
+
+
+def test_only_the_named_formats_are_opened(tmp_path):
+    """A picture's name doesn't matter: PostScript would start Ghostscript."""
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "eps.png").write_bytes(data)
+    GRADIENT.save(tmp_path / "ico.png", "ICO")
+    for name in ("eps.png", "ico.png"):
+        assert PIL.Image.open(tmp_path / name)  # Pillow alone would
+        with pytest.raises(ValueError, match=f"expected an image of AVIF, .*got .*{name}"):
+            read_image(tmp_path / name)
+        record = {"image": (tmp_path / name).read_bytes()}
+        with pytest.raises(BadSample, match="not an image"):
+            Decode(16, False)(record, np.random.default_rng(0))
+
+
+def test_no_other_module_opens_pictures():
+    package = pathlib.Path(toklip_jax.__file__).parent
+    opening = re.compile(r"Image\.open\(|ImageFile\.Parser|ImageSequence")
+    found = [path.name for path in package.rglob("*.py") if opening.search(path.read_text())]
+    assert found == ["formats.py"]
+
+
+def test_pictures_are_turned_where_that_is_asked_for():
+    image = PIL.Image.fromarray(
+        np.array([[[0] * 3, [255] * 3]], np.uint8).repeat(20, 0).repeat(10, 1)
+    )
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # upside down
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    record = {"image": buffer.getvalue()}
+    for is_training in (True, False):
+        plain, turned = (
+            Decode(16, is_training, exif_orientation=asked)(record, np.random.default_rng(0))
+            for asked in (False, True)
+        )
+        assert (plain["images"][8, 2, 0] < 50, turned["images"][8, 2, 0] > 200) == (True, True)
 
 
 def test_a_broken_image_file_is_named(tmp_path):

@@ -2,21 +2,18 @@
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from toklip_jax.core.fields import from_fields
 from toklip_jax.data import pipeline
 from toklip_jax.data.config import TextDataConfig
-from toklip_jax.data.health import Problem
+from toklip_jax.data.health import Problem, name_left_out
 from toklip_jax.data.images import Decode, ShiftAndScale
 from toklip_jax.data.pipeline import Batch
 from toklip_jax.data.sources import ENCODED, IDS, PickCrop, Source, SourceConfig
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer, train_tokenizer
 from toklip_jax.data.transforms import Chain, PickCaption, Transform
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +25,14 @@ class Batching:
         image_size: the size that encoded images are resized to, the side of a square or (height,
             width); arrays keep their size.
         num_workers: processes that read; 0 reads in this one.
+        exif_orientation: see `Decode`.
         host: this one of `hosts`; it gets its rows of each batch.
     """
 
     batch_size: int
     image_size: int | tuple[int, ...] = 0
     num_workers: int = 0
+    exif_orientation: bool = False
     host: int = 0
     hosts: int = 1
 
@@ -67,10 +66,13 @@ class DataBatches:
     @functools.cached_property
     def source(self) -> Source:
         source = self.config.open(self.tokenizer)
-        problems = getattr(source, "problems", [])
-        for key, cause in problems:
-            logger.warning("left out %s: %s", key, cause)
+        name_left_out(source)
         return source
+
+    @property
+    def num_samples(self) -> int:
+        """The samples of the source."""
+        return len(self.source)
 
     @property
     def problems(self) -> list[Problem]:
@@ -84,6 +86,7 @@ def training_batches(
     *,
     tokenizer: TextTokenizer | None = None,
     has_text: bool = True,
+    has_labels: bool = False,
     seed: int = 0,
     augment: Mapping[str, Any] | None = None,
 ) -> DataBatches:
@@ -92,6 +95,7 @@ def training_batches(
     Args:
         tokenizer: the tokenizer for the captions.
         has_text: whether samples get `token_ids`.
+        has_labels: whether samples of encoded images get `labels`; those without one are bad then.
         augment: changes to encoded images, fields of `Decode` (`scale`, `min_side`, `max_pixels`),
             whose defaults are the released recipe; for arrays, fields of `ShiftAndScale`; None for
             none.
@@ -106,6 +110,8 @@ def training_batches(
         tokenizer=tokenizer,
         has_text=has_text,
         augment=augment or {},
+        has_labels=has_labels,
+        exif_orientation=batching.exif_orientation,
     )
     return DataBatches(source, transform, batching, seed, tokenizer)
 
@@ -115,6 +121,7 @@ def evaluation_batches(
     batching: Batching,
     *,
     tokenizer: TextTokenizer | None = None,
+    has_labels: bool = False,
     start: int = 0,
 ) -> Iterator[Batch]:
     """Returns the source once, in order, with `mask`; see `pipeline.evaluation_batches`.
@@ -122,10 +129,19 @@ def evaluation_batches(
     Args:
         tokenizer: the tokenizer for the captions; None for samples without. Sources of arrays give
             all their `captions`.
+        has_labels: see `training_batches`.
         start: batches to leave out.
     """
     is_encoded = source.gives == ENCODED
-    transform = Decode(batching.image_size, False, tokenizer) if is_encoded else None
+    transform = None
+    if is_encoded:
+        transform = Decode(
+            batching.image_size,
+            is_training=False,
+            tokenizer=tokenizer,
+            has_labels=has_labels,
+            exif_orientation=batching.exif_orientation,
+        )
     data = DataBatches(source, transform, batching, tokenizer=tokenizer)
     return pipeline.evaluation_batches(
         data.source,
@@ -162,7 +178,7 @@ def check_augment(source: SourceConfig, augment: Mapping[str, Any], where: str) 
         ValueError: a field that the transform doesn't have, or a value that it refuses.
     """
     if source.gives == ENCODED:
-        from_fields(Decode, augment, where, image_size=1, is_training=True, tokenizer=None)
+        from_fields(Decode, augment, where, **_fixed(1, None))
     elif source.gives != IDS:
         from_fields(ShiftAndScale, augment, where)
 
@@ -174,6 +190,8 @@ def training_transform(
     tokenizer: TextTokenizer | None,
     has_text: bool,
     augment: Mapping[str, Any],
+    has_labels: bool = False,
+    exif_orientation: bool = False,
     where: str = "augment",
 ) -> Transform:
     """Returns the transform of a source's samples; arguments as for `training_batches`.
@@ -184,7 +202,7 @@ def training_transform(
     if source.gives == ENCODED:
         if has_text and tokenizer is None:
             raise ValueError(f"expected a tokenizer for the texts of {source.kind}, got none")
-        fixed = {"image_size": image_size, "is_training": True, "tokenizer": tokenizer}
+        fixed = _fixed(image_size, tokenizer, has_labels, exif_orientation)
         return from_fields(Decode, augment, where, **fixed)
     if source.gives == IDS:
         return PickCrop()  # the augmentation was applied before they were encoded
@@ -192,3 +210,14 @@ def training_transform(
     if augment:
         transforms.append(from_fields(ShiftAndScale, augment, where))
     return Chain(*transforms)
+
+
+def _fixed(image_size, tokenizer, has_labels=False, exif_orientation=False) -> dict[str, Any]:
+    """The fields of `Decode` that no config's `augment` may have."""
+    return {
+        "image_size": image_size,
+        "is_training": True,
+        "tokenizer": tokenizer,
+        "has_labels": has_labels,
+        "exif_orientation": exif_orientation,
+    }

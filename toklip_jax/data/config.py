@@ -37,10 +37,13 @@ class ReadingConfig:
     Attributes:
         image_size: pixels, the side of square images or (height, width); 0 for the model's.
         num_workers: processes that read images; 0 reads in the main one.
+        exif_orientation: turns encoded images as their EXIF data say, for training, encoding and
+            evaluation alike; the released models saw them as they are stored.
     """
 
     image_size: int | tuple[int, ...] = IMAGE_SIZE_OF_THE_MODEL
     num_workers: int = 0
+    exif_orientation: bool = False
 
     def __post_init__(self):
         if self.image_size != IMAGE_SIZE_OF_THE_MODEL:

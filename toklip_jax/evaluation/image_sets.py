@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from toklip_jax.data import pipeline
+from toklip_jax.data.health import name_left_out
 from toklip_jax.data.images import Decode
 from toklip_jax.data.sources import ENCODED, SourceConfig
 from toklip_jax.data.text import TextTokenizer
@@ -35,6 +36,7 @@ class Reading:
         tokenizer: the tokenizer for captions.
         batch_size: images encoded at once, by all devices of all hosts.
         num_workers: processes that read.
+        exif_orientation: see `data.images.Decode`.
     """
 
     image_size: int | tuple[int, ...]
@@ -42,6 +44,7 @@ class Reading:
     tokenizer: TextTokenizer | None
     batch_size: int
     num_workers: int
+    exif_orientation: bool = False
 
 
 class DataSet:
@@ -59,6 +62,7 @@ class DataSet:
     def __init__(self, config: SourceConfig):
         self._config, self._is_encoded = config, config.gives == ENCODED
         self.source = config.open()
+        name_left_out(self.source)
         self.description = set_key(config)
         named = config.arguments
         self.title = str(named.get("part", named.get("split", config.kind)))
@@ -83,7 +87,14 @@ class DataSet:
                 raise ValueError(NO_TOKENIZER)
             source = self._config.open(tokenizer)  # now with its captions
         if self._is_encoded:
-            transform = Decode(reading.image_size, False, tokenizer, resize=reading.resize)
+            transform = Decode(
+                reading.image_size,
+                is_training=False,
+                tokenizer=tokenizer,
+                resize=reading.resize,
+                has_labels="labels" in outputs,
+                exif_orientation=reading.exif_orientation,
+            )
 
         def batches(start):
             return pipeline.evaluation_batches(

@@ -58,6 +58,7 @@ class Suite:
         batch_size: int = 256,
         num_workers: int = 0,
         resize: str = "squash",
+        exif_orientation: bool = False,
     ):
         """Opens no data yet.
 
@@ -71,6 +72,7 @@ class Suite:
                 changes no figure.
             num_workers: processes that read images.
             resize: how, of `data.images.RESIZES`.
+            exif_orientation: see `data.images.Decode`.
 
         Raises:
             ValueError: an evaluation that is not registered, or an unknown `resize`.
@@ -85,6 +87,7 @@ class Suite:
             tokenizer=tokenizer,
             batch_size=-(-batch_size // ways) * ways,
             num_workers=num_workers,
+            exif_orientation=exif_orientation,
         )
         self._sets: dict[str, ImageSet] = {}
 
@@ -206,6 +209,7 @@ class Suite:
             "batch_size": self._reading.batch_size,
             "image_size": self._reading.image_size,
             "resize": self._reading.resize,
+            "exif_orientation": self._reading.exif_orientation,
             "compute": dataclasses.asdict(self._models.compute),
             "models": kept.key,
         }

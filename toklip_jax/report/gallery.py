@@ -80,6 +80,7 @@ def make_gallery(
     resize: str = "squash",
     num_images: int = NUM_IMAGES,
     num_searched: int = 0,
+    exif_orientation: bool = False,
 ) -> Gallery:
     """Reads and encodes images that are spread evenly over a source; arguments as `encode_pool`'s.
 
@@ -92,7 +93,12 @@ def make_gallery(
         size = " by ".join(map(str, vision.size))
         raise ValueError(f"the model takes videos ({size}), and this page shows images only")
     found = encode_pool(
-        toklip, source_config, resize=resize, num_images=num_images, num_searched=num_searched
+        toklip,
+        source_config,
+        resize=resize,
+        exif_orientation=exif_orientation,
+        num_images=num_images,
+        num_searched=num_searched,
     )
     ids = found.pool.ids[found.picks]
     return Gallery(

@@ -72,6 +72,7 @@ def encode_pool(
     source_config: Mapping[str, Any] | SourceConfig,
     *,
     resize: str = "squash",
+    exif_orientation: bool = False,
     num_images: int = NUM_IMAGES,
     num_searched: int = 0,
 ) -> PoolImages:
@@ -79,6 +80,7 @@ def encode_pool(
 
     Args:
         resize: how encoded images are resized, of `data.images.RESIZES`.
+        exif_orientation: see `data.images.Decode`.
         num_images: shown large.
         num_searched: size of the pool; 0 for NUM_SEARCHED, or fewer on a CPU.
 
@@ -94,7 +96,15 @@ def encode_pool(
     rows = _spread(len(source), num_searched)
     large = set(rows[_spread(len(rows), num_images)].tolist())
     is_encoded = source_config.gives == ENCODED
-    transform = Decode(vision.image_size, False, resize=resize) if is_encoded else None
+    transform = None
+    if is_encoded:
+        transform = Decode(
+            vision.image_size,
+            is_training=False,
+            resize=resize,
+            has_labels=bool(getattr(source, "classes", ())),
+            exif_orientation=exif_orientation,
+        )
     some = _Rows(source, rows)
     pool, kept = _encode(toklip, some, transform, large)
     vocabulary = getattr(source, "names", ()) or getattr(source, "classes", ())

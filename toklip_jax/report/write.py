@@ -112,6 +112,7 @@ def _gallery(run, weights, reason, notes) -> tuple[Tokenizer | None, Gallery | N
     if run.source is None:
         return toklip, None, "the run's config names no source of images."
     sizes = {name: run.report[name] for name in SIZES if name in run.report}
+    sizes["exif_orientation"] = run.config.get("exif_orientation", False)
     resize = run.config.get("evaluation_resize", "squash")  # as in the run's evaluations
     try:
         return toklip, make_gallery(toklip, run.source, resize, **sizes), ""

@@ -87,6 +87,7 @@ def _batching(stage, context, objective) -> Batching:
         stage.batch_size,
         image_size=reading.image_size or objective.evaluated_models.image_size or 0,
         num_workers=reading.num_workers,
+        exif_orientation=reading.exif_orientation,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
@@ -128,6 +129,7 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
         batch_size=experiment.evaluation.batch_size,
         num_workers=experiment.reading.num_workers,
         resize=experiment.evaluation.resize,
+        exif_orientation=experiment.reading.exif_orientation,
     )
 
 

@@ -175,7 +175,8 @@ class _Loop:
                 stream = batches(start)
                 bad = BadSamples(config.max_bad_share)
                 try:
-                    bad.add(0, getattr(batches, "problems", []))  # found when it was opened
+                    left_out = getattr(batches, "problems", [])
+                    bad.leave_out(left_out, getattr(batches, "num_samples", 0))
                     state = self._train(state, frozen, stream, bad, start, checkpoints)
                 finally:
                     _close(stream)

@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from jaxtyping import Int32
 
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
+from toklip_jax.data.images.formats import open_picture, to_8_bits
 from toklip_jax.data.images.resizing import random_resized_crop, shortest_side_crop, squash
 from toklip_jax.data.images.sizes import simplest
+from toklip_jax.data.labels import label_of
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 
 RECIPE_SCALE = (0.9, 1.0)  # of the released recipe's random crop
+MAX_TEXT = 2**20  # characters; cleaning takes a minute for some tens of this
 # For evaluation; the released training scripts squash, the evaluation scripts crop.
 RESIZES = {"squash": squash, "crop": shortest_side_crop}
 
@@ -25,7 +29,8 @@ class Decode:
     """Makes `images` uint8 [h, w, 3], `token_ids` int32 [t] and `labels` int32 of a record.
 
     Training takes a random crop of the image, bicubic; evaluation squashes all of it, or takes its
-    centre. Images of any mode are converted to RGB, CMYK too.
+    centre. Images of any mode are converted to RGB, CMYK too; grey ones of 16 bits, and of floats
+    in [0, 1], are scaled to 8 bits, and those of other ranges are bad samples.
 
     Attributes:
         image_size: the side of a square in pixels, or (height, width).
@@ -37,6 +42,9 @@ class Decode:
             a bad sample.
         max_pixels: a larger image is a bad sample, which its header tells before it is decoded.
         resize: one of `RESIZES`, for evaluation.
+        has_labels: whether there are `labels`; without, the record's label is not looked at.
+        exif_orientation: turns images as their EXIF data say, as cameras mean it. The released
+            models saw them as they are stored.
     """
 
     image_size: int | tuple[int, ...]
@@ -46,6 +54,8 @@ class Decode:
     min_side: int = 8
     max_pixels: int = 2**26
     resize: str = "squash"
+    has_labels: bool = False
+    exif_orientation: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", simplest(self.image_size))
@@ -54,27 +64,30 @@ class Decode:
         check_name("resize", self.resize, RESIZES)
 
     def __call__(self, record: Sample, rng: np.random.Generator) -> Sample:
-        """Returns the sample of a record: `image` bytes, `text` str or bytes, `label` int.
+        """Returns the sample of a record: `image` bytes, `text` str or bytes, `label` in any form.
 
         Raises:
-            BadSample: what is wrong with the image or the text.
+            BadSample: what is wrong with the image, the text or the label.
         """
         sample: Sample = {}
         if self.tokenizer is not None:  # first, as it is cheap
             sample["token_ids"] = token_ids(record.get("text"), self.tokenizer)
+        if self.has_labels:
+            sample["labels"] = np.int32(label_of(record.get("label")))
         sample["images"] = self._image(record["image"], rng)
-        if record.get("label") is not None:
-            sample["labels"] = np.int32(record["label"])
         return sample
 
     def _image(self, data, rng):
         image = open_image(data, self.min_side, self.max_pixels)
         try:
             image.load()
+            if self.exif_orientation:
+                image = PIL.ImageOps.exif_transpose(image)
+            image = _to_8_bits(image)
             if self.is_training:
                 return random_resized_crop(image, self.image_size, self.scale, rng)
             return RESIZES[self.resize](image, self.image_size)
-        except MemoryError:
+        except (MemoryError, BadSample):
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing meets
             is_cut = "truncated" in str(error).lower()
@@ -85,12 +98,13 @@ def open_image(data: Any, min_side: int, max_pixels: int) -> PIL.Image.Image:
     """Reads an encoded image's header; decodes nothing yet.
 
     Raises:
-        BadSample: there are no bytes, they are no image, or its size is out of bounds.
+        BadSample: there are no bytes, they are no image of `formats.FORMATS`, or its size is out of
+            bounds.
     """
     if not data:
         raise BadSample("missing image")
     try:
-        image = PIL.Image.open(io.BytesIO(data))
+        image = open_picture(io.BytesIO(data))
     except PIL.Image.DecompressionBombError:
         raise BadSample("too many pixels") from None
     except MemoryError:
@@ -108,7 +122,8 @@ def token_ids(text: Any, tokenizer: TextTokenizer) -> Int32[np.ndarray, " t"]:
     """Returns the ids of one caption.
 
     Raises:
-        BadSample: there is none, or it isn't UTF-8.
+        BadSample: there is none, or nothing that cleaning leaves; or it isn't UTF-8, or is too long
+            to be one.
     """
     if isinstance(text, bytes):
         try:
@@ -117,4 +132,16 @@ def token_ids(text: Any, tokenizer: TextTokenizer) -> Int32[np.ndarray, " t"]:
             raise BadSample("non-UTF-8 text") from None
     if not isinstance(text, str) or not text.strip():
         raise BadSample("missing caption")
-    return tokenizer([text])[0]
+    if len(text) > MAX_TEXT:
+        raise BadSample("too long a caption")
+    (ids,) = tokenizer([text])
+    if tokenizer.is_empty(ids):
+        raise BadSample("missing caption")
+    return ids
+
+
+def _to_8_bits(image):
+    try:
+        return to_8_bits(image)
+    except ValueError:
+        raise BadSample("values of unknown range: convert it to 8 bits") from None

@@ -152,6 +152,10 @@ class TextTokenizer:
         self._report_truncated([i for i, e in enumerate(encodings) if len(e.ids) > room], texts)
         return ids
 
+    def is_empty(self, ids: Int32[np.ndarray, " t"]) -> bool:
+        """Says whether ids are those of no text: the end token comes first."""
+        return self.context_length > 1 and bool(ids[0] == self._eos_id)
+
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Writes a `tokenizer.json`, into `path` if that is a directory; returns its path.
 

@@ -17,6 +17,7 @@ class EncodeConfig:
         features: those of `objective.CACHED` to be stored besides ids.
         feature_dtype: bfloat16, or float32.
         has_text: whether texts are stored; a cache without can be evaluated on, not trained on.
+        has_labels: whether labels are stored, where every sample of the source has one.
         resize: "" for random crops; or "squash" or "crop": whole images as evaluations see them.
         batch_size: images that a process encodes at once, one crop after another.
         records_per_shard: images in a file; a process that is killed loses at most as many.
@@ -27,6 +28,7 @@ class EncodeConfig:
     features: tuple[str, ...] = CACHED
     feature_dtype: str = "bfloat16"
     has_text: bool = True
+    has_labels: bool = True
     resize: str = ""
     batch_size: int = 256
     records_per_shard: int = 16_384

@@ -14,7 +14,7 @@ from toklip_jax.data.build import training_transform
 from toklip_jax.data.cache import Field, Header, id_dtype, lay_out
 from toklip_jax.data.config import ReadingConfig
 from toklip_jax.data.crops import CropSampler, SourceSlices
-from toklip_jax.data.health import BadSamples
+from toklip_jax.data.health import BadSamples, name_left_out
 from toklip_jax.data.images import Decode
 from toklip_jax.data.reader import Reader
 from toklip_jax.data.sources import ENCODED, IDS, SourceConfig
@@ -89,6 +89,7 @@ class CacheEncoder:
         self.max_bad_share = stage.loop.max_bad_share
         self.tokenizer = tokenizer if config.has_text else None
         self._source_config, self._source = source, source.open(self.tokenizer)
+        name_left_out(self._source)
         _expect_frozen(self._objective, params, config.features)
         crops, is_encoded = config.crops, source.gives == ENCODED
         self._draws = CropSampler(self._transform(), crops, self._seed, is_encoded or crops == 1)
@@ -102,7 +103,7 @@ class CacheEncoder:
         """Yields the number and the records of each shard; counts in `bad` samples without one."""
         size, batch_size = self._config.records_per_shard, self._config.batch_size
         ranges = [range(i * size, min((i + 1) * size, len(self._source))) for i in numbers]
-        bad.add(0, getattr(self._source, "problems", []))
+        bad.leave_out(getattr(self._source, "problems", []), len(self._source))
         if not ranges:
             return
         # One stream for all: no batch spans two shards, as only the last shard is ragged.
@@ -154,6 +155,10 @@ class CacheEncoder:
     def _transform(self) -> Transform:
         section, vision = self._config, self._objective.model_config.vision
         size = self._reading.image_size or vision.image_size
+        shared = {
+            "has_labels": section.has_labels and getattr(self._source, "has_labels", False),
+            "exif_orientation": self._reading.exif_orientation,
+        }
         if not section.resize:
             return training_transform(
                 self._source_config,
@@ -161,9 +166,16 @@ class CacheEncoder:
                 tokenizer=self.tokenizer,
                 has_text=section.has_text,
                 augment=self._stage.augment,
+                **shared,
             )
         if self._source_config.gives == ENCODED:
-            return Decode(size, False, self.tokenizer, resize=section.resize)
+            return Decode(
+                size,
+                is_training=False,
+                tokenizer=self.tokenizer,
+                resize=section.resize,
+                **shared,
+            )
         return FirstCaption()
 
     def _place(self, params, probe) -> Params:
@@ -191,6 +203,8 @@ class CacheEncoder:
         if self.tokenizer:
             hashes["tokenizer"] = self.tokenizer.fingerprint
         augment = {} if section.resize else json.loads(json.dumps(dict(self._stage.augment)))
+        # Named only where it is on, so that caches of before it existed stay what they are.
+        turned = {"exif_orientation": True} if self._reading.exif_orientation else {}
         return Header(
             num_samples=len(self._source),
             records_per_shard=section.records_per_shard,
@@ -203,7 +217,7 @@ class CacheEncoder:
             fields=self._fields(probe),
             has_captions="caption" in probe,
             hashes=hashes,
-            transform={"augment": augment, "resize": section.resize, "seed": self._seed},
+            transform={"augment": augment, "resize": section.resize, "seed": self._seed, **turned},
             compute={"dtype": compute.dtype, "vq_dtype": compute.vq_dtype},
             source=self._source_config.to_plain(),
             classes=tuple(getattr(self._source, "classes", None) or ()),
