@@ -24,6 +24,7 @@ from toklip_jax.data.cache import (
     load_header,
 )
 from toklip_jax.data.config import TextDataConfig
+from toklip_jax.data.health import BadSample
 from toklip_jax.data.record_files import write_records
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.weights.fingerprints import fingerprint_params
@@ -185,9 +186,100 @@ def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
         load_header(cache)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"records_per_shard": 0},
+        {"records_per_shard": -4},
+        {"num_samples": 1.5},
+        {"num_samples": True},
+        {"num_samples": 1e999},
+        {"crops": 0},
+        {"grid": [2, 0]},
+        {"grid": 4},
+        {"codebook_sizes": [-1]},
+        {"codebook_sizes": ["many"]},
+        {"image_size": "large"},
+        {"context_length": -1},
+        {"record_bytes": 10},
+        {"fields": []},
+        {"fields": [5]},
+        {"format": [2]},
+        {"classes": 3},
+    ],
+)
+def test_a_damaged_header_is_named(cache, changes):
+    path = cache / "header.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=r"header\.json is damaged|cache of format"):
+        load_header(cache)
+
+
+@pytest.mark.parametrize("change", [lambda f: f | {"offset": 4}, lambda f: f | {"count": 7}])
+def test_fields_that_overlap_are_a_damaged_header(cache, change):
+    path = cache / "header.json"
+    header = json.loads(path.read_text())
+    header["fields"][-1] = change(header["fields"][-1])
+    path.write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=r"header\.json is damaged"):
+        load_header(cache)
+
+
+def test_a_header_of_too_many_samples_is_found_at_once(cache):
+    path = cache / "header.json"
+    for changes in ({"num_samples": 10**12}, {"num_samples": 10**9, "records_per_shard": 1}):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(ValueError, match=r"found 3 \(no part-0.*header\.json is damaged"):
+            SourceConfig.from_plain(source_config(cache)).open()
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9, 0.0])
+def test_a_shard_that_was_cut_off_is_named(cache, keep):
+    shard = cache / "part-00001-of-00003.array_record"
+    data = shard.read_bytes()
+    shard.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(ValueError, match=f"{shard.name}, which is damaged"):
+        SourceConfig.from_plain(source_config(cache)).open()
+    with pytest.raises(ValueError, match=shard.name):
+        export_parquet(cache, cache / "parquet")
+
+
+def test_a_record_that_is_damaged_is_a_bad_sample(cache):
+    shard = cache / "part-00001-of-00003.array_record"
+    whole = shard.read_bytes()
+    config, causes = SourceConfig.from_plain(source_config(cache)), set()
+    for at in range(60, 1200, 60):  # where the records are
+        data = bytearray(whole)
+        data[at] ^= 255
+        shard.write_bytes(data)
+        try:
+            source = config.open()
+            for i in range(len(source)):
+                source[i]
+        except (ValueError, BadSample) as error:  # any other fails the test
+            causes.add(type(error))
+    assert BadSample in causes
+
+
+def test_records_of_another_cache_are_named(cache):
+    write_records(cache / "part-00000-of-00003.array_record", [b"x"] * 5)
+    with pytest.raises(ValueError, match=r"at most 4 records in .*part-00000"):
+        SourceConfig.from_plain(source_config(cache)).open()
+    records = [
+        make_header().pack(arrays_of(i) | {"ids": np.full((CROPS, TOKENS), 65_000)}) for i in (0, 1)
+    ]
+    write_records(cache / "part-00000-of-00003.array_record", records)
+    with pytest.raises(ValueError, match=r"ids below .60000,. in .*part-00000.*, got 65000"):
+        SourceConfig.from_plain(source_config(cache)).open()
+    write_records(cache / "part-00000-of-00003.array_record", [b"short"])
+    source = SourceConfig.from_plain(source_config(cache)).open()
+    with pytest.raises(BadSample, match="damaged record"):
+        source[0]
+
+
 def test_headers_are_read_as_they_were_written(cache):
     assert load_header(cache) == make_header()
-    assert load_header(cache) != make_header(crops=2)
+    assert load_header(cache) != make_header(num_samples=9)
     assert json.loads((cache / "header.json").read_text())["num_shards"] == 3
 
 

@@ -1,9 +1,16 @@
+import types
+
 import numpy as np
 import pytest
 
 from toklip_jax.data.sources import SourceConfig
-from toklip_jax.evaluation.label_maps import NO_ROW, label_map, label_rows
+from toklip_jax.evaluation.base import Encodings
+from toklip_jax.evaluation.label_maps import NO_ROW, label_map, label_rows, labels_by_name
+from toklip_jax.evaluation.meaning import Meaning
+from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.prompt_sets import TEMPLATE_SETS, ClassList, class_names, templates
+from toklip_jax.evaluation.zeroshot import class_rows
+from toklip_jax.nn.config import Compute
 
 IMAGENET = class_names("imagenet")
 
@@ -146,3 +153,37 @@ def test_names_in_another_order_are_matched():
 def test_another_number_of_classes_says_what_to_pass(source_classes, message):
     with pytest.raises(ValueError, match=message):
         label_map(ClassList("f", ("a", "b", "c")), source_classes, "x")
+
+
+def test_labels_of_two_data_sets_are_compared_by_the_names_of_their_classes():
+    labels, train = np.array([1, 0, 1]), ("ant", "cat", "dog")
+    assert labels_by_name(labels, ("cat", "dog"), train).tolist() == [2, 1, 2]
+    assert labels_by_name(labels, ("dog", "cat", "cow"), train).tolist() == [1, 2, 1]
+    for own, others in ((None, train), (train, None), (train, train)):
+        assert labels_by_name(labels, own, others).tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=r"1 others, such as 'cow' beside 'ant': name them alike"):
+        labels_by_name(labels, ("cat", "cow"), train)
+
+
+def test_a_test_set_that_lacks_a_class_is_compared_with_the_right_ones():
+    """Each image's feature is its class: any learner tells them apart."""
+    rows = {
+        "train": {"image": np.eye(3).repeat(9, 0), "labels": np.arange(3).repeat(9)},
+        "test": {"image": np.eye(3)[1:].repeat(9, 0), "labels": np.arange(2).repeat(9)},
+    }
+    classes = {"train": ("ant", "cat", "dog"), "test": ("cat", "dog")}
+    sources = {part: types.SimpleNamespace(classes=names) for part, names in classes.items()}
+    models = Models.from_configs(Compute(), {})
+    data = Encodings(models, sources, images=rows, texts={}, has_baselines=False)
+    (row,) = Meaning(train={}, test={}).score(data).rows
+    assert (row["linear_probe"].value, row["knn"].value) == (1, 1)
+
+
+def test_classes_that_are_no_names_say_what_to_pass():
+    ids = types.SimpleNamespace(classes=IMAGENET.wnids[:3])
+    with pytest.raises(ValueError, match=r"got the WordNet ids of .* n01440764: pass classes='ima"):
+        class_rows("", ids)
+    numbers = types.SimpleNamespace(classes=("0", "1"))
+    with pytest.warns(UserWarning, match="called by numbers, such as 0"):
+        assert class_rows("", numbers)[0] == ("0", "1")
+    assert class_rows("", types.SimpleNamespace(classes=("cat", "n01440764")))[0][0] == "cat"

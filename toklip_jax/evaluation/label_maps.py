@@ -7,6 +7,7 @@ own; a folder's classes are sorted as text, so that ImageNet-v2's directories "0
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,6 +78,56 @@ def label_rows(
             f"classes=... with all of its classes"
         )
     return found
+
+
+def labels_by_name(
+    labels: Int[AnyArray, " b"],
+    own: Sequence[str] | None,
+    others: Sequence[str] | None,
+    source: str = "the test images",
+) -> Int[np.ndarray, " b"]:
+    """Returns labels of one data set as another numbers its classes, by their names.
+
+    Args:
+        own: the classes of the labels' data set; None where it doesn't know, and then the labels
+            stay as they are, as they do where the other doesn't know.
+        others: those of the other data set.
+        source: the labels' data set, for the message.
+
+    Raises:
+        ValueError: a label whose class the other data set doesn't have; names it.
+    """
+    labels = np.asarray(labels)
+    if own is None or others is None or tuple(own) == tuple(others):
+        return labels
+    places = {name: place for place, name in enumerate(others)}
+    if unknown := [own[label] for label in np.unique(labels) if own[label] not in places]:
+        raise ValueError(
+            f"expected the classes of {source} among the {len(others)} of the training images, got "
+            f"{len(unknown)} others, such as {unknown[0]!r} beside {others[0]!r}: name them alike, "
+            f"or leave those images out"
+        )
+    return np.array([places.get(name, NO_ROW) for name in own], np.int32)[labels]
+
+
+def expect_names(source_classes: Sequence[str], source: str = "the data set") -> None:
+    """Checks that a data set's own classes can stand in a prompt; warns of mere numbers.
+
+    Raises:
+        ValueError: they are WordNet ids, which no text encoder has learned.
+    """
+    if all(map(_WNID.fullmatch, source_classes)):
+        raise ValueError(
+            f"expected names of classes for the prompts, got the WordNet ids of {source}, such as "
+            f"{source_classes[0]}: pass classes='imagenet', with a directory for each of its "
+            f"classes, or a text file with a name a line, in the order of the ids"
+        )
+    if all(name.isdecimal() for name in source_classes):
+        warnings.warn(
+            f"the classes of {source} are called by numbers, such as {source_classes[0]}, and so "
+            f"are they in the prompts: unless they show numbers, {_advice(source_classes)}",
+            stacklevel=2,
+        )
 
 
 def _by_wnid(classes, source_classes, source):

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.image_sets import ImageSource
+from toklip_jax.evaluation.label_maps import labels_by_name
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.probe import knn, linear_probe
@@ -27,7 +28,8 @@ class Meaning(Evaluation):
 
     Attributes:
         train: labelled images that the learners are fitted to; their features are held in memory.
-        test: other images of the same classes.
+        test: other images of the same classes, which are matched by name where both data sets
+            know theirs.
     """
 
     train: ImageSource
@@ -48,10 +50,12 @@ class Meaning(Evaluation):
 
     def score(self, data: Encodings) -> Scores:
         train, test = data.images["train"], data.images["test"]
+        classes = {part: getattr(source, "classes", None) for part, source in data.sources.items()}
+        test_labels = labels_by_name(test["labels"], classes["test"], classes["train"])
         table = []
         for output, label in FEATURES.items():
             if output in train and output in test:
-                arrays = train[output], train["labels"], test[output], test["labels"]
+                arrays = train[output], train["labels"], test[output], test_labels
                 figures = {"linear_probe": linear_probe(*arrays), "knn": knn(*arrays)}
                 table.append({"model": label, **figures})
         return Scores(table)

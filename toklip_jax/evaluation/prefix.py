@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.image_sets import ImageSource
-from toklip_jax.evaluation.label_maps import label_rows
+from toklip_jax.evaluation.label_maps import label_rows, labels_by_name
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.outputs.features import PREFIXES
@@ -73,10 +73,12 @@ class Prefix(Evaluation):
         if not self.train:
             return []
         train, test = data.images["train"], data.images["test"]
+        classes = {part: getattr(source, "classes", None) for part, source in data.sources.items()}
+        test_labels = labels_by_name(test["labels"], classes["test"], classes["train"])
         rows = [{"model": "linear probe, mean token"}, {"model": "kNN, mean token"}]
         for i, share in enumerate(PREFIXES):
             train_x, test_x = train["prefix_token"][:, i], test["prefix_token"][:, i]
             for row, learner in zip(rows, (linear_probe, knn), strict=True):
-                accuracy = learner(train_x, train["labels"], test_x, test["labels"])
+                accuracy = learner(train_x, train["labels"], test_x, test_labels)
                 row[f"first_{share}"] = accuracy
         return rows

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
 from toklip_jax.evaluation.image_sets import ImageSource
-from toklip_jax.evaluation.label_maps import label_map, label_rows
+from toklip_jax.evaluation.label_maps import expect_names, label_map, label_rows
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs, text_space_outputs
 from toklip_jax.evaluation.prompt_sets import ClassList, class_names, templates
@@ -77,12 +77,14 @@ def class_rows(classes: str, source: object) -> tuple[tuple[str, ...], Int[np.nd
         source: the data source, with `classes` where it knows them.
 
     Raises:
-        ValueError: names that don't fit the data set's classes, or none at all.
+        ValueError: names that don't fit the data set's classes, that are WordNet ids, or none at
+            all.
     """
     own = getattr(source, "classes", None)
     if classes:
         chosen = class_names(classes)
     elif own:
+        expect_names(own, type(source).__name__)
         chosen = ClassList("its own names", tuple(own))
     else:
         raise ValueError(

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from toklip_jax.data.cache.fields import DTYPES, Field
+from toklip_jax.data.cache.fields import DTYPES, Field, lay_out
+from toklip_jax.data.images.sizes import sides_of
 from toklip_jax.data.transforms import Sample
 from toklip_jax.ops.grids import square_grid
 
@@ -57,7 +58,8 @@ class Header:
         toklip_jax: the version that wrote it, for people.
 
     Raises:
-        ValueError: ids whose shape is not that of the grid, or too few codebook sizes.
+        ValueError: a number out of its range, ids whose shape is not that of the grid, fields that
+            aren't one after another, or too few codebook sizes.
     """
 
     num_samples: int
@@ -81,6 +83,14 @@ class Header:
     format: int = FORMAT
 
     def __post_init__(self):
+        for name in ("num_samples", "records_per_shard", "crops", "codes_per_place"):
+            _expect_number(name, getattr(self, name))
+        for name in ("grid", "codebook_sizes"):
+            for value in getattr(self, name):
+                _expect_number(name, value)
+        _expect_number("context_length", self.context_length, least=0)
+        sides_of(self.image_size)
+        self._check_fields()
         if len(self.codebook_sizes) != self.codes_per_place:
             raise ValueError(
                 f"expected a codebook size for each of {self.codes_per_place} ids a place, got "
@@ -89,6 +99,15 @@ class Header:
         for field in self.fields:
             if field.name == "ids" and field.shape != self.ids_shape:
                 raise ValueError(f"expected ids of shape {self.ids_shape}, got {field.shape}")
+
+    def _check_fields(self):
+        for field in self.fields:
+            for value in field.shape:
+                _expect_number(f"shape of {field.name}", value)
+            if field.count not in (1, self.crops):
+                raise ValueError(f"expected {field.name} once or for each crop, got {field.count}")
+        if self.fields != lay_out(self.fields):
+            raise ValueError("expected fields one after another, got gaps or overlaps")
 
     @property
     def num_tokens(self) -> int:
@@ -160,8 +179,11 @@ def load_header(directory: str | pathlib.Path) -> Header:
     try:
         data = json.loads(path.read_text())
         if data.get("format") in _READERS:
-            return _READERS[data["format"]](data)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+            header = _READERS[data["format"]](data)
+            if data["record_bytes"] != header.record_bytes:
+                raise ValueError(f"records of {data['record_bytes']} bytes don't fit their fields")
+            return header
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): encode again") from error
     raise ValueError(
         f"expected a cache of format {' or '.join(map(str, _READERS))}, got {data.get('format')} "
@@ -176,13 +198,22 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
         ValueError: some are not there.
     """
     directory = pathlib.Path(directory).expanduser()
-    paths = [directory / header.shard(i) for i in range(header.num_shards)]
-    if missing := [path.name for path in paths if not path.is_file()]:
+    there = {path.name for path in directory.iterdir() if path.is_file()}
+    numbers = range(header.num_shards)
+    # The first that is missing comes soon, even where a damaged header asks for millions.
+    if missing := next((name for name in map(header.shard, numbers) if name not in there), None):
+        found = sum(name.startswith("part-") for name in there)
         raise ValueError(
-            f"expected {len(paths)} shards in {directory}, found {len(paths) - len(missing)} "
-            f"(no {missing[0]}): run the command that wrote it again, and it resumes"
+            f"expected {len(numbers)} shards in {directory}, found {found} (no {missing}): run "
+            f"the command that wrote it again, and it resumes; or, if it was finished, {HEADER} is "
+            f"damaged: encode again"
         )
-    return [str(path) for path in paths]
+    return [str(directory / header.shard(i)) for i in numbers]
+
+
+def _expect_number(name, value, least=1):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"expected {name} of at least {least}, got {value!r}")
 
 
 def _from_format_1(data) -> Header:

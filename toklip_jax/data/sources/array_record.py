@@ -16,7 +16,11 @@ import grain
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import base_name, expand, is_local
-from toklip_jax.data.record_files import count_records, write_records
+from toklip_jax.data.record_files import (
+    count_records,
+    damage_is_a_bad_sample,
+    write_records,
+)
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 
 _LENGTH = struct.Struct("<I")
@@ -37,7 +41,11 @@ def write_array_record(path: str | pathlib.Path, records: Iterable[Mapping[str, 
 
 
 class ArrayRecordSource:
-    """Records as `write_array_record` took them, text as str."""
+    """Records as `write_array_record` took them, text as str.
+
+    Attributes:
+        has_labels: whether the first record has a label.
+    """
 
     def __init__(self, files: str | Sequence[str]):
         """Opens files.
@@ -61,6 +69,7 @@ class ArrayRecordSource:
         self._records = grain.sources.ArrayRecordDataSource(self.files)
         if len(self) == 0:
             raise ValueError(f"expected records in {files!r}, found none: write them again")
+        self.has_labels = self._has_label(0)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -69,16 +78,23 @@ class ArrayRecordSource:
         """Returns a record.
 
         Raises:
-            BadSample: the record wasn't written by `write_array_record`.
+            BadSample: the record is damaged, or wasn't written by `write_array_record`.
         """
-        data = self._records[index]
+        with damage_is_a_bad_sample():
+            data = self._records[index]
         try:
             (length,) = _LENGTH.unpack_from(data)
             end = _LENGTH.size + length
             header = json.loads(data[_LENGTH.size : end]) if end < len(data) else None
             return header | {"image": data[end:]}
-        except (struct.error, ValueError, TypeError):
+        except (struct.error, ValueError, TypeError, RecursionError):
             raise BadSample("not a record of this project") from None
+
+    def _has_label(self, index):
+        try:
+            return "label" in self[index]
+        except BadSample:
+            return False
 
     def key(self, index: int) -> str:
         """Returns the file's name and the row in it."""

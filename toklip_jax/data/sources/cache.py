@@ -6,9 +6,11 @@ import os
 import grain
 import numpy as np
 
-from toklip_jax.data.cache import Header, expect_complete, load_header
+from toklip_jax.data.cache import HEADER, Header, expect_complete, load_header
+from toklip_jax.data.health import BadSample
 from toklip_jax.data.offsets import Offsets
-from toklip_jax.data.record_files import count_records
+from toklip_jax.data.paths import expand_home
+from toklip_jax.data.record_files import count_records, damage_is_a_bad_sample
 from toklip_jax.data.sources.base import IDS, SourceKind
 from toklip_jax.data.transforms import Sample
 
@@ -32,30 +34,60 @@ class CacheSource:
 
         Raises:
             FileNotFoundError: there is no cache.
-            ValueError: it is damaged, not finished, or without a record.
+            ValueError: it is damaged (names the file), not finished, or without a record.
         """
+        directory = expand_home(directory)
         self.header = load_header(directory)
         self.classes = self.header.classes
         paths = expect_complete(self.header, directory)
         counts = [count_records(path) for path in paths]
+        for path, count in zip(paths, counts, strict=True):
+            if count > self.header.records_per_shard:
+                raise ValueError(
+                    f"expected at most {self.header.records_per_shard} records in {path}, got "
+                    f"{count}: it is of another cache, or {HEADER} is damaged; encode again"
+                )
         filled = [(path, n) for path, n in zip(paths, counts, strict=True) if n]
         if not filled:
             raise ValueError(f"expected records in {directory}, found none: encode again")
         self._files = [path for path, _ in filled]
         self._offsets = Offsets(n for _, n in filled)
         self._records = grain.sources.ArrayRecordDataSource(self._files)
+        self._expect_fitting_ids()
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Sample:
-        record = self._records[index]
+        """Returns a sample.
+
+        Raises:
+            BadSample: its record is damaged.
+        """
+        with damage_is_a_bad_sample():
+            record = self._records[index]
+        size, length = self.header.record_bytes, len(record)
+        if length < size or (length > size and not self.header.has_captions):
+            raise BadSample("damaged record")
         return self.header.read(record, 0) | {CROPS: _Crops(self.header, record)}
 
     def key(self, index: int) -> str:
         """Returns the shard's name and the row in it."""
         file, row = self._offsets.place(index)
         return f"{os.path.basename(self._files[file])}:{row}"
+
+    def _expect_fitting_ids(self):
+        """Checks the first record, as other sizes in the header would shift what is read."""
+        try:
+            ids = self[0]["ids"]
+        except BadSample:
+            return
+        sizes = np.array(self.header.codebook_sizes)
+        if np.any(ids.reshape(-1, len(sizes)) >= sizes):
+            raise ValueError(
+                f"expected ids below {self.header.codebook_sizes} in {self._files[0]}, got "
+                f"{ids.max()}: it is of another cache, or {HEADER} is damaged; encode again"
+            )
 
 
 class PickCrop:

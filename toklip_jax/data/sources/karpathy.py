@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from toklip_jax.core.fields import check_name
-from toklip_jax.data.paths import read_bytes
+from toklip_jax.data.paths import expand_home, join, read_bytes
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 from toklip_jax.data.sources.records import read_image_bytes
 
@@ -34,15 +34,15 @@ class KarpathySource:
         """
         if num_captions < 1:
             raise ValueError(f"expected num_captions of at least 1, got {num_captions}")
-        self.images, self.split = images.rstrip("/"), split
-        rows = _read(annotations)
+        self.images, self.split = expand_home(images), split
+        rows = _read(expand_home(annotations))
         try:
             splits = sorted({row["split"] for row in rows})
             check_name(f"a split of {annotations}", split, splits)
             rows = [row for row in rows if row["split"] == split]
             self._names = [_name(row) for row in rows]
             self._texts = [_captions(row, num_captions) for row in rows]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise _wrong_layout(annotations, f"missing or wrong: {error}") from error
 
     def __len__(self) -> int:
@@ -52,9 +52,9 @@ class KarpathySource:
         """Returns a record.
 
         Raises:
-            BadSample: there is no such image.
+            BadSample: there is no such image, or it can't be read.
         """
-        image = read_image_bytes(f"{self.images}/{self._names[index]}")
+        image = read_image_bytes(join(self.images, self._names[index]))
         return {"image": image, "text": self._texts[index][0]}
 
     def key(self, index: int) -> str:
@@ -78,7 +78,7 @@ def _read(path):
         ) from None
     try:
         rows = json.loads(data)["images"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _wrong_layout(path, error) from error
     if not isinstance(rows, list) or not rows:
         raise _wrong_layout(path, "no images")

@@ -1,14 +1,19 @@
 """Several sources as one, drawn from by weight."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from toklip_jax.data.health import Problem
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.reader import following, key_of
 from toklip_jax.data.sources.base import PARTS, Source, SourceKind, weighted_parts
 from toklip_jax.data.text import TextTokenizer
+
+LABELS = ("label", "labels")  # of records, and of arrays
 
 
 class Mixture:
@@ -20,6 +25,9 @@ class Mixture:
     Attributes:
         starts: index at which each part begins.
         problems: the problems of all parts.
+        classes: names of the labels, if all parts know theirs; parts that number them otherwise
+            get the numbers of this list. None if some don't know.
+        has_labels: whether all parts have labels.
     """
 
     def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
@@ -31,7 +39,8 @@ class Mixture:
         Raises:
             ValueError: no parts, an empty one, or weights that don't fit or aren't positive.
         """
-        if not parts or len(parts) != len(weights) or min(weights) <= 0:
+        is_fit = len(parts) == len(weights) and all(0 < w < math.inf for w in weights)
+        if not parts or not is_fit:
             raise ValueError(
                 f"expected parts with a positive weight each, got {len(parts)} with {weights}"
             )
@@ -42,13 +51,19 @@ class Mixture:
         self.starts = self._offsets.starts[:-1]
         found = [getattr(part, "problems", []) for part in parts]
         self.problems: list[Problem] = list(itertools.chain(*found))
+        self.has_labels = all(getattr(part, "has_labels", False) for part in parts)
+        self.classes, self._renumbered = _join_classes(parts)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         part, row = self._offsets.place(index)
-        return self.parts[part][row]
+        sample = self.parts[part][row]
+        if self._renumbered is None:
+            return sample
+        labels = {n: self._renumbered[part][sample[n]] for n in LABELS if n in sample}
+        return sample | labels
 
     def key(self, index: int) -> str:
         """Returns the name that the part gives the sample."""
@@ -59,6 +74,16 @@ class Mixture:
         """Returns the index whose sample replaces a bad one: the next one of its part."""
         part, row = self._offsets.place(index)
         return self.starts[part] + following(self.parts[part], row)
+
+
+def _join_classes(parts):
+    """Returns the names of all parts' classes, and for each part the new number of each label."""
+    names = [getattr(part, "classes", None) for part in parts]
+    if not all(names):
+        return None, None
+    joined = tuple(dict.fromkeys(itertools.chain(*names)))
+    places = {name: place for place, name in enumerate(joined)}
+    return joined, [np.array([places[name] for name in own], np.int32) for own in names]
 
 
 def open_mixture(

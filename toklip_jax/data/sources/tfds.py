@@ -1,9 +1,11 @@
 """Data sets of TensorFlow Datasets as ArrayRecord, read without TensorFlow."""
 
-import os
 from typing import Any
 
+import numpy as np
+
 from toklip_jax.core.fields import check_name
+from toklip_jax.data.paths import expand_home
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 
 
@@ -13,6 +15,7 @@ class TfdsSource:
     Attributes:
         classes: the name of each label ("0", "1", ... if the data set says only how many there
             are); None without a label, or if it isn't a class.
+        has_labels: whether a feature of labels is named.
     """
 
     def __init__(
@@ -39,27 +42,24 @@ class TfdsSource:
         Raises:
             FileNotFoundError: there is no data set.
             ValueError: no or both of `directory` and `name`, a split or feature that isn't there,
-                or a file format without random access.
+                a feature of another type, or a file format without random access.
         """
         if (directory is None) == (name is None):
             raise ValueError(f"expected directory or name, got {directory!r} and {name!r}")
-        directory, data_dir = (path and os.path.expanduser(path) for path in (directory, data_dir))
+        directory, data_dir = (path and expand_home(path) for path in (directory, data_dir))
         builder = _builder(directory, name, data_dir)
         self.name, self.split = builder.name, split
         fields = {"image": image, "text": text, "label": label}
         self.features = {field: f for field, f in fields.items() if f is not None}
         self._rows = _rows(builder, split, self.features)
-        self.classes = _classes(builder, label)
+        self.classes, self.has_labels = _classes(builder, label), label is not None
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self._rows[index]
-        record = {field: row[feature] for field, feature in self.features.items()}
-        if "label" in record:
-            record["label"] = int(record["label"])
-        return record
+        return {field: row[feature] for field, feature in self.features.items()}
 
     def key(self, index: int) -> str:
         """Returns the data set's name, the split and the row."""
@@ -67,6 +67,9 @@ class TfdsSource:
 
 
 TFDS = SourceKind("tfds", TfdsSource, ENCODED)
+
+_EXPECTED = {"image": "images", "text": "texts", "label": "whole numbers"}
+_KINDS = {"text": "OSU", "label": "iub"}  # of numpy's types
 
 
 def _builder(directory, name, data_dir):
@@ -97,6 +100,13 @@ def _rows(builder, split, features):
     check_name(f"a split of {builder.name}", split.split("[")[0], builder.info.splits)
     for feature in features.values():
         check_name(f"a feature of {builder.name}", feature, builder.info.features)
+    for field, feature in features.items():
+        found = builder.info.features[feature]
+        if not _is_fit(field, found):
+            raise ValueError(
+                f"expected {_EXPECTED[field]} in the feature {feature!r} of {builder.name}, got "
+                f"{type(found).__name__}: name another feature"
+            )
     decoders = {features["image"]: tfds.decode.SkipDecoding()}
     try:
         return builder.as_data_source(split, decoders=decoders)
@@ -112,3 +122,12 @@ def _classes(builder, label):
     if getattr(feature, "num_classes", None) is None:
         return None
     return tuple(feature.names)
+
+
+def _is_fit(field, feature):
+    import tensorflow_datasets as tfds
+
+    if field == "image":
+        return isinstance(feature, tfds.features.Image)
+    is_scalar = isinstance(feature, tfds.features.Tensor) and feature.shape == ()
+    return is_scalar and np.dtype(feature.np_dtype).kind in _KINDS[field]
