@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 
 from toklip_jax.evaluation.fid import (
-    URL,
     Reference,
     fid,
-    load_inception,
     read_statistics,
     sfid,
     write_statistics,
 )
 from toklip_jax.metrics import Frechet
 from toklip_jax.models.inception.config import InceptionConfig
+from toklip_jax.models.inception.family import URL
 from toklip_jax.models.inception.model import Inception
 from toklip_jax.weights import Weights, save_weights
-from toklip_jax.weights.read import read_weights
+from toklip_jax.weights.read import read_role
 
 TINY = InceptionConfig(image_size=75, divisor=16)
 COMMAND = "python -m toklip_jax.convert to-jax pt_inception-2015-12-05-6726825d.pth inception"
@@ -102,7 +101,7 @@ def test_missing_and_foreign_files_of_statistics_are_named(tmp_path):
 def test_one_line_says_what_to_fetch_and_how_to_convert_it(path, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error) as caught:
-        load_inception(path, read_weights)
+        read_role("inception", path)
     message = str(caught.value)
     assert URL in message
     assert COMMAND in message
@@ -111,12 +110,12 @@ def test_one_line_says_what_to_fetch_and_how_to_convert_it(path, error, tmp_path
 
 def test_other_weights_are_refused(golden):
     with pytest.raises(ValueError, match="weights of a TokLIPConfig: fetch"):
-        load_inception(golden("toklip_tiny/checkpoint.pt"), read_weights)
+        read_role("inception", golden("toklip_tiny/checkpoint.pt"))
 
 
 def test_rfid_of_images_is_0_for_equal_sets_and_grows_with_the_damage(params, tmp_path):
     save_weights(tmp_path / "inception", Weights(TINY, params, is_scanned=False))
-    weights = load_inception(tmp_path / "inception", read_weights)
+    weights = read_role("inception", tmp_path / "inception")
     assert weights.config == TINY
     random = np.random.default_rng(1)
     images = random.uniform(-1, 1, (24, 16, 16, 3)).astype(np.float32)

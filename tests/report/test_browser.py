@@ -64,11 +64,21 @@ def visit(browser, tmp_path):
         text = text.replace("</body>", VISIT + "</body>")
         page.write_text(text if size is None else _in_frame(text, *size), encoding="utf-8")
         command = [
-            *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-            *("--enable-logging=stderr", "--virtual-time-budget=10000", "--hide-scrollbars"),
-            *("--no-first-run", "--disable-background-networking", "--disable-extensions"),
-            *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"),
-            *(*flags, page.as_uri() + address),
+            browser,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=10000",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-extensions",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            *flags,
+            page.as_uri() + address,
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -8,16 +8,11 @@ import dataclasses
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
-from toklip_jax.models.registry import family_of
 
-FILE = "pt_inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
 MAX_ASYMMETRY = 1e-3  # of a covariance, against its largest entry: half precision's
 
 
@@ -58,36 +53,6 @@ def sfid(images: Frechet, reference: Frechet | Reference) -> float:
     if reference.spatial is None:
         raise ValueError("expected spatial statistics (mu_s, sigma_s), got a reference without")
     return frechet_distance(images.statistics(), reference.spatial)
-
-
-def load_inception(path: str | pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
-    """Returns `read(path)`, which must be weights of FID's Inception; downloads nothing.
-
-    Args:
-        path: the path of a directory of converted weights, or of the published file.
-        read: `weights.read.read_weights`.
-
-    Raises:
-        FileNotFoundError: nothing is there; says what to fetch and how to convert it.
-        ValueError: no path, or other weights; says the same.
-    """
-    if not str(path):
-        raise ValueError(missing_inception_message("no path"))
-    if not pathlib.Path(path).exists():
-        raise FileNotFoundError(missing_inception_message(f"{path}, where nothing is"))
-    weights = read(pathlib.Path(path))
-    if family_of(weights.config).role != "inception":
-        kind = type(weights.config).__name__
-        raise ValueError(missing_inception_message(f"{path}, weights of a {kind}"))
-    return weights
-
-
-def missing_inception_message(got: str) -> str:
-    """Returns one line that says what was got instead of Inception's weights, and what to do."""
-    return (
-        f"expected weights of Inception for rFID, got {got}: fetch {URL} (96 MB) and run "
-        f"`python -m toklip_jax.convert to-jax {FILE} inception`"
-    )
 
 
 def read_statistics(path: str | pathlib.Path) -> Reference:

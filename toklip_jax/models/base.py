@@ -144,6 +144,7 @@ class Family:
         sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
         embeddings: patterns of parameters that stand below the first block, for layer decay.
         full_precision: patterns of parameters that stay float32 where the others are cast.
+        download: how to get its published weights, for messages; "" where that isn't known.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Family:
     sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     embeddings: tuple[str, ...] = ()
     full_precision: tuple[str, ...] = ()
+    download: str = ""
 
     def __post_init__(self):
         check_name("role", self.role, ROLES)

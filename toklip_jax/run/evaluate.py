@@ -20,9 +20,7 @@ import jax
 import numpy as np
 
 from toklip_jax.core.whole_files import write_json, write_whole
-from toklip_jax.evaluation.fid import load_inception, missing_inception_message
 from toklip_jax.evaluation.models import Models
-from toklip_jax.evaluation.reconstruction import Reconstruct
 from toklip_jax.evaluation.results import Result
 from toklip_jax.evaluation.suite import Kept
 from toklip_jax.evaluation.tables import results_table
@@ -34,7 +32,7 @@ from toklip_jax.tasks.registry import task_of
 from toklip_jax.training.state import cast_frozen, merge, partition, place
 from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 from toklip_jax.weights import Weights, fingerprint
-from toklip_jax.weights.read import read_weights
+from toklip_jax.weights.read import how_to_get, read_role
 
 RESULTS, TABLES, ROWS = "results.json", "results.md", "evaluation"
 PACKAGES = ("toklip_jax", "jax", "jaxlib", "flax", "numpy", "pillow")
@@ -81,17 +79,9 @@ def read_models(context: RunContext) -> dict[str, Weights]:
     """
     weights = {}
     for name, source in context.experiment.models.items():
-        if not source:
-            continue
-        if name == "inception":
-            weights[name] = load_inception(source, read_weights)
-            continue
-        weights[name] = context.read_weights(source)
-        if family_of(weights[name].config).role != name:
-            raise ValueError(
-                f"expected weights of kind {name} in models.{name}, got those of a "
-                f"{type(weights[name].config).__name__} in {source}"
-            )
+        if source:
+            read = read_role(name, weights_path(source, context.workdir))
+            weights[name] = read.with_layout(context.experiment.compute.is_scanned)
     if not weights:
         raise ValueError("expected weights to evaluate in the config's models, got none")
     return weights
@@ -125,11 +115,10 @@ def _saved_tokenizer(weights):
 
 
 def _say_what_is_left_out(experiment):
-    """Says that rFID is left out if a config leaves the path of Inception's weights empty."""
-    asked = [experiment.evaluations[name] for name in experiment.evaluate]
-    is_asked = any(isinstance(evaluation, Reconstruct) for evaluation in asked)
-    if is_asked and is_main_host() and experiment.models.get("inception") == "":
-        print(f"rFID is left out: {missing_inception_message('none')}")
+    """Names the models that a config leaves empty although their weights are published."""
+    for name, source in experiment.models.items():
+        if not source and (advice := how_to_get(name)) and is_main_host():
+            print(f"Figures that need models.{name} are left out, as it is empty: {advice}")
 
 
 def _provenance(experiment, hashes) -> dict[str, Any]:

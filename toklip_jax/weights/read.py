@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from toklip_jax.core.fields import check_type
-from toklip_jax.models.base import Hints
+from toklip_jax.models.base import Hints, family_of, registered
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
 from toklip_jax.weights.conversion import convert_checkpoint
@@ -39,6 +39,35 @@ def read_weights(
         expect_no_hints(hints, path)
         return load_weights(path)
     return convert_checkpoint(read_checkpoint(path), hints)
+
+
+def read_role(role: str, path: str | pathlib.Path) -> Weights:
+    """Reads weights that must be of one role, such as "teacher".
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: no path, or weights of another role. Both say how to get them, if that is known.
+    """
+    if not str(path):
+        raise ValueError(missing_message(role, "no path"))
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(missing_message(role, f"{path}, where nothing is"))
+    weights = read_weights(path)
+    if family_of(weights.config).role != role:
+        kind = type(weights.config).__name__
+        raise ValueError(missing_message(role, f"{path}, weights of a {kind}"))
+    return weights
+
+
+def missing_message(role: str, got: str) -> str:
+    """Returns a line that says what came instead of a role's weights, and how to get them."""
+    expected = f"expected weights of kind {role}, got {got}"
+    return ": ".join(filter(None, (expected, how_to_get(role))))
+
+
+def how_to_get(role: str) -> str:
+    """Returns how to get the published weights of a role, or "" where that isn't known."""
+    return "; ".join(family.download for family in registered() if family.role == role)
 
 
 def is_converted(path: str | pathlib.Path) -> bool:

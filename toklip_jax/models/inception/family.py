@@ -9,6 +9,9 @@ from toklip_jax.models.inception.keys import KEYS
 from toklip_jax.models.inception.model import Inception
 from toklip_jax.nn.config import Compute
 
+FILE = "pt_inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
+
 
 def _build(config: InceptionConfig, compute: Compute) -> Inception:
     return Inception(config)  # it computes in float32 whatever `compute` says
@@ -26,4 +29,5 @@ INCEPTION = Family(
     build=_build,
     inputs=_inputs,
     keys=KEYS,
+    download=f"fetch {URL} (96 MB) and run `python -m toklip_jax.convert to-jax {FILE} inception`",
 )
