@@ -50,26 +50,12 @@ def _compile_once(tmp_path_factory):
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
-QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly(request):
-    """Compiles programs without most optimisations, which halves the suite's time.
-
-    Modules that compare with recordings are compiled as users compile them; all are where the
-    variable is set to 0, as `make test-all` does.
-    """
-    if QUICKLY in os.environ:
-        yield
-        return
-    items = [item for item in request.session.items if item.module is request.module]
-    is_quick = not any("golden" in item.fixturenames for item in items)
-    os.environ[QUICKLY] = str(int(is_quick))  # for the processes that tests start
-    jax.config.update("jax_disable_most_optimizations", is_quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    del os.environ[QUICKLY]
+def pytest_collection_modifyitems(items):
+    """Marks the modules that compare with recordings: they are compiled as users compile."""
+    recorded = {item.module for item in items if "golden" in getattr(item, "fixturenames", ())}
+    for item in items:
+        if getattr(item, "module", None) in recorded:
+            item.add_marker("recorded")
 
 
 def pytest_terminal_summary(terminalreporter):

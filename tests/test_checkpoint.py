@@ -147,7 +147,7 @@ def test_what_never_changes_is_kept_once(tmp_path):
 
 def test_another_mesh_restores_the_same_bits(tmp_path):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-c", ON_MESHES, str(tmp_path)]

@@ -70,7 +70,7 @@ def test_blocks_change_neither_value_nor_gradient(kind, block):
 
 def test_devices_change_neither_value_nor_gradient_and_hold_their_rows_only():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     program = f"import runpy; runpy.run_path({str(pathlib.Path(__file__))!r}, run_name='devices')"

@@ -342,7 +342,7 @@ def free_port():
 
 def spawn(code, environ):
     environ = clean() | environ | {"JAX_PLATFORMS": "cpu"}
-    environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=environ,

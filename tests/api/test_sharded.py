@@ -110,7 +110,7 @@ np.testing.assert_array_equal(chunked.tokenize(twice), np.concatenate([ids, ids]
 def test_on_eight_devices(code):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(
         [sys.executable, "-c", SETUP + code],

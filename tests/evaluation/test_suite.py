@@ -188,7 +188,7 @@ def test_two_and_eight_devices_give_the_counts_of_one(sections, results, tmp_pat
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)],
         env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"},
         capture_output=True,
         text=True,
         check=False,

@@ -20,12 +20,12 @@ from toklip_jax.weights.read import read_weights
 TESTS = pathlib.Path(__file__).parents[1]
 CONFIG = TESTS / "training" / "tiny_run.py"
 MESH = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-EIGHT = "--xla_force_host_platform_device_count=8"
-FOUR = "--xla_force_host_platform_device_count=4"
+DEVICES = "--xla_force_host_platform_device_count"
 
 
-def start(workdir, *flags, xla_flags="", **environment):
+def start(workdir, *flags, devices=1, **environment):
     command = [sys.executable, "-m", "toklip_jax.main", f"--config={CONFIG}"]
+    xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}={devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags} | environment
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *flags],
@@ -62,11 +62,11 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
     )
     if "toklip" not in stages:
         flags += ("--config.models.toklip=", "--config.evaluate=('pairs', 'meaning')")
-    finish(start(tmp_path / "one", *flags, xla_flags=EIGHT))
+    finish(start(tmp_path / "one", *flags, devices=8))
     together = {"TOKLIP_COORDINATOR": f"localhost:{free_port()}", "TOKLIP_NUM_PROCESSES": "2"}
     outputs = finish(
         *(
-            start(tmp_path / "two", *flags, xla_flags=FOUR, TOKLIP_PROCESS_ID=str(i), **together)
+            start(tmp_path / "two", *flags, devices=4, TOKLIP_PROCESS_ID=str(i), **together)
             for i in range(2)
         )
     )

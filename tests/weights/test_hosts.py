@@ -42,7 +42,7 @@ def test_two_hosts_save_one_model_and_agree_on_a_failure(tmp_path):
         port = sock.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
     }
     processes = [
         subprocess.Popen(

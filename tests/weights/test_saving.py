@@ -125,7 +125,7 @@ for leaf in jax.tree.leaves(params):  # np.asarray would have left the whole mod
 
 
 def test_parameters_on_a_mesh_are_written_whole(tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"}
     command = [
         sys.executable,
         "-c",
