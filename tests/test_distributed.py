@@ -14,6 +14,7 @@ import pytest
 from toklip_jax.parallel import hosts
 from toklip_jax.parallel import start as distributed
 
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 PREFIXES = ("TOKLIP_", "SLURM_", "TPU_", "MEGASCALE_", "CUDA_VISIBLE", "JAX_COORD", "GCE_METADATA")
 EXPLICIT = {"TOKLIP_COORDINATOR": "host0:1234", "TOKLIP_NUM_PROCESSES": "4"}
 SLURM = {
@@ -342,7 +343,7 @@ def free_port():
 
 def spawn(code, environ):
     environ = clean() | environ | {"JAX_PLATFORMS": "cpu"}
-    environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environ["XLA_FLAGS"] = f"{XLA_FLAGS} --xla_force_host_platform_device_count=4"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=environ,

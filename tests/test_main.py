@@ -16,6 +16,7 @@ from toklip_jax.main import main
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.weights import read_weights
 
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 CONFIG = pathlib.Path(__file__).parent / "training" / "tiny_run.py"
 EVALUATE = "--config.toklip.loop.evaluate_every=5"
 
@@ -100,7 +101,7 @@ def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(finished, tmp_path):
 def test_eight_devices_give_the_losses_of_one(finished, tmp_path):
     flags = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", EVALUATE]
     command = [sys.executable, "-m", "toklip_jax.main", f"--config={CONFIG}", *flags]
-    devices = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"}
+    devices = {"XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=8"}
     done = subprocess.run(
         [*command, f"--workdir={tmp_path / 'run'}"],
         env={**os.environ, "JAX_PLATFORMS": "cpu", **devices},

@@ -16,6 +16,7 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.planning.plan import Plan, largest_batch
 from toklip_jax.tasks.registry import task_of
 
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "training" / "tiny_run.py"
 RELEASED = ("toklip_s_256", "toklip_l_384")
@@ -27,7 +28,7 @@ def plan_of(*flags, devices=8):
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count={devices}",
         },
         capture_output=True,
         text=True,

@@ -27,6 +27,7 @@ from toklip_jax.parallel.sharding import (
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
 
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 SIZE = TOKLIP_SIZES["toklip_s_256"]
 
 
@@ -182,7 +183,7 @@ def test_constraints_change_no_result_and_gather_no_table():
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=8",
         },
         capture_output=True,
         text=True,

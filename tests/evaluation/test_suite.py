@@ -32,6 +32,7 @@ from toklip_jax.models.toklip.model import TokLIP
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
 
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 SIZE, CLASSES = 16, ("red", "green", "blue")
 VQ = LlamaGenConfig(
     32, channels=32, multipliers=(1,), num_res_blocks=1, z_channels=32, stem_patch=8
@@ -188,7 +189,10 @@ def test_two_and_eight_devices_give_the_counts_of_one(sections, results, tmp_pat
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)],
         env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"},
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=8",
+        },
         capture_output=True,
         text=True,
         check=False,

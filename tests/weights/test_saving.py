@@ -19,6 +19,7 @@ from toklip_jax.parallel.fetching import fetch
 from toklip_jax.weights import Weights, fingerprint, load_weights, read_weights, save_weights
 from toklip_jax.weights.checkpoint_file import read_checkpoint
 
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 FORMAT_1 = pathlib.Path(__file__).parent / "format_1"
 
 
@@ -125,7 +126,9 @@ for leaf in jax.tree.leaves(params):  # np.asarray would have left the whole mod
 
 
 def test_parameters_on_a_mesh_are_written_whole(tmp_path):
-    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count=8"
+    }
     command = [
         sys.executable,
         "-c",
