@@ -1,5 +1,7 @@
 """The page in a real browser: headless Chromium, by its command line."""
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -61,7 +63,7 @@ def visit(browser, tmp_path):
 
     def run(text, address="", *flags, size=None):
         page = tmp_path / "page.html"
-        text = text.replace("</body>", VISIT + "</body>")
+        text = _allowing(VISIT, text.replace("</body>", VISIT + "</body>"))
         page.write_text(text if size is None else _in_frame(text, *size), encoding="utf-8")
         command = [
             browser,
@@ -87,6 +89,13 @@ def visit(browser, tmp_path):
         return json.loads(html.unescape(found[1])), console
 
     return run
+
+
+def _allowing(added, text):
+    """The page with a policy that also allows a script added to it."""
+    script = re.search("<script>(.*?)</script>", added, flags=re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return text.replace("script-src ", f"script-src 'sha256-{digest}' ")
 
 
 def _in_frame(text, width, height):
@@ -123,9 +132,12 @@ def test_dark_is_dark_and_the_address_names_a_phrase(report, visit):
 
 def test_the_visit_sees_what_a_page_does_wrong(report, visit):
     wrong = '<p style="width:500px">wide<img src="http://example.com/a.png" alt="outside"></p>'
-    wrong += "<script>console.warn('a warning')</script>"
-    found, console = visit(report.text.replace("<main>", f"<main>{wrong}"), size=PHONE)
+    warning = "<script>console.warn('a warning')</script>"
+    forbidden = "<script>console.warn('a forbidden one')</script>"
+    text = report.text.replace("<main>", f"<main>{wrong}{warning}{forbidden}")
+    found, console = visit(_allowing(warning, text), size=PHONE)
     assert found["broken"] == ["outside"]
     assert found["overflow"] > 0
     assert any("Content Security Policy" in line for line in console)
     assert any("a warning" in line for line in console)
+    assert not any("a forbidden one" in line for line in console)

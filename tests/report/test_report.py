@@ -193,7 +193,7 @@ def test_the_command_says_where_the_page_is_and_what_is_wrong(tmp_path, capsys):
     assert f"the report is {tmp_path / 'page.html'}" in capsys.readouterr().out
     (tmp_path / "results.json").write_text("[]")
     assert main([str(tmp_path)]) == 2
-    assert "as older versions wrote" in capsys.readouterr().err
+    assert "results.json is damaged (expected an object, got a list)" in capsys.readouterr().err
 
 
 def test_models_of_public_sizes_stand_beside_what_was_published(report):

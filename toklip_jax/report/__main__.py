@@ -4,13 +4,16 @@ import argparse
 import pathlib
 import sys
 
+from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.report.write import write_report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the page and prints its path; returns the exit status: 0, or 2 for a user's error."""
+    argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
     try:
+        expect_given_once(argv, repeatable=("phrase", "import"))
         path = write_report(args.workdir, args.phrase, args.output, args.imports)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -25,7 +28,9 @@ def _parser():
     )
     parser.add_argument("workdir", type=pathlib.Path, help="the run's directory")
     parser.add_argument(
-        "--output", type=pathlib.Path, help="the page; WORKDIR/report/index.html by default"
+        "--output",
+        type=pathlib.Path,
+        help="the page, and nothing else; by default WORKDIR/report/index.html and its pictures",
     )
     parser.add_argument(
         "--phrase", action="append", default=[], help="a text to look for; may be repeated"

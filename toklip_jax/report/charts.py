@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from toklip_jax.evaluation.figures import smooth
+from toklip_jax.report.markup import plain
 
 # What the figure is drawn in, and the page's variable that takes its place.
 INK, MUTED, RULE, ACCENT = "#1c1d20", "#5b6067", "#dcdedb", "#0b62a8"
@@ -19,7 +20,7 @@ LOG_SPAN = 30  # a curve that falls by more is drawn on a logarithmic axis
 MAX_LABELS = 24  # of a confusion matrix
 
 
-def curve(name: str, steps: Sequence[int], values: Sequence[float | int]) -> Any:
+def curve(name: str, steps: Sequence[float | int], values: Sequence[float | int]) -> Any:
     """Returns a figure of one curve: raw values faint, smoothed in front."""
     figure, axes = _figure(WIDTH, HEIGHT)
     steps, values = np.asarray(steps), np.asarray(values, np.float64)
@@ -74,9 +75,9 @@ def confusion_matrix(shares: Float[np.ndarray, "c c"], labels: Sequence[str]) ->
             style = {"ha": "center", "va": "center", "fontsize": 7, "color": INK}
             axes.text(column, row, f"{100 * share:.0f}", **style)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
-    short = [label if len(label) <= 22 else label[:21] + "…" for label in labels]
-    axes.set_xticks(range(size), short, rotation=90)
-    axes.set_yticks(range(size), short)
+    short = [label if len(label) <= 22 else label[:21] + "…" for label in map(plain, labels)]
+    axes.set_xticks(range(size), short, rotation=90, parse_math=False)
+    axes.set_yticks(range(size), short, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=7)
     axes.grid(False)
@@ -88,7 +89,8 @@ def as_svg(figure: Any, name: str) -> str:
     """Returns `figure` as an SVG element without a size, in the page's colours and font.
 
     Args:
-        name: distinguishes its ids from those of the page's other figures.
+        name: distinguishes its ids from those of the page's other figures; letters, digits, "_",
+            "." and "-".
     """
     import matplotlib
 
@@ -100,10 +102,7 @@ def as_svg(figure: Any, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "ui-sans-serif, system-ui, sans-serif", text)
-    for color, variable in THEME.items():
-        text = text.replace(color, f"var({variable})")
+    text = re.sub(r"<[^<>]*>", lambda found: _as_on_the_page(found[0], name), text)
     return re.sub(r"\n\s*", "\n", text).strip()
 
 
@@ -117,6 +116,15 @@ def confused_labels(
     pairs = np.argsort(-errors, axis=None, kind="stable")[: limit * limit]
     places = np.stack(np.unravel_index(pairs, errors.shape), axis=1).ravel()
     return np.sort(np.array(list(dict.fromkeys(places.tolist()))[:limit]))
+
+
+def _as_on_the_page(tag, name):
+    """One tag of an SVG, its ids distinguished, in the page's font and colours."""
+    tag = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", tag)
+    tag = re.sub(r"'DejaVu Sans'[^;\"]*", "ui-sans-serif, system-ui, sans-serif", tag)
+    for color, variable in THEME.items():
+        tag = tag.replace(color, f"var({variable})")
+    return tag
 
 
 def _figure(width, height):

@@ -1,14 +1,55 @@
 """The files of a run, read from its workdir."""
 
 import dataclasses
-import json
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
+from toklip_jax.core.fields import check_type
+from toklip_jax.core.whole_files import read_object
 from toklip_jax.training.logging import METRICS_NAME, read_metrics
 from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 
 CONFIG, RESULTS = "config.json", "results.json"
+MAX_NAME = 255  # bytes of a file's name
+LARGEST = 1e100  # of a number that is drawn or printed
+MAX_REASON = 200  # letters of what is said about a damaged file
+
+# What the page reads of the files, and of sections in them. Both may come from elsewhere.
+Section = Mapping[str, Any]
+CONFIG_FIELDS = {
+    "stages": Sequence[str],
+    "models": Mapping[str, str],
+    "imports": Sequence[str],
+    "report": Section | None,
+    "source": Section | None,
+    "evaluation_resize": str,
+    "exif_orientation": bool,
+}
+REPORT_FIELDS = {
+    "source": Section | None,
+    "num_images": int,
+    "num_searched": int,
+    "phrases": Sequence[str],
+}
+RESULTS_FIELDS = {
+    "evaluations": Mapping[str, Section],
+    "weights": Mapping[str, Mapping[str, str]],
+    "versions": Mapping[str, str],
+    "devices": Section,
+    "date": str,
+}
+EVALUATION_FIELDS = {
+    "kind": str,
+    "rows": Sequence[Section],
+    "num_images": Mapping[str, int],
+    "skipped": Mapping[str, int],
+    "details": Section,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +97,13 @@ class Run:
 
     def model_path(self, name: str) -> pathlib.Path:
         """Returns the path where a model's weights should be, whether they are there or not."""
-        place = (self.config.get("models") or {}).get(name) or f"{STAGE_PREFIX}{name}"
+        place = self.config.get("models", {}).get(name) or f"{STAGE_PREFIX}{name}"
         return weights_path(place, self.workdir)
+
+    def has_model(self, name: str) -> bool:
+        """Tells whether there is a file or a directory at `model_path`."""
+        path = self.model_path(name)
+        return os.path.isfile(path) or os.path.isdir(path)  # also for what is no path at all
 
     def tokenizer_path(self) -> pathlib.Path | None:
         """Returns the text tokenizer that the run kept, or None."""
@@ -74,20 +120,59 @@ def read_run(workdir: str | pathlib.Path) -> Run:
     workdir = pathlib.Path(workdir)
     if not (workdir / CONFIG).exists():
         raise ValueError(f"expected a run with a {CONFIG} in {workdir}, found none")
-    config = _read_json(workdir / CONFIG)
-    results = _read_json(workdir / RESULTS) if (workdir / RESULTS).exists() else {}
-    logs = {name: read_metrics(workdir / name / METRICS_NAME) for name in config.get("stages", ())}
+    config = _read_config(workdir / CONFIG)
+    results = _read_results(workdir / RESULTS) if (workdir / RESULTS).exists() else {}
+    names = [name for name in config.get("stages", ()) if _is_file_name(name)]
+    logs = {name: read_metrics(workdir / name / METRICS_NAME) for name in names}
     return Run(workdir, config, results, {name: log for name, log in logs.items() if log})
 
 
-def _read_json(path):
+def number(value: Any) -> float | None:
+    """Returns a number of a file as a float; None for anything else, and for what has no end."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if -LARGEST <= value <= LARGEST else None
+
+
+def counts_of(values: Any) -> Int[np.ndarray, "..."] | None:
+    """Returns nested lists of a file as an array of counts; None for anything else."""
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): evaluate the run again") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"expected an object in {path}, got a {type(content).__name__}, as older versions "
-            f"wrote: evaluate the run again, with --mode=eval"
-        )
-    return content
+        counts = np.asarray(values)
+    except (TypeError, ValueError, OverflowError):  # ragged
+        return None
+    is_counted = counts.dtype == np.int64 and counts.size > 0 and counts.min() >= 0
+    return counts if is_counted and counts.any() else None
+
+
+def _read_config(path) -> dict[str, Any]:
+    remedy = "copy the run again"
+    config = read_object(path, remedy)
+    _check_fields(config, CONFIG_FIELDS, "", path, remedy)
+    _check_fields(config.get("report") or {}, REPORT_FIELDS, "report.", path, remedy)
+    return config
+
+
+def _read_results(path) -> dict[str, Any]:
+    remedy = "evaluate the run again, with --mode=eval"
+    results = read_object(path, remedy)
+    _check_fields(results, RESULTS_FIELDS, "", path, remedy)
+    for name, evaluation in results.get("evaluations", {}).items():
+        _check_fields(evaluation, EVALUATION_FIELDS, f"evaluations.{name}.", path, remedy)
+    return results
+
+
+def _check_fields(section, fields, where, path, remedy):
+    for name, kind in fields.items():
+        if name not in section:
+            continue
+        try:
+            check_type(section[name], kind, f"{where}{name}")
+        except ValueError as error:
+            reason = str(error)[:MAX_REASON]
+            raise ValueError(f"{path} is damaged ({reason}): {remedy}") from error
+
+
+def _is_file_name(name) -> bool:
+    """Whether a directory may be called so: a stage of another name has left no log."""
+    is_plain = os.path.basename(name) == name and name not in ("", ".", "..") and "\0" not in name
+    return is_plain and len(name.encode(errors="replace")) <= MAX_NAME

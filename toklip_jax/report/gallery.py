@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from toklip_jax.api import Tokenizer
+from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.evaluation.retrieval import nearest_keys
 from toklip_jax.report.pool import NUM_IMAGES, Pool, encode_pool
@@ -77,7 +78,7 @@ class Gallery:
 def make_gallery(
     toklip: Tokenizer,
     source_config: Mapping[str, Any] | SourceConfig,
-    resize: str = "squash",
+    resize: str = DEFAULT_RESIZE,
     num_images: int = NUM_IMAGES,
     num_searched: int = 0,
     exif_orientation: bool = False,

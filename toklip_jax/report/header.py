@@ -85,13 +85,13 @@ def _short(number):
 
 
 def _has(run, name):
-    return name in run.results.get("weights", {}) or run.model_path(name).exists()
+    return name in run.results.get("weights", {}) or run.has_model(name)
 
 
 def _weights(run, name):
     known = run.results.get("weights", {}).get(name, {})
     path = run.model_path(name)
-    digest = known.get("sha256") or (fingerprint(path) if path.exists() else "")
+    digest = known.get("sha256") or (fingerprint(path) if run.has_model(name) else "")
     source = known.get("source") or str(path)
     short = tag("code", digest[:16], title=f"SHA-256 {digest}") if digest else None
     return [source, ", SHA-256 " if short else None, short]
@@ -106,5 +106,5 @@ def _versions(run):
 
 def _devices(run):
     if devices := run.results.get("devices"):
-        return f"{devices['count']} {devices['kind']}"
+        return f"{devices.get('count', '?')} {devices.get('kind', '')}"
     return f"{jax.device_count()} {jax.devices()[0].device_kind} (of this page)"

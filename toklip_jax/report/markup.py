@@ -1,9 +1,12 @@
 """HTML from small pieces; what isn't marked as HTML is escaped."""
 
 import html
+import re
 from collections.abc import Iterable
 
 VOID = frozenset({"br", "img", "input", "meta"})
+# What no page may hold: control characters but white space, and halves of characters.
+UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Markup(str):
@@ -32,16 +35,21 @@ def join(children: Iterable[Child]) -> Markup:
     return Markup("".join(map(_render, children)))
 
 
+def plain(text: str) -> str:
+    """Returns text with a mark in place of what no page may hold."""
+    return UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _render(child):
     if child is None:
         return ""
     if isinstance(child, Markup):
         return child
-    return html.escape(child, quote=False) if isinstance(child, str) else join(child)
+    return html.escape(plain(child), quote=False) if isinstance(child, str) else join(child)
 
 
 def _attribute(name, value):
     if value is None or value is False:
         return ""
     name = name.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+    return f" {name}" if value is True else f' {name}="{html.escape(plain(str(value)))}"'

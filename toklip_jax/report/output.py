@@ -1,7 +1,8 @@
-"""Puts pictures into the page, and keeps a file of each beside it."""
+"""Puts pictures into the page, and keeps files of them if asked to."""
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,20 @@ from toklip_jax.report.rasters import data_uri, save_png
 
 LARGEST = 320
 PIXELATED = 128  # images up to this many pixels are shown with their pixels as squares
+MAX_NAME = 80  # letters of a file's name
+UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]+")  # in a file's name or an element's id
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Embeds pictures and charts, and keeps a PNG of each in `directory`."""
+    """Embeds pictures and charts.
 
-    directory: pathlib.Path
+    Attributes:
+        directory: keeps a PNG of each that has a name; None for no files.
+    """
+
+    directory: pathlib.Path | None
+    _names: set[str] = dataclasses.field(default_factory=set)
 
     def picture(
         self,
@@ -34,17 +42,33 @@ class Output:
         Args:
             largest: pixels that the page has of it at most; the file has all.
         """
-        if name:
-            save_png(image, self.directory / f"{name}.png")
+        if name and self.directory is not None:
+            save_png(image, self.directory / f"{self._new_name(name)}.png")
         height, width = image.shape[:2]
         kind = "sharp" if max(height, width) <= PIXELATED else None
         size = {"width": width, "height": height, "class_": kind}
         return tag("img", src=data_uri(image, largest), alt=alt, **size, **attributes)
 
     def chart(self, figure: Any, name: str, alt: str, caption: str | Markup = "") -> Markup:
-        """Returns a `figure` element of a chart, and writes NAME.png."""
+        """Returns a `figure` element of a chart, and writes NAME.png.
+
+        Args:
+            name: of any letters; those that ids and files may not have become hyphens.
+        """
+        name = self._new_name(name)
         svg = as_svg(figure, name)
-        figure.savefig(self.directory / f"{name}.png", facecolor="white")
+        if self.directory is not None:
+            figure.savefig(self.directory / f"{name}.png", facecolor="white")
         width = f"--width:{figure.get_size_inches()[0]:.1f}in"
         chart = tag("div", Markup(svg), class_="chart", style=width, role="img", aria_label=alt)
         return tag("figure", chart, tag("figcaption", caption) if caption else None)
+
+    def _new_name(self, name):
+        """The name made fit for files and ids, with a number where another had it already."""
+        plain = UNUSUAL.sub("-", name)[:MAX_NAME]
+        found, count = plain, 1
+        while found in self._names:
+            count += 1
+            found = f"{plain}-{count}"
+        self._names.add(found)
+        return found

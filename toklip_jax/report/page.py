@@ -1,5 +1,7 @@
 """The frame of the page: one file, which asks the network for nothing."""
 
+import base64
+import hashlib
 import importlib.resources
 import json
 import string
@@ -32,7 +34,7 @@ def render_page(title: str, header: Child, sections: Sequence[Section], data: An
         data: JSON data for its script; None for a page without.
     """
     parts = [_section(number, section) for number, section in enumerate(sections, start=1)]
-    template = string.Template(_asset("page.html"))
+    template, script = string.Template(_asset("page.html")), _asset("page.js")
     return template.substitute(
         title=join([title]),
         style=_asset("page.css"),
@@ -40,7 +42,8 @@ def render_page(title: str, header: Child, sections: Sequence[Section], data: An
         contents=_contents(sections),
         main=join(parts),
         data=_json(data),
-        script=_asset("page.js"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -79,4 +82,4 @@ def _asset(name):
 
 def _json(data):
     # Within a script element, "</" would end it.
-    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(data).replace("<", "\\u003c")

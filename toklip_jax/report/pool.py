@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 
 from toklip_jax.api import Tokenizer
 from toklip_jax.data import pipeline
-from toklip_jax.data.images import Decode
+from toklip_jax.data.images import DEFAULT_RESIZE, Decode
 from toklip_jax.data.sources import ENCODED, Source, SourceConfig
 
 NUM_IMAGES = 8  # shown large
@@ -71,7 +71,7 @@ def encode_pool(
     toklip: Tokenizer,
     source_config: Mapping[str, Any] | SourceConfig,
     *,
-    resize: str = "squash",
+    resize: str = DEFAULT_RESIZE,
     exif_orientation: bool = False,
     num_images: int = NUM_IMAGES,
     num_searched: int = 0,

@@ -24,8 +24,9 @@ def reconstruction_section(gallery: Gallery, output: Output) -> Section:
     originals, restored = to_unit_range(gallery.images), gallery.restored
     ratios = psnr(jnp.asarray(originals), jnp.asarray(restored))
     notes = [f"{ratio:.2f} dB" for ratio in ratios]
-    file = output.directory / "reconstructions.png"
-    reconstruction_grid(originals, restored, file, notes=notes, attribution=gallery.attribution)
+    if output.directory is not None:
+        file = output.directory / "reconstructions.png"
+        reconstruction_grid(originals, restored, file, notes=notes, attribution=gallery.attribution)
     cards = []
     for i, title in enumerate(gallery.names):
         pictures = (

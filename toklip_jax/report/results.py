@@ -9,7 +9,7 @@ from toklip_jax.evaluation.published import SOURCES, published_like
 from toklip_jax.evaluation.registry import EVALUATIONS
 from toklip_jax.evaluation.tables import NOTHING, figure_label, format_cell
 from toklip_jax.metrics import Estimate
-from toklip_jax.report.files import Run
+from toklip_jax.report.files import Run, number
 from toklip_jax.report.markup import tag
 from toklip_jax.report.page import Section, table
 
@@ -114,17 +114,12 @@ def _is_trained(row: Mapping[str, Any], run: Run) -> bool:
 
 def _cell(cell):
     if isinstance(cell, Mapping):
-        error = cell.get("error")
-        return Estimate(_number(cell.get("value")), _number(error))
-    return cell
-
-
-def _number(value):
-    return math.nan if value is None else float(value)
+        value, error = (number(cell.get(name)) for name in ("value", "error"))
+        return Estimate(*(math.nan if x is None else x for x in (value, error)))
+    return cell if isinstance(cell, str) or number(cell) is not None else None
 
 
 def _value(cell):
     cell = _cell(cell)
-    value = cell.value if isinstance(cell, Estimate) else cell
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    value = number(cell.value if isinstance(cell, Estimate) else cell)
+    return None if value is None or math.isnan(value) else value

@@ -9,7 +9,7 @@ import numpy as np
 
 from toklip_jax.evaluation.tables import figure_label
 from toklip_jax.report.charts import confused_labels, confusion_matrix, curve
-from toklip_jax.report.files import Run
+from toklip_jax.report.files import Run, counts_of, number
 from toklip_jax.report.markup import tag
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, scroll_box, table
@@ -47,7 +47,10 @@ def confusion_section(run: Run, output: Output) -> Section:
         lead = "Left out: no evaluation of this run counted which classes are confused."
         return Section("confusion", title, lead)
     name, confusion = found
-    counts, labels = np.asarray(confusion["counts"], np.int64), confusion["labels"]
+    counts, labels = _confusion(confusion)
+    if counts is None:
+        lead = f"Left out: what {name} counted is damaged; evaluate the run again."
+        return Section("confusion", title, lead)
     kept = confused_labels(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     lead = (
@@ -94,13 +97,23 @@ def method_section(
     return Section("method", "How it was measured", "How to measure it again.", body)
 
 
+def _confusion(found):
+    """The counts of an evaluation's details and their labels; None where they don't fit."""
+    if not isinstance(found, Mapping) or not isinstance(found.get("labels"), list):
+        return None, ()
+    counts, labels = counts_of(found.get("counts")), list(map(str, found["labels"]))
+    fits = counts is not None and counts.shape == (len(labels), len(labels))
+    return (counts, labels) if fits else (None, ())
+
+
 def _series(records):
     """Name -> (steps, values) of the values that were logged, equal curves once."""
     names = list(dict.fromkeys(k for record in records for k in record if k not in NOT_CURVES))
     names.sort(key=lambda name: (name != "loss", "learning_rate" in name, "/" in name))
     series: dict[str, tuple[list, list]] = {}
     for name in names:
-        points = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+        found = [(number(r.get("step")), number(r.get(name))) for r in records]
+        points = [(step, value) for step, value in found if None not in (step, value)]
         if not points or (name == "is_skipped" and not any(value for _, value in points)):
             continue
         steps, values = map(list, zip(*points, strict=True))
@@ -111,7 +124,7 @@ def _series(records):
 
 def _evaluated(run, name):
     """The model whose answers were counted: TokLIP, or the teacher where there is no TokLIP."""
-    models = [row.get("model") for row in run.evaluations[name]["rows"]]
+    models = [row.get("model") for row in run.evaluations[name].get("rows", ())]
     return "TokLIP" if "TokLIP" in models else "The teacher"
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from toklip_jax.metrics import CodeUsage
 from toklip_jax.report.charts import code_histogram
-from toklip_jax.report.files import Run
+from toklip_jax.report.files import Run, counts_of
 from toklip_jax.report.markup import tag
 from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, table
@@ -33,7 +33,11 @@ def usage_section(run: Run, output: Output, own: CountedIds | None) -> Section:
     if found is None and own is None:
         return Section("codes", title, "Left out: neither an evaluation nor images counted codes.")
     if found is not None:
-        usage, where = CodeUsage(_counts(found[1])), f"in the images of {found[0]}"
+        counts = _counts(found[1])
+        if counts is None:
+            lead = f"Left out: what {found[0]} counted is damaged; evaluate the run again."
+            return Section("codes", title, lead)
+        usage, where = CodeUsage(counts), f"in the images of {found[0]}"
     else:
         usage = CodeUsage.from_ids(own.ids, own.codebook_sizes)
         where = f"in the {len(own.ids):,} images that this page looks at"
@@ -48,10 +52,12 @@ def usage_section(run: Run, output: Output, own: CountedIds | None) -> Section:
     return Section("codes", "Use of the codebooks", _lead(usage, where), body)
 
 
-def _counts(plain) -> tuple[np.ndarray, ...]:
-    """The counts of an evaluation: a list, or a list for each codebook."""
-    several = plain if isinstance(plain[0], list) else [plain]
-    return tuple(np.asarray(counts, np.int64) for counts in several)
+def _counts(plain) -> tuple[np.ndarray, ...] | None:
+    """The counts of an evaluation: a list, or a list for each codebook; None where damaged."""
+    if not isinstance(plain, list):
+        return None
+    counts = tuple(map(counts_of, plain if isinstance(plain[0], list) else [plain]))
+    return counts if all(c is not None and c.ndim == 1 for c in counts) else None
 
 
 def _lead(usage, where):

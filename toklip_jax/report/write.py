@@ -1,10 +1,11 @@
 """Writes a run's page: reads the run's files, encodes a few images, joins the sections."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 
 from toklip_jax.api import Tokenizer
+from toklip_jax.core.whole_files import write_whole
+from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.sources import registered
 from toklip_jax.models.registry import family_of
 from toklip_jax.report.extensions import import_extensions
@@ -43,15 +44,15 @@ def write_report(
     output: str | pathlib.Path | None = None,
     imports: Sequence[str] = (),
 ) -> pathlib.Path:
-    """Writes a self-contained page about a run, and its pictures as PNGs beside it.
+    """Writes a self-contained page about a run.
 
-    Sections whose images, text tokenizer or evaluation a run doesn't have are left out, and the
-    page says why.
+    In the run's own directory its pictures are also kept as PNGs, beside the page. Sections whose
+    images, text tokenizer or evaluation a run doesn't have are left out, and the page says why.
 
     Args:
         workdir: a run's directory.
         phrases: phrases to look for in the images, before the config's and the source's own names.
-        output: the page; `WORKDIR/report/index.html` by default.
+        output: the page, which is then the only file; `WORKDIR/report/index.html` by default.
         imports: modules that register the run's sources and evaluations. Of those that the run's
             config names, the ones of toklip_jax itself are imported anyway.
 
@@ -63,9 +64,9 @@ def write_report(
     """
     run = read_run(workdir)
     notes = import_extensions(run.imports, imports)
-    path = pathlib.Path(output) if output is not None else run.workdir / PAGE
+    path = run.workdir / PAGE if output is None else pathlib.Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = Output(path.parent)
+    place = Output(path.parent if output is None else None)
     weights, reason = _weights(run)
     toklip, gallery, reason = _gallery(run, weights, reason, notes)
     images, maps = _image_sections(run, toklip, gallery, reason, phrases, place)
@@ -85,14 +86,14 @@ def write_report(
         sections,
         data=map_data(maps) if maps else None,
     )
-    _replace(path, page)
+    write_whole(path, page)
     return path
 
 
 def _weights(run: Run) -> tuple[Weights | None, str]:
     """TokLIP's weights, or None and the reason."""
     path = run.model_path("toklip")
-    if not path.exists():
+    if not run.has_model("toklip"):
         return None, f"the run has no weights of TokLIP: there is nothing at {path}."
     try:
         weights = read_weights(path)
@@ -113,7 +114,7 @@ def _gallery(run, weights, reason, notes) -> tuple[Tokenizer | None, Gallery | N
         return toklip, None, "the run's config names no source of images."
     sizes = {name: run.report[name] for name in SIZES if name in run.report}
     sizes["exif_orientation"] = run.config.get("exif_orientation", False)
-    resize = run.config.get("evaluation_resize", "squash")  # as in the run's evaluations
+    resize = run.config.get("evaluation_resize", DEFAULT_RESIZE)  # as in the run's evaluations
     try:
         return toklip, make_gallery(toklip, run.source, resize, **sizes), ""
     except (ValueError, OSError) as error:
@@ -154,13 +155,3 @@ def _image_sections(
 
 def _left_out(slug: str, reason: str) -> Section:
     return Section(slug, IMAGE_SECTIONS[slug], f"Left out: {reason}")
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
