@@ -123,3 +123,44 @@ def test_a_stage_that_cannot_train_on_a_cache_says_so(config):
         config.vq.cache = "somewhere"
     with pytest.raises(UserError, match="a source of images for the vq stage vq, got a cache"):
         read_experiment(config)
+
+
+RELEASED = ROOT / "configs" / "toklip_s_256.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "numbers"),
+    [
+        (RELEASED, (0,)),
+        pytest.param(RELEASED, (-1, 10**30), marks=pytest.mark.slow),
+        pytest.param(TINY, (0, -1, 10**30), marks=pytest.mark.slow),
+    ],
+)
+def test_a_number_that_can_not_be_is_said_and_never_computed_with(path, numbers):
+    """Each field in turn; fields that are computed from it come to know as well."""
+    make = runpy.run_path(str(path))["get_config"]
+    refused = 0
+    for name in [name for name, value in _leaves(make()) if type(value) in (int, float)]:
+        for number in numbers:
+            config = make()
+            *sections, field = name.split(".")
+            section = config
+            for part in sections:
+                section = section[part]
+            try:
+                section[field] = number
+                read_experiment(config)
+            except UserError:
+                refused += 1
+            except TypeError as error:
+                assert "Could not override" in str(error)  # noqa: PT017 - by the config itself
+    assert refused > 10
+
+
+def _leaves(section, prefix=""):
+    for name in section:
+        value = section[name]
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -118,9 +118,15 @@ def read_experiment(config: ConfigDict) -> Experiment:
     Raises:
         UserError: all that is wrong with it, one a line where there are several.
     """
-    plain = config.to_dict()
+    try:
+        plain, description = config.to_dict(), json.loads(config.to_json())
+    except Exception as error:  # the config's own references are computed here
+        raise UserError(
+            f"expected a config of plain values, got one that gives {type(error).__name__}: "
+            f"{' '.join(str(error).split())}: correct the fields that others are computed from"
+        ) from error
     _import(plain.get("imports", ()))
-    return _Reader(plain, json.loads(config.to_json())).read()
+    return _Reader(plain, description).read()
 
 
 def _import(names):
@@ -181,8 +187,9 @@ class _Reader:
 
     def _check_fields(self):
         """Checks the names of the top level; sections that can't be stages are taken out."""
+        stages = [name for name, value in self.plain.items() if _is_stage(value)]
         for name, value in list(self.plain.items()):
-            self.problems.attempt(lambda n=name, v=value: _check_field(n, v))
+            self.problems.attempt(lambda n=name, v=value: _check_field(n, v, stages))
             if name in FIELDS and _is_stage(value):
                 del self.plain[name]
 
@@ -191,10 +198,9 @@ class _Reader:
         found = [name for name, value in self.plain.items() if _is_stage(value)]
         for name in names:
             if name not in found:
-                near = difflib.get_close_matches(name, found, 1)
-                hint = f": did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
-                    f"expected a section for each of stages, found none called {name!r}{hint}"
+                    f"expected a section for each of stages, found none called {name!r}"
+                    f"{_nearest(name, found)}"
                 )
         return names
 
@@ -343,11 +349,16 @@ class _Reader:
                 )
 
 
+def _nearest(name, names):
+    near = difflib.get_close_matches(name, names, 1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
 def _is_stage(section):
     return isinstance(section, Mapping) and "objective" in section
 
 
-def _check_field(name, value):
+def _check_field(name, value, stages):
     """Raises ValueError for a field of the top level that is neither a known one nor a stage."""
     if _is_stage(value):
         if name in FIELDS:
@@ -360,7 +371,7 @@ def _check_field(name, value):
     if is_section and name not in FIELDS and not difflib.get_close_matches(name, FIELDS, 1):
         raise ValueError(
             f"expected a field 'objective' in the section {name}, as stages have, found "
-            f"{sorted(value)}"
+            f"{sorted(value)}{_nearest(name, stages)}"
         )
     check_name("a field of the config", name, FIELDS)
 

@@ -1,4 +1,7 @@
-"""The command line: `python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo`."""
+"""Trains the stages of a config, evaluates, and writes a report; run again, it continues:
+
+python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo
+"""
 
 import re
 import sys
@@ -41,7 +44,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     Raises:
         ValueError: a flag or a config that is wrong, in one line.
     """
-    return command_line.parse(argv, _define, ("config", "workdir"))
+    return command_line.parse(argv, _define, ("config", "workdir"), __doc__)
 
 
 def _define(values):

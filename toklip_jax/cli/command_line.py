@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from toklip_jax.cli.overrides import with_whole_sections
 from toklip_jax.core import compile_cache
+from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import INTERRUPTED, PREEMPTED, SUCCESS, USER_ERROR
 from toklip_jax.experiment import Experiment, read_experiment
 from toklip_jax.parallel import start
 from toklip_jax.training.faults import Preempted
 
 RETRY = 1  # a failure to start: another try may succeed
+HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
 def quiet() -> None:
@@ -24,39 +27,35 @@ def quiet() -> None:
 
 
 def parse(
-    argv: list[str], define: Callable[[flags.FlagValues], None], required: Sequence[str]
+    argv: list[str],
+    define: Callable[[flags.FlagValues], None],
+    required: Sequence[str],
+    about: str,
 ) -> flags.FlagValues:
     """Returns the values of the flags: `config`, `traceback`, and what `define` adds.
 
+    Args:
+        about: what the command does, for `--help`.
+
     Raises:
         ValueError: in one line: a wrong flag or config, or one of `required` that is missing.
+        SystemExit: help was asked for, and is printed.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "a configs/*.py; --config.a.b=value overrides a field", flag_values=values
-    )
-    flags.DEFINE_bool("traceback", False, "show where an error came from", flag_values=values)
-    define(values)
-    # ml_collections looks for overrides in sys.argv, whatever it is called with.
-    kept, sys.argv = sys.argv, argv
-    try:
-        rest = values(argv)
-    except flags.Error as error:
-        raise ValueError(_one_line(error)) from error
-    except Exception as error:  # the config's own code runs here, and may raise anything
-        # For a mistyped field, ml_collections suggests the nearest: "Did you mean ...?"
-        raise ValueError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
-    finally:
-        sys.argv = kept
+    if any(argument in HELP for argument in argv[1:]):
+        print(_help(about, _flags(define)))
+        raise SystemExit(SUCCESS)
+    expect_given_once(argv[1:])
+    as_in_file = _flags()
+    _read(as_in_file, argv, known_only=True)
+    if as_in_file.config is not None:
+        argv = with_whole_sections(argv, as_in_file.config.to_dict())
+    values = _flags(define, argv)
+    rest = _read(values, argv)
     if len(rest) > 1:
         raise ValueError(f"expected flags only, got {' '.join(rest[1:])!r}")
     for name in required:
         if values[name].value is None:
             raise ValueError(f"expected --{name}=..., got none")
-    # ml_collections defers its own error.
-    if values["config"].value is not None and not isinstance(values.config, ConfigDict):
-        name = config_flags.get_config_filename(values["config"])
-        raise ValueError(f"expected --config to name a Python file, found none at {name}")
     return values
 
 
@@ -101,6 +100,49 @@ def report(error: Exception) -> int:
     """Prints an error that the user can fix, and returns its exit status."""
     print(f"error: {error}", file=sys.stderr)
     return USER_ERROR
+
+
+def _flags(define: Callable | None = None, argv: Sequence[str] = ()) -> flags.FlagValues:
+    """The flags of a command, or `config` alone; its fields are overridden as `argv` says."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "a configs/*.py; --config.a.b=value overrides a field",
+        flag_values=values,
+        sys_argv=list(argv),
+        lock_config=False,
+        accept_new_attributes=True,  # `read_experiment` checks all names, and knows the nearest
+    )
+    if define is not None:
+        flags.DEFINE_bool("traceback", False, "show where an error came from", flag_values=values)
+        define(values)
+    return values
+
+
+def _read(values, argv, known_only=False) -> list[str]:
+    """Sets the flags, and returns the arguments that are none."""
+    try:
+        rest = values(argv, known_only)
+    except flags.Error as error:
+        raise ValueError(_one_line(error)) from error
+    except Exception as error:  # the config's own code runs here, and may raise anything
+        raise ValueError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
+    # ml_collections defers its own error.
+    if values["config"].value is not None and not isinstance(values.config, ConfigDict):
+        name = config_flags.get_config_filename(values["config"])
+        raise ValueError(f"expected --config to name a Python file, found none at {name}")
+    return rest
+
+
+def _help(about, values) -> str:
+    """What a command does and its flags, for people."""
+    lines = [about.strip(), "", "flags:"]
+    for name in values:
+        default = values[name].default
+        note = "" if default in (None, "", False) else f" (default: {default})"
+        lines.append(f"  --{name}: {values[name].help}{note}")
+    return "\n".join(lines)
 
 
 def _one_line(error):

@@ -9,6 +9,8 @@ import sys
 import flax.traverse_util
 import numpy as np
 
+from toklip_jax.core.arguments import expect_given_once
+from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
 from toklip_jax.models.registry import Hints, find_family
 from toklip_jax.models.serialization import config_to_dict
@@ -26,8 +28,10 @@ from toklip_jax.weights.writer import write_checkpoint
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, or 2 for what the user can fix."""
+    argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
     try:
+        expect_given_once(list(map(str, argv)))
         return args.run(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -163,6 +167,9 @@ def _with_tokenizer(weights: Weights, source: str) -> Weights:
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"expected a tokenizer.json at {path}, found nothing")
+    if (tower := getattr(weights.config, "text", None)) is None:
+        raise ValueError(f"expected no --tokenizer, got {source}: these weights read no texts")
+    TextTokenizer.from_file(path, tower.context_length).expect_fits(tower)
     return dataclasses.replace(weights, tokenizer_path=path)
 
 

@@ -23,18 +23,30 @@ def main(argv: list[str]) -> int:
     command_line.quiet()
     values = None
     try:
-        values = command_line.parse(argv, _define, ("output",))
+        values = command_line.parse(argv, _define, ("output",), __doc__)
         experiment = command_line.experiment_of(values)
-        if experiment is None and not values.parquet:
-            raise ValueError(
-                "expected --config to encode by or --parquet to export to, got neither"
-            )
+        _check(values, experiment)
     except ValueError as error:
         if values is not None and values.traceback:
             raise
         return command_line.report(error)
     work = functools.partial(_work, values, experiment)
     return command_line.run_command(work, experiment, values.traceback)
+
+
+def _check(values, experiment) -> None:
+    if experiment is None and not values.parquet:
+        raise ValueError("expected --config to encode by or --parquet to export to, got neither")
+    if experiment is None and values.workdir:
+        raise ValueError(
+            f"expected --workdir with --config only, got {values.workdir!r}: an export uses no "
+            f"run, so leave it out"
+        )
+    if values.id_offset and not values.parquet:
+        raise ValueError(
+            f"expected --id_offset with --parquet only, got {values.id_offset}: a cache holds ids "
+            f"as they are, so leave it out"
+        )
 
 
 def _work(values, experiment) -> None:
@@ -56,4 +68,6 @@ def _define(values):
     flags.DEFINE_string("output", None, "the cache's directory", flag_values=values)
     flags.DEFINE_string("workdir", "", "of the run whose stages are used", flag_values=values)
     flags.DEFINE_string("parquet", "", "a directory to export to", flag_values=values)
-    flags.DEFINE_integer("id_offset", 0, "added to ids in Parquet", flag_values=values)
+    flags.DEFINE_integer(
+        "id_offset", 0, "added to ids in Parquet", lower_bound=0, flag_values=values
+    )

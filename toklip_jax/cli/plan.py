@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     """Parses, plans, prints; returns the exit status: 0, or 2 for what the user can fix."""
     command_line.quiet()
     try:
-        values = command_line.parse(argv, _define, ("config",))
+        values = command_line.parse(argv, _define, ("config",), __doc__)
         _plan(command_line.experiment_of(values), values)
     except ValueError as error:
         if "values" in locals() and values.traceback:
@@ -66,6 +66,8 @@ def _define(values):
         "effort",
         FAST,
         "of the compiler's optimisation, -1 to 1; 0 is as a run has it",
+        lower_bound=-1.0,
+        upper_bound=1.0,
         flag_values=values,
     )
     flags.DEFINE_bool("json", False, "print numbers for programs", flag_values=values)

@@ -81,14 +81,29 @@ def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = Non
     if -1 in shape:
         shape[shape.index(-1)] = len(devices) // -math.prod(shape)
     if min(shape) < 1 or math.prod(shape) != len(devices):
+        fitting = _fitting(config, len(devices))
+        flags = [
+            f"--config.mesh.{axis}={size}"
+            for axis, size in fitting.items()
+            if size != getattr(config, axis)
+        ]
         raise ValueError(
             f"expected mesh sizes that multiply to {len(devices)} devices (one may be -1), got "
-            f"{config.to_dict()}"
+            f"{config.to_dict()}: set {fitting}, on a command line {' '.join(flags)}"
         )
     # jax.make_mesh lets one axis of a TPU's torus be split over two of ours on v5e only, and
     # refuses 32 x 8 on a v6e's 16 x 16.
     placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _fitting(config: MeshConfig, num_devices: int) -> dict[str, int]:
+    """Returns sizes like a config's that fit the devices: `data` takes what the others leave."""
+    sizes = {"data": -1}
+    for axis in ("tensor", "fsdp"):
+        sizes[axis] = math.gcd(max(getattr(config, axis), 1), num_devices)
+        num_devices //= sizes[axis]
+    return {axis: sizes[axis] for axis in AXES}
 
 
 def shardings(tree: Any, mesh: AnyMesh, rules: Rules = ()) -> Any:

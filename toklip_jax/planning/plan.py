@@ -152,7 +152,8 @@ def _step(experiment, stage, mesh, batch_size, accumulation) -> _Step:
     ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
     if batch_size % ways or batch_size < 1:
         raise ValueError(
-            f"expected a batch divisible by {ways} (devices, chunks), got {batch_size}"
+            f"expected a batch divisible by {ways} (devices, chunks), got {batch_size}: set "
+            f"{stage.name}.batch_size to a multiple of it"
         )
     task = task_of(stage.task)
     objective = task.outline(stage, experiment.sections, experiment.compute)

@@ -1,0 +1,83 @@
+"""Flags as the commands read them, without running anything."""
+
+import pathlib
+
+import pytest
+
+from toklip_jax.cli import convert, encode, plan
+from toklip_jax.cli.command_line import experiment_of
+from toklip_jax.main import main, parse
+
+TINY = pathlib.Path(__file__).parents[1] / "training" / "tiny_run.py"
+
+
+def parsed(*flags):
+    flags = [f"--config={TINY}", "--workdir=runs/x", *flags]
+    return experiment_of(parse(["main", *flags]))
+
+
+def test_another_kind_of_source_is_taken_from_flags():
+    experiment = parsed("--config.source.kind=table", "--config.source.path=pairs.csv")
+    assert experiment.source.to_plain() == {"kind": "table", "path": "pairs.csv"}
+    experiment = parsed(
+        "--config.evaluations.pairs.source.kind=table",
+        "--config.evaluations.pairs.source.path=pairs.csv",
+        "--config.vq.validation=None",
+        "--config.report.source.kind=image_folder",
+        "--config.report.source.root=pictures",
+    )
+    assert experiment.report.source.arguments == {"root": "pictures"}
+    assert experiment.evaluations["pairs"].source["path"] == "pairs.csv"
+
+
+def test_a_field_that_the_file_leaves_out_is_taken_from_a_flag():
+    assert parsed("--config.vq.loop.keep=7").sections["vq"].loop.keep == 7
+    assert parsed("--config.distributed.kind=none").processes.kind == "none"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.source.kind=table"], "expected source.path, which table needs, got none"),
+        (["--config.source.kind=tabel", "--config.source.path=a"], "did you mean 'table'"),
+        (["--config.teacher.loop.stepz=3"], "did you mean 'steps'"),
+        (["--config.vqq.loop.steps=3"], "did you mean 'vq'"),
+        (["--config.seed.x=3"], "expected a section at --config.seed"),
+        (["--config.source.num_samples=16", "--config.source.num_samples=24"], "num_samples once"),
+        (["--workdir=runs/y"], "expected --workdir once"),
+        (["--config.vq.loop.steps=many"], "many"),
+        (["--config.evaluate=('pair',)"], "did you mean 'pairs'"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, message, capsys):
+    assert main(["main", f"--config={TINY}", "--workdir=runs/x", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (main, ("--config", "--workdir", "--mode", "--restart")),
+        (plan.main, ("--config", "--topology")),
+        (encode.main, ("--output", "--parquet")),
+    ],
+)
+def test_help_says_what_a_command_does_and_its_flags(command, flags, flag, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command(["name", flag])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "python -m toklip_jax." in text
+    assert all(f"  {name}:" in text for name in flags)
+
+
+def test_help_of_the_converter_and_flags_given_twice(capsys):
+    with pytest.raises(SystemExit) as ended:
+        convert.main(["to-jax", "--help"])
+    assert ended.value.code == 0
+    assert convert.main(["to-jax", "a.pt", "b", "--num-heads=2", "--num_heads=3"]) == 2
+    assert "expected --num_heads once" in capsys.readouterr().err
