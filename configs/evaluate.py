@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute": {"dtype": "float32", "vq_dtype": "float32", "is_scanned": True},
-            "text": {"tokenizer": "", "context_length": 64},  # "": what the weights came with
+            # What the weights came with: their tokenizer, and their length of texts.
+            "text": {"tokenizer": "", "context_length": 0},
             "num_workers": 2,
             "stages": (),
             # Weights: converted directories, or PyTorch files. What is "" is left out.

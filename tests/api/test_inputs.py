@@ -29,7 +29,6 @@ class Other:
     codes_per_place = 2
     codebook_sizes = (4, 8)
     code_dim = 5
-    resize = "crop"
     licence = ""
     smallest_size = (8, 8)
 
@@ -37,8 +36,8 @@ class Other:
         return tuple(side // 8 for side in size)
 
 
-def images_of(*size, vq=VQ):
-    return Images(vq, size or None)
+def images_of(*size, vq=VQ, **options):
+    return Images(vq, size or None, **options)
 
 
 def taken(inputs, kind):
@@ -55,7 +54,7 @@ def test_images_are_taken_as_uint8_float_or_pillow():
     half = taken(expected.astype(ml_dtypes.bfloat16), kind)
     np.testing.assert_allclose(half, expected, atol=0.005)
     np.testing.assert_array_equal(
-        taken([GRADIENT], kind)[0], to_unit_range(squash(GRADIENT, (16, 16)))
+        taken([GRADIENT], kind)[0], to_unit_range(shortest_side_crop(GRADIENT, (16, 16)))
     )
 
 
@@ -69,10 +68,11 @@ def test_bytes_become_the_same_floats_on_a_device_as_on_the_host():
         assert (expected.min(), expected.max()) == (-1, 1)
 
 
-def test_a_tokenizer_says_how_pictures_are_resized():
-    got = taken([GRADIENT], images_of(8, 24, vq=Other()))
-    assert got.shape == (1, 8, 24, 3)
-    np.testing.assert_array_equal(got[0], to_unit_range(shortest_side_crop(GRADIENT, (8, 24))))
+def test_pictures_are_cropped_unless_they_are_to_be_squashed():
+    for options, resize in (({}, shortest_side_crop), ({"resize": "squash"}, squash)):
+        got = taken([GRADIENT], images_of(8, 24, **options))
+        assert got.shape == (1, 8, 24, 3)
+        np.testing.assert_array_equal(got[0], to_unit_range(resize(GRADIENT, (8, 24))))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 """The public API, as a user holds it."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import toklip_jax
 from toklip_jax.api.program import _run
+from toklip_jax.data.images import squash
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
 ATOL = 2e-5  # as the recordings' README recommends; images 1e-4
@@ -79,6 +84,40 @@ def test_text_goes_through_the_tokenizer_given(path, tmp_path):
     features = toklip.text_features(["a dog", "two cats"])
     np.testing.assert_array_equal(features, toklip.text_features(tokenizer(["a dog", "two cats"])))
     np.testing.assert_allclose(toklip.text_features("a dog"), features[:1], atol=1e-6)
+
+
+def test_a_tokenizer_of_more_ids_than_the_model_s_is_refused_when_loading(faster, tmp_path):
+    words = [f"w{i}" for i in range(600)]
+    vocab = {name: i for i, name in enumerate(["<pad>", "<eos>", "<unk>", *words])}
+    Tokenizer(WordLevel(vocab, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"at most \d+ ids, the model's .*got one of 603"):
+        toklip_jax.load(faster / "toklip", tokenizer=tmp_path)
+
+
+def test_pillow_images_are_cropped_unless_load_says_squash(faster, small):
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = np.random.default_rng(0).integers(0, 256, (16, 16, 3))
+    ids = small.tokenize([PIL.Image.fromarray(wide)])
+    np.testing.assert_array_equal(ids, small.tokenize(wide[None, :, 16:32]))
+    squashing = toklip_jax.load(faster / "toklip", resize="squash")
+    squashed = squash(PIL.Image.fromarray(wide), 16)
+    np.testing.assert_array_equal(
+        squashing.tokenize([PIL.Image.fromarray(wide)]), small.tokenize(squashed[None])
+    )
+    with pytest.raises(ValueError, match="did you mean 'crop'"):
+        toklip_jax.load(faster / "toklip", resize="cropped")
+
+
+def test_values_on_a_device_are_checked_the_first_time(faster, pictures):
+    toklip = toklip_jax.load(faster / "toklip")
+    images = jnp.asarray(pictures)
+    with pytest.warns(UserWarning, match=r"look like \[0, 1\]"):
+        ids = toklip.tokenize(images / 255)
+    with pytest.raises(ValueError, match=r"expected ids in \[0, "):
+        toklip.semantic_tokens(jnp.full(ids.shape, 10**6))
+    toklip.semantic_tokens(ids)
+    with jax.transfer_guard_device_to_host("disallow_explicit"):  # from here on nothing is fetched
+        toklip.semantic_tokens(jnp.full(ids.shape, 10**6))
 
 
 def test_text_without_a_tokenizer_is_a_clear_error(toklip):

@@ -1,5 +1,6 @@
 import json
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -37,6 +38,56 @@ def test_ids_are_ended_once_and_padded_whatever_the_file_adds():
     ids = TextTokenizer(gemma_like(), 5)(["A dog!", "", "a cat"])
     assert ids.dtype == np.int32
     np.testing.assert_array_equal(ids, [[4, 5, 1, 0, 0], [1, 0, 0, 0, 0], [4, 6, 1, 0, 0]])
+
+
+def stored(**settings):
+    """A tokenizer file as other tools leave it, with settings of theirs."""
+    tokenizer = gemma_like()
+    if "padding" in settings:
+        tokenizer.enable_padding(length=settings["padding"], pad_id=0, pad_token="<pad>")
+    if "truncation" in settings:
+        tokenizer.enable_truncation(settings["truncation"], direction="left")
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": 5}, {"padding": 16}, {"truncation": 1}, {"padding": 3, "truncation": 3}],
+)
+def test_padding_and_truncation_that_a_file_stores_change_nothing(settings, tmp_path):
+    texts, theirs = ["a dog", "a cat a dog a cat"], stored(**settings)
+    plain = TextTokenizer(gemma_like(), 5)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    for tokenizer in (TextTokenizer(theirs, 5), TextTokenizer.load(tmp_path, 5)):
+        np.testing.assert_array_equal(tokenizer(texts), plain(texts))
+        assert tokenizer.fingerprint == plain.fingerprint
+    assert (theirs.padding, theirs.truncation) != (None, None)  # the caller's own is left as it is
+
+
+def test_dropout_that_a_file_stores_is_not_applied(tokenizer):
+    theirs = train_tokenizer(CAPTIONS, 64)
+    theirs.model.dropout = 0.9
+    again = TextTokenizer(theirs, 8)
+    for _ in range(5):
+        np.testing.assert_array_equal(again(CAPTIONS), tokenizer(CAPTIONS))
+
+
+def test_a_tokenizer_that_does_not_fit_a_tower_is_refused_with_both_numbers():
+    tokenizer = TextTokenizer(gemma_like(), 5)
+    tokenizer.expect_fits(tower(7, 5))
+    with pytest.raises(ValueError, match=r"at most 6 ids.*got one of 7: name the tokenizer"):
+        tokenizer.expect_fits(tower(6, 5))
+    with pytest.raises(ValueError, match=r"of 8, the model's, got 5: set --config\.text"):
+        tokenizer.expect_fits(tower(7, 8))
+    gaps = gemma_like()
+    gaps.add_tokens(["<new>"])
+    vocab = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 900}, unk_token="<pad>"))
+    assert TextTokenizer(gaps, 5).vocab_size == 8
+    assert TextTokenizer(vocab, 5).vocab_size == 901
+
+
+def tower(vocab_size, context_length):
+    return types.SimpleNamespace(vocab_size=vocab_size, context_length=context_length)
 
 
 def test_a_long_text_keeps_its_end_token_and_is_reported_once(caplog):

@@ -66,6 +66,15 @@ def suite(sections, devices=1, batch_size=8, models=MODELS):
     return Suite(evaluations, models, mesh, tokenizer=tokenizer(), batch_size=batch_size)
 
 
+def test_a_tokenizer_that_does_not_fit_the_models_is_refused():
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    many = [chr(0x4E00 + i) for i in range(400)]
+    for words, length, message in ((["a"], 4, "of 8, the model's, got 4"), (many, 8, "most 280")):
+        other = TextTokenizer(train_tokenizer(words, 1000), length)
+        with pytest.raises(ValueError, match=message):
+            Suite({}, MODELS, mesh, tokenizer=other)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """21 noisy pictures of three colours, of which one can't be read."""

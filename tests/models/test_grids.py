@@ -30,7 +30,6 @@ class TwoSignsConfig:
     codes_per_place = 2
     codebook_sizes = (2, 2)
     code_dim = 2
-    resize = "squash"
     licence = ""
     smallest_size = (PATCH, PATCH)
 

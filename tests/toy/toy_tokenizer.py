@@ -21,7 +21,6 @@ class SignConfig:
     codes_per_place = 2
     codebook_sizes = tuple(2**bits for bits in BITS)
     code_dim = sum(BITS)
-    resize = "squash"
     licence = ""
     smallest_size = (PATCH, PATCH)
 

@@ -20,6 +20,9 @@ class LoadedModel:
     Its methods can be traced: by `jax.jit`, `jax.vmap`, `jax.shard_map`, and by `jax.grad` wherever
     a gradient exists. To trace the parameters too, use `apply`, or `with_params`.
 
+    Inputs are checked. Values of arrays on a device are checked the first time that a method gets
+    some, and not waited for after that.
+
     Attributes:
         config: the model's sizes.
         model: the Linen module.
@@ -41,6 +44,7 @@ class LoadedModel:
         self.model = family_of(config).build(config, compute)
         self.batch_size = batch_size
         self._mesh = mesh_of(params)
+        self._have_checked: set[str] = set()  # methods, of the values of arrays on a device
 
     @property
     def batch_size(self) -> int | None:
@@ -67,8 +71,8 @@ class LoadedModel:
             ValueError: an unknown method, or inputs that don't fit it.
         """
         methods = self._methods()
-        method = methods[check_name("method", method, methods)]
-        return apply_method(self.model, params, method.inputs.check(inputs), method)
+        found = methods[check_name("method", method, methods)]
+        return apply_method(self.model, params, self._check(found, inputs), found)
 
     def with_params(self: Model, params: dict[str, Any]) -> Model:
         """Returns the same model with other parameters, traced ones for example."""
@@ -86,8 +90,19 @@ class LoadedModel:
 
     def _map(self, name: str, inputs: Any, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """Returns `function` of the inputs of a method, chunk by chunk."""
-        kind = self._methods()[name].inputs
-        return map_chunks(function, kind.check(inputs), kind, self.batch_size, self._mesh)
+        method = self._methods()[name]
+        inputs = self._check(method, inputs)
+        return map_chunks(function, inputs, method.inputs, self.batch_size, self._mesh)
+
+    def _check(self, method: Method, inputs: Any) -> Any:
+        """Returns the inputs of a method, checked."""
+        inputs = method.inputs.check(inputs)
+        is_on_device = isinstance(inputs, jax.Array) and not isinstance(inputs, jax.core.Tracer)
+        is_first = method.name not in self._have_checked
+        if is_on_device and is_first and inputs.is_fully_addressable:
+            method.inputs.check_values(jax.device_get(inputs))
+            self._have_checked.add(method.name)
+        return inputs
 
     def _run(self, name: str, inputs: Any) -> jax.Array:
         """Returns a method's result of one checked chunk."""

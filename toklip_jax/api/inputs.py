@@ -1,7 +1,8 @@
 """The inputs that users pass: the one check of each kind, and their preparation for the model.
 
-Shapes and types are always checked. Values are checked where they are on the host already: what is
-traced, or on a device, is neither copied nor waited for.
+Shapes and types are always checked. Values are checked where they are on the host already. What is
+traced has none, and what is on a device is not waited for, but for the first that a method gets
+(`LoadedModel`).
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from toklip_jax.data.images import RESIZES, simplest
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES, simplest
 from toklip_jax.models.base import VQConfig, ids_shape
 from toklip_jax.ops.pixels import to_unit_range
 
@@ -32,6 +33,12 @@ class Inputs(Protocol):
             ValueError: another shape, type or range; says what to do.
         """
 
+    def check_values(self, array: np.ndarray) -> None:
+        """Raises ValueError for values out of range, and warns of a range that looks like another.
+
+        `check` calls it for arrays on the host.
+        """
+
     def prepare(self, inputs: Any) -> Any:
         """Returns checked inputs as the model takes them; traceable, and of some rows as of all."""
 
@@ -41,13 +48,15 @@ class Images:
     """RGB images, uint8 or float in [-1, 1], as arrays, or Pillow images, which are resized.
 
     Attributes:
-        vq: config of the VQ tokenizer, which says how Pillow images are resized.
+        vq: config of the VQ tokenizer.
         size: (height, width), or (frames, height, width) of videos; None takes every size that has
             a grid.
+        resize: how Pillow images are resized, one of `data.images.RESIZES`.
     """
 
     vq: VQConfig
     size: tuple[int, ...] | None
+    resize: str = DEFAULT_RESIZE
 
     def check(self, images: Any) -> Any:
         if isinstance(images, PIL.Image.Image):
@@ -64,9 +73,25 @@ class Images:
                 f"{self._expected} of uint8, or float in [-1, 1], got {array.dtype}: convert them"
             )
         self._check_shape(array.shape)
-        if not isinstance(array, jax.Array) and array.dtype != np.uint8:
-            self._check_values(array)
+        if not isinstance(array, jax.Array):
+            self.check_values(array)
         return array
+
+    def check_values(self, array: np.ndarray) -> None:
+        if array.dtype == np.uint8:
+            return
+        least, most = float(array.min()), float(array.max())
+        if not (least >= -1 - RANGE_SLACK and most <= 1 + RANGE_SLACK):  # NaN fails too
+            raise ValueError(
+                f"{self._expected} with floats in [-1, 1], got values from "
+                f"{least:.4g} to {most:.4g}: pass uint8, or scale them"
+            )
+        if 0 <= least < most <= 1:  # as torchvision's ToTensor gives them
+            warnings.warn(
+                f"{self._expected} with floats in [-1, 1], got values from {least:.4g} to "
+                f"{most:.4g}, which look like [0, 1]: if they are, pass uint8, or 2 * images - 1",
+                stacklevel=2,
+            )
 
     def prepare(self, images: Any) -> Any:
         if isinstance(images, list):
@@ -114,7 +139,7 @@ class Images:
             raise ValueError(f"{self._expected}, got Pillow images: pass an array of the frames")
 
     def _resized(self, image):
-        return RESIZES[self.vq.resize](image, self.size)
+        return RESIZES[self.resize](image, self.size)
 
     def _check_shape(self, shape):
         num_sides = self._num_sides
@@ -125,20 +150,6 @@ class Images:
             if shape[1:-1] == self.size:
                 return
         raise ValueError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, num_sides)}")
-
-    def _check_values(self, array):
-        least, most = float(array.min()), float(array.max())
-        if not (least >= -1 - RANGE_SLACK and most <= 1 + RANGE_SLACK):  # NaN fails too
-            raise ValueError(
-                f"{self._expected} with floats in [-1, 1], got values from "
-                f"{least:.4g} to {most:.4g}: pass uint8, or scale them"
-            )
-        if 0 <= least < most <= 1:  # as torchvision's ToTensor gives them
-            warnings.warn(
-                f"{self._expected} with floats in [-1, 1], got values from {least:.4g} to "
-                f"{most:.4g}, which look like [0, 1]: if they are, pass uint8, or 2 * images - 1",
-                stacklevel=2,
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,20 +186,20 @@ class Ids:
                 f"expected {self.kind} [b, {shape}], got {array.dtype} {tuple(array.shape)}"
             )
         if not isinstance(array, jax.Array):
-            self._check_values(array)
+            self.check_values(array)
         return array
 
-    def prepare(self, ids: Any) -> Any:
-        return ids.astype(np.int32, copy=False)
-
-    def _check_values(self, ids):
-        columns = [ids] if len(self.sizes) == 1 else np.moveaxis(ids, -1, 0)
+    def check_values(self, array: np.ndarray) -> None:
+        columns = [array] if len(self.sizes) == 1 else np.moveaxis(array, -1, 0)
         for column, size in zip(columns, self.sizes, strict=True):
             if column.size and (column.min() < 0 or column.max() >= size):
                 raise ValueError(
                     f"expected {self.kind.removeprefix('integer ')} in [0, {size}), got "
                     f"{column.min()} to {column.max()}{self.remedy}"
                 )
+
+    def prepare(self, ids: Any) -> Any:
+        return ids.astype(np.int32, copy=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +224,9 @@ class Vectors:
                 f"{tuple(array.shape)}"
             )
         return array
+
+    def check_values(self, array: np.ndarray) -> None:
+        """Checks nothing: vectors may have any values."""
 
     def prepare(self, vectors: Any) -> Any:
         return vectors.astype(np.float32, copy=False)

@@ -10,7 +10,7 @@ from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.fields import check_type
-from toklip_jax.data.images import sides_of
+from toklip_jax.data.images import DEFAULT_RESIZE, sides_of
 from toklip_jax.models.registry import family_of
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.weights.read import read_weights
@@ -24,6 +24,7 @@ def load(
     mesh: Mesh | None = None,
     batch_size: int | None = None,
     image_size: int | tuple[int, ...] | None = None,
+    resize: str = DEFAULT_RESIZE,
     tokenizer: str | pathlib.Path | None = None,
     **sizes: Any,
 ) -> Tokenizer | VQTokenizer:
@@ -42,6 +43,8 @@ def load(
         image_size: side of the images in pixels, or (height, width), if it shall differ from the
             weights': TokLIP's position table is resampled. A VQ tokenizer takes images of any size
             that has a grid unless it is given.
+        resize: how Pillow images are resized: "crop", to the centre of the image, as the released
+            evaluation does, or "squash", to all of it at another aspect ratio.
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights.
         **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
@@ -74,6 +77,7 @@ def load(
         mesh=mesh,
         batch_size=batch_size,
         image_size=None if image_size is None else sides_of(image_size),
+        resize=resize,
         tokenizer=tokenizer,
     )
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.api.program import Method
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.registry import family_of
 from toklip_jax.models.toklip.config import TokLIPConfig
@@ -43,17 +45,20 @@ class Tokenizer(LoadedModel):
         compute: Compute,
         text_tokenizer: TextTokenizer | None = None,
         batch_size: int | None = None,
+        resize: str = DEFAULT_RESIZE,
     ):
         super().__init__(config, params, compute, batch_size)
+        if text_tokenizer is not None:
+            text_tokenizer.expect_fits(config.text)
         self._text_tokenizer = text_tokenizer
+        self._resize = check_name("resize", resize, RESIZES)
 
     def tokenize(self, images: Any) -> Int[Array, "b n *q"]:
         """Returns ids, int32, row by row of the grid.
 
         Args:
             images: uint8 or float in [-1, 1], RGB [b, h, w, 3]; or a list of PIL images, which
-                are resized (squashed) as the released model's evaluation does. Arrays on a device
-                stay there, and their values are not checked.
+                are resized as `load`'s argument `resize` says. Arrays on a device stay there.
 
         Raises:
             ValueError: another shape, type or range.
@@ -152,6 +157,7 @@ class Tokenizer(LoadedModel):
         mesh: Mesh | None = None,
         batch_size: int | None = None,
         image_size: int | tuple[int, ...] | None = None,
+        resize: str = DEFAULT_RESIZE,
         tokenizer: str | pathlib.Path | None = None,
     ) -> "Tokenizer":
         """Returns the tokenizer of weights in memory; arguments as `load`'s."""
@@ -165,7 +171,7 @@ class Tokenizer(LoadedModel):
         )
         path = tokenizer or weights.tokenizer_path
         text = path and TextTokenizer.load(path, config.text.context_length)
-        return cls(config, params, compute, text, batch_size=batch_size)
+        return cls(config, params, compute, text, batch_size=batch_size, resize=resize)
 
     def _features(self, method, inputs, normalize):
         return self._map(
@@ -174,7 +180,7 @@ class Tokenizer(LoadedModel):
 
     def _methods(self):
         vq, vision, text = self.config.vq, self.config.vision, self.config.text
-        images, ids = Images(vq, vision.size), Ids.of(vq, vision.grid)
+        images, ids = Images(vq, vision.size, self._resize), Ids.of(vq, vision.grid)
         vectors = Vectors((vision.num_tokens, vq.code_dim), "code vectors")
         kinds = {
             "tokenize": images,

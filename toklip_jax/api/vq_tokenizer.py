@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.inputs import Ids, Images
 from toklip_jax.api.program import Method, map_chunks, run_method
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.models.base import VQConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
@@ -35,8 +37,10 @@ class VQTokenizer(LoadedModel):
         compute: Compute,
         image_size: int | tuple[int, ...] | None = None,
         batch_size: int | None = None,
+        resize: str = DEFAULT_RESIZE,
     ):
         super().__init__(config, params, compute, batch_size)
+        self._resize = check_name("resize", resize, RESIZES)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self._grid = self.image_size and config.grid_of(*self.image_size)
 
@@ -79,8 +83,8 @@ class VQTokenizer(LoadedModel):
         def function(chunk):
             return jnp.clip(run_method(self.model, self.params, chunk, method), -1, 1)
 
-        kind = method.inputs
-        return map_chunks(function, kind.check(ids), kind, self.batch_size, self._mesh)
+        ids = self._check(method, ids)
+        return map_chunks(function, ids, method.inputs, self.batch_size, self._mesh)
 
     @classmethod
     def from_weights(
@@ -92,6 +96,7 @@ class VQTokenizer(LoadedModel):
         mesh: Mesh | None = None,
         batch_size: int | None = None,
         image_size: int | tuple[int, ...] | None = None,
+        resize: str = DEFAULT_RESIZE,
         tokenizer: str | pathlib.Path | None = None,
     ) -> "VQTokenizer":
         """Returns the tokenizer of weights in memory; arguments as `load`'s.
@@ -109,10 +114,10 @@ class VQTokenizer(LoadedModel):
         params = place_params(
             weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
         )
-        return cls(weights.config, params, compute, image_size, batch_size)
+        return cls(weights.config, params, compute, image_size, batch_size, resize)
 
     def _methods(self):
-        images = Images(self.config, self.image_size)
+        images = Images(self.config, self.image_size, self._resize)
         return {
             "tokenize": Method("tokenize", images),
             "encode": Method("encode", images),

@@ -9,7 +9,7 @@ from toklip_jax.core.fields import from_fields
 from toklip_jax.data import pipeline
 from toklip_jax.data.config import TextDataConfig
 from toklip_jax.data.health import Problem, name_left_out
-from toklip_jax.data.images import Decode, ShiftAndScale
+from toklip_jax.data.images import DEFAULT_RESIZE, Decode, ShiftAndScale
 from toklip_jax.data.pipeline import Batch
 from toklip_jax.data.sources import ENCODED, IDS, PickCrop, Source, SourceConfig
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer, train_tokenizer
@@ -122,6 +122,7 @@ def evaluation_batches(
     *,
     tokenizer: TextTokenizer | None = None,
     has_labels: bool = False,
+    resize: str = DEFAULT_RESIZE,
     start: int = 0,
 ) -> Iterator[Batch]:
     """Returns the source once, in order, with `mask`; see `pipeline.evaluation_batches`.
@@ -130,6 +131,7 @@ def evaluation_batches(
         tokenizer: the tokenizer for the captions; None for samples without. Sources of arrays give
             all their `captions`.
         has_labels: see `training_batches`.
+        resize: how encoded images are resized, one of `images.RESIZES`.
         start: batches to leave out.
     """
     is_encoded = source.gives == ENCODED
@@ -139,6 +141,7 @@ def evaluation_batches(
             batching.image_size,
             is_training=False,
             tokenizer=tokenizer,
+            resize=resize,
             has_labels=has_labels,
             exif_orientation=batching.exif_orientation,
         )
@@ -154,12 +157,17 @@ def evaluation_batches(
     )
 
 
-def make_tokenizer(text: TextDataConfig, source: SourceConfig | None) -> TextTokenizer | None:
+def make_tokenizer(
+    text: TextDataConfig, source: SourceConfig | None, context_length: int = 1
+) -> TextTokenizer | None:
     """Returns the tokenizer that a config's `text` names, or one trained on the source's texts.
 
     Of a cache, it is the one that the cache was made with. None if there is neither.
+
+    Args:
+        context_length: of its texts where `text` leaves that to the model; a file doesn't hold it.
     """
-    length = text.context_length
+    length = text.context_length or context_length
     if text.tokenizer:
         return TextTokenizer.load(text.tokenizer, length)
     if source is None:

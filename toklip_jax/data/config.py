@@ -5,6 +5,7 @@ import dataclasses
 from toklip_jax.data.images.sizes import sides_of
 
 IMAGE_SIZE_OF_THE_MODEL = 0
+LENGTH_OF_THE_MODEL = 0  # of texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,18 +16,19 @@ class TextDataConfig:
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; "" for
             one that is trained on the source's texts, or that the weights came with.
         vocab_size: the vocabulary size of a tokenizer that is trained.
-        context_length: tokens of a text; longer ones are cut.
+        context_length: tokens of a text; longer ones are cut. 0 for the model's.
     """
 
     tokenizer: str = ""
     vocab_size: int = 0
-    context_length: int = 64
+    context_length: int = LENGTH_OF_THE_MODEL
 
     def __post_init__(self):
-        if self.context_length < 1 or self.vocab_size < 0:
+        if self.context_length < 0 or self.vocab_size < 0:
             raise ValueError(
-                f"expected text.context_length of at least 1 and no negative text.vocab_size, got "
-                f"{self.context_length} and {self.vocab_size}"
+                f"expected no negative text.context_length and text.vocab_size, got "
+                f"{self.context_length} and {self.vocab_size}: leave them out, or set 0 for the "
+                f"model's context_length"
             )
 
 

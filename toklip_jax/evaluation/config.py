@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from toklip_jax.core.fields import check_name
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
@@ -9,16 +12,13 @@ class EvaluationConfig:
 
     Attributes:
         batch_size: images encoded at once, by all devices; it changes no figure.
-        resize: how encoded images are resized, "squash" or "crop".
+        resize: how encoded images are resized, one of `data.images.RESIZES`.
     """
 
     batch_size: int = 256
-    resize: str = "squash"
+    resize: str = DEFAULT_RESIZE
 
     def __post_init__(self):
         if self.batch_size < 1:
             raise ValueError(f"expected evaluation_batch_size of at least 1, got {self.batch_size}")
-        if self.resize not in ("squash", "crop"):
-            raise ValueError(
-                f"expected evaluation_resize of 'squash' or 'crop', got {self.resize!r}"
-            )
+        check_name("evaluation_resize", self.resize, RESIZES)

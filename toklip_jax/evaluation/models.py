@@ -101,6 +101,12 @@ class Models:
             return None
         return self.config(name) if name == "vq" else self.config(name).vq
 
+    @property
+    def text_config(self) -> Any | None:
+        """The config of the text tower, TokLIP's own or a teacher's; None where there is none."""
+        name = self._player("text")
+        return None if name is None else getattr(self.config(name), "text", None)
+
     def decoded_grid(self, grid: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Returns the grid to decode ids of `grid` with; None for a TokLIP, which has one grid.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.config import IMAGE_SIZE_OF_THE_MODEL
-from toklip_jax.data.images import RESIZES
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores
 from toklip_jax.evaluation.encode import Encoded, Parts, encode, text_batches
@@ -57,7 +57,7 @@ class Suite:
         tokenizer: TextTokenizer | None = None,
         batch_size: int = 256,
         num_workers: int = 0,
-        resize: str = "squash",
+        resize: str = DEFAULT_RESIZE,
         exif_orientation: bool = False,
     ):
         """Opens no data yet.
@@ -75,11 +75,14 @@ class Suite:
             exif_orientation: see `data.images.Decode`.
 
         Raises:
-            ValueError: an evaluation that is not registered, or an unknown `resize`.
+            ValueError: an evaluation that is not registered, an unknown `resize`, or a tokenizer
+                that doesn't fit the models.
         """
         self._evaluations = dict(evaluations)
         self._kinds = {name: kind_of(evaluation) for name, evaluation in evaluations.items()}
         self._models, self._mesh = models, mesh
+        if tokenizer is not None and models.text_config is not None:
+            tokenizer.expect_fits(models.text_config)
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._reading = Reading(
             image_size=image_size or models.image_size or 0,

@@ -37,7 +37,6 @@ class VQConfig(Protocol):
         codes_per_place: ids that stand at one place of the grid.
         codebook_sizes: how many values each of them has.
         code_dim: length of the vector that a place's ids stand for.
-        resize: how images of another size are resized ("squash" or "crop").
         licence: tag of the licence that the published weights have, "" where there are none.
     """
 
@@ -49,9 +48,6 @@ class VQConfig(Protocol):
 
     @property
     def code_dim(self) -> int: ...
-
-    @property
-    def resize(self) -> str: ...
 
     @property
     def licence(self) -> str: ...

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 
@@ -52,8 +53,18 @@ class RunContext:
         weights = read_weights(weights_path(source, self.workdir))
         return weights.with_layout(self.experiment.compute.is_scanned)
 
-    def text_tokenizer(self) -> TextTokenizer | None:
-        """Returns the tokenizer of the run's texts, or None."""
-        if self.tokenizer_path is None:
+    def text_tokenizer(self, tower: Any | None) -> TextTokenizer | None:
+        """Returns the tokenizer of the run's texts, or None.
+
+        Args:
+            tower: config of the text tower that reads them, or None.
+
+        Raises:
+            ValueError: the tower doesn't take the tokenizer's ids, or texts of the config's length.
+        """
+        if self.tokenizer_path is None or tower is None:
             return None
-        return TextTokenizer.load(self.tokenizer_path, self.experiment.text.context_length)
+        length = self.experiment.text.context_length or tower.context_length
+        tokenizer = TextTokenizer.load(self.tokenizer_path, length)
+        tokenizer.expect_fits(tower)
+        return tokenizer

@@ -5,6 +5,7 @@ command continues with those that are missing. `data/cache` says what is written
 """
 
 import dataclasses
+import difflib
 import json
 import pathlib
 from typing import Any
@@ -76,9 +77,11 @@ def _encoder(experiment, workdir):
     task = stage and task_of(stage.task)
     if task is None or task.cache is None:
         can = [task.name for task in TASKS.values() if task.cache]
+        near = difflib.get_close_matches(name, experiment.sections, 1)
         raise ValueError(
             f"expected encode.stage to name the section of a stage of {' or '.join(can)}, got "
-            f"{name!r}"
+            f"{name!r}: choose among {sorted(experiment.sections)}"
+            + (f" (did you mean {near[0]!r}?)" if near else "")
         )
     if experiment.source is None:
         raise ValueError("expected a section source to encode, found none")
@@ -92,7 +95,7 @@ def _encoder(experiment, workdir):
         source=experiment.source,
         config=experiment.encode,
         reading=experiment.reading,
-        tokenizer=_tokenizer(experiment, workdir),
+        tokenizer=_tokenizer(experiment, workdir, objective.text_config),
         mesh=context.mesh,
         seed=experiment.seed,
     )
@@ -112,11 +115,14 @@ def _local_mesh() -> Mesh:
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _tokenizer(experiment, workdir) -> TextTokenizer | None:
-    path = workdir / TOKENIZER_FILE
+def _tokenizer(experiment, workdir, tower) -> TextTokenizer | None:
+    path, text = workdir / TOKENIZER_FILE, experiment.text
     if path.is_file():  # the run's, which its stages were trained with
-        return TextTokenizer.load(path, experiment.text.context_length)
-    return make_tokenizer(experiment.text, experiment.source)
+        text = dataclasses.replace(text, tokenizer=str(path))
+    tokenizer = make_tokenizer(text, experiment.source, tower.context_length)
+    if tokenizer is not None:
+        tokenizer.expect_fits(tower)
+    return tokenizer
 
 
 def _is_any_left(is_told, error, left) -> bool:

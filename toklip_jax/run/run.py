@@ -49,6 +49,8 @@ def run(
             "expected --restart with --mode=train only, got it with --mode=eval: it would delete "
             "the run to evaluate, so leave it out"
         )
+    if profile is not None and mode == "eval":
+        raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
     workdir = pathlib.Path(workdir)
     mesh = make_mesh(experiment.mesh)
     _check_caches(experiment)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import jax
 
 from toklip_jax.data.build import Batching, evaluation_batches, training_batches
-from toklip_jax.data.text import TextTokenizer
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
@@ -32,8 +31,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         return weights
     task, experiment = task_of(stage.task), context.experiment
     objective, params = task.start(stage, context.start)
-    text = context.text_tokenizer() if task.needs_text else None
-    check_vocabulary(text, objective)
+    text = context.text_tokenizer(objective.text_config) if task.needs_text else None
     unused = ()
     if stage.source.gives == "ids":
         features = task.cache.check(stage, objective, params, context.tokenizer_path)
@@ -70,16 +68,6 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     return weights
 
 
-def check_vocabulary(text: TextTokenizer | None, objective: ModelObjective) -> None:
-    """Raises ValueError if a tokenizer has more ids than the model's table has rows."""
-    size = objective.vocab_size
-    if text is not None and size is not None and text.vocab_size > size:
-        raise ValueError(
-            f"expected a text tokenizer of at most {size} ids, the model's "
-            f"vocab_size, got one of {text.vocab_size}: raise model.text.vocab_size"
-        )
-
-
 def _batching(stage, context, objective) -> Batching:
     """Returns how this host reads batches, for training and validation alike."""
     reading = context.experiment.reading
@@ -101,8 +89,14 @@ def _evaluation(
         return None
     parts: list[Callable] = []
     if stage.validation is not None:
-        text = context.text_tokenizer()
-        batches = functools.partial(evaluation_batches, stage.validation, batching, tokenizer=text)
+        text = context.text_tokenizer(objective.text_config)
+        batches = functools.partial(
+            evaluation_batches,
+            stage.validation,
+            batching,
+            tokenizer=text,
+            resize=context.experiment.evaluation.resize,
+        )
         parts.append(validation(objective, batches, context.mesh))
     if stage.evaluate:
         suite = build_suite(context, stage.evaluate, objective.evaluated_models)
@@ -125,7 +119,7 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
         models,
         context.mesh,
         image_size=experiment.reading.image_size,
-        tokenizer=context.text_tokenizer(),
+        tokenizer=context.text_tokenizer(models.text_config),
         batch_size=experiment.evaluation.batch_size,
         num_workers=experiment.reading.num_workers,
         resize=experiment.evaluation.resize,

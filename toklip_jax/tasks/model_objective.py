@@ -1,6 +1,7 @@
 """What the objectives have in common that train a model of a registered family."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from toklip_jax.evaluation.models import Models
 from toklip_jax.models.base import family_of
@@ -28,9 +29,9 @@ class ModelObjective(Objective):
         return family_of(self.model_config).full_precision
 
     @property
-    def vocab_size(self) -> int | None:
-        """The number of text tokens that the model can read; None if it reads no texts."""
-        return None
+    def text_config(self) -> Any | None:
+        """The config of the model's text tower; None if it reads no texts."""
+        return getattr(self.model_config, "text", None)
 
     @property
     def evaluated_models(self) -> Models:

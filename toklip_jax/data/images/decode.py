@@ -20,8 +20,10 @@ from toklip_jax.data.transforms import Sample
 
 RECIPE_SCALE = (0.9, 1.0)  # of the released recipe's random crop
 MAX_TEXT = 2**20  # characters; cleaning takes a minute for some tens of this
-# For evaluation; the released training scripts squash, the evaluation scripts crop.
-RESIZES = {"squash": squash, "crop": shortest_side_crop}
+# Of whole images. The released evaluation scripts crop, and so does all of this package unless it
+# is told otherwise; the released training scripts squash what they validate on.
+RESIZES = {"crop": shortest_side_crop, "squash": squash}
+DEFAULT_RESIZE = "crop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Decode:
     scale: tuple[float, float] = RECIPE_SCALE
     min_side: int = 8
     max_pixels: int = 2**26
-    resize: str = "squash"
+    resize: str = DEFAULT_RESIZE
     has_labels: bool = False
     exif_orientation: bool = False
 

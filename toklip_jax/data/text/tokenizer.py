@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -25,7 +26,7 @@ class TextTokenizer:
 
     Texts are cleaned, encoded without the tokenizer's own special tokens, truncated to leave room
     for one end token, ended, and padded, as by open_clip's HFTokenizer with SigLIP 2's Gemma
-    tokenizer.
+    tokenizer. Padding, truncation and dropout that a file stores are not applied.
 
     Attributes:
         context_length: ids per text.
@@ -47,7 +48,7 @@ class TextTokenizer:
             raise ValueError(f"expected clean to be one of {sorted(CLEANERS)}, got {clean!r}")
         self.context_length = context_length
         self.clean = clean
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer = _without_stored_settings(tokenizer)
         self._pad_id, self._eos_id = (_special_id(tokenizer, token) for token in (PAD, EOS))
         self._has_reported = False
 
@@ -121,9 +122,31 @@ class TextTokenizer:
             ) from error
         return cls.from_file(path, context_length, clean)
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size()
+        # Not the number of tokens: a file may leave ids out.
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def expect_fits(self, tower: Any) -> None:
+        """Checks that a text tower takes the ids.
+
+        Args:
+            tower: its config, with a `vocab_size` and a `context_length`.
+
+        Raises:
+            ValueError: it has fewer ids, or texts of another length.
+        """
+        if self.vocab_size > tower.vocab_size:
+            raise ValueError(
+                f"expected a text tokenizer of at most {tower.vocab_size} ids, the model's "
+                f"vocab_size, got one of {self.vocab_size}: name the tokenizer that the weights "
+                f"were trained with, or raise model.text.vocab_size of a new model"
+            )
+        if self.context_length != tower.context_length:
+            raise ValueError(
+                f"expected text.context_length of {tower.context_length}, the model's, got "
+                f"{self.context_length}: set --config.text.context_length={tower.context_length}"
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -197,6 +220,23 @@ def train_tokenizer(
     cleaned = sorted({clean_text(caption, clean) for caption in captions})
     tokenizer.train_from_iterator(cleaned, trainer)
     return tokenizer
+
+
+def _without_stored_settings(tokenizer: Tokenizer) -> Tokenizer:
+    """Returns a tokenizer that gives each text its own ids: all of them, and always the same.
+
+    A file may store padding and truncation, as transformers' save_pretrained writes them, and the
+    dropout of merges that the tokenizer was trained for.
+    """
+    dropout = getattr(tokenizer.model, "dropout", None)
+    if tokenizer.padding is None and tokenizer.truncation is None and dropout is None:
+        return tokenizer
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    if dropout is not None:
+        plain.model.dropout = None
+    return plain
 
 
 def _special_id(tokenizer, token):

@@ -45,7 +45,6 @@ class LlamaGenConfig:
             )
 
     codes_per_place = 1
-    resize = "squash"
     licence = "MIT"
 
     @property

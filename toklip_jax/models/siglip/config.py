@@ -77,6 +77,11 @@ class TextConfig(TransformerConfig):
         super().__post_init__()
         if not self.embed_dim:
             object.__setattr__(self, "embed_dim", self.width)
+        if min(self.vocab_size, self.context_length, self.embed_dim) < 1:
+            raise ValueError(
+                f"expected a vocab_size, context_length and embed_dim of at least 1, got "
+                f"{self.vocab_size}, {self.context_length} and {self.embed_dim}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,10 +44,6 @@ class TeacherObjective(ModelObjective):
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
 
     @property
-    def vocab_size(self) -> int:
-        return self.model_config.text.vocab_size
-
-    @property
     def model(self) -> Teacher:
         return Teacher(self.model_config, self.compute)
 

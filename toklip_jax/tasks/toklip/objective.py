@@ -70,10 +70,6 @@ class TokLIPObjective(ModelObjective):
             )
 
     @property
-    def vocab_size(self) -> int:
-        return self.model_config.text.vocab_size
-
-    @property
     def model(self) -> TokLIP:
         return TokLIP(self.model_config, self.compute)
 
