@@ -1,16 +1,24 @@
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from toklip_jax.training.checkpoints import Checkpoints, restore_or_save_frozen
+from toklip_jax.training import reading
+from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
+
+
+@pytest.fixture(autouse=True)
+def _no_delays(monkeypatch):
+    monkeypatch.setattr(reading.time, "sleep", lambda seconds: None)
 
 
 def state(width=3, **config):
@@ -101,6 +109,90 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_aloud(damage, tm
     assert (tmp_path / "broken-4").exists()  # nothing is lost
 
 
+def flip(path, place, bit=3):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(bytes(data))
+
+
+def largest(directory):
+    """The files of a checkpoint, the largest first."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+@pytest.mark.parametrize("item", ["state", "description"])
+def test_a_flipped_bit_in_any_file_never_gives_another_state(item, tmp_path):
+    saved(tmp_path / "kept", 2, 4)
+    rng, steps = np.random.default_rng(0), []
+    for number, path in enumerate(largest(tmp_path / "kept" / "4" / item)):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(tmp_path / "kept", copy)
+        flip(copy / path.relative_to(tmp_path / "kept"), rng.integers(path.stat().st_size))
+        with Checkpoints(copy) as checkpoints:
+            got = checkpoints.restore(state())
+        steps.append(int(got.step))
+        want = state().replace(step=jnp.int32(steps[-1]))
+        assert all(map(np.array_equal, jax.tree.leaves(got), jax.tree.leaves(want))), path
+        assert (copy / "broken-4").exists() == (steps[-1] == 2)
+    assert 2 in steps
+
+
+def test_values_that_storage_changed_are_found_though_every_file_is_sound(tmp_path, caplog):
+    """As if bits had flipped before the files were written: only the arrays' checksums know."""
+    saved(tmp_path, 2, 4)
+    wrong = state().replace(
+        step=jnp.int32(4), params={"fc1": state().params["fc1"] | {"bias": 2 * jnp.ones(3)}}
+    )
+    with Checkpoints(tmp_path / "wrong") as checkpoints:
+        checkpoints.save(4, wrong)
+    shutil.rmtree(tmp_path / "4" / "state")
+    shutil.copytree(tmp_path / "wrong" / "4" / "state", tmp_path / "4" / "state")
+    with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING):
+        assert int(checkpoints.restore(state()).step) == 2
+    assert "the checksums of 1 of" in caplog.text
+    assert "params/fc1/bias" in caplog.text
+
+
+def test_a_checkpoint_set_aside_again_deletes_none_that_was_before(tmp_path):
+    for name in ("broken-4", "broken-4-2"):
+        saved(tmp_path, 2, 4)
+        shutil.rmtree(tmp_path / "4" / "state")
+        with Checkpoints(tmp_path) as checkpoints:
+            assert int(checkpoints.restore(state()).step) == 2
+        assert (tmp_path / name / "description").exists()
+    assert len(list(tmp_path.glob("broken-*"))) == 2
+
+
+def test_storage_that_fails_for_a_moment_costs_no_checkpoint(tmp_path, monkeypatch):
+    saved(tmp_path, 2, 4)
+    real, calls = ocp.StandardCheckpointHandler.restore, []
+
+    def failing(self, *arguments, **named):
+        calls.append(1)
+        if len(calls) <= failing.times:
+            raise OSError("503 Service Unavailable")
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
+    failing.times = 2
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(state()).step) == 4
+    failing.times = 99
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(OSError, match="503"):
+        checkpoints.restore(state())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+
+
+def test_the_best_checkpoint_stays_after_a_resume_too(tmp_path):
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        with Checkpoints(tmp_path, keep=1, best="recall") as checkpoints:
+            for step in steps:
+                recall = {"recall": float("nan") if step == 5 else 1 / step}
+                checkpoints.save(step, state(), recall)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "6"]
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state())
@@ -126,23 +218,6 @@ def test_where_no_checkpoint_can_be_read_all_stay_where_they_are(tmp_path):
             checkpoints.restore(state())
         assert checkpoints.latest_step == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
-
-
-def test_what_is_kept_once_is_not_cast_silently(tmp_path):
-    restore_or_save_frozen(tmp_path / "frozen", {"a": jnp.ones(3, jnp.bfloat16)})
-    with pytest.raises(ValueError, match=r"a: saved .*bfloat16.* wanted .*float32"):
-        restore_or_save_frozen(tmp_path / "frozen", {"a": jnp.ones(3)})
-
-
-def test_what_never_changes_is_kept_once(tmp_path):
-    first = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
-    restore_or_save_frozen(tmp_path / "frozen", first)
-    again = restore_or_save_frozen(tmp_path / "frozen", jax.tree.map(jnp.zeros_like, first))
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(first), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-    assert restore_or_save_frozen(tmp_path / "nothing", {}) == {}
-    assert not (tmp_path / "nothing").exists()
 
 
 def test_another_mesh_restores_the_same_bits(tmp_path):

@@ -15,7 +15,6 @@ from toklip_jax.experiment import read_experiment
 from toklip_jax.planning.plan import plan
 from toklip_jax.run.encode import encode
 from toklip_jax.training import loop
-from toklip_jax.training.checkpoints import restore_or_save_frozen
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.training.workdir import open_workdir
 from toklip_jax.weights import Weights, save_weights
@@ -71,12 +70,13 @@ def losses(workdir):
 
 def test_a_run_from_a_cache_has_the_losses_of_one_from_images(made, tmp_path, monkeypatch):
     path, images, cache = made
-    kept = []
-    monkeypatch.setattr(
-        loop,
-        "restore_or_save_frozen",
-        lambda at, tree: kept.append(tree) or restore_or_save_frozen(at, tree),
-    )
+    placed, jit_step = [], loop.jit_step
+
+    def recorded(step, mesh, state, frozen, rules):
+        placed.append(frozen)
+        return jit_step(step, mesh, state, frozen, rules)
+
+    monkeypatch.setattr(loop, "jit_step", recorded)
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text((images / "config.json").read_text())
@@ -87,8 +87,8 @@ def test_a_run_from_a_cache_has_the_losses_of_one_from_images(made, tmp_path, mo
     # Validation still has its images, teacher and all, though steps have none of it on the device.
     last = read_metrics(workdir / "toklip" / "metrics.jsonl")[-1]
     assert {"validation/distillation", "validation/image_to_text_r1"} <= last.keys()
-    assert list(kept[0]) == ["vq"]
-    assert list(kept[0]["vq"]) == ["codebook"]
+    assert list(placed[0]) == ["vq"]
+    assert list(placed[0]["vq"]) == ["codebook"]
     ours, theirs = (read_weights(w / "toklip" / "weights") for w in (workdir, images))
     assert ours.params.keys() == theirs.params.keys()
     got, want = (w.params["token_encoder"]["pos_embed"] for w in (ours, theirs))

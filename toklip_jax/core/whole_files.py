@@ -28,10 +28,11 @@ def write_json(path: str | pathlib.Path, content: Any, **options: Any) -> None:
     write_whole(path, json.dumps(content, indent=2, **options) + "\n")
 
 
-def read_object(path: str | pathlib.Path, remedy: str) -> dict[str, Any]:
+def read_object(path: pathlib.PurePath, remedy: str) -> dict[str, Any]:
     """Reads the json object in a file.
 
     Args:
+        path: of a file, or a bucket's object as a path of etils.
         remedy: what to do about a damaged file, for the message.
 
     Raises:
@@ -39,7 +40,7 @@ def read_object(path: str | pathlib.Path, remedy: str) -> dict[str, Any]:
         ValueError: it holds no json object.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict):

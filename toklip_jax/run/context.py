@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ class RunContext:
     """A run: its config, its directory, and the mesh it runs on.
 
     workdir/
-        config.json
+        config.json, run.json        what `training.workdir` keeps
         tokenizer.json               of the run's texts
         STAGE/checkpoints/           while it trains: state, optimizer
         STAGE/metrics.jsonl, STAGE/tensorboard/
@@ -29,6 +30,8 @@ class RunContext:
         tokenizer_path: the path of the text tokenizer, or None where there are no texts.
         profile: steps [first, last) of each stage to write a profile of, or None.
         allows_config_change: continue a run whose config differs, after printing how.
+        run_id: of the run, which stands in all that it keeps.
+        accept: keeps the config as the run's; all hosts call it, once nothing of it was refused.
     """
 
     experiment: Experiment
@@ -37,6 +40,8 @@ class RunContext:
     tokenizer_path: pathlib.Path | None = None
     profile: tuple[int, int] | None = None
     allows_config_change: bool = False
+    run_id: str = ""
+    accept: Callable[[], None] = lambda: None
 
     @property
     def start(self) -> Start:

@@ -23,10 +23,12 @@ from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_main, gather_from_hosts
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.run.context import RunContext
+from toklip_jax.run.tokenizer import expect_kept
 from toklip_jax.tasks.base import initial_weights
 from toklip_jax.tasks.registry import TASKS, task_of
+from toklip_jax.training.config_change import flatten
 from toklip_jax.training.faults import Preempted, Preemption
-from toklip_jax.training.workdir import STAGE_PREFIX, flatten, weights_path
+from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 
 
 def encode(
@@ -118,6 +120,7 @@ def _local_mesh() -> Mesh:
 def _tokenizer(experiment, workdir, tower) -> TextTokenizer | None:
     path, text = workdir / TOKENIZER_FILE, experiment.text
     if path.is_file():  # the run's, which its stages were trained with
+        expect_kept(experiment, path)
         text = dataclasses.replace(text, tokenizer=str(path))
     tokenizer = make_tokenizer(text, experiment.source, tower.context_length)
     if tokenizer is not None:

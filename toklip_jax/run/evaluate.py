@@ -67,6 +67,7 @@ def evaluate(context: RunContext) -> dict[str, Result]:
         for name, tree in as_trained.items()
     }
     results = suite.run(params, has_baselines=True, kept=kept)
+    context.accept()
     call_on_main(lambda: _write(workdir, results, _provenance(experiment, hashes)))
     return results
 

@@ -1,20 +1,22 @@
 """A run: the stages of a config one after another, then their evaluation and its report."""
 
+import contextlib
 import dataclasses
 import pathlib
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import expect_complete, load_header
-from toklip_jax.data.text import TOKENIZER_FILE
 from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_main, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.report import write_report
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.evaluate import evaluate
+from toklip_jax.run.identity import steps_trained
 from toklip_jax.run.stages import train_stage
+from toklip_jax.run.tokenizer import keep_tokenizer
 from toklip_jax.tasks.base import initial_weights
+from toklip_jax.training.logging import has_log
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
 
 MODES = ("train", "eval")
@@ -60,24 +62,73 @@ def run(
     else:
         _check_starts(experiment, workdir)
 
-    def claim() -> None:
-        open_workdir(workdir, experiment.description, restart, allow_config_change)
+    with _claimed(workdir, experiment, restart, allow_config_change) as (run_id, accept):
+        context = RunContext(
+            experiment,
+            workdir,
+            mesh,
+            profile=profile,
+            allows_config_change=allow_config_change,
+            run_id=run_id,
+            accept=accept,
+        )
+        _run(context, mode)
 
-    call_on_main(claim)
-    context = RunContext(
-        experiment,
-        workdir,
-        mesh,
-        profile=profile,
-        allows_config_change=allow_config_change,
-    )
-    context = dataclasses.replace(context, tokenizer_path=_keep_tokenizer(context))
+
+def _run(context, mode) -> None:
+    experiment = context.experiment
+    call_on_main(lambda: _check_finished(context, mode))
+    context = dataclasses.replace(context, tokenizer_path=keep_tokenizer(context))
     for stage in experiment.stages if mode == "train" else ():
         train_stage(stage, context)
     if experiment.evaluate:
         evaluate(context)
+    context.accept()
     if experiment.report and is_main_host():
-        print(f"the report is {write_report(workdir)}")
+        print(f"the report is {write_report(context.workdir)}")
+
+
+@contextlib.contextmanager
+def _claimed(path, experiment, restart, allow_change):
+    """Holds the workdir on host 0; gives the run's id, and what keeps the config as the run's."""
+    held = []
+
+    def claim() -> str:
+        held.append(open_workdir(path, experiment.description, restart, allow_change))
+        return held[0].run_id
+
+    try:
+        yield call_on_main(claim), lambda: call_on_main(lambda: held[0].accept())
+    finally:
+        for workdir in held:
+            workdir.close()
+
+
+def _check_finished(context, mode):
+    """Checks that what the stages left is what the config asks for, before any of them trains."""
+    experiment, longer = context.experiment, {}
+    for stage in experiment.stages:
+        reached = steps_trained(stage, context)
+        for part, source in initial_weights(stage).items():
+            former = source.removeprefix(STAGE_PREFIX)
+            if former in longer and source.startswith(STAGE_PREFIX) and _has_begun(stage, context):
+                raise UserError(
+                    f"expected no stage that has started from stage {former}, which is to train "
+                    f"on from step {longer[former]}, got {stage.name}, by init.{part}: delete "
+                    f"{context.workdir / stage.name} to train it again, or choose another workdir"
+                )
+        if mode == "eval" and reached < stage.loop.steps:
+            raise UserError(
+                f"expected the stage {stage.name} trained to step {stage.loop.steps}, found "
+                f"weights of step {reached} in {context.workdir}: train it first, with --mode=train"
+            )
+        if 0 < reached < stage.loop.steps:
+            longer[stage.name] = reached
+
+
+def _has_begun(stage, context):
+    is_finished = context.weights_directory(stage.name).exists()
+    return is_finished or has_log(context.workdir / stage.name)
 
 
 def _check_caches(experiment):
@@ -135,19 +186,3 @@ def _check_evaluation(experiment, workdir):
                 f"expected a finished run in {workdir}, found no weights of its stage "
                 f"{stage.name}: train it first, with --mode=train"
             )
-
-
-def _keep_tokenizer(context) -> pathlib.Path | None:
-    """Saves the tokenizer of the run's texts in the workdir: the one named, or one trained here."""
-    path = context.workdir / TOKENIZER_FILE
-    call_on_main(lambda: path.exists() or _make_tokenizer(context.experiment, path))
-    if not path.exists():  # a host whose workdir is its own
-        _make_tokenizer(context.experiment, path)
-    return path if path.exists() else None
-
-
-def _make_tokenizer(experiment, path):
-    tokenizer = make_tokenizer(experiment.text, experiment.source)
-    if tokenizer is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(path)

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
-from toklip_jax.parallel.hosts import barrier, broadcast_from_main
+from toklip_jax.parallel.hosts import barrier, call_on_main
 from toklip_jax.run.context import RunContext
+from toklip_jax.run.identity import inputs_of, steps_trained, training_record
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.validation import validation
+from toklip_jax.training.identity import Identity
 from toklip_jax.training.loop import Evaluate, LoopContext, train
 from toklip_jax.weights import Weights, save_weights
 
@@ -27,7 +30,8 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         ValueError: weights, data or a cache that don't fit the stage; says what to change.
     """
     weights = context.weights_directory(stage.name)
-    if broadcast_from_main(weights.exists()):
+    reached = call_on_main(lambda: steps_trained(stage, context))
+    if reached >= stage.loop.steps:
         return weights
     task, experiment = task_of(stage.task), context.experiment
     objective, params = task.start(stage, context.start)
@@ -37,6 +41,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         features = task.cache.check(stage, objective, params, context.tokenizer_path)
         unused = task.cache.unused(objective, params, features)
     batching = _batching(stage, context, objective)
+    inputs = inputs_of(stage, context)
     loop_context = LoopContext(
         title=stage.name,
         evaluate=_evaluation(stage, context, objective, batching),
@@ -45,6 +50,9 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         profile=context.profile,
         wandb=experiment.wandb,
         unused=unused,
+        identity=Identity(context.run_id, inputs),
+        reached=reached,
+        accept=functools.partial(_accept, stage, context, reached),
     )
     params = train(
         objective,
@@ -64,8 +72,28 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         seed=experiment.seed,
         context=loop_context,
     )
-    _save(stage, context, objective, objective.model_params(params))
+    record = training_record(stage, context, inputs)
+    _save(stage, context, objective, objective.model_params(params), record)
     return weights
+
+
+def _accept(stage, context, reached):
+    """Keeps the config, and moves weights of fewer steps out of the way of those to come."""
+    context.accept()
+    if not reached:
+        return
+    weights = context.weights_directory(stage.name)
+    aside = weights.with_name(f"{weights.name}_of_step_{reached}")
+
+    def move():
+        if aside.exists():
+            raise UserError(
+                f"expected to move {weights} to {aside}, which exists: move one of them away"
+            )
+        weights.rename(aside)
+        print(f"{stage.name} trains on to step {stage.loop.steps}; its weights are now {aside}")
+
+    call_on_main(move)
 
 
 def _batching(stage, context, objective) -> Batching:
@@ -127,13 +155,14 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
     )
 
 
-def _save(stage, context, objective, params):
+def _save(stage, context, objective, params, record):
     weights = Weights(
         objective.model_config,
         params,
         is_scanned=objective.compute.is_scanned,
         tokenizer_path=context.tokenizer_path,
         source=f"stage {stage.name} of {context.workdir}",
+        training=record,
     )
     save_weights(context.weights_directory(stage.name), weights)
     barrier(f"weights of {stage.name}")

@@ -1,29 +1,39 @@
 """Checkpoints of a training run: Orbax, asynchronous, atomic, restorable onto another mesh.
 
 A directory may be local or a bucket's (`gs://`, `s3://`): Orbax and etils' paths open both.
+
+    STEP/state/          the arrays
+    STEP/description/    json: the run, and each array's shape, type and checksum, sealed by a hash
+    broken-STEP/         a checkpoint that was damaged; nothing deletes it
 """
 
 import contextlib
+import gc
+import itertools
 import logging
+import math
+import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from toklip_jax.parallel.hosts import broadcast_from_main, call_on_main
+from toklip_jax.training.contents import describe_arrays, expect_same, outlines, seal, unseal
+from toklip_jax.training.reading import Damaged, read_together
+
 _log = logging.getLogger(__name__)
-BROKEN_PREFIX = "broken-"  # a checkpoint that can't be read is renamed to this and its step
-
-
-class CheckpointMismatch(ValueError):
-    """The checkpoint has another structure, shape or dtype than was asked for."""
+BROKEN_PREFIX = "broken-"  # a damaged checkpoint is renamed to this and its step
+STATE, DESCRIPTION = "state", "description"  # items of a checkpoint
+UNREADABLE = (OSError, ValueError, LookupError, TypeError)
 
 
 class Checkpoints:
-    """The checkpoints under one directory.
+    """The checkpoints under one directory; where there are several hosts, all call every method.
 
     A save that was interrupted leaves only a temporary folder, which the next save deletes.
 
@@ -32,6 +42,10 @@ class Checkpoints:
         keep_every: those at multiples of this many steps are kept too; 0 for none.
         best: name of a metric; the checkpoint where it was highest is kept too.
         description: saved with every state, as json, such as the run's config.
+        identity: saved too: what else made the state, such as the weights that it started from.
+
+    Attributes:
+        directory: an absolute path.
     """
 
     def __init__(
@@ -42,24 +56,21 @@ class Checkpoints:
         keep_every: int = 0,
         best: str = "",
         description: Mapping[str, Any] | None = None,
+        identity: Mapping[str, Any] | None = None,
     ):
         policies = [preservation_policy.LatestN(keep)]
         if keep_every:
             policies.append(preservation_policy.EveryNSteps(keep_every))
+        self.directory = absolute(directory)
+        self._best = best
+        self._about = {"description": dict(description or {}), "identity": dict(identity or {})}
+        self._figures = self._saved_figures() if best else {}
         if best:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+            policies.append(_Highest(self._figures))
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
-        self._directory = absolute(directory)
-        self._best, self._description = best, dict(description or {})
         self._manager = self._open()
 
     def __enter__(self) -> "Checkpoints":
@@ -70,57 +81,68 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step that is whole on disk, or None."""
+        """The newest step that is whole on disk, or None; the same on all hosts."""
         self._manager.wait_until_finished()
-        return self._manager.latest_step()
+        return broadcast_from_main(self._manager.latest_step())
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Starts saving `state` while training continues; does nothing if the step is saved."""
         if step in self._manager.all_steps():
             return
-        kept = {k: v for k, v in (metrics or {}).items() if k == self._best}
+        figure = (metrics or {}).get(self._best)
+        if figure is not None and math.isfinite(figure):
+            self._figures[step] = float(figure)
+        content = {
+            **self._about,
+            "arrays": describe_arrays(state),
+            "figures": {self._best: self._figures.get(step)},
+        }
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(self._description)
+            state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(seal(content))
         )
         with self._explained():
-            self._manager.save(step, args=args, metrics=kept or None)
+            self._manager.save(step, args=args)
 
     def restore(self, state: Any, step: int | None = None) -> Any:
         """Returns the state saved at `step`, the newest unless given.
 
-        If the newest can't be read, it is renamed, the one before it is used, and a warning says
-        so; if none can be read, all are left as they are.
+        If the newest is damaged, it is renamed, the one before it is used, and a warning says so;
+        if all are, they are left as they are.
 
         Args:
             state: its structure: arrays or `jax.ShapeDtypeStruct`s with the shardings wanted.
 
         Raises:
-            ValueError: no checkpoint, or one of another structure, shape or dtype.
+            Refused: a checkpoint of another structure, shape or dtype.
+            Damaged: no whole checkpoint.
+            OSError: the storage could not be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         if step is not None:
             return self._restore(abstract, step)
-        broken, steps = {}, [] if self.latest_step is None else self._manager.all_steps()
-        for step in sorted(steps, reverse=True):
+        self._manager.wait_until_finished()
+        broken: dict[int, str] = {}
+        for step in broadcast_from_main(sorted(self._manager.all_steps(), reverse=True)):
             try:
                 state = self._restore(abstract, step)
-            except CheckpointMismatch:
-                raise
-            except Exception as error:
-                broken[step] = str(error).strip().splitlines() or [type(error).__name__]
+            except Damaged as error:
+                broken[step] = str(error)
                 continue
             if broken:
                 self._set_aside(broken, step)
             return state
-        reasons = "".join(f"; {step}: {lines[0][:200]}" for step, lines in broken.items())
-        raise ValueError(
-            f"expected a checkpoint in {self._directory}, found none that can be read{reasons}"
+        reasons = "".join(f"; {step}: {text[:200]}" for step, text in broken.items())
+        raise Damaged(
+            f"expected a checkpoint in {self.directory}, found none that can be read{reasons}"
         )
 
     def describe(self, step: int) -> dict[str, Any]:
         """Returns the description saved with `step`."""
-        args = ocp.args.Composite(description=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args).description
+        return self._content(step)["description"]
+
+    def identify(self, step: int) -> dict[str, Any]:
+        """Returns the identity saved with `step`; an earlier version saved none."""
+        return self._content(step).get("identity", {})
 
     def wait(self) -> None:
         """Waits until the last save is on disk, and raises its error if it failed."""
@@ -143,100 +165,129 @@ class Checkpoints:
             if "No space left" not in str(error):
                 raise
             raise OSError(
-                f"no space left in {self._directory}: a checkpoint could not be written. What is "
+                f"no space left in {self.directory}: a checkpoint could not be written. What is "
                 f"there is whole; make room, or keep fewer, and run the same command again"
             ) from error
 
     def _open(self):
         return ocp.CheckpointManager(
-            self._directory,
+            self.directory,
             options=self._options,
             # Given by name, as a new manager reads no metadata otherwise.
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "description": ocp.JsonCheckpointHandler(),
+                STATE: ocp.StandardCheckpointHandler(),
+                DESCRIPTION: ocp.JsonCheckpointHandler(),
             },
         )
 
+    def _where(self, step):
+        return f"checkpoint {step} in {self.directory}"
+
+    def _content(self, step) -> dict[str, Any]:
+        """What `save` sealed; of an earlier version's checkpoint only the description."""
+        path = self.directory / str(step) / DESCRIPTION
+        return read_together(lambda: _read_description(path), self._where(step))
+
     def _restore(self, abstract, step):
-        self._check(step, abstract)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=args).state
+        saved = self._content(step).get("arrays")
+        if saved is not None:
+            expect_same(self._where(step), {n: x[:2] for n, x in saved.items()}, abstract)
+        for _ in range(2):  # what was read wrong once may be read right
+            state = read_together(lambda: self._read(abstract, step, saved), self._where(step))
+            if saved is None:
+                return state
+            found = describe_arrays(state)
+            differ = [name for name in saved if found[name] != saved[name]]
+            if not differ:
+                return state
+        raise Damaged(
+            f"the checksums of {len(differ)} of {len(saved)} arrays differ, first {differ[0]}"
+        )
+
+    def _read(self, abstract, step, saved):
+        # The handlers are used directly: the manager's `restore` ends with a barrier, at which a
+        # host would wait for ever for one whose reading failed.
+        handler, path = ocp.StandardCheckpointHandler(), self.directory / str(step) / STATE
+        if saved is None:
+            # Orbax reports shapes only one by one, and casts a differing dtype silently.
+            expect_same(self._where(step), outlines(handler.metadata(path)), abstract)
+        with _silent():
+            return handler.restore(path, args=ocp.args.StandardRestore(abstract))
 
     def _set_aside(self, broken, taken):
+        """Renames damaged checkpoints, so that their steps can be saved again."""
         self._manager.close()
         for step, reason in broken.items():
-            aside = self._directory / f"{BROKEN_PREFIX}{step}"
+            aside = call_on_main(lambda step=step: self._rename(step))
             _log.warning(
-                "checkpoint %s in %s can't be read (%s): it is now %s, and %s is taken",
+                "checkpoint %s in %s is damaged (%s): it is now %s, and %s is taken",
                 step,
-                self._directory,
-                reason[0][:200],
-                aside.name,
+                self.directory,
+                reason[:200],
+                aside,
                 taken,
             )
-            if jax.process_index() == 0:
-                if aside.exists():
-                    aside.rmtree()
-                (self._directory / str(step)).rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("set aside")
         self._manager = self._open()
 
-    def _check(self, step, abstract):
-        # Orbax reports shapes only one by one, and casts a differing dtype silently.
-        saved = self._manager.item_metadata(step)["state"]
-        if saved is None:
-            raise OSError("it has no metadata")
-        _expect_same(f"checkpoint {step} in {self._directory}", saved, abstract)
+    def _rename(self, step) -> str:
+        names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        aside = next(
+            path
+            for name in names
+            if not (path := self.directory / f"{BROKEN_PREFIX}{step}{name}").exists()
+        )
+        (self.directory / str(step)).rename(aside)
+        return aside.name
+
+    def _saved_figures(self) -> dict[int, float]:
+        """The figure of each checkpoint that `best` compares; damaged ones have none."""
+
+        def read():
+            found = {}
+            for path in self.directory.glob(f"[0-9]*/{DESCRIPTION}"):
+                with contextlib.suppress(*UNREADABLE):
+                    figure = _read_description(path)["figures"][self._best]
+                    found[int(path.parent.name)] = float(figure)
+            return list(found.items())
+
+        return dict(call_on_main(read))
 
 
-def restore_or_save_frozen(directory: epath.PathLike, tree: Any) -> Any:
-    """Saves `tree` at `directory`, or returns what was saved there, with `tree`'s shardings.
+class _Highest(preservation_policy.PreservationPolicy):
+    """Preserves the checkpoint whose figure is highest."""
 
-    It is for frozen parameters, which a run needs and never changes.
+    def __init__(self, figures: Mapping[int, float]):
+        self._figures = figures  # which grow as checkpoints are saved
 
-    Raises:
-        ValueError: what was saved there has another structure, shape or dtype.
-    """
-    directory = absolute(directory)
-    if not jax.tree.leaves(tree):
-        return tree
-    with ocp.StandardCheckpointer() as checkpointer:
-        if not directory.exists():
-            checkpointer.save(directory, tree)
-            return tree
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-        _expect_same(str(directory), checkpointer.metadata(directory).item_metadata, abstract)
-        return checkpointer.restore(directory, abstract)
+    def should_preserve(self, checkpoints, *, context):
+        steps = [each.step for each in checkpoints]
+        best = max((s for s in steps if s in self._figures), key=self._figures.get, default=None)
+        return [step == best for step in steps]
+
+
+def _read_description(path):
+    return unseal(ocp.JsonCheckpointHandler().restore(path))
+
+
+@contextlib.contextmanager
+def _silent():
+    """Keeps tracebacks off the terminal: of reads that Orbax gives up when another has failed."""
+    asyncio, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = asyncio.level
+    asyncio.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()  # now, as what was given up speaks when it is collected
+        raise
+    finally:
+        asyncio.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
     """Returns a path for Orbax: a local one made absolute, a bucket's unchanged."""
     path = epath.Path(path)
     return path if "://" in str(path) else epath.Path(path.absolute())
-
-
-def _expect_same(where, saved, wanted):
-    saved, wanted = _leaves(saved), _leaves(wanted)
-    differ = sorted(n for n in saved.keys() | wanted if saved.get(n) != wanted.get(n))
-    if differ:
-        lines = [f"{n}: saved {saved.get(n)}, wanted {wanted.get(n)}" for n in differ[:5]]
-        raise CheckpointMismatch(
-            f"{where} is of another model or optimizer; {len(differ)} entries differ: "
-            + "; ".join(lines)
-        )
-
-
-def _leaves(tree):
-    """Returns name -> (shape, dtype); a tuple's names are those of a dict with digits as keys."""
-
-    def name(path):
-        return "/".join(
-            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
-        )
-
-    return {
-        name(path): (tuple(leaf.shape), str(leaf.dtype))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

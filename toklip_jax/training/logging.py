@@ -12,6 +12,8 @@ import jax
 import tqdm
 from tensorboardX import SummaryWriter
 
+from toklip_jax.core.whole_files import write_whole
+
 SECONDS_PER_LINE = 60
 METRICS_NAME = "metrics.jsonl"
 
@@ -97,7 +99,7 @@ class RunLog:
         # A run that was killed may have logged steps after its last checkpoint.
         lines = read_metrics(self.path)
         text = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start)
-        self.path.write_text(text)
+        write_whole(self.path, text)
 
 
 def line(
@@ -120,15 +122,25 @@ def line(
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns what `RunLog` wrote, in order; an incomplete last line is left out."""
+    """Returns what `RunLog` wrote, in order, without lines that are incomplete or damaged."""
     path = pathlib.Path(path)
-    records = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return records
+    records = map(_record, path.read_bytes().splitlines() if path.exists() else ())
+    return [record for record in records if record is not None]
+
+
+def has_log(directory: str | pathlib.Path) -> bool:
+    """Tells whether a stage's directory has a log, and so whether a step was made."""
+    path = pathlib.Path(directory) / METRICS_NAME
+    return path.exists() and path.stat().st_size > 0
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and type(record.get("step")) is int
+    return record if is_record else None
 
 
 def _or_null(value):

@@ -12,12 +12,17 @@ from etils import epath
 
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.data.health import BadSamples
+from toklip_jax.parallel.hosts import call_on_main
 from toklip_jax.parallel.sharding import put_batch, shardings
-from toklip_jax.training.checkpoints import Checkpoints, restore_or_save_frozen
+from toklip_jax.training.checkpoints import Checkpoints
+from toklip_jax.training.config_change import check_same
+from toklip_jax.training.contents import describe_arrays
 from toklip_jax.training.faults import Preempted, Preemption, SkippedSteps
-from toklip_jax.training.logging import RunLog
+from toklip_jax.training.identity import Identity, expect_identity
+from toklip_jax.training.logging import RunLog, has_log
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
+from toklip_jax.training.ownership import claim_checkpoints
 from toklip_jax.training.speed import Speed
 from toklip_jax.training.state import (
     Params,
@@ -30,7 +35,6 @@ from toklip_jax.training.state import (
     split,
 )
 from toklip_jax.training.step import create_state, jit_step, make_step
-from toklip_jax.training.workdir import check_same
 
 Batches = Callable[[int], Iterator[Any]]  # start step -> batches from there on
 Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
@@ -53,8 +57,8 @@ class LoopConfig:
         max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after this
             many in a row the run stops.
         max_bad_share: the largest share of unreadable samples; above it the run stops.
-        checkpoints: where these and the frozen parameters are kept, unless in the run's directory:
-            another disk, or a bucket (`gs://`, `s3://`) that all hosts reach.
+        checkpoints: where these are kept, unless in the run's directory: another disk, or a bucket
+            (`gs://`, `s3://`) that all hosts reach.
     """
 
     steps: int
@@ -96,6 +100,10 @@ class LoopContext:
         wandb: arguments of `wandb.init`; empty for none.
         unused: paths of frozen parameters that no step uses, such as those of a model whose outputs
             are cached; they are put on the devices only for evaluations.
+        identity: saved with every checkpoint; one of another run, or trained from other files, is
+            refused.
+        reached: steps that weights of an earlier end have been trained for.
+        accept: called by all hosts once a step was made, before anything of it is kept.
     """
 
     title: str = "train"
@@ -105,6 +113,9 @@ class LoopContext:
     profile: tuple[int, int] | None = None
     wandb: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unused: Collection[str] = ()
+    identity: Identity = dataclasses.field(default_factory=Identity)
+    reached: int = 0
+    accept: Callable[[], None] = lambda: None
 
 
 def train(
@@ -157,21 +168,15 @@ class _Loop:
         state = self._create(place(trainable, self.mesh, rules))
         self.unused, frozen = split(untouched, context.unused)
         frozen = self._place_frozen(frozen)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        kept_in = self.directory
-        if config.checkpoints:
-            kept_in = epath.Path(config.checkpoints) / context.title
-        # A run may switch to a cache, which leaves some of them unused, or back.
-        name = "frozen_of_cache" if self.unused else "frozen"
-        frozen = restore_or_save_frozen(kept_in / name, frozen)
+        self.identity = dataclasses.replace(context.identity, frozen=describe_arrays(frozen))
         self.step = jit_step(self._make_step(self.objective), self.mesh, state, frozen, rules)
-        with self._checkpoints(kept_in / "checkpoints") as checkpoints:
-            if checkpoints.latest_step is not None:
-                state = checkpoints.restore(state)
-                theirs = checkpoints.describe(int(state.step))
-                check_same(str(kept_in), theirs, context.description, context.allow_change)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._checkpoints(self._kept_in() / "checkpoints") as checkpoints:
+            state = self._resume(state, checkpoints)
             start = int(state.step)
-            if start < config.steps:
+            if start == config.steps:
+                context.accept()
+            else:
                 stream = batches(start)
                 bad = BadSamples(config.max_bad_share)
                 try:
@@ -181,6 +186,36 @@ class _Loop:
                 finally:
                     _close(stream)
         return merge(_evaluated(state), untouched)
+
+    def _kept_in(self) -> epath.Path:
+        """Where the checkpoints are: in the run's directory, or in another one that is its own."""
+        if not self.config.checkpoints:
+            return epath.Path(self.directory)
+        directory = epath.Path(self.config.checkpoints) / self.context.title
+        run_id, is_known = self.identity.run, has_log(self.directory)
+        if run_id:
+            workdir = self.directory.parent
+            call_on_main(lambda: claim_checkpoints(directory, run_id, workdir, is_known))
+        return directory
+
+    def _resume(self, state, checkpoints) -> TrainState:
+        """Returns the newest saved state, or the new one; refuses what this run can't continue."""
+        context, newest = self.context, checkpoints.latest_step
+        if newest is not None:
+            state = checkpoints.restore(state)
+            newest = int(state.step)
+            where = f"checkpoint {newest} in {checkpoints.directory}"
+            saved = checkpoints.describe(newest)
+            check_same(where, saved, context.description, context.allow_change)
+            expect_identity(where, checkpoints.identify(newest), self.identity)
+        if not context.reached <= (newest or 0) <= self.config.steps:
+            raise ValueError(
+                f"expected a checkpoint of step {context.reached} to {self.config.steps}, the "
+                f"loop.steps of {context.title}, to continue from, found "
+                f"{'none' if newest is None else newest}: set loop.steps to what has been trained "
+                f"or more, or pass --restart"
+            )
+        return state
 
     def _create(self, trainable) -> TrainState:
         def create(params):
@@ -213,6 +248,7 @@ class _Loop:
             keep_every=config.keep_every,
             best=config.best,
             description=self.context.description,
+            identity=dataclasses.asdict(self.identity),
         )
 
     def _train(self, state, frozen, stream, bad, start, checkpoints) -> TrainState:
@@ -231,6 +267,8 @@ class _Loop:
                 profile.at(done - 1)
                 with jax.set_mesh(self.mesh):
                     state, metrics = self.step(state, frozen, batch)
+                if done == start + 1:
+                    context.accept()  # what is wrong with sizes or data has been met by now
                 # The first step includes compiling and says nothing about speed.
                 if speed and is_free:
                     speed.waited(fetched)

@@ -10,19 +10,24 @@ import numpy as np
 from toklip_jax.files import find_sharded, is_index, read_sharded
 from toklip_jax.nn.layout import to_unrolled
 from toklip_jax.parallel.fetching import fetch
-from toklip_jax.weights.directory import PARAMS
+from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
+from toklip_jax.weights.directory import PARAMS, is_weights
 
 
 def fingerprint(path: str | pathlib.Path) -> str:
     """Returns the SHA-256 of weights, in hex: of a directory's parameters, or of a file's bytes.
 
-    Where parameters are in several files, it is that of the files' digests in their order.
+    Where parameters are in several files, it is that of the files' digests in their order. The
+    directory may be a converted one, or one that `read_checkpoint` takes.
 
     Raises:
         FileNotFoundError: nothing there.
     """
     path = pathlib.Path(path)
-    found = find_sharded(path, PARAMS) if path.is_dir() else path
+    found = path
+    if path.is_dir():
+        is_foreign = not is_weights(path) and holds_checkpoint(path)
+        found = read_checkpoint(path).file.path if is_foreign else find_sharded(path, PARAMS)
     if found is None or not found.is_file():
         raise FileNotFoundError(f"expected weights at {path}, found no file")
     if not is_index(found):

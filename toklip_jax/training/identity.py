@@ -1,0 +1,66 @@
+"""The identity of what a run keeps: which run it is of, and what it was made from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+REMEDY = "put back what it was trained with, train in another workdir, or pass --restart"
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a checkpoint is of, besides the config.
+
+    Attributes:
+        run: the run's id, "" for none.
+        inputs: the SHA-256 of each file that the stage starts from, by the field that names it.
+        frozen: the outlines and checksums of the frozen parameters that the steps use.
+    """
+
+    run: str = ""
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def expect_identity(where: str, saved: Mapping[str, Any], mine: Identity) -> None:
+    """Checks that a checkpoint was made by this run, from what it has now.
+
+    Args:
+        saved: the fields of an `Identity`; those that an earlier version didn't save are missing.
+
+    Raises:
+        ValueError: it was not; names what differs.
+    """
+    run = saved.get("run", "")
+    if run and mine.run and run != mine.run:
+        raise ValueError(
+            f"expected a checkpoint of this run, whose id in run.json is {mine.run}, got {where}, "
+            f"which the run {run} made: move it away, or write that id into run.json to continue "
+            f"that run"
+        )
+    if differ := other_inputs(saved.get("inputs", {}), mine.inputs):
+        raise ValueError(f"{where} was trained with other files ({'; '.join(differ)}): {REMEDY}")
+    frozen = _other_frozen(saved.get("frozen", {}), mine.frozen)
+    if frozen:
+        raise ValueError(
+            f"{where} was trained with other values of {len(frozen)} frozen parameters, first "
+            f"{frozen[0]}: {REMEDY}"
+        )
+
+
+def other_inputs(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[str]:
+    """Returns a line for each input that both have and whose hash differs."""
+    return [
+        f"{name}: SHA-256 {theirs[name][:12]}... there, {mine[name][:12]}... now"
+        for name in sorted(theirs.keys() & mine)
+        if theirs[name] != mine[name]
+    ]
+
+
+def _other_frozen(theirs, mine):
+    """Those that both use in the same type: a run may switch to a cache, or to another type."""
+    return [
+        name
+        for name in sorted(theirs.keys() & mine)
+        if theirs[name][:-1] == mine[name][:-1] and theirs[name] != mine[name]
+    ]
