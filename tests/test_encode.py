@@ -1,9 +1,11 @@
 """The command that encodes, from outside and by its parts: what it writes, and how it resumes."""
 
+import dataclasses
 import importlib.util
 import io
 import pathlib
 import tarfile
+import types
 
 import jax
 import numpy as np
@@ -130,7 +132,7 @@ def test_ids_and_features_are_those_of_the_same_crops(cache, config, workdir):
 
 def test_the_header_says_what_was_encoded_by_what(cache, config, workdir):
     header = load_header(cache)
-    assert set(header.hashes) == {"vq", "teacher", "text_tower", "tokenizer"}
+    assert set(header.hashes) == {"vq", "teacher", "text_tower", "tokenizer", "data"}
     assert all(len(value) == 64 for value in header.hashes.values())
     assert header.transform == {"augment": {"scale": [0.5, 1.0]}, "resize": "", "seed": 0}
     assert (header.num_samples, header.num_shards, header.crops) == (SAMPLES, 3, CROPS)
@@ -139,6 +141,14 @@ def test_the_header_says_what_was_encoded_by_what(cache, config, workdir):
     assert sizes["ids"] == ("uint16", CROPS, (4,))
     assert sizes["text_feature"] == ("bfloat16", 1, (32,))  # one text for all crops
     assert (cache / "tokenizer.json").exists()
+
+
+def test_a_cache_of_data_that_changed_since_is_not_gone_on_with(cache):
+    header = load_header(cache)
+    other = dataclasses.replace(header, hashes=header.hashes | {"data": "0" * 64})
+    with pytest.raises(ValueError, match=r"another config, data or weights \(hashes\.data: "):
+        encoding._claim(cache, types.SimpleNamespace(header=other))
+    encoding._claim(cache, types.SimpleNamespace(header=header))
 
 
 def test_a_stop_between_shards_is_gone_on_from_to_equal_bytes(
@@ -216,7 +226,7 @@ def test_a_trained_text_tower_has_no_cached_features(config, workdir, tmp_path):
         encode(config, tmp_path / "cache", workdir)
     config.encode.features = ("teacher_feature",)
     header = encode(config, tmp_path / "cache", workdir)
-    assert set(header.hashes) == {"vq", "teacher", "tokenizer"}
+    assert set(header.hashes) == {"vq", "teacher", "tokenizer", "data"}
 
 
 def test_drawn_captions_belong_to_their_crop(workdir, tmp_path):

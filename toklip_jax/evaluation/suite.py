@@ -12,6 +12,7 @@ import numpy as np
 
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.config import IMAGE_SIZE_OF_THE_MODEL
+from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores
@@ -146,7 +147,7 @@ class Suite:
             function=self._function(outputs, images.grid),
             num_rows=size,
             title=f"encode {images.title}",
-            parts=self._parts(kept, [images.description, size], outputs),
+            parts=self._parts(kept, [images.description, data_fingerprint(images.source)], outputs),
         )
 
     def _encode_texts(self, params, kept, texts: Sequence[str]) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from toklip_jax.data.build import make_tokenizer
-from toklip_jax.data.cache import HEADER, Header, load_header
+from toklip_jax.data.cache import DATA, HEADER, Header, load_header
 from toklip_jax.data.health import BadSamples
 from toklip_jax.data.record_files import write_records
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
@@ -148,7 +148,11 @@ def _claim(output, encoder) -> None:
     """Creates the cache's directory, or checks that an existing one holds the same cache."""
     output.mkdir(parents=True, exist_ok=True)
     if (output / HEADER).exists():
-        theirs, ours = (_comparable(h) for h in (load_header(output), encoder.header))
+        found, header = load_header(output), encoder.header
+        if DATA not in found.hashes:
+            known = {part: digest for part, digest in header.hashes.items() if part != DATA}
+            header = dataclasses.replace(header, hashes=known)
+        theirs, ours = _comparable(found), _comparable(header)
         if differ := sorted(n for n in theirs.keys() | ours if theirs.get(n) != ours.get(n)):
             lines = [f"{n}: {theirs.get(n)} there, {ours.get(n)} now" for n in differ[:5]]
             raise ValueError(

@@ -1,10 +1,11 @@
 """A cache on disk of what frozen models make of a data set."""
 
 from toklip_jax.data.cache.fields import Field, id_dtype, lay_out
-from toklip_jax.data.cache.header import ENCODE, HEADER, Header, expect_complete, load_header
+from toklip_jax.data.cache.header import DATA, ENCODE, HEADER, Header, expect_complete, load_header
 from toklip_jax.data.cache.parquet import METADATA, export_parquet
 
 __all__ = [
+    "DATA",
     "ENCODE",
     "HEADER",
     "METADATA",

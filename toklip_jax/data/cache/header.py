@@ -29,6 +29,7 @@ from toklip_jax.ops.grids import square_grid
 
 FORMAT = 2
 HEADER = "header.json"
+DATA = "data"  # in a header's hashes; caches of before it was there have none
 HIDDEN = ("index",)  # fields that are no part of a sample
 ENCODE = "python -m toklip_jax.encode"
 
@@ -49,7 +50,8 @@ class Header:
         context_length: the length of `token_ids`; 0 without.
         fields: a record's arrays.
         has_captions: whether the caption stands at a record's end.
-        hashes: SHA-256 of the parameters of `vq`, `teacher`, `text_tower`, and of the `tokenizer`.
+        hashes: SHA-256 of the parameters of `vq`, `teacher`, `text_tower`, of the `tokenizer`, and
+            of the `data` (see `data_fingerprint`).
         transform: the settings that made the crops: the stage's `augment`, `seed`, and `resize`,
             which is "" unless whole images were encoded.
         compute: types that the models computed in.

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from toklip_jax.data.record_files import (
 )
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 
+_FOOTER = 2**17  # bytes; the places of small files' records, and their sizes
 _LENGTH = struct.Struct("<I")
 
 
@@ -90,6 +92,10 @@ class ArrayRecordSource:
         except (struct.error, ValueError, TypeError, RecursionError):
             raise BadSample("not a record of this project") from None
 
+    def identity(self) -> list[Any]:
+        """Returns the first index of each file, and a checksum of its end, with all places."""
+        return [self._offsets.starts, [_checksum_of_end(path) for path in self.files]]
+
     def _has_label(self, index):
         try:
             return "label" in self[index]
@@ -103,6 +109,12 @@ class ArrayRecordSource:
 
 
 ARRAY_RECORD = SourceKind("array_record", ArrayRecordSource, ENCODED)
+
+
+def _checksum_of_end(path):
+    with open(path, "rb") as file:
+        file.seek(max(os.path.getsize(path) - _FOOTER, 0))
+        return zlib.crc32(file.read())
 
 
 def _pack(record, row):

@@ -29,6 +29,7 @@ class Source(Protocol):
 
         key(index) -> str: a sample's name; samples without one can't be skipped
         following(index) -> int: the index that stands in for a bad sample
+        identity() -> plain json data that change when other samples stand at the indices
         problems: list of (name, cause) that were found when the source was opened
         classes: the name of each label
         texts() -> list of an image's captions, per image

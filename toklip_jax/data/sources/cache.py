@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import grain
 import numpy as np
@@ -75,6 +76,11 @@ class CacheSource:
         """Returns the shard's name and the row in it."""
         file, row = self._offsets.place(index)
         return f"{os.path.basename(self._files[file])}:{row}"
+
+    def identity(self) -> list[Any]:
+        """Returns the header, and the first index of each shard."""
+        header = dataclasses.asdict(self.header) | {"toklip_jax": ""}
+        return [header, self._offsets.starts]
 
     def _expect_fitting_ids(self):
         """Checks the first record, as other sizes in the header would shift what is read."""

@@ -1,6 +1,7 @@
 """Labelled images as files: the directory of an image is its class."""
 
 import collections
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,11 @@ class ImageFolderSource:
     def key(self, index: int) -> str:
         """Returns the path under the root."""
         return self._name(index).encode("utf-8", "surrogateescape").decode(errors="replace")
+
+    def identity(self) -> list[Any]:
+        """Returns the classes, and a hash of all names and labels."""
+        digest = hashlib.sha256(self._names.tobytes() + self._labels.tobytes())
+        return [list(self.classes), digest.hexdigest()]
 
     def _name(self, index):
         return self._names[index].decode("utf-8", "surrogateescape")

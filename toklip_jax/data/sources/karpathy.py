@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from toklip_jax.core.fields import check_name
+from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.paths import expand_home, join, read_bytes
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 from toklip_jax.data.sources.records import read_image_bytes
@@ -60,6 +61,10 @@ class KarpathySource:
     def key(self, index: int) -> str:
         """Returns the path under the directory of images."""
         return self._names[index]
+
+    def identity(self) -> str:
+        """Returns a hash of all names and captions."""
+        return hash_of([self._names, self._texts])
 
     def texts(self) -> list[list[str]]:
         """Returns `num_captions` captions per image, in order."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.health import Problem
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.reader import following, key_of
@@ -69,6 +70,10 @@ class Mixture:
         """Returns the name that the part gives the sample."""
         part, row = self._offsets.place(index)
         return key_of(self.parts[part], row)
+
+    def identity(self) -> list[str]:
+        """Returns the fingerprint of each part."""
+        return [data_fingerprint(part) for part in self.parts]
 
     def following(self, index: int) -> int:
         """Returns the index whose sample replaces a bad one: the next one of its part."""

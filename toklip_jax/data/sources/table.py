@@ -93,6 +93,10 @@ class TableSource:
         """Returns the table's name and the row, from 0."""
         return f"{base_name(self.path)}:{index}"
 
+    def identity(self) -> list[int]:
+        """Returns the file's size and the rows left out of it."""
+        return [self._state["size"], len(self.problems)]
+
     def _rows(self):
         if self._table is None:
             self._table, _ = self._read()

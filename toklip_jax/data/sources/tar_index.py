@@ -44,6 +44,7 @@ class TarIndex:
         labels: rows with a label.
         problems: what of the tar is left out.
         state: `paths.file_state` of the tar when it was scanned.
+        crc32: of the array's file, so of all keys and places.
     """
 
     path: str
@@ -51,6 +52,7 @@ class TarIndex:
     labels: int
     problems: tuple[Problem, ...]
     state: Mapping[str, Any]
+    crc32: int
 
 
 def load_index(
@@ -137,7 +139,8 @@ def _read(stem, depends, state) -> TarIndex | None:
         if about["tar"] != depends or about["crc32"] != _crc32(path):
             return None
         problems = tuple((str(name), str(cause)) for name, cause in about["problems"])
-        return TarIndex(path, int(about["samples"]), int(about["labels"]), problems, state)
+        samples, labels = int(about["samples"]), int(about["labels"])
+        return TarIndex(path, samples, labels, problems, state, about["crc32"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -152,14 +155,14 @@ def _write(stem, depends, state, samples: Samples) -> TarIndex:
         with open(draft, "wb") as file:
             np.save(file, rows)
         about = {"tar": depends, "samples": len(rows), "labels": labels}
-        about |= {"problems": samples.problems, "crc32": _crc32(draft)}
+        about |= {"problems": samples.problems, "crc32": (crc32 := _crc32(draft))}
         os.replace(draft, path)
         pathlib.Path(draft).write_text(json.dumps(about))
         os.replace(draft, f"{stem}.json")
     except OSError:
         pathlib.Path(draft).unlink(missing_ok=True)
         raise
-    return TarIndex(path, len(rows), labels, tuple(samples.problems), state)
+    return TarIndex(path, len(rows), labels, tuple(samples.problems), state, crc32)
 
 
 def _crc32(path):

@@ -13,8 +13,8 @@ from typing import Any
 BLOCK = 512
 FILE, LINK, SPARSE, OTHER = "file", "link", "sparse", "other"
 MAX_EXTENDED = 2**20  # bytes of a long name or of pax records; real ones have some hundred
-MAX_RECORDS = 10_000  # of one pax header
-_CHUNK = 2**20  # bytes of zeros skipped at once
+MAX_RECORDS = 200  # of one pax header; real ones have some ten
+_CHUNK = 2**20  # bytes of zeros skipped at once, at most
 
 _SIZE, _CHECKSUM, _TYPE = slice(124, 136), slice(148, 156), slice(156, 157)
 _PREFIX, _POSIX = slice(345, 500), b"ustar\0"
@@ -99,9 +99,11 @@ class _Reader:
 
     def skip_zeros(self) -> bool:
         """Moves to the next block that isn't all zeros, and returns whether there is one."""
+        step = BLOCK
         while self._at < self._size:
             self._file.seek(self._at)
-            chunk = self._file.read(min(_CHUNK, self._size - self._at))
+            chunk = self._file.read(min(step, self._size - self._at))
+            step = min(2 * step, _CHUNK)
             if not chunk:
                 return False
             zeros = len(chunk) - len(chunk.lstrip(b"\0"))

@@ -48,7 +48,7 @@ class TfdsSource:
             raise ValueError(f"expected directory or name, got {directory!r} and {name!r}")
         directory, data_dir = (path and expand_home(path) for path in (directory, data_dir))
         builder = _builder(directory, name, data_dir)
-        self.name, self.split = builder.name, split
+        self.name, self.split, self._full_name = builder.name, split, builder.info.full_name
         fields = {"image": image, "text": text, "label": label}
         self.features = {field: f for field, f in fields.items() if f is not None}
         self._rows = _rows(builder, split, self.features)
@@ -64,6 +64,10 @@ class TfdsSource:
     def key(self, index: int) -> str:
         """Returns the data set's name, the split and the row."""
         return f"{self.name}/{self.split}:{index}"
+
+    def identity(self) -> list[str]:
+        """Returns the data set's name with its version, and the split."""
+        return [self._full_name, self.split]
 
 
 TFDS = SourceKind("tfds", TfdsSource, ENCODED)

@@ -95,6 +95,10 @@ class WebDatasetSource:
         name = row["key"].decode("utf-8", "backslashreplace")
         return f"{base_name(self.shards[shard])}:{name}"
 
+    def identity(self) -> list[int]:
+        """Returns a checksum of each tar's keys and places."""
+        return [index.crc32 for index in self._indexes]
+
     def _row(self, index):
         shard, row = self._offsets.place(index)
         if shard not in self._rows:

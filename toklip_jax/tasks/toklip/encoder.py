@@ -11,9 +11,10 @@ import numpy as np
 
 from toklip_jax.data import pipeline
 from toklip_jax.data.build import training_transform
-from toklip_jax.data.cache import Field, Header, id_dtype, lay_out
+from toklip_jax.data.cache import DATA, Field, Header, id_dtype, lay_out
 from toklip_jax.data.config import ReadingConfig
 from toklip_jax.data.crops import CropSampler, SourceSlices
+from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.health import BadSamples, name_left_out
 from toklip_jax.data.images import Decode
 from toklip_jax.data.reader import Reader
@@ -200,6 +201,7 @@ class CacheEncoder:
             )
         parts = parts_of(("ids", *section.features))
         hashes = {part: fingerprint_params(params[part]) for part in parts}
+        hashes[DATA] = data_fingerprint(self._source)
         if self.tokenizer:
             hashes["tokenizer"] = self.tokenizer.fingerprint
         augment = {} if section.resize else json.loads(json.dumps(dict(self._stage.augment)))
