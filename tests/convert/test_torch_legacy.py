@@ -68,3 +68,23 @@ def test_damage_is_named(recorded, path, old, new, message):
     path.write_bytes(replaced(recorded, old, new))
     with pytest.raises(ValueError, match=message):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("objects", [b"}", b"N"])
+def test_a_pickle_of_nothing_but_objects_is_refused(recorded, path, objects, monkeypatch):
+    monkeypatch.setattr("toklip_jax.files.pickle_data.MAX_INSTRUCTIONS", 1000)
+    begin = recorded.index(b"little_endian")
+    begin = recorded.index(b".", begin) + 1  # behind the pickle of the byte order
+    path.write_bytes(recorded[:begin] + b"\x80\x02" + objects * 1001 + b".")
+    with pytest.raises(ValueError, match="at most 1000 instructions"):
+        read_checkpoint(path)
+    path.write_bytes(recorded[: recorded.index(b"M\xe9\x03.")] + objects * 999 + b".")
+    with pytest.raises(ValueError, match="at most 100 instructions"):
+        read_checkpoint(path)
+
+
+def test_pickles_longer_than_the_limit_are_refused(recorded, path, monkeypatch):
+    monkeypatch.setattr("toklip_jax.files.torch_legacy.MAX_PICKLE_BYTES", 300)
+    path.write_bytes(recorded)
+    with pytest.raises(ValueError, match="expected pickles of at most 300 bytes"):
+        read_checkpoint(path)

@@ -9,67 +9,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.convert.torch_files import Named, encode, tensor, write
 from toklip_jax.files import MappedFile
 from toklip_jax.files.torch_zip import Inert, UnsafeFileError, read_torch_zip
 from toklip_jax.weights.checkpoint_file import read_checkpoint
-
-
-class Named:
-    """Pickles as the global `module.name`, called with `args`."""
-
-    def __init__(self, name, *args):
-        self.name, self.args = name, args
-
-
-class Pid:
-    def __init__(self, dtype, key, numel):
-        self.pid = ("storage", dtype, key, "cpu", numel)
-
-
-def tensor(size, stride=None, offset=0, key="0", numel=6, dtype="FloatStorage"):
-    stride = stride if stride is not None else strides(size)
-    return Named("torch._utils _rebuild_tensor_v2", Pid(dtype, key, numel), offset, size, stride)
-
-
-def strides(size):
-    out = []
-    for i in range(len(size)):
-        out.append(int(np.prod(size[i + 1 :], dtype=np.int64)))
-    return tuple(out)
-
-
-def dumps(value):
-    """A pickle (protocol 2) written by hand, so that no real class is needed."""
-    return b"\x80\x02" + encode(value) + b"."
-
-
-def encode(value):
-    if isinstance(value, Named):
-        module, _, name = value.name.partition(" ")
-        args = encode(tuple(value.args))
-        return f"c{module}\n{name}\n".encode() + args + b"R"
-    if isinstance(value, Pid):
-        head, dtype, *rest = value.pid
-        items = encode(head) + f"ctorch\n{dtype}\n".encode() + b"".join(map(encode, rest))
-        return b"(" + items + b"tQ"
-    if isinstance(value, dict):
-        items = b"".join(encode(k) + encode(v) for k, v in value.items())
-        return b"}(" + items + b"u"
-    if isinstance(value, tuple):
-        return b"(" + b"".join(map(encode, value)) + b"t"
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def write(path, tree, storages=None, raw=None, compression=zipfile.ZIP_STORED, names=()):
-    storages = {"0": np.arange(6, dtype="<f4").tobytes()} if storages is None else storages
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", dumps(tree) if raw is None else raw)
-        archive.writestr("archive/byteorder", "little")
-        for key, data in storages.items():
-            archive.writestr(f"archive/data/{key}", data)
-        for name, data in names:
-            archive.writestr(name, data)
-    return path
 
 
 def read(path):
@@ -191,6 +134,7 @@ STORAGE_OF_A_NEST = (
         pytest.param(encode("x") + b"]r\xff\xff\xff\x7f", True, id="a memo of 2^31 places"),
         pytest.param(encode("x") + b"\x8b\xff\xff\xff\x7f" + b"1", False, id="an integer of 2 GB"),
         pytest.param(encode("x") + b"(" * 10_000 + b"t" * 10_000, False, id="ten thousand deep"),
+        pytest.param(encode("x") + b"c" + b"a." * 300_000 + b"\nb\n", True, id="a name of 600 KB"),
     ],
 )
 def test_no_pickle_takes_more_than_it_weighs(path, attack, is_readable):
@@ -206,6 +150,82 @@ def test_no_pickle_takes_more_than_it_weighs(path, attack, is_readable):
     tracemalloc.stop()
     assert time.process_time() - begin < 10  # the attacks take hours, or gigabytes
     assert peak < 100e6
+
+
+HUGE = [(i + 1) * (2**61 - 1) for i in range(20_000)]  # whose hashes are all 0
+HUGE_KEYS = b"".join(b"\x8a" + bytes([len(n)]) + n + b"N" for n in map(pickle.encode_long, HUGE))
+HUGE_PUTS = b"".join(b"p%d\n" % n for n in HUGE)
+PAIRS = b"](" + encode(("k", 1)) * 5_000 + b"e\x85q\x01"
+SHARED_PAIRS = (
+    b"](" + PAIRS + b"ccollections\nOrderedDict\nq\x02h\x01R" + b"h\x02h\x01R" * 999 + b"e"
+)
+
+
+@pytest.mark.parametrize(
+    ("attack", "is_readable"),
+    [
+        pytest.param(b"}(" + HUGE_KEYS + b"u", True, id="keys of one hash"),
+        pytest.param(b"N" + HUGE_PUTS, False, id="places of one hash"),
+        pytest.param(SHARED_PAIRS, False, id="a dict's pairs in many calls"),
+    ],
+)
+def test_no_pickle_takes_time_that_grows_with_its_square(path, attack, is_readable, monkeypatch):
+    monkeypatch.setattr("toklip_jax.files.torch_zip.MAX_INSTRUCTIONS", 50_000)
+    raw = b"\x80\x02}(" + encode("x") + attack + encode("w") + encode(tensor((6,))) + b"u."
+    write(path, None, raw=raw)
+    begin = time.process_time()
+    if is_readable:
+        np.testing.assert_array_equal(read(path)["w"], np.arange(6))
+    else:
+        with pytest.raises(ValueError, match="damaged"):
+            read(path)
+    assert time.process_time() - begin < 5  # minutes otherwise
+
+
+@pytest.mark.parametrize("objects", [b"}", b"]", b"(", b"N", b"\x8c\x00"])
+def test_a_pickle_of_nothing_but_objects_is_refused(path, objects, monkeypatch):
+    monkeypatch.setattr("toklip_jax.files.pickle_data.MAX_INSTRUCTIONS", 1000)
+    write(path, None, raw=b"\x80\x02" + objects * 1001 + b".")
+    with pytest.raises(ValueError, match=r"at most 1000 instructions.*model\.state_dict"):
+        read(path)
+
+
+def test_long_pickles_and_many_entries_are_refused_before_they_are_parsed(path, monkeypatch):
+    write(path, {"w": tensor((2, 3))})
+    monkeypatch.setattr("toklip_jax.files.torch_zip.MAX_PICKLE_BYTES", 20)
+    with pytest.raises(ValueError, match="expected a pickle of at most 20 bytes"):
+        read(path)
+    monkeypatch.setattr("toklip_jax.files.stored_zip.MAX_DIRECTORY_BYTES", 100)
+    with pytest.raises(ValueError, match="directory takes at most 100 bytes"):
+        read(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("toklip_jax.files.torch_zip.MAX_TENSORS", 1)
+    with pytest.raises(ValueError, match="expected at most 1 tensors"):
+        read(write(path, {"v": tensor((2,)), "w": tensor((2, 3))}))
+
+
+@pytest.mark.parametrize("entry", ["data/0", "data.pkl", "byteorder"])
+def test_a_flipped_bit_in_an_entry_is_found(path, entry):
+    write(path, {"w": tensor((2, 3))})
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        header = archive.getinfo(f"archive/{entry}").header_offset
+    data[header + 30 + len(f"archive/{entry}") + 4] ^= 2
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"can't read {path}: damaged: entry archive/{entry}"):
+        read(path)
+
+
+def test_entries_that_share_bytes_are_refused(path):
+    """Each would be read to compare its checksum: a hundred thousand times the whole file."""
+    write(path, {"w": tensor((2, 3)), "x": tensor((2, 3), key="1")}, {"0": b"a" * 999, "1": b""})
+    archive = bytearray(path.read_bytes())
+    first, second = (archive.rindex(b"archive/data/" + key) - 46 for key in (b"0", b"1"))
+    archive[second + 16 : second + 28] = archive[first + 16 : first + 28]  # checksum and sizes
+    archive[second + 42 : second + 46] = archive[first + 42 : first + 46]  # where it begins
+    path.write_bytes(archive)
+    with pytest.raises(ValueError, match="overlap"):
+        read(path)
 
 
 def test_a_pickle_changes_nothing_outside_its_own_values(path):
@@ -251,6 +271,10 @@ def test_files_cut_off_anywhere_give_one_clear_error(path, golden, tmp_path):
         (b"", "0 bytes"),
         (b"\x89PNG\r\n\x1a\n" + b"0" * 64, "something else"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "something else"),
+        (b"\x1f\x8b\x08" + b"\0" * 64, "compressed by gzip"),
+        (b"BZh9" + b"\0" * 64, "compressed by bzip2"),
+        (b"\xfd7zXZ\0" + b"\0" * 64, "compressed by xz"),
+        (b"w".ljust(257, b"\0") + b"ustar\0" + bytes(249), "an early torch's tar"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs"),
         (pickle.dumps({"state": [1.0] * 9}, 2), "plain pickle.*weights_only=True"),
         (struct.pack("<Q", 10**9) + b"{" + b" " * 64, "cut off"),
@@ -274,16 +298,6 @@ def test_zips_that_are_no_checkpoint_are_refused(path):
         archive.writestr("word/document.xml", "<xml/>")
     with pytest.raises(ValueError, match="another kind of zip"):
         read_checkpoint(path)
-
-
-def test_weights_are_taken_out_of_containers_and_wrappers(path):
-    weights = {"module.a": tensor((2, 3)), "module.b": tensor((6,)), "epoch": 3}
-    write(path, {"model": weights, "optimizer": {"lr": 1.0}, "epoch": 7})
-    checkpoint = read_checkpoint(path)
-    assert sorted(checkpoint.tensors) == ["a", "b"]
-    assert set(checkpoint.dropped) == {"optimizer", "epoch", "model.epoch"}
-    write(path, {"model": {"a": tensor((6,))}, "ema": {"a": tensor((2, 3))}})
-    assert read_checkpoint(path).tensors["a"].shape == (2, 3)
 
 
 def test_the_recorded_pt_and_safetensors_hold_the_same(golden):

@@ -79,12 +79,52 @@ def test_a_copy_of_a_lazy_array_may_be_written_to():
         json.dumps({"x": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}),
         json.dumps({"x": {"dtype": "F8", "shape": [8], "data_offsets": [0, 8]}}),
         json.dumps({"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}),
+        json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}),
+        json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}),
+        json.dumps({"x": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}),
+        json.dumps({"x": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}}),
+        json.dumps({"x": {"dtype": "F32", "shape": [1] * 99 + [2], "data_offsets": [0, 8]}}),
+        json.dumps({"x": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8], "more": 0}}),
+        '{"x": {"dtype": "F32", "shape": [' + "9" * 5000 + '], "data_offsets": [0, 8]}}',
+        '{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}',
     ],
 )
 def test_damaged_headers_give_one_clear_error(header, tmp_path):
     text = header.encode()
     (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
     with pytest.raises(ValueError, match=r"damaged|expected a dtype"):
+        read_safetensors(MappedFile(tmp_path / "x"))
+
+
+PAIR = '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+X, Y = f'"x": {PAIR}', f'"y": {PAIR}'
+TWICE_WITHIN = '"x": {"dtype": "F32", "shape": [2], "shape": [2], "data_offsets": [0, 8]}'
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ((X, X), "its header names x twice"),
+        ((X, Y), "the tensor y overlaps the one before it"),
+        ((TWICE_WITHIN,), "its header names shape twice"),
+    ],
+)
+def test_each_name_and_each_byte_is_used_once(entries, message, tmp_path):
+    text = ("{" + ", ".join(entries) + "}").encode()
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(ValueError, match=message):
+        read_safetensors(MappedFile(tmp_path / "x"))
+
+
+def test_long_headers_and_many_tensors_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "x", ARRAYS)
+    monkeypatch.setattr("toklip_jax.files.safetensors.MAX_HEADER_BYTES", 99)
+    monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(ValueError, match=r"expected a header of at most 99 bytes.*several files"):
+        read_safetensors(MappedFile(tmp_path / "x"))
+    monkeypatch.undo()
+    monkeypatch.setattr("toklip_jax.files.safetensors.MAX_TENSORS", 5)
+    with pytest.raises(ValueError, match="expected at most 5 tensors"):
         read_safetensors(MappedFile(tmp_path / "x"))
 
 

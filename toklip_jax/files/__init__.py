@@ -1,6 +1,6 @@
 """Files of named arrays, read and written without ever being held whole."""
 
-from toklip_jax.files.lazy import AnyLazy, LazyArray, lazy_stack, read_array, releasing
+from toklip_jax.files.lazy import AnyLazy, LazyArray, is_finite, lazy_stack, read_array, releasing
 from toklip_jax.files.mapped import AnyMapped, MappedFile, MappedFiles
 from toklip_jax.files.safetensors import read_safetensors, write_safetensors
 from toklip_jax.files.sharded import find_sharded, is_index, read_sharded, write_sharded
@@ -12,6 +12,7 @@ __all__ = [
     "MappedFile",
     "MappedFiles",
     "find_sharded",
+    "is_finite",
     "is_index",
     "lazy_stack",
     "read_array",

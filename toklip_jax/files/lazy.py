@@ -20,8 +20,15 @@ class LazyArray:
     make: Callable[[], np.ndarray]
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def astype(self, dtype: np.dtype) -> np.ndarray:
+        return np.asarray(self, dtype)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         made = np.asarray(self.make(), dtype)
@@ -62,12 +69,31 @@ def read_array(
     source = np.asarray(array)
     out = _aligned_empty(source.shape, dtype)
     axis = _slowest_axis(source)
-    slices, out_slices = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (source, out))
-    step = max(1, SLICE_BYTES * len(slices) // max(source.nbytes, 1))
-    for start in range(0, len(slices), step):
-        out_slices[start : start + step] = slices[start : start + step]
+    for part, out_part in zip(_parts(source, axis), _parts(out, axis, like=source), strict=True):
+        out_part[...] = part
         release()
     return out
+
+
+def is_finite(array: AnyLazy, release: Callable[[], None] = lambda: None) -> bool:
+    """Tells whether no entry of `array` is NaN or infinite; looks at it slice by slice.
+
+    Args:
+        release: as for `read_array`.
+    """
+    source = np.asarray(array)
+    for part in _parts(source, _slowest_axis(source)):
+        if not np.isfinite(part).all():
+            return False
+        release()
+    return True
+
+
+def _parts(array, axis, like=None):
+    """Slices of `array` along an axis, as many as cut `like`, or itself, into `SLICE_BYTES`."""
+    slices = np.moveaxis(np.atleast_1d(array), axis, 0)
+    step = max(1, SLICE_BYTES * len(slices) // max((array if like is None else like).nbytes, 1))
+    return (slices[start : start + step] for start in range(0, len(slices), step))
 
 
 def _slowest_axis(array):

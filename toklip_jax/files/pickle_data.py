@@ -4,7 +4,8 @@ A pickle is a program for a stack machine. Python's own machine imports names, c
 attributes and hashes keys, and even a restricted one can be made to hang or to take all memory. The
 machine here only knows containers and constants. What a pickle wants imported becomes a `Global`
 (two strings), what it wants called becomes a `Call` (a note of function and arguments), and keys
-that are no scalars are wrapped, so that no hash of theirs is ever computed.
+that are no scalars are wrapped, so that no hash of theirs is ever computed. Bytes and instructions
+are limited, since an instruction of one byte may make an object of seventy.
 """
 
 import dataclasses
@@ -14,6 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 SCALARS = (str, bytes, int, float, bool, type(None))
+MAX_PICKLE_BYTES = 32 * 2**20  # a state dict of ten thousand tensors takes about 2 MiB
+MAX_INSTRUCTIONS = 2_000_000  # about 45 for a tensor
+MAX_INDEX = 2**32  # of the memo; pickles count from 0
+MAX_KEY = 2**60  # integers below have different hashes: of larger ones, any number may share one
 
 
 class PickleError(ValueError):
@@ -57,7 +62,7 @@ class PersistentId:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WrappedKey:
-    """A key that is no scalar. Equal to itself only."""
+    """A key that is no scalar, or a huge integer. Equal to itself only."""
 
     value: Any
 
@@ -71,18 +76,28 @@ class PickleData:
     persistent_ids: tuple[PersistentId, ...]
 
 
-def read_pickle(data: bytes | io.BufferedIOBase) -> PickleData:
+def read_pickle(data: bytes | io.BytesIO, most: int | None = None) -> PickleData:
     """Returns what a pickle describes. Runs nothing, imports nothing, takes no more than it weighs.
 
-    Sets become lists. Containers may share parts or hold themselves. A file is read from where it
+    Sets become lists. Containers may share parts or hold themselves. A stream is read from where it
     stands, and stands behind the pickle then.
 
+    Args:
+        data: at most `MAX_PICKLE_BYTES`, which the caller sees to.
+        most: instructions; by default `MAX_INSTRUCTIONS`.
+
     Raises:
-        PickleError: `data` are no pickle, or need an instruction that no checkpoint needs.
+        PickleError: `data` are no pickle, need an instruction that no checkpoint needs, or have too
+            many.
     """
-    machine = _Machine()
+    machine, most = _Machine(), most or MAX_INSTRUCTIONS
     try:
-        for opcode, arg, _ in pickletools.genops(data):
+        for count, (opcode, arg, _) in enumerate(pickletools.genops(data)):
+            if count >= most:
+                raise PickleError(
+                    f"expected a pickle of at most {most} instructions, got more: save the weights "
+                    f"alone, by torch.save(model.state_dict(), path)"
+                )
             machine.run(opcode.name, arg)
     except PickleError:
         raise
@@ -158,8 +173,12 @@ def _append(machine, values):
 
 
 def _pairs(items):
-    keys = (k if isinstance(k, SCALARS) else WrappedKey(k) for k in items[::2])
-    return dict(zip(keys, items[1::2], strict=True))
+    return dict(zip(map(_key, items[::2]), items[1::2], strict=True))
+
+
+def _key(key):
+    is_huge = isinstance(key, int) and abs(key) >= MAX_KEY
+    return key if isinstance(key, SCALARS) and not is_huge else WrappedKey(key)
 
 
 def _refer(machine, value):
@@ -216,7 +235,10 @@ def _get(machine, index):
 
 
 def _put(machine, index):
-    machine.memo[len(machine.memo) if index is None else index] = machine.top()
+    index = len(machine.memo) if index is None else index
+    if not 0 <= index < MAX_INDEX:
+        raise PickleError("the pickle is damaged: it stores something at no proper place")
+    machine.memo[index] = machine.top()
 
 
 def _tuple_of(count):

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+MAX_LAYERS = 512  # GPT-3 has 96
+
 
 def shape_of(tensors: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...]:
     """Returns the shape of the tensor called `name`.
@@ -24,11 +26,11 @@ def shape_of(tensors: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...
     return shape
 
 
-def count_layers(tensors: Mapping[str, Any], pattern: str) -> int:
+def count_layers(tensors: Mapping[str, Any], pattern: str, most: int = MAX_LAYERS) -> int:
     """Returns how many numbers the pattern's group captures in the names, which count from 0.
 
     Raises:
-        ValueError: none, or some are left out between the first and the last.
+        ValueError: none, more than `most`, or some are left out between the first and the last.
     """
     regex = re.compile(pattern)
     found = {int(m[1]) for name in tensors if (m := regex.match(name)) and len(m[1]) < 10}
@@ -39,5 +41,10 @@ def count_layers(tensors: Mapping[str, Any], pattern: str) -> int:
         raise ValueError(
             f"expected layers 0 to {max(found)} among the tensors called {pattern}, found no "
             f"number {missing}: the checkpoint lacks a part"
+        )
+    if len(found) > most:
+        raise ValueError(
+            f"expected at most {most} layers among the tensors called {pattern}, got {len(found)}: "
+            f"the checkpoint is damaged or another model's"
         )
     return len(found)

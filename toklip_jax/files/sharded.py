@@ -13,11 +13,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from toklip_jax.core.printable import printable
 from toklip_jax.files.lazy import AnyLazy
+from toklip_jax.files.limits import MAX_TENSORS
 from toklip_jax.files.mapped import AnyMapped, MappedFile, MappedFiles
-from toklip_jax.files.safetensors import read_safetensors, write_safetensors
+from toklip_jax.files.safetensors import MAX_HEADER_BYTES, read_safetensors, write_safetensors
 
 SUFFIX, INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
+MAX_NAME = 256  # characters of a file's name, of most file systems
+MAX_SHARDS = 1000  # each is an open file
 MAX_SHARD_BYTES = 5 * 10**9  # Hugging Face's default
 
 
@@ -46,14 +50,13 @@ def read_sharded(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], AnyMa
     if not is_index(path):
         file = _map(path)
         return read_safetensors(file), file
-    shard_of = _read_index(path)
+    names_in = _read_index(path)
     files, tensors = [], {}
-    for shard in dict.fromkeys(shard_of.values()):
+    for shard, expected in names_in.items():
         files.append(_map(path.parent / shard))
         found = read_safetensors(files[-1])
-        expected = {name for name, holder in shard_of.items() if holder == shard}
         if expected != found.keys():
-            differing = ", ".join(sorted(expected ^ found.keys())[:4])
+            differing = ", ".join(map(printable, sorted(expected ^ found.keys())[:4]))
             raise ValueError(
                 f"expected in {files[-1].path} the tensors that {path.name} names, got others "
                 f"({differing}): fetch all files again"
@@ -101,26 +104,37 @@ def _split(tensors, max_bytes):
 
 
 def _read_index(path):
-    """The shard of each tensor; a shard is a file beside the index, never elsewhere."""
+    """The names of each shard's tensors; a shard is a file beside the index, never elsewhere."""
+    if path.stat().st_size > MAX_HEADER_BYTES:
+        raise ValueError(f"expected an index of at most {MAX_HEADER_BYTES} bytes, got {path}")
     try:
         index = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}): fetch it again") from error
     shard_of = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shard_of, dict) or not shard_of:
         raise ValueError(f"expected a weight_map in {path}, found none: fetch it again")
+    names_in: dict[str, set[str]] = {}
     for name, shard in shard_of.items():
-        is_beside = isinstance(shard, str) and shard not in ("", ".", "..")
-        if not is_beside or pathlib.PurePath(shard).name != shard:
+        is_name = isinstance(shard, str) and "\0" not in shard and 0 < len(shard) < MAX_NAME
+        if not is_name or shard == ".." or pathlib.PurePath(shard).name != shard:
             raise ValueError(
-                f"expected the names of files beside {path} in it, got {shard!r:.80} for {name:.80}"
+                f"expected the names of files beside {path} in it, got {printable(shard)} for "
+                f"{printable(name)}"
             )
-    return shard_of
+        names_in.setdefault(shard, set()).add(name)
+    if len(names_in) > MAX_SHARDS or len(shard_of) > MAX_TENSORS:
+        raise ValueError(
+            f"expected at most {MAX_SHARDS} files and {MAX_TENSORS} tensors in {path}, got "
+            f"{len(names_in)} and {len(shard_of)}"
+        )
+    return names_in
 
 
 def _map(path):
     if not path.is_file() or not path.stat().st_size:
         raise ValueError(
-            f"{path.parent} is damaged: {path.name} is missing or empty; fetch or convert it again"
+            f"{path.parent} is damaged: {printable(path.name)} is missing or empty; fetch or "
+            f"convert it again"
         )
     return MappedFile(path)

@@ -10,17 +10,20 @@ Such a file is five pickles in a row and, behind them, the entries of the storag
 (`torch.serialization`, `_legacy_save`; `_use_new_zipfile_serialization=False` still writes it.)
 """
 
+import io
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.printable import printable
 from toklip_jax.files import MappedFile
-from toklip_jax.files.pickle_data import PersistentId, read_pickle
-from toklip_jax.files.torch_zip import one_clear_error, printable, resolve, storage_id
+from toklip_jax.files.pickle_data import MAX_PICKLE_BYTES, PersistentId, PickleError, read_pickle
+from toklip_jax.files.torch_zip import one_clear_error, resolve, storage_id
 
 MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+SHORT = 100  # instructions of the pickles before the tree; torch's have 3 and 19
 COUNT = np.dtype("<i8")
 
 
@@ -38,12 +41,24 @@ def read_torch_legacy(file: MappedFile) -> Any:
         ValueError: damaged, cut off, big-endian, or of an older protocol.
     """
     with one_clear_error(file.path):
-        with file.path.open("rb") as stream:
-            stream.seek(len(MAGIC))
-            _check(read_pickle(stream).value, read_pickle(stream).value)
-            tree, keys = read_pickle(stream), read_pickle(stream).value
-            begin = stream.tell()
-        return resolve(tree, _Storages(file, begin, keys, tree.persistent_ids))
+        tree, keys, begin = _read_pickles(file.bytes[len(MAGIC) :])
+        storages = _Storages(file, len(MAGIC) + begin, keys, tree.persistent_ids)
+        return resolve(tree, storages)
+
+
+def _read_pickles(data):
+    """The tree, the keys of its storages, and where in `data` the pickles end."""
+    stream = io.BytesIO(data[:MAX_PICKLE_BYTES].tobytes())
+    try:
+        _check(read_pickle(stream, SHORT).value, read_pickle(stream, SHORT).value)
+        return read_pickle(stream), read_pickle(stream).value, stream.tell()
+    except PickleError as error:
+        if stream.tell() < MAX_PICKLE_BYTES:
+            raise
+        raise ValueError(
+            f"expected pickles of at most {MAX_PICKLE_BYTES} bytes, got longer ones: save the "
+            f"weights alone, by torch.save(model.state_dict(), path)"
+        ) from error
 
 
 def _check(protocol, system):

@@ -12,22 +12,26 @@ there are three kinds:
   the name. Weights never need one, so they are tolerated beside the weights.
 
 Everything is checked before it becomes an array: geometry within the storage, storage within its
-zip entry, entry within the file. Arrays are read-only views of the mapped file; nothing is
-decompressed, so nothing can grow. Texts of the file are shortened and escaped in messages.
+zip entry, entry within the file and as its checksum says. Arrays are read-only views of the mapped
+file; nothing is decompressed, so nothing can grow. Texts of the file are shortened and escaped in
+messages.
 """
 
 import contextlib
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
 
+from toklip_jax.core.printable import printable
 from toklip_jax.files import MappedFile
+from toklip_jax.files.limits import MAX_NDIM, MAX_TENSORS
 from toklip_jax.files.pickle_data import (
+    MAX_INSTRUCTIONS,
+    MAX_PICKLE_BYTES,
     Call,
     Global,
     PersistentId,
@@ -35,6 +39,7 @@ from toklip_jax.files.pickle_data import (
     WrappedKey,
     read_pickle,
 )
+from toklip_jax.files.stored_zip import StoredZip
 
 DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -80,10 +85,8 @@ DANGEROUS_MODULES = frozenset(  # with all that is in them
 )
 OLD_MODULES = {"__builtin__": "builtins", "_operator": "operator"}
 
-MAX_PICKLE_BYTES = 64 * 2**20  # a state dict of ten thousand tensors takes about 2 MiB
-MAX_NDIM = 32
+DANGEROUS_DEPTH = max(module.count(".") for module in DANGEROUS_MODULES) + 1
 MAX_AXIS = 2**48
-MAX_SHOWN = 80  # characters of the file's own text in a message
 
 
 class UnsafeFileError(ValueError):
@@ -111,12 +114,6 @@ class Storages(Protocol):
         """
 
 
-def is_zip(path: str | pathlib.Path) -> bool:
-    """Tells whether a file begins as a zip does."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def read_torch_zip(file: MappedFile) -> Any:
     """Returns what `torch.save` wrote: dicts, lists and scalars, with arrays for tensors.
 
@@ -127,9 +124,7 @@ def read_torch_zip(file: MappedFile) -> Any:
         ValueError: damaged, compressed, big-endian, or not written by `torch.save`.
     """
     with one_clear_error(file.path):
-        with zipfile.ZipFile(file.path) as archive:
-            infos = archive.infolist()
-        archive = _Archive(file, infos)
+        archive = _Archive(file)
         return resolve(read_pickle(archive.pickle_bytes()), archive)
 
 
@@ -186,15 +181,9 @@ def is_dangerous(found: Global) -> bool:
     """Tells whether only pickles that run code mention this name."""
     head, dot, rest = found.module.partition(".")
     path = f"{OLD_MODULES.get(head, head)}{dot}{rest}.{found.name}"
-    parts = path.split(".")
+    parts = path.split(".", DANGEROUS_DEPTH)[:DANGEROUS_DEPTH]
     prefixes = {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
     return path not in HARMLESS and not prefixes.isdisjoint(DANGEROUS_MODULES)
-
-
-def printable(text: str) -> str:
-    """Returns text of a file, short and without control characters, for a message."""
-    text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-    return text.encode("unicode_escape").decode("ascii")
 
 
 class _Resolver:
@@ -203,6 +192,7 @@ class _Resolver:
     def __init__(self, archive):
         self._archive = archive
         self._seen: dict[int, Any] = {}  # by id: the notes live as long as this does
+        self._tensors = self._entries = 0
 
     def resolve(self, node):
         if isinstance(node, Global):
@@ -229,6 +219,9 @@ class _Resolver:
         if isinstance(function, Global) and function in DICTS:
             self._fill(call, [*_first_pairs(call.args), *call.items.items()])
         elif function == TENSOR:
+            self._tensors += 1
+            if self._tensors > MAX_TENSORS:
+                raise ValueError(f"expected at most {MAX_TENSORS} tensors, got more: save fewer")
             self._seen[id(call)] = _array(_tensor(call), self._archive)
         elif function in (PARAMETER, SIZE) and isinstance(call.args, tuple) and call.args:
             self._seen[id(call)] = self.resolve(call.args[0])
@@ -237,6 +230,9 @@ class _Resolver:
             self._seen[id(call)] = Inert(name)
 
     def _fill(self, node, pairs):
+        self._entries += len(pairs)  # pairs that many calls share are counted each time
+        if self._entries > MAX_INSTRUCTIONS:
+            raise ValueError("damaged: its dicts have more entries than the pickle wrote")
         self._seen[id(node)] = out = {}
         for key, value in pairs:
             key = Inert("a key that is no scalar") if isinstance(key, WrappedKey) else key
@@ -311,34 +307,33 @@ def _array(tensor, archive):
 
 
 class _Archive:
-    """The zip's entries as views of the mapped file."""
+    """The entries of torch's zip."""
 
-    def __init__(self, file: MappedFile, infos: list[zipfile.ZipInfo]):
-        self.path, self._bytes = file.path, file.bytes
-        names = [info.filename for info in infos]
-        if len(set(names)) != len(names):
-            raise ValueError("damaged: its zip holds the same entry twice")
-        pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+    def __init__(self, file: MappedFile):
+        self.path, self._zip = file.path, StoredZip(file)
+        pickles = [n for n in self._zip.names if n == "data.pkl" or n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("expected a file of torch.save, got another kind of zip")
         self._root = pickles[0].removesuffix("data.pkl")
-        self._entries = {info.filename: info for info in infos}
-        if any(name.startswith(f"{self._root}code/") for name in names):
+        if any(name.startswith(f"{self._root}code/") for name in self._zip.names):
             raise ValueError(
                 "expected weights, got a TorchScript program: save its state_dict() with torch.save"
             )
         order = self._root + "byteorder"
-        if order in self._entries and bytes(self._view(order)[:8]) != b"little":
+        if order in self._zip.names and bytes(self._zip.view(order)[:8]) != b"little":
             raise ValueError("expected little-endian storages, got big-endian ones: re-save it")
 
     def pickle_bytes(self) -> bytes:
-        view = self._view(self._root + "data.pkl")
+        view = self._zip.view(self._root + "data.pkl")
         if len(view) > MAX_PICKLE_BYTES:
-            raise ValueError(f"expected a state dict, got a pickle of {len(view)} bytes")
+            raise ValueError(
+                f"expected a pickle of at most {MAX_PICKLE_BYTES} bytes, got one of {len(view)}: "
+                f"save the weights alone, by torch.save(model.state_dict(), path)"
+            )
         return view.tobytes()
 
     def storage(self, dtype: np.dtype, key: str, numel: int) -> np.ndarray:
-        view = self._view(f"{self._root}data/{key}")
+        view = self._zip.view(f"{self._root}data/{key}")
         size = numel * dtype.itemsize
         if size > len(view):
             raise ValueError(
@@ -346,26 +341,3 @@ class _Archive:
                 f"{len(view)} bytes"
             )
         return view[:size].view(dtype)
-
-    def _view(self, name):
-        info = self._entries.get(name)
-        if info is None:
-            raise ValueError(f"damaged: entry {printable(name)} is missing")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise ValueError(
-                "expected stored zip entries, as torch.save writes them, got compressed or "
-                "encrypted ones: re-save it"
-            )
-        start = self._start(info)
-        if start < 0 or info.file_size < 0 or start + info.file_size > len(self._bytes):
-            raise ValueError(f"damaged or cut off: entry {printable(name)} ends past the file")
-        return self._bytes[start : start + info.file_size]
-
-    def _start(self, info):
-        """Returns where an entry's bytes begin, which its own header says."""
-        offset = info.header_offset
-        head = bytes(self._bytes[offset : offset + 30]) if offset >= 0 else b""
-        if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise ValueError(f"damaged: entry {printable(info.filename)} has no header")
-        name_length = int.from_bytes(head[26:28], "little")
-        return offset + 30 + name_length + int.from_bytes(head[28:30], "little")

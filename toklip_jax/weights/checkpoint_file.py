@@ -1,20 +1,26 @@
-"""PyTorch's checkpoints as named arrays, whatever files, containers and prefixes they come in."""
+"""Checkpoints of other packages as named arrays, whatever files they come in."""
 
 import dataclasses
 import pathlib
-import re
-import tarfile
-from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyMapped, MappedFile, is_index, read_sharded
+from toklip_jax.files.npz import is_npz, read_npz
+from toklip_jax.files.stored_zip import is_zip
 from toklip_jax.files.torch_legacy import is_legacy, read_torch_legacy
-from toklip_jax.files.torch_zip import Inert, is_zip, read_torch_zip
+from toklip_jax.files.torch_zip import one_clear_error, read_torch_zip
+from toklip_jax.weights.containers import find_weights
 
-# Where training scripts keep the weights, the one to prefer first.
-CONTAINERS = ("ema", "model_ema", "state_dict", "model", "model_state_dict", "module")
-PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+TAR_MAGIC = slice(257, 262)  # of a tar's first header
 RESAVE = (
     "python -c \"import torch; torch.save(torch.load('{name}', weights_only=True), 'resaved.pt')\""
 )
@@ -25,29 +31,38 @@ class Checkpoint:
     """Named arrays, read-only views of the mapped file or files.
 
     Attributes:
-        format: "safetensors" or "torch".
-        dropped: reasons for leaving tensors aside, by name.
+        format: "safetensors", "torch" or "npz".
+        tensors: the weights.
+        dropped: what was left aside, by name, with the reason.
+        taken: where in the file the weights were, "" where they are all there is.
+        is_choice: whether the file has a running mean and the raw weights, and the caller named
+            neither.
     """
 
     file: AnyMapped
     format: str
     tensors: dict[str, np.ndarray]
     dropped: dict[str, str]
+    taken: str = ""
+    is_choice: bool = False
 
 
-def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
-    """Reads a `.safetensors` file or one of `torch.save`; the content decides, not the name.
+def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Checkpoint:
+    """Reads a `.safetensors` file, one of `torch.save`, or `.npz`; the content decides which.
 
     The weights are taken out of their container (`state_dict`, `model`, `ema`, ...), the prefixes
     of wrappers are taken off their names, and what is no weight is left aside, as `dropped` tells.
 
     Args:
-        path: the path of the file; where safetensors files have an index, of the index, or of the
-            directory that holds it.
+        path: of the file; where safetensors files have an index, of the index, or of the directory
+            that holds it.
+        is_ema: whether to take the running mean of the weights, or the raw ones; None takes the
+            running mean where there is one.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: empty, cut off, damaged, unsafe, or of another format; says which.
+        ValueError: empty, cut off, damaged, unsafe, of another format, or without the weights that
+            `is_ema` asks for; says which.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -57,8 +72,8 @@ def read_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     if path.stat().st_size < 16:
         raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
     tree, kind, file = _read(path)
-    tensors, dropped = _select(tree, path)
-    return Checkpoint(file, kind, tensors, dropped)
+    found = find_weights(tree, path, is_ema)
+    return Checkpoint(file, kind, found.tensors, found.dropped, found.taken, found.is_choice)
 
 
 def holds_checkpoint(directory: str | pathlib.Path) -> bool:
@@ -78,11 +93,15 @@ def _file_of(directory):
         return found[0]
     raise ValueError(
         f"expected one index or one .safetensors file in the directory {directory}, got "
-        f"{', '.join(path.name for path in found[:4]) or 'none'}: pass the path of a file"
+        f"{', '.join(printable(path.name) for path in found[:4]) or 'none'}: pass the path of a "
+        f"file"
     )
 
 
 def _read(path):
+    if is_npz(path):
+        with one_clear_error(path):
+            return read_npz(file := MappedFile(path)), "npz", file
     if is_zip(path):
         return read_torch_zip(file := MappedFile(path)), "torch", file
     if is_legacy(path):
@@ -94,49 +113,21 @@ def _read(path):
 
 
 def _refuse_others(path):
+    """Raises ValueError for a file that is no safetensors; its first bytes alone tell which."""
     with path.open("rb") as file:
         head = file.read(512)
     resave = RESAVE.format(name=path)
-    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or tarfile.is_tarfile(path):
+    if head.startswith(PICKLES) or head[TAR_MAGIC] == b"ustar":
         raise ValueError(
             f"{path} is a plain pickle or an early torch's tar, which can't be read safely here: "
             f"where torch is installed, run {resave}"
         )
+    if kind := next((k for magic, k in COMPRESSED.items() if head.startswith(magic)), None):
+        raise ValueError(f"{path} is compressed by {kind}: decompress it, and pass what was in it")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
     if int.from_bytes(head[:8], "little") > path.stat().st_size or head[8:9] != b"{":
         raise ValueError(
-            f"expected a .safetensors file or one of torch.save, got something else or a file cut "
-            f"off: {path} begins with {head[:8]!r}"
+            f"expected a .safetensors file, one of torch.save, or .npz, got something else or a "
+            f"file cut off: {path} begins with {head[:8]!r}"
         )
-
-
-def _select(tree: Any, path):
-    """Returns the arrays of the innermost container of weights, and what lay beside them."""
-    dropped = {}
-    prefix = ""
-    while isinstance(tree, dict) and not _holds_arrays(tree):
-        name = next((n for n in CONTAINERS if isinstance(tree.get(n), dict)), None)
-        if name is None:
-            break
-        for other in tree:
-            if other != name:
-                dropped[f"{prefix}{other}"] = f"beside the weights, which are in {prefix}{name}"
-        tree, prefix = tree[name], f"{prefix}{name}."
-    if not isinstance(tree, dict) or not _holds_arrays(tree):
-        raise ValueError(f"expected named tensors in {path}, found none")
-    tensors = {}
-    for key, value in tree.items():
-        if isinstance(value, np.ndarray):
-            name = PREFIXES.sub("", str(key))
-            if name in tensors:
-                raise ValueError(f"expected each tensor once in {path}, got {name} twice")
-            tensors[name] = value
-        else:
-            kind = value.name if isinstance(value, Inert) else type(value).__name__
-            dropped[f"{prefix}{key}"] = f"no tensor ({kind})"
-    return tensors, dropped
-
-
-def _holds_arrays(tree):
-    return any(isinstance(value, np.ndarray) for value in tree.values())

@@ -1,0 +1,149 @@
+"""Where in what a training script saved its weights are, and what their own names are."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from toklip_jax.core.printable import printable
+from toklip_jax.files.torch_zip import Inert
+
+# Where training scripts keep the weights, the ones to prefer first.
+RAW = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "net",
+    "weights",
+    "params",
+    "student",
+)
+RUNNING_MEANS = (
+    "ema",
+    "model_ema",
+    "ema_model",
+    "state_dict_ema",
+    "params_ema",
+    "ema_state_dict",
+)
+# Of wrappers: torch.compile, Lightning, FSDP, activation checkpoints; and DistributedDataParallel.
+WRAPPERS = re.compile(
+    r"(?:^(?:module\.)+|(?<![^.])"
+    r"(?:(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The weights of a file; see `Checkpoint`."""
+
+    tensors: dict[str, np.ndarray]
+    dropped: dict[str, str]
+    taken: str
+    is_choice: bool
+
+
+def find_weights(tree: Any, path: pathlib.Path, is_ema: bool | None = None) -> Found:
+    """Returns the arrays of the innermost container of weights, and what lay beside them.
+
+    A container counts where it has at least as many arrays as lie beside it, so that a lone tensor
+    (`best_acc1`, `step`) hides none.
+
+    Args:
+        tree: what the file at `path` holds.
+        is_ema: see `read_checkpoint`.
+
+    Raises:
+        ValueError: no named arrays, or not those that `is_ema` asks for.
+    """
+    search = _Search(is_ema)
+    tree = search.descend(tree) if isinstance(tree, dict) else {}
+    if not _count_arrays(tree):
+        raise ValueError(
+            f"expected named tensors in {path}, found none: save a state_dict by torch.save, or "
+            f"safetensors"
+        )
+    if is_ema is not None and is_ema != search.is_mean and (is_ema or search.is_mean):
+        wanted, found = ("a running mean of", "raw") if is_ema else ("raw", "a running mean of")
+        raise ValueError(f"expected {wanted} weights in {path}, found {found} weights only")
+    tensors, rest = _named_arrays(tree, path)
+    dropped = search.dropped | {f"{search.prefix}{name}": why for name, why in rest.items()}
+    return Found(tensors, dropped, search.taken, search.is_choice and is_ema is None)
+
+
+class _Search:
+    """The way from the top of what was saved to the weights."""
+
+    def __init__(self, is_ema: bool | None):
+        self._wants_mean = is_ema is not False
+        self._fullest: dict[int, int] = {}  # by id of a dict, which lives as long as the tree
+        self._visited: set[int] = set()
+        self.dropped: dict[str, str] = {}
+        self.prefix = ""
+        self.is_mean = self.is_choice = False
+
+    @property
+    def taken(self) -> str:
+        what = "the running mean" if self.is_mean else "those"
+        return self.prefix and f"{what} in {printable(self.prefix.removesuffix('.'))}"
+
+    def descend(self, tree: dict) -> dict:
+        """Returns the innermost container."""
+        while name := self._choose(tree):
+            where = printable(f"{self.prefix}{name}")
+            kind = "the running mean" if name in RUNNING_MEANS else "the weights"
+            for other in tree:
+                if other != name:
+                    self.dropped[f"{self.prefix}{other}"] = f"beside {kind}, which are in {where}"
+            self.is_mean = self.is_mean or name in RUNNING_MEANS
+            tree, self.prefix = tree[name], f"{self.prefix}{name}."
+        return tree
+
+    def _choose(self, tree):
+        """The name of the container to descend into, or None."""
+        self._visited.add(id(tree))
+        inner = {
+            name: self._weigh(tree[name])
+            for name in (*RAW, *RUNNING_MEANS)
+            if isinstance(tree.get(name), dict) and id(tree[name]) not in self._visited
+        }
+        most = max(inner.values(), default=0)
+        if not most or most < _count_arrays(tree):
+            return None
+        # A running mean may lack what isn't trained; one of a few numbers is none of the weights.
+        full = [name for name, count in inner.items() if 2 * count >= most]
+        means = [name for name in full if name in RUNNING_MEANS]
+        raw = [name for name in full if name in RAW]
+        self.is_choice = self.is_choice or bool(means and raw)
+        return (means + raw if self._wants_mean else raw + means)[0]
+
+    def _weigh(self, tree):
+        """The number of arrays in a dict, or in the fullest container within it."""
+        if id(tree) not in self._fullest:
+            self._fullest[id(tree)] = 0  # where a dict holds itself
+            inner = (tree.get(name) for name in (*RAW, *RUNNING_MEANS))
+            counts = [self._weigh(each) for each in inner if isinstance(each, dict)]
+            self._fullest[id(tree)] = max([_count_arrays(tree), *counts])
+        return self._fullest[id(tree)]
+
+
+def _count_arrays(tree):
+    return sum(isinstance(value, np.ndarray) for value in tree.values())
+
+
+def _named_arrays(tree, path):
+    """The arrays by their own names, and why the other entries are none."""
+    tensors, rest = {}, {}
+    for key, value in tree.items():
+        if not isinstance(value, np.ndarray):
+            kind = value.name if isinstance(value, Inert) else type(value).__name__
+            rest[str(key)] = f"no tensor ({printable(kind)})"
+            continue
+        name = WRAPPERS.sub("", str(key))
+        if name in tensors:
+            raise ValueError(f"expected each tensor once in {path}, got {printable(name)} twice")
+        tensors[name] = value
+    return tensors, rest
