@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import itertools
 import pathlib
 import sys
 
@@ -10,13 +11,15 @@ import flax.traverse_util
 import numpy as np
 
 from toklip_jax.core.arguments import expect_given_once
+from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
-from toklip_jax.models.registry import Hints, find_family
+from toklip_jax.models.registry import Hints, recognise
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.tasks.toklip.start import start_toklip
 from toklip_jax.weights import Weights, load_weights, save_weights
 from toklip_jax.weights.checkpoint_file import Checkpoint, read_checkpoint
+from toklip_jax.weights.checks import naming
 from toklip_jax.weights.conversion import (
     carried_reasons,
     convert_checkpoint,
@@ -24,6 +27,8 @@ from toklip_jax.weights.conversion import (
 )
 from toklip_jax.weights.read import expect_no_hints, is_converted
 from toklip_jax.weights.writer import write_checkpoint
+
+MAX_NAMES = 40  # of what is left aside, in a list
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,41 +39,44 @@ def main(argv: list[str] | None = None) -> int:
         expect_given_once(list(map(str, argv)))
         return args.run(args)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
         return 2
 
 
 def inspect(args: argparse.Namespace) -> int:
     """Prints what a file or directory contains."""
     if is_converted(args.file):
-        expect_no_hints(_hints(args), args.file)
+        expect_no_hints(_hints(args), args.file, _is_ema(args))
         weights = load_weights(args.file)
-        print(f"{args.file}: converted weights ({weights.source})")
+        print(f"{args.file}: converted weights ({printable(weights.source)})")
         print(f"layout: {'scanned' if weights.is_scanned else 'unrolled'}")
         _print_arrays(flax.traverse_util.flatten_dict(weights.params, sep="/"))
         _print_config(weights.config)
         return 0
-    checkpoint = read_checkpoint(args.file)
+    checkpoint = read_checkpoint(args.file, _is_ema(args))
     print(f"{args.file}: {checkpoint.format} file")
     _print_arrays(checkpoint.tensors)
-    _print_dropped(checkpoint)
-    family = find_family(checkpoint.tensors)
-    print(f"family: {family.title}")
-    _print_config(family.keys.infer(checkpoint.tensors, _hints(args), ""))
+    _print_taken(checkpoint)
+    with naming(checkpoint.file.path):
+        recognised = recognise(checkpoint.tensors)
+        config = recognised.infer(_hints(args))
+    names = f", in {recognised.names}" if recognised.names else ""
+    print(f"family: {recognised.family.title}{names}")
+    _print_config(config)
     return 0
 
 
 def to_jax(args: argparse.Namespace) -> int:
     """Converts a PyTorch file into a directory."""
     _expect_new(args.out)
-    weights = _read(args.file, _hints(args))
+    weights = _read(args.file, _hints(args), _is_ema(args))
     if args.tokenizer:
         weights = _with_tokenizer(weights, args.tokenizer)
     weights = weights.with_layout(args.layout == "scanned", lazy_stack)
     for name, reason in carried_reasons(weights).items():
-        print(f"kept to be written back: {name}: {reason}")
+        print(f"kept to be written back: {printable(name)}: {reason}")
     save_weights(args.out, weights)
-    print(f"wrote {args.out}: {weights.source}")
+    print(f"wrote {args.out}: {printable(weights.source)}")
     return 0
 
 
@@ -82,13 +90,16 @@ def to_torch(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Compares a PyTorch file with a converted directory, tensor by tensor, bit for bit."""
-    checkpoint, weights = read_checkpoint(args.file), load_weights(args.directory)
-    expected, got = checkpoint.tensors, export_tensors(weights)
-    faults = [f"only in {args.file}: {name}" for name in expected if name not in got]
+    checkpoint = read_checkpoint(args.file, _is_ema(args))
+    weights = load_weights(args.directory)
+    with naming(checkpoint.file.path):
+        expected = recognise(checkpoint.tensors).tensors
+    got = export_tensors(weights)
+    faults = [f"only in {args.file}: {printable(name)}" for name in expected if name not in got]
     faults += [f"only in {args.directory}: {name}" for name in got if name not in expected]
     for name in sorted(expected.keys() & got):
         if not _is_same(expected[name], got[name]):
-            faults.append(f"differs: {name}")
+            faults.append(f"differs: {printable(name)}")
         checkpoint.file.release()
         weights.release()
     if faults:
@@ -100,10 +111,12 @@ def verify(args: argparse.Namespace) -> int:
 def start(args: argparse.Namespace) -> int:
     """Writes the weights that TokLIP's training starts from, of a teacher and a VQ tokenizer."""
     _expect_new(args.out)
-    teacher = _read(args.teacher, Hints(args.num_heads, args.text_num_heads))
+    is_ema = _is_ema(args)
+    teacher = _read(args.teacher, Hints(args.num_heads, args.text_num_heads), is_ema)
     if args.tokenizer:
         teacher = _with_tokenizer(teacher, args.tokenizer)
-    vq = _read(args.vq, Hints(is_l2_normalised=not args.no_l2)).with_layout(teacher.is_scanned)
+    vq = _read(args.vq, Hints(is_l2_normalised=not args.no_l2), is_ema)
+    vq = vq.with_layout(teacher.is_scanned)
     joined = start_toklip(teacher, vq, is_causal=not args.full_attention, seed=args.seed)
     print("\n".join(joined.report))
     save_weights(args.out, joined.weights.with_layout(args.layout == "scanned", lazy_stack))
@@ -128,6 +141,12 @@ def _parser():
     sizes.add_argument(
         "--no_l2", "--no-l2", action="store_true", help="VQ codebook without L2 normalisation"
     )
+    choice = argparse.ArgumentParser(add_help=False)
+    choice.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        help="of a checkpoint that has both: their running mean, the default, or the raw ones",
+    )
     out = argparse.ArgumentParser(add_help=False)
     out.add_argument("--layout", choices=("scanned", "unrolled"), default="unrolled")
     out.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
@@ -139,11 +158,11 @@ def _parser():
         command.set_defaults(run=run)
         return command
 
-    add("inspect", inspect, sizes, file={})
-    add("to-jax", to_jax, sizes, out, file={}, out={})
+    add("inspect", inspect, sizes, choice, file={})
+    add("to-jax", to_jax, sizes, choice, out, file={}, out={})
     add("to-torch", to_torch, directory={}, out={"help": "a new .safetensors or .pt"})
-    add("verify", verify, file={}, directory={})
-    command = add("start", start, sizes, out, teacher={}, vq={}, out={})
+    add("verify", verify, choice, file={}, directory={})
+    command = add("start", start, sizes, choice, out, teacher={}, vq={}, out={})
     command.add_argument("--seed", type=int, default=0, help="of the fresh mapping MLP")
     return parser
 
@@ -153,12 +172,16 @@ def _hints(args):
     return Hints(args.num_heads, args.text_num_heads, is_causal, not args.no_l2)
 
 
-def _read(path: pathlib.Path, hints: Hints) -> Weights:
+def _is_ema(args):
+    return None if args.weights is None else args.weights == "ema"
+
+
+def _read(path: pathlib.Path, hints: Hints, is_ema: bool | None) -> Weights:
     if is_converted(path):
         expect_no_hints(hints, path)
         return load_weights(path)
-    checkpoint = read_checkpoint(path)
-    _print_dropped(checkpoint)
+    checkpoint = read_checkpoint(path, is_ema)
+    _print_taken(checkpoint)
     return convert_checkpoint(checkpoint, hints)
 
 
@@ -186,18 +209,23 @@ def _print_arrays(arrays):
     print(f"{len(arrays)} tensors ({kinds}), {count:,} numbers, {size / 2**20:,.1f} MiB")
 
 
-def _print_dropped(checkpoint: Checkpoint):
-    for name, reason in checkpoint.dropped.items():
-        print(f"left aside: {name}: {reason}")
+def _print_taken(checkpoint: Checkpoint):
+    if checkpoint.taken:
+        hint = "; --weights=raw takes the raw ones" if checkpoint.is_choice else ""
+        print(f"weights: {checkpoint.taken}{hint}")
+    for name, reason in itertools.islice(checkpoint.dropped.items(), MAX_NAMES):
+        print(f"left aside: {printable(name)}: {reason}")
+    if len(checkpoint.dropped) > MAX_NAMES:
+        print(f"left aside: {len(checkpoint.dropped) - MAX_NAMES} more")
 
 
 def _print_config(config):
     for name, value in config_to_dict(config).items():
-        print(f"{name}: {value}")
+        print(printable_lines(f"{name}: {value}"))
 
 
 def _is_same(a, b):
-    if a.dtype != b.dtype or a.shape != b.shape:
+    if a.dtype != b.dtype or (a.shape != b.shape and {a.shape, b.shape} != {(), (1,)}):
         return False
     # Compared as bytes: NaN equals itself, and 0 is not -0.
     a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))

@@ -124,8 +124,10 @@ class Models:
         return None
 
     def _player(self, role):
-        names = PLAYERS.get(role, (role,))
-        return next((name for name in names if name in self.by_name), None)
+        names = [name for name in PLAYERS.get(role, (role,)) if name in self.by_name]
+        if role == "text":
+            names = [name for name in names if self.config(name).text is not None]
+        return next(iter(names), None)
 
 
 def _model(config, compute):

@@ -15,6 +15,7 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 
+from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyLazy, LazyArray
 
 SAME = ""  # the pattern of a tensor that is taken as it is
@@ -45,9 +46,11 @@ class MapError(ValueError):
 
 
 def to_jax(
-    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Shapes
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    tensors: Mapping[str, AnyLazy], rules: Sequence[Rule], shapes: Shapes
+) -> tuple[dict[str, AnyLazy], dict[str, AnyLazy]]:
     """Returns (parameters by slash path, carried tensors by PyTorch's name); views where possible.
+
+    One number may have one axis or none: some packages write `logit_scale` as a list of one.
 
     Args:
         shapes: the shapes of every parameter of the model, its layers unrolled.
@@ -58,17 +61,18 @@ def to_jax(
     params, carried, faults, origin = {}, {}, [], {}
     for name, array in tensors.items():
         rule, path = match(name, rules)
+        shown = printable(name)
         if rule is None or (path is not None and path not in shapes):
-            faults.append(f"unknown: {name} {array.shape}")
+            faults.append(f"unknown: {shown} {array.shape}")
         elif path is None:
             carried[name] = array
         elif path in params:
-            faults.append(f"duplicate: {name} and {origin[path]} both give {path}")
+            faults.append(f"duplicate: {shown} and {origin[path]} both give {path}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
-            faults.append(f"not floating-point: {name} is {array.dtype}, as in quantised weights")
+            faults.append(f"not floating-point: {shown} is {array.dtype}, as in quantised weights")
             params[path] = origin[path] = None
-        elif array.shape != (expected := torch_shape(rule.pattern, shapes[path])):
-            faults.append(f"misshaped: {name} is {array.shape}, expected {expected}")
+        elif _shape(array, shapes[path]) != (expected := torch_shape(rule.pattern, shapes[path])):
+            faults.append(f"misshaped: {shown} is {array.shape}, expected {expected}")
             params[path] = origin[path] = None
         else:
             params[path], origin[path] = _forward(array, rule.pattern, shapes[path]), name
@@ -101,7 +105,7 @@ def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
     names = {}
     for path in paths:
         for rule in rules:
-            if rule.target and (found := _regex(rule.target).fullmatch(path)):
+            if rule.target and (found := template_regex(rule.target).fullmatch(path)):
                 names[rule.source.format(**found.groupdict())] = path
                 break
     return names
@@ -110,9 +114,16 @@ def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
 def match(name: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:
     """Returns the rule that covers a PyTorch name, and the path it gives; (None, None) if none."""
     for rule in rules:
-        if found := _regex(rule.source).fullmatch(name):
+        if found := template_regex(rule.source).fullmatch(name):
             return rule, rule.target and rule.target.format(**found.groupdict())
     return None, None
+
+
+@functools.cache
+def template_regex(template: str) -> re.Pattern[str]:
+    """Returns the pattern of the names that a rule's source or target stands for."""
+    escaped = re.sub(r"\\\{([A-Z])\\\}", r"(?P<\1>[a-z])", re.escape(template))
+    return re.compile(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", escaped))
 
 
 def torch_shape(pattern: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,9 +136,15 @@ def torch_shape(pattern: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
 
 
+def _shape(array, expected):
+    return () if expected == () and array.shape == (1,) else tuple(array.shape)
+
+
 def _forward(array, pattern, shape):
+    if isinstance(array, LazyArray):
+        return LazyArray(shape, array.dtype, lambda: _forward(np.asarray(array), pattern, shape))
     if not pattern:
-        return array
+        return array.reshape(shape)
     sizes = dict(zip(_sides(pattern)[1].split(), shape, strict=True))
     return einops.rearrange(array, pattern, **sizes)
 
@@ -146,12 +163,6 @@ def _backward(array, pattern):
 def _sides(pattern):
     left, _, right = pattern.partition("->")
     return left.strip(), right.strip()
-
-
-@functools.cache
-def _regex(template):
-    escaped = re.sub(r"\\\{([A-Z])\\\}", r"(?P<\1>[a-z])", re.escape(template))
-    return re.compile(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", escaped))
 
 
 def _raise(faults):

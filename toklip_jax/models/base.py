@@ -1,6 +1,7 @@
 """The interface of a model family, and that of every VQ tokenizer."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,10 +11,14 @@ import jax
 import numpy as np
 
 from toklip_jax.core.fields import add_new, check_name
+from toklip_jax.core.printable import printable
+from toklip_jax.files import AnyLazy
 from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
-Tensors = Mapping[str, np.ndarray]  # of a PyTorch file, by name
+Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
+# Where a script's class, or a flax checkpoint, keeps its model.
+ATTRIBUTE = re.compile(r"^(?:model\.|module\.|params/)+")
 ROLES = ("vq", "teacher", "toklip", "inception")
 
 
@@ -107,6 +112,24 @@ class Hints:
 
 
 @dataclasses.dataclass(frozen=True)
+class Dialect:
+    """The names that another package gives the same tensors.
+
+    Attributes:
+        title: for people.
+        marks: names that only this package's files hold.
+        translate: `translate(tensors)` returns them in the names that the family's map is for.
+        sizes: `sizes(tensors)` returns what these files, unlike the family's own, do tell of
+            `Hints`, by its field.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    translate: Callable[[Tensors], Tensors]
+    sizes: Callable[[Tensors], Mapping[str, int]] = lambda tensors: {}
+
+
+@dataclasses.dataclass(frozen=True)
 class ForeignKeys:
     """The PyTorch files of a family: how to tell one, size it, and map its names both ways.
 
@@ -116,11 +139,13 @@ class ForeignKeys:
             begin with `prefix`.
         rules: `rules(config, source, target)` returns the map from names that begin with `source`
             to slash paths that begin with `target`.
+        dialects: other packages' names for the same.
     """
 
     marks: tuple[str, ...]
     infer: Callable[[Tensors, Hints, str], Any]
     rules: Callable[[Any, str, str], Sequence[Rule]]
+    dialects: tuple[Dialect, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,5 +251,54 @@ def find_family(tensors: Tensors, prefix: str = "", role: str | None = None) -> 
         if all(prefix + mark in tensors for mark in family.keys.marks):
             return family
     known = ", ".join(family.title for family in candidates)
-    some = ", ".join([name for name in tensors if name.startswith(prefix)][:4])
-    raise ValueError(f"expected weights of {known}, got tensors called {some or 'nothing'}, ...")
+    some = [printable(name) for name in tensors if name.startswith(prefix)][:4]
+    raise ValueError(
+        f"expected weights of {known}, got tensors called {', '.join(some) or 'nothing'}, ..."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """A checkpoint's family, and its tensors in the names that the family's map is for.
+
+    Attributes:
+        names: whose they were before, for people; "" where they are the family's own.
+        sizes: what the dialect tells of `Hints`.
+    """
+
+    family: Family
+    tensors: Tensors
+    names: str = ""
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def infer(self, hints: Hints) -> Any:
+        """Returns the config of the model that the tensors are of."""
+        told = {field: n for field, n in self.sizes.items() if getattr(hints, field) is None}
+        return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
+
+
+def recognise(tensors: Tensors) -> Recognised:
+    """Returns what named tensors are, whatever package named them, and below which attribute.
+
+    Raises:
+        ValueError: of no known family, or without a part that these names promise.
+    """
+    for names in (tensors, _without_attribute(tensors)):
+        for family in registered():
+            if family.keys and all(mark in names for mark in family.keys.marks):
+                return Recognised(family, names)
+        for family, dialect in _dialects():
+            if all(mark in names for mark in dialect.marks):
+                sizes = dialect.sizes(names)
+                return Recognised(family, dialect.translate(names), dialect.title, sizes)
+    return Recognised(find_family(tensors), tensors)
+
+
+def _dialects():
+    return [(f, dialect) for f in registered() if f.keys for dialect in f.keys.dialects]
+
+
+def _without_attribute(tensors):
+    """The same tensors by the names they have within the attribute that a script's class has."""
+    found = {ATTRIBUTE.sub("", name): tensor for name, tensor in tensors.items()}
+    return found if len(found) == len(tensors) else tensors

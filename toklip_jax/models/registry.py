@@ -1,5 +1,6 @@
 """The one list of model families; `register` adds those of other packages."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from toklip_jax.models.base import (
+    Dialect,
     Family,
     ForeignKeys,
     Hints,
@@ -17,6 +19,7 @@ from toklip_jax.models.base import (
     family_of,
     find_family,
     ids_shape,
+    recognise,
     register,
     registered,
 )
@@ -25,6 +28,7 @@ from toklip_jax.models.llamagen.family import LLAMAGEN
 from toklip_jax.models.siglip.family import SIGLIP
 from toklip_jax.models.toklip.family import TOKLIP
 from toklip_jax.nn.config import Compute
+from toklip_jax.nn.layout import to_unrolled
 
 FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, INCEPTION)
 for _family in FAMILIES:
@@ -32,6 +36,7 @@ for _family in FAMILIES:
 
 __all__ = [
     "FAMILIES",
+    "Dialect",
     "Family",
     "ForeignKeys",
     "Hints",
@@ -44,6 +49,7 @@ __all__ = [
     "init_params",
     "named_size",
     "param_shapes",
+    "recognise",
     "register",
     "registered",
 ]
@@ -65,12 +71,26 @@ def init_params(config: Any, compute: Compute, rng: jax.Array) -> dict[str, Any]
     return family.build(config, compute).init(rng, *inputs)["params"]
 
 
-def param_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every parameter by slash path, layers unrolled; computes nothing."""
-    compute = Compute(is_scanned=False)
-    tree = jax.eval_shape(lambda rng: init_params(config, compute, rng), jax.random.key(0))
+def param_shapes(config: Any, is_scanned: bool = False) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter by slash path; computes nothing.
+
+    One layer of each stack is traced, so that a deep model takes no longer than a shallow one.
+
+    Args:
+        is_scanned: whether layers are stacked.
+    """
+    tree = _shapes_of_layers(config)
+    if not is_scanned:
+        tree = to_unrolled(tree, lambda leaf, _: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype))
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _shapes_of_layers(config):
+    """The shapes and types of a model's parameters, layers stacked."""
+    compute = Compute(is_scanned=True)
+    return jax.eval_shape(lambda: init_params(config, compute, jax.random.key(0)))
 
 
 def named_size(name: str, role: str) -> Any:

@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 
 from toklip_jax.core.fields import check_name
+from toklip_jax.files.shapes import MAX_LAYERS
 from toklip_jax.ops.activations import activation
 
 SO400M_MLP_RATIO = 3.7362  # 4304 / 1152, the shape of SigLIP's So400m
@@ -122,6 +123,8 @@ class TransformerConfig:
         for name in ("width", "depth", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected a {name} of at least 1, got {getattr(self, name)}")
+        if self.depth > MAX_LAYERS:
+            raise ValueError(f"expected a depth of at most {MAX_LAYERS}, got {self.depth}")
         for name in ("mlp_dim", "num_kv_heads", "head_dim", "rotary_width", "rotary_prefix"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected a {name} of at least 0, got {getattr(self, name)}")

@@ -28,14 +28,18 @@ def to_scanned(params: Params, stack: Callable = np.stack) -> Params:
     return out
 
 
-def to_unrolled(params: Params) -> Params:
-    """Undoes `to_scanned`."""
+def to_unrolled(params: Params, take: Callable = lambda leaf, i: leaf[i]) -> Params:
+    """Undoes `to_scanned`.
+
+    Args:
+        take: returns the i-th layer's leaf of a stacked one.
+    """
     out = {}
     for name, value in params.items():
         if name == "blocks":
             depth = len(jax.tree.leaves(value)[0])
             for i in range(depth):
-                out[f"blocks_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], value)
+                out[f"blocks_{i}"] = jax.tree.map(lambda leaf, i=i: take(leaf, i), value)
         else:
-            out[name] = to_unrolled(value) if isinstance(value, dict) else value
+            out[name] = to_unrolled(value, take) if isinstance(value, dict) else value
     return out

@@ -4,28 +4,33 @@ import flax.traverse_util
 
 from toklip_jax.files import AnyLazy
 from toklip_jax.files.rules import match, to_jax, to_torch
-from toklip_jax.models.registry import Hints, family_of, find_family, param_shapes
+from toklip_jax.models.registry import Hints, family_of, param_shapes, recognise
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import Checkpoint
+from toklip_jax.weights.checks import expect_finite, naming
 
 
 def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
     """Returns a checkpoint's weights, layers unrolled: views of the file where possible.
 
     Raises:
-        ValueError: an unknown family, sizes that can't be told, or keys that don't fit.
+        ValueError: an unknown family, sizes that can't be told, keys that don't fit, or numbers
+            that are not finite; names the file.
     """
-    family = find_family(checkpoint.tensors)
-    config = family.keys.infer(checkpoint.tensors, hints, "")
-    rules = family.keys.rules(config, "", "")
-    flat, carried = to_jax(checkpoint.tensors, rules, param_shapes(config))
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    with naming(checkpoint.file.path):
+        recognised = recognise(checkpoint.tensors)
+        family, config = recognised.family, recognised.infer(hints)
+        rules = family.keys.rules(config, "", "")
+        flat, carried = to_jax(recognised.tensors, rules, param_shapes(config))
+        params = {n: x for n, x in recognised.tensors.items() if n not in carried}
+        expect_finite(params, checkpoint.file.release)
+    taken = f" ({checkpoint.taken})" if checkpoint.taken else ""
     return Weights(
         config,
-        params,
+        flax.traverse_util.unflatten_dict(flat, sep="/"),
         is_scanned=False,
         carried=carried,
-        source=f"{family.title}, {checkpoint.file.path.name}",
+        source=f"{family.title}, {checkpoint.file.path.name}{taken}",
         file=checkpoint.file,
     )
 

@@ -1,6 +1,7 @@
 """Weights from whatever holds them."""
 
 import dataclasses
+import logging
 import pathlib
 
 from toklip_jax.core.fields import check_type
@@ -10,6 +11,8 @@ from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
 from toklip_jax.weights.conversion import convert_checkpoint
 from toklip_jax.weights.directory import is_weights, load_weights
 
+logger = logging.getLogger(__name__)
+
 
 def read_weights(
     path: str | pathlib.Path,
@@ -18,12 +21,16 @@ def read_weights(
     text_num_heads: int | None = None,
     is_causal: bool | None = None,
     is_l2_normalised: bool = True,
+    is_ema: bool | None = None,
 ) -> Weights:
     """Reads a converted directory, or a PyTorch checkpoint with the sizes its shapes can't tell.
 
     Args:
-        path: the path of a directory that `save_weights` wrote; of a `.safetensors` or PyTorch
-            file; or of safetensors files with an index, the index or the directory that holds it.
+        path: the path of a directory that `save_weights` wrote; of a `.safetensors`, PyTorch or
+            `.npz` file; or of safetensors files with an index, the index or the directory that
+            holds it.
+        is_ema: whether to take the running mean of a checkpoint's weights, or the raw ones; None
+            takes the mean where there are both, and says so.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -34,11 +41,15 @@ def read_weights(
     for name, value in {"num_heads": num_heads, "text_num_heads": text_num_heads}.items():
         check_type(value, int | None, name)
     check_type(is_causal, bool | None, "is_causal")
+    check_type(is_ema, bool | None, "is_ema")
     hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised)
     if is_converted(path):
-        expect_no_hints(hints, path)
+        expect_no_hints(hints, path, is_ema)
         return load_weights(path)
-    return convert_checkpoint(read_checkpoint(path), hints)
+    checkpoint = read_checkpoint(path, is_ema)
+    if checkpoint.is_choice:
+        logger.warning("%s: took %s; is_ema=False takes the raw weights", path, checkpoint.taken)
+    return convert_checkpoint(checkpoint, hints)
 
 
 def read_role(role: str, path: str | pathlib.Path) -> Weights:
@@ -76,10 +87,11 @@ def is_converted(path: str | pathlib.Path) -> bool:
     return path.is_dir() and (is_weights(path) or not holds_checkpoint(path))
 
 
-def expect_no_hints(hints: Hints, directory: pathlib.Path) -> None:
+def expect_no_hints(hints: Hints, directory: pathlib.Path, is_ema: bool | None = None) -> None:
     """Raises ValueError where hints are given for a converted directory, which says its sizes."""
     fields = dataclasses.fields(Hints)
     given = [field.name for field in fields if getattr(hints, field.name) != field.default]
+    given += [] if is_ema is None else ["is_ema"]
     if given:
         raise ValueError(
             f"expected no {' or '.join(given)} with the converted directory {directory}, whose "

@@ -6,6 +6,7 @@ from toklip_jax.files.shapes import count_layers, shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 
+MAX_LEVELS, MAX_RES_BLOCKS = 10, 16  # VQ-16 has 5 and 2
 USAGE = "a counter of codes lately used in training, no parameter"
 
 
@@ -14,7 +15,7 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> LlamaGenConfig:
     encoder = prefix + "encoder."
     width, channels_in, *_ = shape_of(tensors, encoder + "conv_in.weight", 4)
     codebook_size, codebook_dim = shape_of(tensors, prefix + "quantize.embedding.weight", 2)
-    levels = count_layers(tensors, encoder + r"conv_blocks\.(\d+)\.")
+    levels = count_layers(tensors, encoder + r"conv_blocks\.(\d+)\.", MAX_LEVELS)
     widths = [
         shape_of(tensors, f"{encoder}conv_blocks.{i}.res.0.conv1.weight", 4)[0]
         for i in range(levels)
@@ -25,7 +26,9 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> LlamaGenConfig:
         is_l2_normalised=hints.is_l2_normalised,
         channels=width,
         multipliers=tuple(each // width for each in widths),
-        num_res_blocks=count_layers(tensors, encoder + r"conv_blocks\.0\.res\.(\d+)\."),
+        num_res_blocks=count_layers(
+            tensors, encoder + r"conv_blocks\.0\.res\.(\d+)\.", MAX_RES_BLOCKS
+        ),
         z_channels=shape_of(tensors, encoder + "conv_out.weight", 4)[0],
         stem_patch=max(round((channels_in / 3) ** 0.5), 1),
     )

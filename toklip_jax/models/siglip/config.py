@@ -86,11 +86,25 @@ class TextConfig(TransformerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-    """Sizes of a SigLIP 2 model."""
+    """Sizes of a SigLIP 2 model.
+
+    Attributes:
+        text: None for an image tower alone, which has no logit scale or bias either: it can be
+            evaluated and converted, but neither trained nor start TokLIP's training.
+    """
 
     vision: VisionConfig
-    text: TextConfig
+    text: TextConfig | None
     has_logit_bias: bool = True
+
+
+def expect_text(teacher: TeacherConfig) -> None:
+    """Raises ValueError for an image tower alone."""
+    if teacher.text is None:
+        raise ValueError(
+            "expected a SigLIP with its text tower, got an image tower alone: take the file of the "
+            "whole model, such as open_clip's or Hugging Face's"
+        )
 
 
 def _sides(size: int | tuple[int, ...], count: int) -> tuple[int, ...]:

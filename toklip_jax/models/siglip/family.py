@@ -17,10 +17,10 @@ EMBEDDINGS = ("patch_embed", "pos_embed", "token_embed")
 
 
 def _inputs(config: TeacherConfig):
-    return (
-        jax.ShapeDtypeStruct((1, *config.vision.size, 3), jnp.float32),
-        jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32),
-    )
+    images = jax.ShapeDtypeStruct((1, *config.vision.size, 3), jnp.float32)
+    if config.text is None:
+        return (images,)
+    return images, jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
 
 
 SIGLIP = Family(

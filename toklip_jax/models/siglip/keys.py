@@ -17,26 +17,18 @@ from toklip_jax.files.layouts import (
 from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import count_layers, shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
+from toklip_jax.models.siglip.big_vision import BIG_VISION
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
+from toklip_jax.models.siglip.hugging_face import HUGGING_FACE
+from toklip_jax.models.siglip.names import (
+    IMAGE_TOWER,
+    OPEN_CLIP_BLOCK,
+    TEXT,
+    TIMM,
+    TIMM_BLOCK,
+    TRUNK,
+)
 from toklip_jax.models.siglip.sizes import SIZES
-
-TRUNK, TEXT = "visual.trunk.", "text."
-TIMM_BLOCK = {
-    "norm1": "norm1",
-    "qkv": "attn.qkv",
-    "proj": "attn.proj",
-    "norm2": "norm2",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-OPEN_CLIP_BLOCK = {
-    "norm1": "ln_1",
-    "qkv": "attn.in_proj_",
-    "proj": "attn.out_proj",
-    "norm2": "ln_2",
-    "fc1": "mlp.c_fc",
-    "fc2": "mlp.c_proj",
-}
 
 
 def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> TeacherConfig:
@@ -47,8 +39,13 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> TeacherConfig:
     is_causal = bool(hints.is_causal)
     fields = {"image_size": size, "patch_size": patch_size, "is_causal": is_causal}
     vision = infer_vision(tensors, hints, named, prefix, **fields)
-    text = infer_text(tensors, hints, named, prefix)
+    text = infer_text(tensors, hints, named, prefix) if has_text(tensors, prefix) else None
     return TeacherConfig(vision, text, f"{prefix}logit_bias" in tensors)
+
+
+def has_text(tensors: Tensors, prefix: str = "") -> bool:
+    """Tells whether there is a text tower beside the image tower."""
+    return any(name.startswith(f"{prefix}{TEXT}") for name in tensors)
 
 
 def rules(config: TeacherConfig, source: str = "", target: str = "") -> list[Rule]:
@@ -122,25 +119,24 @@ def infer_text(tensors: Tensors, hints: Hints, named: Any | None, prefix: str = 
         vocab_size=vocab_size,
         context_length=shape_of(tensors, text + "positional_embedding", 2)[0],
         embed_dim=shape_of(tensors, text + "text_projection.weight", 2)[0],
-        tokenizer=named.text.tokenizer if named else "",
+        tokenizer=named.text.tokenizer if named and named.text.vocab_size == vocab_size else "",
     )
 
 
 def fitting_size(tensors: Tensors, sizes: Iterable[Any], prefix: str = "") -> Any | None:
-    """Returns the named size whose towers have these widths and depths, or None."""
+    """Returns the named size whose towers, those that are there, have these widths and depths."""
     trunk, text = f"{prefix}{TRUNK}", f"{prefix}{TEXT}"
-    towers = (
-        (
-            shape_of(tensors, trunk + "pos_embed", 3)[2],
-            count_layers(tensors, trunk + r"blocks\.(\d+)\."),
-        ),
-        (
-            shape_of(tensors, text + "token_embedding.weight", 2)[1],
-            count_layers(tensors, text + r"transformer\.resblocks\.(\d+)\."),
-        ),
+    vision_size = (
+        shape_of(tensors, trunk + "pos_embed", 3)[2],
+        count_layers(tensors, trunk + r"blocks\.(\d+)\."),
+    )
+    text_size = has_text(tensors, prefix) and (
+        shape_of(tensors, text + "token_embedding.weight", 2)[1],
+        count_layers(tensors, text + r"transformer\.resblocks\.(\d+)\."),
     )
     for size in sizes:
-        if ((size.vision.width, size.vision.depth), (size.text.width, size.text.depth)) == towers:
+        is_text = not text_size or (size.text.width, size.text.depth) == text_size
+        if (size.vision.width, size.vision.depth) == vision_size and is_text:
             return size
     return None
 
@@ -158,5 +154,8 @@ def _num_heads(hint, named, field):
 
 
 KEYS = ForeignKeys(
-    ("visual.trunk.patch_embed.proj.weight", "text.token_embedding.weight"), infer, rules
+    ("visual.trunk.patch_embed.proj.weight", "text.token_embedding.weight"),
+    infer,
+    rules,
+    dialects=(HUGGING_FACE, BIG_VISION, TIMM, IMAGE_TOWER),
 )

@@ -22,15 +22,20 @@ class Teacher(nn.Module):
 
     def setup(self):
         self.image_tower = ImageTower(self.config.vision, self.compute)
+        if self.config.text is None:
+            return
         self.text_tower = TextTower(self.config.text, self.compute)
         constant = nn.initializers.constant
         self.logit_scale = self.param("logit_scale", constant(SIGLIP_LOGIT_SCALE), ())
         if self.config.has_logit_bias:
             self.logit_bias = self.param("logit_bias", constant(SIGLIP_LOGIT_BIAS), ())
 
-    def __call__(self, images: Float[Array, "b *size 3"], token_ids: Int[Array, "b t"]):
+    def __call__(
+        self, images: Float[Array, "b *size 3"], token_ids: Int[Array, "b t"] | None = None
+    ):
         """Returns (image features, text features), not normalised: what initialisation runs."""
-        return self.image_features(images), self.text_features(token_ids)
+        text = None if token_ids is None else self.text_features(token_ids)
+        return self.image_features(images), text
 
     def image_features(self, images: Float[Array, "b *size 3"]) -> Float[Array, "b d"]:
         """Returns pooled features of RGB images in [-1, 1], not normalised."""

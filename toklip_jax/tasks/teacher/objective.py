@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import init_params
-from toklip_jax.models.siglip.config import TeacherConfig
+from toklip_jax.models.siglip.config import TeacherConfig, expect_text
 from toklip_jax.models.siglip.model import Teacher
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
@@ -41,6 +41,7 @@ class TeacherObjective(ModelObjective):
     trainable: tuple[str, ...] = (".*",)
 
     def __post_init__(self):
+        expect_text(self.model_config)
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 
 from toklip_jax.files import MappedFiles
 from toklip_jax.models.registry import VQConfig, family_of
-from toklip_jax.models.siglip.config import TeacherConfig
+from toklip_jax.models.siglip.config import TeacherConfig, expect_text
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.keys import VQ
 from toklip_jax.models.toklip.token_encoder import TokenEncoder
@@ -41,6 +41,7 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
             f"expected a SigLIP 2 teacher and a VQ tokenizer, got "
             f"{family_of(teacher.config).title} and {family_of(vq.config).title}"
         )
+    expect_text(teacher.config)
     config = start_config(teacher.config, vq.config, is_causal)
     tower = teacher.params["image_tower"]
     encoder = {name: value for name, value in tower.items() if name not in LEFT_OUT}

@@ -1,0 +1,30 @@
+"""Checks of weights that every way of reading them shares."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+
+from toklip_jax.core.printable import printable
+from toklip_jax.files import AnyLazy, is_finite
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Adds the path that is read to the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"can't use {path}: {error}") from error
+
+
+def expect_finite(
+    arrays: Mapping[str, AnyLazy], release: Callable[[], None] = lambda: None
+) -> None:
+    """Raises ValueError where parameters are NaN or infinite; names the first of them."""
+    faults = [printable(name) for name, array in arrays.items() if not is_finite(array, release)]
+    if faults:
+        shown = ", ".join(faults[:4]) + (", ..." if len(faults) > 4 else "")
+        raise ValueError(
+            f"expected finite numbers, got NaN or infinity in {len(faults)} tensors ({shown}): "
+            f"take weights of before training diverged, or a copy that is not in half precision"
+        )
