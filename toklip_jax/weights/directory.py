@@ -1,7 +1,7 @@
 """Weights on disk: a directory that says what it holds, so that loading asks nothing.
 
 weights/
-    toklip.json          format version, model config, layout, where it came from
+    toklip.json          format version, model config, layout, where it came from, and checksums
     params.safetensors   the parameters by slash path, in the dtypes they came in; large ones in
                          several files with an index, as `files.sharded` describes
     carried.safetensors  tensors of the PyTorch file that are no parameters, if any
@@ -9,14 +9,16 @@ weights/
 """
 
 import functools
-import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
+import jax.numpy as jnp
 
+from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.files import (
     LazyArray,
     find_sharded,
@@ -25,13 +27,22 @@ from toklip_jax.files import (
     write_sharded,
 )
 from toklip_jax.files.sharded import MAX_SHARD_BYTES
+from toklip_jax.models.registry import param_shapes
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.parallel.fetching import SharedReading
 from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
 from toklip_jax.weights.base import Weights
+from toklip_jax.weights.checks import expect_finite, naming
+from toklip_jax.weights.description import (
+    FORMAT,
+    REMEDY,
+    Description,
+    file_digest,
+    read_description,
+)
+from toklip_jax.weights.description import NAME as DESCRIPTION
 
-FORMAT = 1
-DESCRIPTION, TOKENIZER = "toklip.json", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 PARAMS, CARRIED = "params", "carried"  # stems of safetensors files
 
 
@@ -95,33 +106,34 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
             f"expected a directory with {DESCRIPTION}, got {directory}: convert a checkpoint with "
             f"`python -m toklip_jax.convert to-jax FILE OUT`"
         )
-    description = _read_description(directory / DESCRIPTION)
-    if description.get("format") != FORMAT:
-        raise ValueError(
-            f"expected weights of format {FORMAT}, got {description.get('format')} in {directory}: "
-            f"they come from another version of toklip_jax"
-        )
+    description = read_description(directory)
+    description.expect_files(directory)
     params, file = _read(directory, PARAMS)
+    config = _config(description.config, directory)
+    if not (description.checksum and description.files):  # else it is what was written
+        _expect_params(params, param_shapes(config, description.is_scanned), directory)
+        with naming(directory):
+            expect_finite(params, file.release)
     tokenizer = directory / TOKENIZER
     return Weights(
-        config=_config(description["config"], directory),
+        config=config,
         params=flax.traverse_util.unflatten_dict(params, sep="/"),
-        is_scanned=description["is_scanned"],
+        is_scanned=description.is_scanned,
         carried=_read(directory, CARRIED)[0] if find_sharded(directory, CARRIED) else {},
         tokenizer_path=tokenizer if tokenizer.exists() else None,
-        source=description["source"],
-        training=description.get("training", {}),
+        source=description.source,
+        training=description.training,
         file=file,
     )
 
 
-def training_of(directory: str | pathlib.Path) -> dict[str, Any]:
+def training_of(directory: str | pathlib.Path) -> Mapping[str, Any]:
     """Returns the identity of the training that made weights, without reading their parameters.
 
     Raises:
         ValueError: the directory's description is damaged.
     """
-    return _read_description(pathlib.Path(directory) / DESCRIPTION).get("training", {})
+    return read_description(pathlib.Path(directory)).training
 
 
 def _config(plain, directory):
@@ -129,8 +141,27 @@ def _config(plain, directory):
         return config_from_dict(plain)
     except ValueError as error:
         raise ValueError(
-            f"{error} (in {directory}, which may come from a newer version of toklip_jax)"
+            f"{printable_lines(str(error))} (in {directory}, which may come from a newer version "
+            f"of toklip_jax)"
         ) from error
+
+
+def _expect_params(params, shapes, directory):
+    """Raises ValueError, in one line, where parameters are not those that the config describes."""
+    faults = [f"{path} is missing" for path in shapes if path not in params]
+    for path, array in params.items():
+        if path not in shapes:
+            faults.append(f"{printable(path)} is none of the model's")
+        elif array.shape != shapes[path]:
+            faults.append(f"{path} is {array.shape}, expected {shapes[path]}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            faults.append(f"expected floating-point numbers, got {array.dtype} for {path}")
+    if faults:
+        shown = "; ".join(faults[:4]) + ("; ..." if len(faults) > 4 else "")
+        raise ValueError(
+            f"{directory} is damaged: {len(faults)} parameters don't fit its {DESCRIPTION}: "
+            f"{shown}; {REMEDY}"
+        )
 
 
 def _write(directory, weights, params, max_shard_bytes):
@@ -144,7 +175,7 @@ def _write(directory, weights, params, max_shard_bytes):
             write_sharded(temporary, CARRIED, weights.carried, max_shard_bytes)
         if weights.tokenizer_path is not None:
             shutil.copyfile(weights.tokenizer_path, temporary / TOKENIZER)
-        (temporary / DESCRIPTION).write_text(json.dumps(_describe(weights), indent=2) + "\n")
+        _describe(weights, temporary).write(temporary)
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -155,19 +186,12 @@ def _read(directory, stem):
     return read_sharded(path)
 
 
-def _describe(weights):
-    description = {
-        "format": FORMAT,
-        "is_scanned": weights.is_scanned,
-        "source": weights.source,
-        "config": config_to_dict(weights.config),
-    }
-    return description | ({"training": dict(weights.training)} if weights.training else {})
-
-
-def _read_description(path):
-    try:
-        description = json.loads(path.read_text())
-        return description if isinstance(description, dict) else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): convert the checkpoint again") from error
+def _describe(weights, directory):
+    return Description(
+        format=FORMAT,
+        is_scanned=weights.is_scanned,
+        source=weights.source,
+        config=config_to_dict(weights.config),
+        training=dict(weights.training),
+        files={path.name: file_digest(path) for path in sorted(directory.iterdir())},
+    )
