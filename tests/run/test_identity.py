@@ -6,9 +6,11 @@ import runpy
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from toklip_jax.data.sources import ArraySource
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.experiment import read_experiment
 from toklip_jax.parallel.sharding import make_mesh
@@ -152,6 +154,16 @@ def test_hosts_with_different_files_are_told(workdir, monkeypatch):
     monkeypatch.setattr(identity, "gather_from_hosts", lambda mine: [mine, theirs])
     with pytest.raises(ValueError, match=r"others on host 1 for toklip.init.vq"):
         inputs_of(stage_of(context, "toklip"), context)
+
+
+def test_hosts_with_different_data_are_told(monkeypatch):
+    from toklip_jax.run import identity
+
+    source = ArraySource(x=np.zeros(3))
+    assert identity.data_of(source)["samples"] == 3
+    monkeypatch.setattr(identity, "gather_from_hosts", lambda mine: [mine, {"source": "0" * 64}])
+    with pytest.raises(ValueError, match="the same data on all hosts, got others on host 1"):
+        identity.data_of(source)
 
 
 @pytest.fixture(scope="module")

@@ -53,11 +53,14 @@ def steps_of(directory):
     return [record["step"] for record in read_metrics(directory / "metrics.jsonl")]
 
 
+DATA = {"samples": 8, "sha256": "0" * 64}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A stage after two steps, by the run "a", from a file of hash 0."""
     directory = tmp_path_factory.mktemp("runs") / "stage"
-    fit(directory, 2, identity=Identity("a", {"vq.init.vq": "0" * 64}))
+    fit(directory, 2, identity=Identity("a", {"vq.init.vq": "0" * 64}, DATA))
     return directory
 
 
@@ -72,6 +75,10 @@ def trained(tmp_path_factory):
             {"identity": Identity("b")},
             "of this run, whose id .* is b, got .*",
         ),
+        (
+            {"identity": Identity("a", data={"samples": 9, "sha256": "1" * 64})},
+            "trained on other data .8 samples then, 9 now.*pass --allow_config_change",
+        ),
         ({"b": 2.0}, "other values of 1 frozen parameters, first b"),
         ({"steps": 1}, "expected a checkpoint of step 0 to 1, the loop.steps of train, .* found 2"),
         ({"reached": 3}, "expected a checkpoint of step 3 to 4, .* found 2"),
@@ -83,6 +90,14 @@ def test_what_a_checkpoint_was_not_made_from_is_refused(changes, message, traine
         fit(trained, **{"steps": 4, "accept": lambda: accepted.append(1), **changes})
     assert not accepted
     assert steps_of(trained) == [1, 2]
+
+
+def test_other_data_are_gone_on_with_where_that_is_asked_for(tmp_path, capsys):
+    fit(tmp_path, 2, identity=Identity("a", data=DATA))
+    other = Identity("a", data=DATA | {"sha256": "1" * 64})
+    fit(tmp_path, 3, identity=other, allow_change=True)
+    assert "8 samples then, 8 now" in capsys.readouterr().out
+    fit(tmp_path, 4, identity=other)  # from here on they are the run's
 
 
 def test_weights_without_a_checkpoint_are_not_trained_on(tmp_path):

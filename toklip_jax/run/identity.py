@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.data.fingerprints import data_fingerprint
+from toklip_jax.data.sources import Source
 from toklip_jax.parallel.hosts import gather_from_hosts
 from toklip_jax.run.context import RunContext
 from toklip_jax.tasks.base import StageConfig, initial_weights
@@ -41,13 +43,28 @@ def inputs_of(stage: StageConfig, context: RunContext) -> dict[str, str]:
     if task_of(stage.task).needs_text and context.tokenizer_path is not None:
         digest = hashlib.sha256(context.tokenizer_path.read_bytes())
         inputs["text.tokenizer"] = digest.hexdigest()
-    for host, theirs in enumerate(gather_from_hosts(inputs)):
-        if differ := other_inputs(theirs, inputs):
+    _expect_alike("files", inputs)
+    return inputs
+
+
+def data_of(source: Source) -> dict[str, Any]:
+    """Returns what tells a stage's data from others; all hosts must call it.
+
+    Raises:
+        UserError: hosts have different data, so that they would disagree about their order.
+    """
+    digest = data_fingerprint(source)
+    _expect_alike("data", {"source": digest})
+    return {"samples": len(source), "sha256": digest}
+
+
+def _expect_alike(what, mine):
+    for host, theirs in enumerate(gather_from_hosts(mine)):
+        if differ := other_inputs(theirs, mine):
             raise UserError(
-                f"expected the same files on all hosts, got others on host {host} for "
+                f"expected the same {what} on all hosts, got others on host {host} for "
                 f"{'; '.join(differ)}: copy them from one place"
             )
-    return inputs
 
 
 def training_record(

@@ -13,7 +13,7 @@ from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
 from toklip_jax.parallel.hosts import barrier, call_on_main
 from toklip_jax.run.context import RunContext
-from toklip_jax.run.identity import inputs_of, steps_trained, training_record
+from toklip_jax.run.identity import data_of, inputs_of, steps_trained, training_record
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.tasks.registry import task_of
@@ -42,6 +42,14 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         unused = task.cache.unused(objective, params, features)
     batching = _batching(stage, context, objective)
     inputs = inputs_of(stage, context)
+    batches = training_batches(
+        stage.source,
+        batching,
+        tokenizer=text,
+        has_text=task.needs_text,
+        seed=experiment.seed,
+        augment=stage.augment,
+    )
     loop_context = LoopContext(
         title=stage.name,
         evaluate=_evaluation(stage, context, objective, batching),
@@ -50,21 +58,14 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         profile=context.profile,
         wandb=experiment.wandb,
         unused=unused,
-        identity=Identity(context.run_id, inputs),
+        identity=Identity(context.run_id, inputs, data_of(batches.source)),
         reached=reached,
         accept=functools.partial(_accept, stage, context, reached),
     )
     params = train(
         objective,
         params,
-        training_batches(
-            stage.source,
-            batching,
-            tokenizer=text,
-            has_text=task.needs_text,
-            seed=experiment.seed,
-            augment=stage.augment,
-        ),
+        batches,
         optimizer=stage.optimizer,
         config=stage.loop,
         mesh=context.mesh,

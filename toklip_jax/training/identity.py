@@ -14,19 +14,24 @@ class Identity:
     Attributes:
         run: the run's id, "" for none.
         inputs: the SHA-256 of each file that the stage starts from, by the field that names it.
+        data: `samples` and `sha256` (see `data_fingerprint`) of what it is trained on.
         frozen: the outlines and checksums of the frozen parameters that the steps use.
     """
 
     run: str = ""
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def expect_identity(where: str, saved: Mapping[str, Any], mine: Identity) -> None:
+def expect_identity(
+    where: str, saved: Mapping[str, Any], mine: Identity, allow_change: bool = False
+) -> None:
     """Checks that a checkpoint was made by this run, from what it has now.
 
     Args:
         saved: the fields of an `Identity`; those that an earlier version didn't save are missing.
+        allow_change: go on with other data, after saying so.
 
     Raises:
         ValueError: it was not; names what differs.
@@ -40,6 +45,7 @@ def expect_identity(where: str, saved: Mapping[str, Any], mine: Identity) -> Non
         )
     if differ := other_inputs(saved.get("inputs", {}), mine.inputs):
         raise ValueError(f"{where} was trained with other files ({'; '.join(differ)}): {REMEDY}")
+    _expect_data(where, saved.get("data", {}), mine.data, allow_change)
     frozen = _other_frozen(saved.get("frozen", {}), mine.frozen)
     if frozen:
         raise ValueError(
@@ -55,6 +61,22 @@ def other_inputs(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[str
         for name in sorted(theirs.keys() & mine)
         if theirs[name] != mine[name]
     ]
+
+
+def _expect_data(where, theirs, mine, allow_change):
+    """The order of samples is a function of the step and of what there is."""
+    if not theirs or not mine or theirs == mine:
+        return
+    said = (
+        f"{where} was trained on other data ({theirs['samples']} samples then, {mine['samples']} "
+        f"now, at least some of them others or in another order)"
+    )
+    if not allow_change:
+        raise ValueError(
+            f"{said}: put the data back, pass --allow_config_change to go on with these, though "
+            f"samples of this epoch may then come twice or not at all, or pass --restart"
+        )
+    print(f"{said}, and goes on with these")
 
 
 def _other_frozen(theirs, mine):

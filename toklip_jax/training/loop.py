@@ -207,7 +207,8 @@ class _Loop:
             where = f"checkpoint {newest} in {checkpoints.directory}"
             saved = checkpoints.describe(newest)
             check_same(where, saved, context.description, context.allow_change)
-            expect_identity(where, checkpoints.identify(newest), self.identity)
+            saved = checkpoints.identify(newest)
+            expect_identity(where, saved, self.identity, context.allow_change)
         if not context.reached <= (newest or 0) <= self.config.steps:
             raise ValueError(
                 f"expected a checkpoint of step {context.reached} to {self.config.steps}, the "
