@@ -51,10 +51,18 @@ def pairs(first, number, label=False):
     return members
 
 
+def make_folder(root, *names):
+    """Writes files that hold their own names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
 @pytest.fixture
 def raw():
     """Makers of raw data: `raw.jpeg(...)`, `raw.tar_bytes(...)` and so on."""
-    return types.SimpleNamespace(jpeg=jpeg, encoded=encoded, tar_bytes=tar_bytes, pairs=pairs)
+    makers = (jpeg, encoded, tar_bytes, pairs, make_folder)
+    return types.SimpleNamespace(**{maker.__name__: maker for maker in makers})
 
 
 @pytest.fixture(scope="session")

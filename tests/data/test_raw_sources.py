@@ -9,17 +9,13 @@ import shutil
 import fsspec
 import numpy as np
 import PIL.Image
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
-from toklip_jax.data.sources.image_folder import LOOP, NO_CLASS, OTHER_FORMAT
 from toklip_jax.data.sources.mixture import Mixture
 from toklip_jax.data.sources.records import read_image_bytes
-from toklip_jax.data.sources.table_files import RAGGED
 
 
 def records(raw, number, first=0):
@@ -66,66 +62,9 @@ def test_a_foreign_array_record_is_a_bad_sample(tmp_path):
             source[i]
 
 
-def test_an_image_folders_classes_are_its_directories(tmp_path, raw):
-    for name in ("cat/2.jpg", "cat/sub/1.PNG", "bird/é.jpeg", "bird/notes.txt", ".hid/x.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "stray.jpg").write_bytes(b"")
-    (tmp_path / "cat/3.HEIC").write_bytes(b"")
-    source = SourceConfig.from_plain({"kind": "image_folder", "root": f"{tmp_path}/"}).open()
-    assert source.classes == ("bird", "cat")
-    found = {source.key(i): source[i] for i in range(len(source))}
-    assert found == {
-        "bird/é.jpeg": {"image": "bird/é.jpeg".encode(), "label": 0},
-        "cat/2.jpg": {"image": b"cat/2.jpg", "label": 1},
-        "cat/sub/1.PNG": {"image": b"cat/sub/1.PNG", "label": 1},
-    }
-    assert source.problems == [("cat/3.HEIC", OTHER_FORMAT), ("stray.jpg", NO_CLASS)]
-    (tmp_path / "cat/2.jpg").unlink()
-    with pytest.raises(BadSample, match="missing image"):
-        source[1]
-
-
-def make_folder(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(name.encode())
-
-
-def test_linked_and_empty_directories_are_classes_too(tmp_path, caplog):
-    make_folder(tmp_path, "root/cat/0.jpg", "disk/bird/1.jfif", "root/.hid/0.jpg")
-    (tmp_path / "root/ant").mkdir()
-    (tmp_path / "root/bird").symlink_to(tmp_path / "disk/bird")
-    (tmp_path / "root/cat/up").symlink_to(tmp_path / "root")
-    (tmp_path / "root/itself").symlink_to(tmp_path / "root/itself")
-    source = SourceConfig.from_plain({"kind": "image_folder", "root": f"{tmp_path}/root"}).open()
-    assert source.classes == ("ant", "bird", "cat")
-    assert [source[i]["label"] for i in range(len(source))] == [1, 2]
-    assert source.problems == [("cat/up", LOOP)]
-    assert "1 of 3 classes" in caplog.text
-    assert "have no picture: ant" in caplog.text
-
-
-def test_named_classes_number_several_folders_alike(tmp_path):
-    make_folder(tmp_path, "a/cat/0.jpg", "a/dog/0.jpg", "a/other/0.jpg", "b/dog/0.jpg")
-    config = {"kind": "image_folder", "classes": ("dog", "cat")}
-    source = SourceConfig.from_plain(config | {"root": f"{tmp_path}/a"}).open()
-    assert (source.classes, source[0]["label"], source[1]["label"]) == (("dog", "cat"), 1, 0)
-    with pytest.raises(ValueError, match="found none for cat"):
-        SourceConfig.from_plain(config | {"root": f"{tmp_path}/b"}).open()
-
-
-def test_directories_of_splits_are_no_classes(tmp_path):
-    make_folder(tmp_path, "Train/cat/0.jpg", "val/cat/0.jpg")
-    config = {"kind": "image_folder", "root": str(tmp_path)}
-    with pytest.raises(ValueError, match="Train, val, which are names of splits: set root to one"):
-        SourceConfig.from_plain(config).open()
-    assert len(SourceConfig.from_plain(config | {"classes": ("Train", "val")}).open()) == 2
-
-
-def test_a_home_directory_is_expanded_in_every_path(tmp_path, monkeypatch):
+def test_a_home_directory_is_expanded_in_every_path(tmp_path, raw, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    make_folder(tmp_path, "data/cat/0.jpg")
+    raw.make_folder(tmp_path, "data/cat/0.jpg")
     (tmp_path / "data/t.csv").write_text("image,text\ncat/0.jpg,a\n~/data/cat/0.jpg,b\n")
     rows = [{"filename": "0.jpg", "split": "test", "sentences": [{"raw": "a"}]}]
     (tmp_path / "data/k.json").write_text(json.dumps({"images": rows}))
@@ -180,153 +119,6 @@ def test_an_image_that_cannot_be_read_is_a_bad_sample_but_a_full_process_is_an_e
         monkeypatch.setattr("toklip_jax.data.sources.records.size_of_file", fail)
         with pytest.raises(expected):
             read_image_bytes("x")
-
-
-def table(tmp_path, data, **config):
-    path = tmp_path / ("t.tsv" if config.get("delimiter") == "\t" else "t.csv")
-    path.write_bytes(data.encode())
-    config = {"kind": "table", "path": str(path)} | config
-    return SourceConfig.from_plain(config).open()
-
-
-def all_texts(source, monkeypatch):
-    monkeypatch.setattr("toklip_jax.data.sources.table.read_image_bytes", lambda path: b"img")
-    return [source[i]["text"].decode() for i in range(len(source))]
-
-
-QUOTED = ['"a red dog', "a cat", 'one "big" dog', 'the end"', "four"]
-
-
-def test_quotes_of_a_tsv_are_part_of_its_texts(tmp_path, monkeypatch):
-    data = "image\ttext\n" + "".join(f"{i}.png\t{text}\n" for i, text in enumerate(QUOTED))
-    assert all_texts(table(tmp_path, data, delimiter="\t"), monkeypatch) == QUOTED
-    rows = data.replace("\t", ",")
-    assert all_texts(table(tmp_path, rows, quotes=False), monkeypatch) == QUOTED
-    enclosed = 'image\ttext\na\t"one\ttab\nand line"\n'
-    source = table(tmp_path, enclosed, delimiter="\t", quotes=True)
-    assert all_texts(source, monkeypatch) == ["one\ttab\nand line"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "line"),
-    [
-        (['"a red dog', "a cat", 'one "big" dog'], "line 4"),
-        (['"unclosed', "a cat"], "line 3"),
-        (['"a" and "b"'], "line 2"),
-    ],
-)
-def test_quotes_that_enclose_no_whole_value_are_named(tmp_path, rows, line):
-    data = "image,text\n" + "".join(f"{i}.png,{text}\n" for i, text in enumerate(rows))
-    with pytest.raises(ValueError, match=f"{line} .*: set quotes=False"):
-        table(tmp_path, data)
-
-
-def test_a_guess_about_quotes_that_may_be_wrong_is_said_with_the_remedy(tmp_path, caplog):
-    joined = 'image,text\n0,"a\n1,b"\n'
-    assert len(table(tmp_path, joined)) == 1
-    assert "1 lines of" in caplog.text
-    assert "set quotes=False" in caplog.text
-    caplog.clear()
-    table(tmp_path, 'image\ttext\n0\t"a"\n', delimiter="\t")
-    assert "1 of the first values" in caplog.text
-    assert "set quotes=True" in caplog.text
-    caplog.clear()
-    table(tmp_path, joined, quotes=True)
-    table(tmp_path, 'image\ttext\n0\t"a"\n', delimiter="\t", quotes=False)
-    assert caplog.text == ""
-
-
-def test_a_row_of_other_columns_and_a_long_value_spoil_no_other_row(tmp_path, monkeypatch):
-    data = f"image,text\n0,a\n1,b,c\n2,{'d' * 3_000_000}\n"
-    source = table(tmp_path, data)
-    assert [text[0] for text in all_texts(source, monkeypatch)] == ["a", "d"]
-    assert source.problems == [("t.csv:line 3", RAGGED)]
-
-
-def test_a_table_that_changes_while_it_is_used_is_named(tmp_path):
-    source = table(tmp_path, "image,text\na,b\n")
-    in_a_worker = pickle.loads(pickle.dumps(source))
-    table(tmp_path, "image,text\na,b\nc,d\n")
-    with pytest.raises(ValueError, match=r"t\.csv as it was .* changed since"):
-        in_a_worker[0]
-
-
-def parquet(tmp_path, columns, **config):
-    path = f"{tmp_path}/t.parquet"
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return SourceConfig.from_plain({"kind": "table", "path": path, "text": None} | config).open()
-
-
-def test_hugging_faces_images_are_their_bytes_or_their_path(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"file")
-    images = [{"bytes": b"x", "path": "no"}, {"bytes": None, "path": "a.jpg"}, None]
-    source = parquet(tmp_path, {"image": images})
-    assert [source[0]["image"], source[1]["image"]] == [b"x", b"file"]
-    with pytest.raises(BadSample, match="missing image"):
-        source[2]
-
-
-@pytest.mark.parametrize(
-    ("columns", "config", "message"),
-    [
-        ({"image": [1]}, {}, "paths, encoded images or {bytes, path} in the column 'image'"),
-        ({"image": [["a"]]}, {}, "encoded images"),
-        ({"image": [{"a": 1}]}, {}, "encoded images"),
-        ({"image": ["a"], "t": [["one", "two"]]}, {"text": "t"}, "texts in the column 't' .* list"),
-        ({"image": ["a"], "t": [7]}, {"text": "t"}, "got int64"),
-        ({"image": ["a"], "y": [["a"]]}, {"label": "y"}, "whole numbers in the column 'y'"),
-        ({"image": ["a"], "y": ["cat"]}, {"label": "y"}, "got 'cat': number the classes"),
-        ({"image": ["a"], "y": [3.7]}, {"label": "y"}, "got 3.7"),
-    ],
-)
-def test_a_column_of_another_type_is_refused_when_the_table_is_opened(
-    tmp_path, columns, config, message
-):
-    with pytest.raises(ValueError, match=message):
-        parquet(tmp_path, columns, **config)
-
-
-CSV = b'text,file,n\n007,a.jpg,3\n"two, ""lines""\nof text",a.jpg,x\n,none.jpg,1\n\xff,,1\n'
-
-
-def test_a_csv_gives_paths_relative_to_it_and_text_as_it_stands(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"img")
-    (tmp_path / "t.csv").write_bytes(CSV)
-    source = SourceConfig.from_plain(
-        {"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file"}
-    ).open()
-    assert len(source) == 4
-    assert source[0] == {"image": b"img", "text": b"007"}
-    assert source[1] == {"image": b"img", "text": b'two, "lines"\nof text'}
-    assert source.key(1) == "t.csv:1"
-    for row in (2, 3):  # no such file, and no path
-        with pytest.raises(BadSample, match="missing image"):
-            source[row]
-    config = {"kind": "table", "path": f"{tmp_path}/t.csv", "image": "file", "label": "n"}
-    labelled = SourceConfig.from_plain(config | {"text": None}).open()
-    assert labelled[0] == {"image": b"img", "label": b"3"}
-    assert labelled[1] == {"image": b"img", "label": b"x"}
-
-
-def test_a_parquet_file_gives_paths_or_the_images_themselves(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.jpg").write_bytes(b"img")
-    path = f"{tmp_path}/t.parquet"
-    columns = {
-        "p": ["a.jpg", f"{tmp_path}/images/a.jpg", None],
-        "bytes": [b"1", b"2", b""],
-        "c": ["ä", None, "z"],
-    }
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    config = {"kind": "table", "path": path, "text": "c"}
-    paths = SourceConfig.from_plain(config | {"image": "p", "root": f"{tmp_path}/images/"}).open()
-    paths = pickle.loads(pickle.dumps(paths))
-    assert [paths[0], paths[1]] == [{"image": b"img", "text": "ä"}, {"image": b"img", "text": None}]
-    inline = SourceConfig.from_plain(config | {"image": "bytes"}).open()
-    assert inline[1] == {"image": b"2", "text": None}
-    for source in (paths, inline):
-        with pytest.raises(BadSample, match="missing image"):
-            source[2]
 
 
 def test_folders_and_tables_are_read_through_fsspec(raw):
@@ -443,7 +235,7 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
     ],
 )
 def test_a_wrong_source_is_one_clear_error(tmp_path, config, error, message):
-    (tmp_path / "t.csv").write_bytes(CSV)
+    (tmp_path / "t.csv").write_bytes(b"text,file,n\nx,a.jpg,3\n")
     (tmp_path / "head.csv").write_bytes(b"image,text\n")
     (tmp_path / "ragged.csv").write_bytes(b"image,text\na,b,c\n")
     (tmp_path / "twice.csv").write_bytes(b"image,text,text\na,b,c\n")
@@ -485,8 +277,8 @@ def test_weights_that_do_not_fit_are_refused():
         Mixture([part, ArraySource(x=np.zeros(0))], [1.0, 1.0])
 
 
-def test_parts_that_number_their_classes_otherwise_get_one_numbering(tmp_path):
-    make_folder(tmp_path, "a/cat/0.jpg", "a/dog/0.jpg", "b/bird/0.jpg", "b/dog/0.jpg")
+def test_parts_that_number_their_classes_otherwise_get_one_numbering(tmp_path, raw):
+    raw.make_folder(tmp_path, "a/cat/0.jpg", "a/dog/0.jpg", "b/bird/0.jpg", "b/dog/0.jpg")
     parts = [{"kind": "image_folder", "root": f"{tmp_path}/{name}", "weight": 1} for name in "ab"]
     source = SourceConfig.from_plain({"kind": "mixture", "parts": parts}).open()
     assert source.classes == ("cat", "dog", "bird")
