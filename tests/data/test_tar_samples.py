@@ -205,6 +205,13 @@ def test_keys_with_dots_are_named_unless_they_are_another_field():
     assert whole.problems == []
 
 
+def test_hidden_files_are_no_members():
+    data = tar_of(("./._a.jpg", b"x"), ("./a.jpg", b"1"), ("./._a.txt", b"x"), ("./a.txt", b"hi"))
+    samples = samples_of(data)
+    assert contents(data, samples) == [("./a", {"image": b"1", "text": b"hi"})]
+    assert samples.problems == []
+
+
 @pytest.mark.parametrize(
     ("member", "cause"),
     [

@@ -151,3 +151,15 @@ def test_a_hub_that_fails_names_the_local_way(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(FileNotFoundError, match="no network: pass the path of a local"):
         TextTokenizer.load("owner/model", 8)
+
+
+def test_a_home_directory_in_a_tokenizers_path_is_expanded(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for name in ("~/tokenizer.json", "~"):
+        assert TextTokenizer.load(name, 8).fingerprint == tokenizer.fingerprint
+
+
+def test_ids_of_nothing_are_told_from_those_of_a_text(tokenizer):
+    ids = tokenizer(["...", "one"])
+    assert [tokenizer.is_empty(row) for row in ids] == [True, False]

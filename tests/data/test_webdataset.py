@@ -253,7 +253,7 @@ def test_a_file_that_is_no_tar_is_a_problem_beside_good_ones_and_an_error_alone(
     source = WebDatasetSource(f"{shards}/{{00000..00003}}.tar")
     assert len(source) == 5
     assert source.problems == [(f"0000{i}.tar", "broken tar tail") for i in (2, 3)]
-    with pytest.raises(ValueError, match=r"expected samples.*found none in 1 shards"):
+    with pytest.raises(ValueError, match=r"found none in 1 shards.*first 00002.tar: broken tar"):
         WebDatasetSource(f"{shards}/00002.tar")
 
 

@@ -89,6 +89,22 @@ def test_files_without_usable_statistics_are_named(tmp_path, arrays, message):
         read_statistics(tmp_path / "ref.npz")
 
 
+def test_damaged_files_of_statistics_are_named(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, mu=np.zeros(4), sigma=np.eye(4))
+    whole, messages = path.read_bytes(), []
+    for at in range(0, len(whole), 3):
+        data = bytearray(whole)
+        data[at] ^= 255
+        path.write_bytes(data)
+        try:
+            read_statistics(path)
+        except ValueError as error:  # any other fails the test
+            messages.append(str(error))
+    assert len(messages) > len(whole) / 10
+    assert all("s.npz" in message for message in messages)
+
+
 def test_missing_and_foreign_files_of_statistics_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected reference statistics at"):
         read_statistics(tmp_path / "none.npz")

@@ -8,7 +8,7 @@ from etils import epath
 
 from toklip_jax.training import lock
 from toklip_jax.training.ownership import claim_checkpoints, owned_directories
-from toklip_jax.training.workdir import open_workdir
+from toklip_jax.training.workdir import open_workdir, weights_path
 
 
 def config(**values):
@@ -157,3 +157,8 @@ def test_restart_deletes_the_runs_checkpoints_elsewhere_and_no_others(tmp_path):
 def test_the_id_is_one_for_all_that_a_run_keeps(tmp_path):
     run_id = use(tmp_path / "run", config())
     assert json.loads((tmp_path / "run" / "run.json").read_text())["id"] == run_id
+
+
+def test_a_home_directory_in_the_path_of_weights_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_path("~/weights.pt", tmp_path) == tmp_path / "weights.pt"

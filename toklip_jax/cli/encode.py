@@ -55,7 +55,9 @@ def _work(values, experiment) -> None:
         header = encode(experiment, values.output, values.workdir, **shares)
         expect_complete(header, values.output)
         if is_main_host():
-            size = sum(path.stat().st_size for path in pathlib.Path(values.output).iterdir())
+            size = sum(
+                path.stat().st_size for path in pathlib.Path(values.output).expanduser().iterdir()
+            )
             print(
                 f"{values.output}: {header.num_samples} samples in {header.num_shards} shards, "
                 f"{size / 2**20:,.1f} MiB"

@@ -64,12 +64,12 @@ def read_statistics(path: str | pathlib.Path) -> Reference:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or one whose statistics are missing or malformed.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"expected reference statistics at {path}, found nothing")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"expected an .npz of reference statistics, got another file: {path}")
-    with np.load(path, allow_pickle=False) as data:
+    with _open_npz(path) as data:
         pool = _gaussian(data, path, "mu", "sigma")
         if pool is None:
             raise ValueError(
@@ -103,6 +103,13 @@ def write_statistics(path: str | pathlib.Path, reference: Reference) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _open_npz(path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except Exception as error:  # zipfile and numpy raise whatever damage makes of them
+        raise ValueError(f"{path} is damaged: {error}: fetch it again") from error
+
+
 def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
     """Two of a file's arrays, checked, in float64; None if both are missing."""
     names = (mean_name, covariance_name)
@@ -112,7 +119,7 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
         raise ValueError(f"expected {mean_name} and {covariance_name} in {path}, {missing} missing")
     try:
         mean, covariance = (np.asarray(data[name], np.float64) for name in names)
-    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and numpy raise whatever damage makes of them
         raise ValueError(f"{path} is damaged or holds no numbers: {error}") from error
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not mean.size:
         raise ValueError(

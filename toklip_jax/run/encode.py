@@ -50,8 +50,8 @@ def encode(
         ValueError: from the config; another cache in `output`; too many bad samples.
         Preempted: told to stop by SIGTERM; whole shards stay.
     """
-    encoder = _encoder(experiment, pathlib.Path(workdir))
-    output = pathlib.Path(output)
+    encoder = _encoder(experiment, pathlib.Path(workdir).expanduser())
+    output = pathlib.Path(output).expanduser()
     call_on_main(lambda: _claim(output, encoder))
     shards = {i: output / encoder.header.shard(i) for i in range(encoder.header.num_shards)}
     missing = [i for i in shards if i % hosts == host and not shards[i].exists()]

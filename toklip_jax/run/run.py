@@ -53,7 +53,7 @@ def run(
         )
     if profile is not None and mode == "eval":
         raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(workdir).expanduser()  # shells leave the ~ of --workdir=~/run
     mesh = make_mesh(experiment.mesh)
     _check_caches(experiment)
     _check_models(experiment, workdir)

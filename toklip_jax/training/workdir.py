@@ -132,4 +132,4 @@ def weights_path(source: str, workdir: pathlib.Path) -> pathlib.Path:
     """Returns where the weights are that a config names: those of a stage, or a path."""
     if source.startswith(STAGE_PREFIX):
         return weights_directory(workdir, source.removeprefix(STAGE_PREFIX))
-    return pathlib.Path(source)
+    return pathlib.Path(source).expanduser()

@@ -42,7 +42,7 @@ def export_parquet(
     largest = 2**31 - max(header.codebook_sizes)
     if not 0 <= id_offset <= largest:
         raise ValueError(f"expected an id_offset from 0 to {largest}, got {id_offset}")
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for path in expect_complete(header, directory)[host::hosts]:

@@ -30,6 +30,7 @@ class Extensions:
     """Which members of a tar make a sample, by what follows the first dot of their names.
 
     Of several members of a sample that would do, the one whose extension is named first is taken.
+    Members whose names begin with a dot are none.
     """
 
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
@@ -79,6 +80,8 @@ def read_samples(members: Iterable[Member], extensions: Extensions, tar: str) ->
             if runs and runs[-1].part != member.part:
                 _add(samples, runs, extensions, tar)
                 runs = []
+            if is_hidden(member.name):
+                continue
             key, extension = split_name(member.name)
             if not runs or runs[-1].key != key:
                 runs.append(_Run(key, member.part))
@@ -104,6 +107,12 @@ def split_name(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension
+
+
+def is_hidden(name: str) -> bool:
+    """Says whether a name begins with a dot, as those do that macOS adds for each file."""
+    base = name.rpartition("/")[2]
+    return base.startswith(".") and base != "."
 
 
 @dataclasses.dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from toklip_jax.data.health import BadSample, Problem
+from toklip_jax.data.health import BadSample, Problem, shown
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import RangeReader, base_name, expand, expect_unchanged
 from toklip_jax.data.sources.base import ENCODED, SourceKind
@@ -65,6 +65,7 @@ class WebDatasetSource:
             raise ValueError(
                 f"expected samples in {shards!r}, found none in {len(self.shards)} shards: check "
                 f"that they are uncompressed tars with {extensions or Extensions()}"
+                f"{_first(self.problems)}"
             )
 
     def __len__(self) -> int:
@@ -134,6 +135,13 @@ def open_webdataset(
 
 
 WEBDATASET = SourceKind("webdataset", open_webdataset, ENCODED)
+
+
+def _first(problems):
+    if not problems:
+        return ""
+    key, cause = problems[0]
+    return f" ({len(problems)} problems, first {shown(key)}: {cause})"
 
 
 def _load_all(shards, extensions, index_dir) -> list[TarIndex]:

@@ -64,6 +64,7 @@ class TextTokenizer:
             FileNotFoundError: there is no such file, nor such a model on the hub.
             ValueError: the file is no tokenizer.
         """
+        name = pathlib.Path(name).expanduser()
         is_hub_id = str(name).count("/") == 1 and pathlib.Path(name).suffix != ".json"
         if is_hub_id and not pathlib.Path(name).exists():
             return cls.from_hub(name, context_length, clean)
@@ -79,7 +80,7 @@ class TextTokenizer:
             FileNotFoundError: there is no such file.
             ValueError: the file is no tokenizer.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(path).expanduser()
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(
