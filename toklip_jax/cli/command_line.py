@@ -11,10 +11,17 @@ from ml_collections import ConfigDict, config_flags
 from toklip_jax.cli.overrides import with_whole_sections
 from toklip_jax.core import compile_cache
 from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import INTERRUPTED, PREEMPTED, SUCCESS, USER_ERROR
+from toklip_jax.core.errors import (
+    INTERRUPTED,
+    PREEMPTED,
+    SUCCESS,
+    USER_ERROR,
+    Preempted,
+    TryAgain,
+)
 from toklip_jax.experiment import Experiment, read_experiment
 from toklip_jax.parallel import start
-from toklip_jax.training.faults import Preempted
+from toklip_jax.parallel.preemption import stopping_at_once
 
 RETRY = 1  # a failure to start: another try may succeed
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
@@ -73,18 +80,24 @@ def run_command(
 ) -> int:
     """Connects the processes of a config, calls `work`, and returns the exit status.
 
+    SIGTERM ends it with the status `PREEMPTED`, wherever it is.
+
     Args:
         has_traceback: raise errors of the user, with their traceback, instead of printing a line.
     """
     try:
-        compile_cache.enable()
-        start.start(experiment.processes if experiment else None)
-        work()
+        with stopping_at_once():
+            compile_cache.enable()
+            start.start(experiment.processes if experiment else None)
+            work()
     except start.StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return RETRY
     except Preempted as error:
         print(f"preempted: {error}; the same command continues from there", file=sys.stderr)
+        return PREEMPTED
+    except TryAgain as error:
+        print(f"failed, and may not again: {error}; all is saved: try again", file=sys.stderr)
         return PREEMPTED
     except (ValueError, OSError, FloatingPointError) as error:
         if has_traceback:

@@ -15,6 +15,21 @@ class UserError(ValueError):
     """An error that the user can fix; its message says what was expected, found, and to do."""
 
 
+class TryAgain(Exception):
+    """Something outside the program failed, which the next start may not meet.
+
+    All is saved; the exit status is `PREEMPTED`, so that launchers run the same command again.
+    """
+
+
+class Preempted(BaseException):
+    """The program was told to stop (SIGTERM); all that it has to keep is saved.
+
+    It is no `Exception`, as `KeyboardInterrupt` is none: nothing that handles failures may take it
+    for one.
+    """
+
+
 class SeveralErrors(ValueError):
     """Errors that were found together, in `lines`."""
 

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # the only way to its barrier with a time limit
 from jax.experimental import multihost_utils
+
+T = TypeVar("T")
 
 
 def is_main_host() -> bool:
@@ -24,6 +27,24 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def all_arrive(name: str, seconds: float) -> bool:
+    """Returns whether every process has reached this point within some time; True on a single one.
+
+    It is for the ways out of a program, where others may be stuck or gone.
+
+    Args:
+        name: of the point, at which a program arrives at most once.
+    """
+    if jax.process_count() == 1:
+        return True
+    try:
+        client = distributed.global_state.client
+        client.wait_at_barrier(name, timeout_in_ms=int(seconds * 1000))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 def broadcast_from_main(value: Any) -> Any:
     """Returns host 0's `value`, which json can hold, on every host; all must call it."""
     return gather_from_hosts(value)[0]
@@ -35,19 +56,46 @@ def call_on_main(work: Callable[[], Any]) -> Any:
     All hosts must call it. They wait for host 0, and where it fails all of them fail.
 
     Raises:
-        ValueError, OSError: what `work` raises, on host 0; a ValueError of it on the others.
+        Exception: what `work` raises, on host 0. On the others, a ValueError where the user can fix
+            it (a ValueError or OSError of `work`), else a RuntimeError.
     """
     result = error = None
     if is_main_host():
         try:
             result = work()
-        except (ValueError, OSError) as caught:
+        except Exception as caught:
             error = caught
-    result, failure = broadcast_from_main([result, error and f"{type(error).__name__}: {error}"])
+    is_fixable = isinstance(error, ValueError | OSError)
+    failure = error and f"{type(error).__name__}: {error}"
+    result, failure, is_fixable = broadcast_from_main([result, failure, is_fixable])
     if error is not None:
         raise error
     if failure:
-        raise ValueError(f"host 0 met an error: {failure}")
+        raise (ValueError if is_fixable else RuntimeError)(f"host 0 met an error: {failure}")
+    return result
+
+
+def call_on_all(work: Callable[[], T]) -> T:
+    """Calls `work` on every host, and returns its result; where one fails, all of them fail.
+
+    All hosts must call it. `work` must not wait for other hosts.
+
+    Raises:
+        Exception: what `work` raises here. Where it only fails on others, as `call_on_main`.
+    """
+    result = error = None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    is_fixable = isinstance(error, ValueError | OSError)
+    failures = gather_from_hosts([error and f"{type(error).__name__}: {error}", is_fixable])
+    if error is not None:
+        raise error
+    for host, (failure, is_fixable) in enumerate(failures):
+        if failure:
+            kind = ValueError if is_fixable else RuntimeError
+            raise kind(f"host {host} met an error: {failure}")
     return result
 
 

@@ -8,12 +8,14 @@ import dataclasses
 import difflib
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from toklip_jax.core.errors import Preempted, TryAgain
 from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import DATA, HEADER, Header, load_header
 from toklip_jax.data.health import BadSamples
@@ -21,13 +23,13 @@ from toklip_jax.data.record_files import write_records
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
 from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_main, gather_from_hosts
+from toklip_jax.parallel.preemption import is_told, stopping_when_asked
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.tokenizer import expect_kept
 from toklip_jax.tasks.base import initial_weights
 from toklip_jax.tasks.registry import TASKS, task_of
 from toklip_jax.training.config_change import flatten
-from toklip_jax.training.faults import Preempted, Preemption
 from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
 
 
@@ -48,7 +50,7 @@ def encode(
 
     Raises:
         ValueError: from the config; another cache in `output`; too many bad samples.
-        Preempted: told to stop by SIGTERM; whole shards stay.
+        Preempted: told to stop by SIGTERM, or worker processes were lost; whole shards stay.
     """
     encoder = _encoder(experiment, pathlib.Path(workdir).expanduser())
     output = pathlib.Path(output).expanduser()
@@ -56,18 +58,21 @@ def encode(
     shards = {i: output / encoder.header.shard(i) for i in range(encoder.header.num_shards)}
     missing = [i for i in shards if i % hosts == host and not shards[i].exists()]
     bad = BadSamples(encoder.max_bad_share)
-    encoded, left, error = encoder.shards(missing, bad), len(missing), ""
-    with Preemption(is_alone=True) as preemption:
-        while _is_any_left(preemption.is_reached(), error, left):
+    encoded, left, error, must_stop = encoder.shards(missing, bad), len(missing), "", False
+    with stopping_when_asked(is_alone=True):
+        # What one host meets is told to all, so that none waits for it.
+        while _is_any_left(must_stop or is_told(is_alone=True), error, left):
             if not left:
                 continue  # others work on
             try:
                 number, records = next(encoded)
-            except ValueError as found:
-                error = str(found)  # so that no host waits for this one
-            else:
                 write_records(shards[number], records)
                 left -= 1
+            except TryAgain as found:
+                print(f"host {host}: {found}", file=sys.stderr)
+                must_stop = True
+            except (ValueError, OSError) as found:
+                error = str(found)
     if bad.counts:
         print(f"host {host} left out {bad.report()}")
     return encoder.header
