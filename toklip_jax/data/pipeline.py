@@ -13,15 +13,15 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from toklip_jax.data.reader import KEY, SKIPPED, Reader
 from toklip_jax.data.sources import Source
 from toklip_jax.data.transforms import Sample, Transform
+from toklip_jax.data.workers import read_ahead
 
 Batch = dict[str, Any]  # arrays, and the lists `keys` and `skipped`
-_READ_THREADS = 2  # of each process; decoding holds the interpreter's lock, so more don't help
-_READ_AHEAD = 4  # batches
+# Threads of each process (decoding holds the interpreter's lock, so more don't help), and batches.
+_READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 _ENDLESS = 2**62  # samples; Grain's own end, sys.maxsize, overflows in batches of one
 
 
@@ -55,7 +55,7 @@ def batches(
     # Before hosts take their shares: the randomness belongs to the place in the whole sequence.
     dataset = _order(source, seed).random_map(Reader(source, transform))[:_ENDLESS]
     dataset = _share(dataset, batch_size, host, hosts)[start_step:]
-    return _closing(_ahead(dataset, num_workers))
+    return read_ahead(dataset, num_workers, _READ_OPTIONS)
 
 
 def evaluation_batches(
@@ -88,7 +88,7 @@ def evaluation_batches(
     rows = grain.MapDataset.range(number * batch_size).seed(0)
     dataset = rows.random_map(_Masked(Reader(source, transform)))
     dataset = _share(dataset, batch_size, host, hosts)[start:]
-    return _closing(_ahead(dataset, num_workers))
+    return read_ahead(dataset, num_workers, _READ_OPTIONS)
 
 
 class _Masked:
@@ -128,26 +128,6 @@ def _order(source, seed):
 def _share(dataset, batch_size, host, hosts):
     """Returns the batches of a host, which takes one of `hosts` equal parts of each batch."""
     return dataset.batch(batch_size // hosts, batch_fn=_stack)[host::hosts]
-
-
-def _ahead(dataset, num_workers):
-    options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_AHEAD)
-    dataset = dataset.to_iter_dataset(options)
-    if num_workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # workers take over the flags; a script may have none
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return dataset
-
-
-def _closing(dataset: Any) -> Iterator[Batch]:
-    """Yields the batches, and ends the worker processes when it is closed or dropped."""
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
 
 
 def _stack(samples):
