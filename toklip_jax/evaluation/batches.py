@@ -1,11 +1,39 @@
-"""Batches of equal shape over host arrays, so that every jitted function compiles once."""
+"""Batches: those that all hosts read together, and those of equal shape over host arrays."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Bool
+
+from toklip_jax.parallel.hosts import call_on_all
+from toklip_jax.parallel.preemption import stop_if_told
+
+T = TypeVar("T")
+END = object()
+
+
+def read_together(stream: Iterator[T]) -> Iterator[T]:
+    """Yields a stream of this host's batches, and closes it.
+
+    All hosts must read as many. Where one of them can't read, or was told to stop, all of them
+    stop, as the others would wait for its rows.
+
+    Raises:
+        Exception: what reading raises, here or on another host.
+        Preempted: told to stop.
+    """
+    try:
+        while True:
+            stop_if_told()
+            batch = call_on_all(lambda: next(stream, END))
+            if batch is END:
+                return
+            yield batch
+    finally:
+        if hasattr(stream, "close"):
+            stream.close()
 
 
 def padded_batches(

@@ -4,19 +4,17 @@ Rows can be kept on disk part by part, so that an interrupted evaluation can res
 """
 
 import collections
-import hashlib
-import json
 import logging
-import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
+from toklip_jax.evaluation.batches import read_together
+from toklip_jax.evaluation.parts import Encoded, Parts
 from toklip_jax.parallel.hosts import broadcast_from_main, gather_from_hosts, is_main_host
 from toklip_jax.parallel.sharding import put_batch, to_host
 
@@ -25,60 +23,6 @@ SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
 FIELDS = ("images", "ids", "labels", "token_ids", "mask")  # of a batch, that go to the devices
 
 RowFunction = Callable[[Any, Any], dict[str, jax.Array]]  # parameters, batch -> rows
-
-
-class Encoded(NamedTuple):
-    """The rows of a set of images.
-
-    Attributes:
-        rows: output -> array, one row a sample that could be read; `index` is its place in the
-            source. Empty on hosts other than 0.
-        skipped: cause -> number of samples that could not be read.
-    """
-
-    rows: dict[str, np.ndarray]
-    skipped: dict[str, int]
-
-
-class Parts:
-    """The rows of one set on disk, a part for each batch, written by host 0."""
-
-    def __init__(self, directory: str | pathlib.Path, key: Mapping[str, Any]):
-        """Opens the parts made under the same `key`: data, models, outputs, batch size."""
-        text = json.dumps(key, sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.directory = pathlib.Path(directory) / name
-        self._key = text
-
-    def count(self) -> int:
-        """Returns how many parts there are from the first on without a gap, on every host."""
-        return broadcast_from_main(self._count() if is_main_host() else 0)
-
-    def read(self, part: int) -> Encoded:
-        """Reads a part; for host 0."""
-        with np.load(self._path(part)) as file:
-            rows = {name: file[name] for name in file.files}
-        return Encoded(rows, json.loads(str(rows.pop("skipped"))))
-
-    def write(self, part: int, encoded: Encoded) -> None:
-        """Writes a part, whole or not at all."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        description = self.directory / "key.json"
-        if not description.exists():
-            description.write_text(self._key + "\n")  # for people
-        temporary = self.directory / f".{part}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            np.savez(file, skipped=json.dumps(encoded.skipped), **encoded.rows)
-        temporary.replace(self._path(part))
-
-    def _count(self):
-        count = 0
-        while self._path(count).exists():
-            count += 1
-        return count
-
-    def _path(self, part):
-        return self.directory / f"{part:06}.npz"
 
 
 def encode(
@@ -101,22 +45,21 @@ def encode(
         num_batches: the number of batches in all.
         title: the title of the progress bar.
         parts: where rows are kept; those that are there are read instead of encoded.
+
+    Raises:
+        Preempted: told to stop; what `parts` keeps is not encoded again.
     """
-    start = min(parts.count(), num_batches) if parts else 0
-    collected = [parts.read(i) for i in range(start)] if parts and is_main_host() else []
+    collected = parts.read(num_batches) if parts and is_main_host() else []
+    start = broadcast_from_main(len(collected))
     stream = batches(start) if start < num_batches else iter(())
-    try:
-        with Progress(title, num_batches, start) as progress:
-            for number, batch in zip(range(start, num_batches), stream, strict=False):
-                encoded = _encode_batch(function, params, batch, number, mesh)
-                if is_main_host():
-                    if parts:
-                        parts.write(number, encoded)
-                    collected.append(encoded)
-                progress.advance()
-    finally:
-        if hasattr(stream, "close"):
-            stream.close()
+    with Progress(title, num_batches, start) as progress:
+        for number, batch in enumerate(read_together(stream), start):
+            encoded = _encode_batch(function, params, batch, number, mesh)
+            if is_main_host():
+                if parts:
+                    parts.write(number, encoded)
+                collected.append(encoded)
+            progress.advance()
     return _join(collected)
 
 

@@ -16,7 +16,7 @@ from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores
-from toklip_jax.evaluation.encode import Encoded, Parts, encode, text_batches
+from toklip_jax.evaluation.encode import encode, text_batches
 from toklip_jax.evaluation.image_sets import (
     NO_TOKENIZER,
     ImageSet,
@@ -27,6 +27,7 @@ from toklip_jax.evaluation.image_sets import (
 )
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import compute_outputs
+from toklip_jax.evaluation.parts import Encoded, Parts
 from toklip_jax.evaluation.registry import kind_of
 from toklip_jax.evaluation.results import Result
 from toklip_jax.parallel.hosts import call_on_main

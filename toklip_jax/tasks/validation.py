@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toklip_jax.evaluation.batches import read_together
 from toklip_jax.evaluation.retrieval import positives_from_labels, recall_at_k
 from toklip_jax.losses.contrastive import contrastive_loss
 from toklip_jax.parallel.sharding import put_batch, to_host
@@ -35,7 +36,10 @@ def validation(
 
     def evaluate(params: Params) -> dict[str, float]:
         with jax.set_mesh(mesh):
-            rows = [to_host(encode(params, put_batch(_pairs(b), mesh))) for b in batches()]
+            rows = [
+                to_host(encode(params, put_batch(_pairs(batch), mesh)))
+                for batch in read_together(iter(batches()))
+            ]
         rows = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
         is_there = rows.pop("mask")
         rows = {name: values[is_there] for name, values in rows.items()}
