@@ -1,11 +1,13 @@
-"""Checks of weights that every way of reading them shares."""
+"""Checks of weights that every way of reading and writing them shares."""
 
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
+
 from toklip_jax.core.printable import printable
-from toklip_jax.files import AnyLazy, is_finite
+from toklip_jax.files import AnyLazy, LazyArray, is_finite
 
 
 @contextlib.contextmanager
@@ -28,3 +30,14 @@ def expect_finite(
             f"expected finite numbers, got NaN or infinity in {len(faults)} tensors ({shown}): "
             f"take weights of before training diverged, or a copy that is not in half precision"
         )
+
+
+def finite(name: str, array: AnyLazy) -> LazyArray:
+    """Returns a parameter, checked by `expect_finite` when it is read."""
+
+    def read():
+        made = np.asarray(array)
+        expect_finite({name: made})
+        return made
+
+    return LazyArray(tuple(array.shape), array.dtype, read)

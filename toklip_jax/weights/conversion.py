@@ -7,7 +7,7 @@ from toklip_jax.files.rules import match, to_jax, to_torch
 from toklip_jax.models.registry import Hints, family_of, param_shapes, recognise
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import Checkpoint
-from toklip_jax.weights.checks import expect_finite, naming
+from toklip_jax.weights.checks import expect_finite, finite, naming
 
 
 def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
@@ -45,11 +45,13 @@ def carried_reasons(weights: Weights) -> dict[str, str]:
 def export_tensors(weights: Weights) -> dict[str, AnyLazy]:
     """Returns PyTorch's tensors of weights; a round trip is bit-exact.
 
-    They are made one by one, as they are read.
+    They are made one by one, as they are read; a parameter that is not finite then raises
+    ValueError.
     """
     params = weights.with_layout(False).params
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return to_torch(flat, _rules(weights), weights.carried)
+    checked = {name: finite(name, array) for name, array in flat.items()}
+    return to_torch(checked, _rules(weights), weights.carried)
 
 
 def _rules(weights):

@@ -32,7 +32,7 @@ from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.parallel.fetching import SharedReading
 from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
 from toklip_jax.weights.base import Weights
-from toklip_jax.weights.checks import expect_finite, naming
+from toklip_jax.weights.checks import expect_finite, finite, naming
 from toklip_jax.weights.description import (
     FORMAT,
     REMEDY,
@@ -64,6 +64,7 @@ def save_weights(
 
     Raises:
         FileExistsError: something is there already.
+        ValueError: a parameter is not finite; names it, and nothing is written.
         OSError: host 0 could not write; on every host.
     """
     directory = pathlib.Path(directory).absolute()
@@ -74,7 +75,10 @@ def save_weights(
     arrays = flax.traverse_util.flatten_dict(weights.params, sep="/")
     reading = SharedReading(arrays)
     params = {
-        name: LazyArray(tuple(array.shape), array.dtype, functools.partial(reading.read, name))
+        name: finite(
+            name,
+            LazyArray(tuple(array.shape), array.dtype, functools.partial(reading.read, name)),
+        )
         for name, array in arrays.items()
     }
     failure = ""
