@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from toklip_jax import main as command
 from toklip_jax.cli.plan import main
 from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute
-from toklip_jax.planning.plan import Plan, largest_batch
+from toklip_jax.planning.plan import Plan, image_size, largest_batch
 from toklip_jax.tasks.registry import task_of
 
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
@@ -52,6 +53,23 @@ def test_eight_local_devices_are_planned_for():
     assert found["model_flops"] < found["flops"] * 8  # rematerialised
     assert found["collectives"]["all-gather"][1] > 0
     assert found["seconds"] == {}  # nobody knows how fast these are
+
+
+ARRAYS = {"kind": "synthetic", "num_samples": 8, "image_size": 24}
+MIXTURE = {"kind": "mixture", "parts": ({"weight": 1.0, **ARRAYS}, {"weight": 2.0, **ARRAYS})}
+FOLDER = {"kind": "image_folder", "root": "pictures"}
+
+
+@pytest.mark.parametrize(
+    ("source", "size"), [(ARRAYS, (24, 24)), (MIXTURE, (24, 24)), (FOLDER, (16, 16))]
+)
+def test_a_stage_is_planned_for_the_size_that_its_images_will_have(source, size, caplog):
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config.stages, config.source, config.image_size = ("vq",), source, 16
+    config.evaluate, config.models = (), {}
+    experiment = read_experiment(config)
+    assert image_size(experiment, experiment.stages[0]) == size
+    assert ("arrays keep their image_size" in caplog.text) == (size != (16, 16))
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("toklip_s_256", 256), ("toklip_l_384", 576)])

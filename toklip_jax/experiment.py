@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ from toklip_jax.tasks.toklip.encode_config import EncodeConfig
 from toklip_jax.training.loop import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.workdir import STAGE_PREFIX
+
+logger = logging.getLogger(__name__)
 
 # Fields of a stage's section that are not the task's own.
 STAGE_FIELDS = ("objective", "loss", "optimizer", "loop", "batch_size", "augment")
@@ -389,14 +392,16 @@ def _validation(name, section, task):
 
 
 def _check_images(stage, reading):
-    """Checks what a stage makes of images: their size, and its augmentation."""
+    """Checks the augmentation of a stage's images, and says which size is not used."""
     source = stage.source
     if source is None:
         return
     sizes = source.image_size, reading.image_size
     if source.gives == ARRAYS and all(sizes) and sides_of(sizes[0]) != sides_of(sizes[1]):
-        raise ValueError(
-            f"expected the image_size of the {source.kind} source's arrays, {sizes[0]}, got "
-            f"{sizes[1]}: arrays aren't resized, so change one of them"
+        logger.warning(
+            "the %s source's arrays keep their image_size of %s: the config's image_size of %s is "
+            "that of encoded images only",
+            source.kind,
+            *sizes,
         )
     check_augment(source, stage.augment, f"{stage.name}.augment")

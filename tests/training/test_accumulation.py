@@ -12,6 +12,7 @@ from toklip_jax.models.siglip.sizes import TINY_TEXT, tiny
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.nn.config import Compute
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
+from toklip_jax.training.objective import Objective
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import gradients
 
@@ -88,3 +89,25 @@ def test_chunks_that_do_not_divide_the_batch_are_refused(case):
     halves = partition(params, make().trainable)
     with pytest.raises(ValueError, match="divisible by accumulation, got 8 rows and 3"):
         gradients(make(), *halves, batch, jax.random.key(0), chunks=3)
+
+
+def test_the_sigmoid_loss_trains_its_bias_unless_told_otherwise(case):
+    make, _, _ = case
+    assert make().trainable == ("token_encoder/.*", "logit_scale")
+    assert make(contrastive="sigmoid").trainable == (*make().trainable, "logit_bias")
+    given = ("logit_scale",)
+    assert make(contrastive="sigmoid", trainable=given).trainable == given
+    for loss in ({}, {"contrastive": "sigmoid"}, {"trainable": given}):
+        assert TokLIPObjective.trained_by(loss) == make(**loss).trainable
+
+
+def test_a_loss_that_is_not_made_of_encode_and_compare_is_not_taken_in_chunks():
+    class Own(Objective):
+        def loss(self, params, batch, rng):
+            return jnp.sum(params["w"] * batch["x"]), {}
+
+    batch, params = {"x": jnp.ones(4)}, {"w": jnp.float32(2)}
+    loss, _, _ = gradients(Own(), params, {}, batch, jax.random.key(0), chunks=1)
+    assert loss == 8
+    with pytest.raises(ValueError, match="Own, which has a loss of its own: set accumulation to 1"):
+        gradients(Own(), params, {}, batch, jax.random.key(0), chunks=2)

@@ -181,7 +181,8 @@ def _step(experiment, stage, mesh, batch_size, accumulation) -> _Step:
 
 def image_size(experiment: Experiment, stage: StageConfig) -> tuple[int, ...] | None:
     """Returns (height, width) of a stage's images, or None where its model's size decides."""
-    size = experiment.reading.image_size or stage.source.image_size
+    # Arrays keep their size: the reader resizes encoded images only.
+    size = stage.source.image_size or experiment.reading.image_size
     if not size:
         return None
     return (size, size) if isinstance(size, int) else tuple(size)

@@ -102,8 +102,8 @@ def _as_trained(context, weights) -> dict[str, Any]:
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), read.params)
         if stage is not None and name in ("toklip", "teacher"):
             objective = task_of(stage.task).objective
-            patterns = stage.loss.get("trainable", objective.trainable)
-            trained, frozen = partition(params, patterns if name == "toklip" else ())
+            patterns = objective.trained_by(stage.loss) if name == "toklip" else ()
+            trained, frozen = partition(params, patterns)
             kept = family_of(read.config).full_precision
             params = merge(trained, cast_frozen(frozen, experiment.compute, kept))
         found[name] = params

@@ -28,6 +28,11 @@ class ModelObjective(Objective):
     def full_precision(self):
         return family_of(self.model_config).full_precision
 
+    @classmethod
+    def trained_by(cls, loss: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the patterns of the parameters that a stage with this section `loss` trains."""
+        return tuple(loss.get("trainable", cls.trainable))
+
     @property
     def text_config(self) -> Any | None:
         """The config of the model's text tower; None if it reads no texts."""

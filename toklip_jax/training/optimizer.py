@@ -1,7 +1,6 @@
 """AdamW and its schedule, as the released recipe has them."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-WITHOUT_DECAY = ("bias", "scale")  # vectors, however many axes heads and layers give them
+LARGEST = float(np.finfo(np.float32).max)
+STACKED = "stack/blocks/"  # in the path of parameters that have a first axis for the layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,11 @@ class OptimizerConfig:
     def __post_init__(self):
         for name in ("learning_rate", "warmup_steps", "eps", "weight_decay", "clip_norm"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:  # NaN fails too
-                raise ValueError(f"expected a finite {name} of at least 0, got {value}")
+            if not 0 <= value <= LARGEST:  # NaN fails too
+                raise ValueError(
+                    f"expected a {name} of at least 0 that float32 can hold, a finite number up to "
+                    f"{LARGEST:.3g}, got {value}"
+                )
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected a {name} in [0, 1), got {getattr(self, name)}")
@@ -128,7 +131,7 @@ def _scale_layers(name, value, depths, decay, below):
             continue
         if found := re.match(r"stack/blocks_(\d+)/", rest):
             return value * decay ** (depth - 1 - int(found[1]))
-        if rest.startswith("stack/blocks/"):
+        if rest.startswith(STACKED):
             powers = decay ** np.arange(depth - 1, -1, -1, dtype=np.float32)
             return value * powers.reshape(-1, *(1,) * (value.ndim - 1))
         if below and below.match(rest):
@@ -137,11 +140,23 @@ def _scale_layers(name, value, depths, decay, below):
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns True for every parameter that decays.
+    """Returns True for every parameter that decays: those that are neither scalars nor vectors.
 
-    Scalars don't, nor do biases and scales: these by name and not by number of dimensions, as a
-    bias here may have axes for heads and layers.
+    The axis of stacked layers is no dimension of a parameter. The bias of a `kernel` is a vector,
+    whichever axes the heads give it: its shape is that of the kernel's outputs, its last axes.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: bool(leaf.ndim) and path[-1].key not in WITHOUT_DECAY, params
-    )
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+
+    def decays(name, value):
+        shape = value.shape[1:] if STACKED in name else value.shape
+        module = name.rpartition("/")[0]
+        kernel = flat.get(f"{module}/kernel" if module else "kernel")
+        is_bias = kernel is not None and value.ndim < kernel.ndim and _ends(kernel.shape, shape)
+        return len(shape) >= 2 and not is_bias
+
+    mask = {name: decays(name, value) for name, value in flat.items()}
+    return flax.traverse_util.unflatten_dict(mask, sep="/")
+
+
+def _ends(shape, end):
+    return shape[len(shape) - len(end) :] == end

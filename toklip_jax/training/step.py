@@ -94,6 +94,11 @@ def gradients(
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return loss, metrics, grads
 
+    if type(objective).loss is not Objective.loss:
+        raise ValueError(
+            f"expected an objective with encode and compare to take in chunks, got "
+            f"{type(objective).__name__}, which has a loss of its own: set accumulation to 1"
+        )
     rngs = jax.random.split(rng, chunks)
 
     def encode_features(chunk):

@@ -198,7 +198,12 @@ class SourceConfig:
 
     @property
     def image_size(self) -> int | tuple[int, ...]:
-        """The size of the images, where the source and not the reader decides; else 0."""
+        """The size of the images, where the source and not the reader decides; else 0.
+
+        All parts of a mixture have the same, as their samples share batches.
+        """
+        if self.parts:
+            return self.parts[0].image_size
         kind = _KINDS[self.kind]
         return kind.with_defaults(self.arguments)[kind.size] if kind.size else 0
 

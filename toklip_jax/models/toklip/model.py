@@ -168,5 +168,6 @@ def similarity(
     logit_bias: Float[Array, ""] | None = None,
 ) -> Float[Array, "b t"]:
     """Returns logits exp(logit_scale) x y^T + logit_bias of normalised features, float32."""
-    logits = jnp.exp(logit_scale) * image_features @ text_features.T
+    scaled = jnp.exp(logit_scale) * image_features
+    logits = jnp.matmul(scaled, text_features.T, precision="highest")
     return logits if logit_bias is None else logits + logit_bias

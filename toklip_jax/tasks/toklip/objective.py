@@ -1,7 +1,7 @@
 """TokLIP's own training: contrast on a frozen text tower, distillation of a teacher's features."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -48,6 +48,8 @@ class TokLIPObjective(ModelObjective):
             1000).
         token_weight: weight of that of normalised tokens (paper: 10); 0 leaves it out. Student
             and teacher need equal grids.
+        trainable: by default the token encoder and `logit_scale`; with the sigmoid loss, its bias
+            too.
     """
 
     model_config: TokLIPConfig
@@ -58,9 +60,12 @@ class TokLIPObjective(ModelObjective):
     contrastive_weight: float = 1.0
     distillation_weight: float = 1000.0
     token_weight: float = 0.0
-    trainable: tuple[str, ...] = ("token_encoder/.*", "logit_scale")
+    trainable: tuple[str, ...] = ()
 
     def __post_init__(self):
+        if not self.trainable:
+            default = self.trained_by({"contrastive": self.contrastive})
+            object.__setattr__(self, "trainable", default)
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
         grids = self.model_config.vision.grid, self.teacher_config.grid
         if self.token_weight and grids[0] != grids[1]:
@@ -68,6 +73,13 @@ class TokLIPObjective(ModelObjective):
                 f"expected token_weight 0 where student and teacher differ in grid, got "
                 f"{self.token_weight} with grids {grids[0]} and {grids[1]}"
             )
+
+    @classmethod
+    def trained_by(cls, loss: Mapping[str, Any]) -> tuple[str, ...]:
+        if loss.get("trainable"):
+            return tuple(loss["trainable"])
+        is_sigmoid = loss.get("contrastive", cls.contrastive) == "sigmoid"
+        return ("token_encoder/.*", "logit_scale", *(("logit_bias",) if is_sigmoid else ()))
 
     @property
     def model(self) -> TokLIP:

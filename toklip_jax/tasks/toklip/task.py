@@ -70,6 +70,11 @@ def _start(stage: StageConfig, start: Start) -> tuple[TokLIPObjective, Params]:
     params = joined.weights.params | {"teacher": teacher.params["image_tower"]}
     if not fields.has_logit_bias:
         params.pop("logit_bias", None)
+    elif "logit_bias" not in params:
+        raise ValueError(
+            f"expected a teacher with a logit bias for {stage.name}.has_logit_bias=True, got "
+            f"{fields.init['teacher']} without: set it to False, or name another teacher"
+        )
     return _objective(stage, model, teacher.config, start.compute), params
 
 
