@@ -1,77 +1,23 @@
 """The loop and the step, on an objective small enough to check by hand."""
 
-import dataclasses
-import itertools
 import json
-import sys
 import time
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from line_fit import Line, batches, fit
 
 from toklip_jax.models.registry import TOKLIP
-from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.tasks.contrast import MAX_LOGIT_SCALE, clamp_logit_scale
 from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.logging import line, read_metrics
-from toklip_jax.training.loop import LoopConfig, LoopContext, train
-from toklip_jax.training.objective import Encoded, Objective
+from toklip_jax.training.loop import LoopConfig, LoopContext
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, scale_by_layer
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Line(Objective):
-    """y = a x + b: fits the slope `a`; `b` is frozen."""
-
-    trainable: tuple[str, ...] = ("slope/a",)
-    compute: Compute = dataclasses.field(default_factory=Compute)
-
-    def init(self, rng):
-        return {"slope": {"a": jnp.zeros(()), "b": jnp.float32(1)}}
-
-    def encode(self, params, batch, rng):
-        error = params["slope"]["a"] * batch["x"] + params["slope"]["b"] - batch["y"]
-        weight = jnp.float32(len(error))
-        return Encoded({}, jnp.sum(error**2), weight, {"noise": weight * jax.random.normal(rng)})
-
-
-def batches(start):
-    for step in itertools.count(start):
-        x = np.random.default_rng(step).normal(size=8).astype(np.float32)
-        yield {"x": x, "y": 3 * x + 1}
-
-
-def fit(
-    directory,
-    steps=40,
-    *,
-    source=batches,
-    optimizer=None,
-    context=None,
-    objective=None,
-    **loop,
-):
-    objective = objective or Line()
-    optimizer = optimizer or OptimizerConfig(0.3, 2, weight_decay=0.0)
-    config = LoopConfig(steps, **{"log_every": 1, "save_every": 10, **loop})
-    mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    params = objective.init(jax.random.key(0))
-    return train(
-        objective,
-        params,
-        source,
-        optimizer=optimizer,
-        config=config,
-        mesh=mesh,
-        directory=directory,
-        context=context,
-    )
 
 
 def test_it_fits_what_trains_and_leaves_the_rest(tmp_path):
@@ -275,22 +221,3 @@ def test_a_best_metric_that_no_evaluation_has_is_refused(tmp_path):
         fit(tmp_path / "a", 4, context=evaluated, evaluate_every=2, best="r1")
     fit(tmp_path / "b", 4, context=evaluated, evaluate_every=2, best="validation/r1")
     assert [r["step"] for r in read_metrics(tmp_path / "b" / "metrics.jsonl")] == [1, 2, 3, 4]
-
-
-def test_wandb_gets_what_the_log_has_and_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
-    calls = []
-
-    def init(**settings):
-        calls.append(settings)
-        return types.SimpleNamespace(
-            log=lambda scalars, step: calls.append((step, scalars["loss"])), finish=lambda: None
-        )
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    asked = LoopContext(wandb={"project": "toklip"})
-    fit(tmp_path / "run" / "stage", 2, context=asked)
-    fit(tmp_path / "run" / "stage", 3, context=asked)
-    starts = [call for call in calls if isinstance(call, dict)]
-    assert [call["project"] for call in starts] == ["toklip", "toklip"]
-    assert starts[0]["id"] == starts[1]["id"] == "run-train"
-    assert [call[0] for call in calls if isinstance(call, tuple)] == [1, 2, 3]

@@ -17,6 +17,7 @@ from toklip_jax.run.stages import train_stage
 from toklip_jax.run.tokenizer import keep_tokenizer
 from toklip_jax.tasks.base import initial_weights
 from toklip_jax.training.logging import has_log
+from toklip_jax.training.sinks import check_wandb
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
 
 MODES = ("train", "eval")
@@ -61,6 +62,7 @@ def run(
         _check_evaluation(experiment, workdir)
     else:
         _check_starts(experiment, workdir)
+        call_on_main(lambda: check_wandb(experiment.wandb))
 
     with _claimed(workdir, experiment, restart, allow_config_change) as (run_id, accept):
         context = RunContext(

@@ -1,20 +1,25 @@
-"""The log of a run: a line a minute, a progress bar, TensorBoard, json lines, W&B."""
+"""The log of a run: json lines, a line a minute, a progress bar, TensorBoard, W&B.
+
+Nothing of it is needed to train or to resume: what can't be written is left out, and a warning says
+so once.
+"""
 
 import json
+import logging
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import tqdm
-from tensorboardX import SummaryWriter
-
 from toklip_jax.core.whole_files import write_whole
+from toklip_jax.parallel.hosts import is_main_host
+from toklip_jax.training.best_effort import BestEffort
+from toklip_jax.training.sinks import Events, Terminal, WandbRun
 
+logger = logging.getLogger(__name__)
 SECONDS_PER_LINE = 60
+WANDB_SECONDS = 60.0  # that its last upload may take at the end
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -22,8 +27,8 @@ class RunLog:
     """Writes metrics of one stage under `directory`; on hosts other than 0 it writes nothing.
 
     Attributes:
-        path: the file of JSON lines, an object for each logged step: `step`, every metric as a
-            number (null where not finite), and the figures of `Speed` under `speed`.
+        path: of the json lines: one object a logged step: `step`, every metric as a number (null
+            where not finite), and the figures of `Speed` under `speed`.
     """
 
     def __init__(
@@ -35,36 +40,42 @@ class RunLog:
         start: int = 0,
         wandb: Mapping[str, Any] | None = None,
     ):
-        self.path = pathlib.Path(directory) / METRICS_NAME
+        directory = pathlib.Path(directory)
         self._title, self._total, self._last_line = title, total_steps, -math.inf
-        self._is_main = jax.process_index() == 0
-        self._bar = self._events = self._wandb = None
-        if not self._is_main:
+        self._lines, self._sinks, self._terminal = None, [], None
+        self.path = directory / METRICS_NAME
+        if not is_main_host():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop_from(start)
-        self._events = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=start)
-        # A bar where there is a terminal, lines elsewhere.
-        self._bar = tqdm.tqdm(
-            total=total_steps, initial=start, desc=title, unit="step", mininterval=1.0, disable=None
-        )
+        self._lines = _Lines(self.path, start)
+        self._terminal = BestEffort("the terminal", lambda: Terminal(title, total_steps, start))
+        events = directory / "tensorboard"
+        self._sinks.append(BestEffort("TensorBoard's log", lambda: Events(events, start)))
         if wandb:
-            self._wandb = _start_wandb(wandb, title, self.path.parent)
+            settings = dict(wandb)
+            self._sinks.append(
+                BestEffort(
+                    "Weights & Biases",
+                    lambda: WandbRun(settings, title, directory),
+                    close_seconds=WANDB_SECONDS,
+                )
+            )
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *error) -> None:
-        for part in (self._bar, self._events):
-            if part is not None:
-                part.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for sink in (self._terminal, *self._sinks):
+            if sink is not None:
+                sink.close()
+
+    def has(self, step: int) -> bool:
+        """Returns whether a step was logged before this run of the stage; False on other hosts."""
+        return self._lines is not None and step in self._lines.earlier
 
     def advance(self) -> None:
         """Counts one step."""
-        if self._is_main:
-            self._bar.update()
+        if self._terminal is not None:
+            self._terminal.call(Terminal.advance)
 
     def write(
         self,
@@ -73,18 +84,15 @@ class RunLog:
         speed: Mapping[str, float] | None = None,
     ) -> None:
         """Records metrics of `step` (updates done)."""
-        if not self._is_main:
+        if self._lines is None:
             return
         record = {"step": step, **{k: _or_null(v) for k, v in metrics.items()}}
         if speed:
             record["speed"] = dict(speed)
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        self._lines.append(record)
         scalars = dict(metrics) | {f"speed/{k}": v for k, v in (speed or {}).items()}
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(scalars, step=step)
+        for sink in self._sinks:
+            sink.call(lambda opened: opened.add(step, scalars))
         self._say(step, metrics, speed)
 
     def _say(self, step, metrics, speed):
@@ -92,14 +100,50 @@ class RunLog:
         if now - self._last_line < SECONDS_PER_LINE and step != self._total:
             return
         self._last_line = now
-        tqdm.tqdm.write(line(self._title, step, self._total, metrics, speed or {}), sys.stdout)
-        sys.stdout.flush()
+        text = line(self._title, step, self._total, metrics, speed or {})
+        self._terminal.call(lambda terminal: terminal.say(text))
 
-    def _drop_from(self, start):
-        # A run that was killed may have logged steps after its last checkpoint.
-        lines = read_metrics(self.path)
-        text = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= start)
-        write_whole(self.path, text)
+
+class _Lines:
+    """The file of json lines.
+
+    Attributes:
+        earlier: the steps that it has from earlier runs of the stage.
+    """
+
+    def __init__(self, path, start):
+        """Drops the steps after `start`: a run that was killed logs past its last checkpoint."""
+        self._path, self._is_torn, self._has_warned = path, False, False
+        kept = [record for record in read_metrics(path) if record["step"] <= start]
+        self.earlier = {record["step"] for record in kept}
+        self._attempt(lambda: self._rewrite(kept))
+
+    def append(self, record):
+        # What follows a line that was cut off begins on a line of its own.
+        text = "\n" * self._is_torn + json.dumps(record) + "\n"
+        self._is_torn = not self._attempt(lambda: self._append(text))
+
+    def _append(self, text):
+        with self._path.open("a") as file:
+            file.write(text)
+
+    def _rewrite(self, records):
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in records))
+
+    def _attempt(self, write):
+        try:
+            write()
+        except OSError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "%s can't be written (%s): it will lack steps; the run goes on",
+                    self._path,
+                    error.strerror,
+                )
+            return False
+        return True
 
 
 def line(
@@ -145,16 +189,3 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _or_null(value):
     return value if math.isfinite(value) else None
-
-
-def _start_wandb(settings, title, directory):
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError(
-            "expected wandb to be installed, as the config's wandb section asks for it: "
-            "pip install wandb, or empty the section"
-        ) from error
-    # The stage's directory names the run, so that a resumed run continues it.
-    name = f"{directory.parent.name}-{title}"
-    return wandb.init(name=name, id=name, resume="allow", dir=str(directory), **settings)

@@ -1,6 +1,8 @@
 """The training loop: resume, then in a fixed order evaluate, save, fetch, step, log."""
 
+import contextlib
 import dataclasses
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -10,19 +12,22 @@ import jax
 import numpy as np
 from etils import epath
 
+from toklip_jax.core.errors import Preempted
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.data.health import BadSamples
-from toklip_jax.parallel.hosts import call_on_main
+from toklip_jax.parallel.hosts import all_arrive, broadcast_from_main, call_on_main
+from toklip_jax.parallel.preemption import is_told, stopping_at_once, stopping_when_asked
 from toklip_jax.parallel.sharding import put_batch, shardings
 from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.config_change import check_same
 from toklip_jax.training.contents import describe_arrays
-from toklip_jax.training.faults import Preempted, Preemption, SkippedSteps
+from toklip_jax.training.faults import SkippedSteps
 from toklip_jax.training.identity import Identity, expect_identity
 from toklip_jax.training.logging import RunLog, has_log
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.ownership import claim_checkpoints
+from toklip_jax.training.profile import Profile
 from toklip_jax.training.speed import Speed
 from toklip_jax.training.state import (
     Params,
@@ -39,6 +44,9 @@ from toklip_jax.training.step import create_state, jit_step, make_step
 Batches = Callable[[int], Iterator[Any]]  # start step -> batches from there on
 Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
 HOST_FIELDS = ("keys", "skipped")  # of a batch: fields that stay on the host
+LEAVING_SECONDS = 30.0  # that hosts wait for one another before they save and end early
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +148,12 @@ def train(
     Returns:
         All parameters at the end, with the running mean in place of the trained ones if it is kept.
 
+    Whatever ends it early, the steps that are done are saved first.
+
     Raises:
-        Preempted: told to stop by SIGTERM; all is saved.
+        Preempted: told to stop by SIGTERM.
         FloatingPointError, ValueError: too many steps not finite, too many bad samples.
+        TryAgain: worker processes were lost again and again.
     """
     loop = _Loop(
         objective,
@@ -174,14 +185,16 @@ class _Loop:
         with self._checkpoints(self._kept_in() / "checkpoints") as checkpoints:
             state = self._resume(state, checkpoints)
             start = int(state.step)
-            if start == config.steps:
+            is_over = start == config.steps
+            if is_over:
                 context.accept()
-            else:
-                stream = batches(start)
+            if not is_over or self._is_evaluated(start):  # it may have ended while it evaluated
+                stream = iter(()) if is_over else batches(start)
                 bad = BadSamples(config.max_bad_share)
                 try:
-                    left_out = getattr(batches, "problems", [])
-                    bad.leave_out(left_out, getattr(batches, "num_samples", 0))
+                    if not is_over:  # what was found when it was opened
+                        left_out = getattr(batches, "problems", [])
+                        bad.leave_out(left_out, getattr(batches, "num_samples", 0))
                     state = self._train(state, frozen, stream, bad, start, checkpoints)
                 finally:
                     _close(stream)
@@ -254,48 +267,53 @@ class _Loop:
 
     def _train(self, state, frozen, stream, bad, start, checkpoints) -> TrainState:
         config, context, total = self.config, self.context, self.config.steps
-        skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
-        profile = _Profile(context.profile, self.directory / "profile")
-        log = RunLog(self.directory, context.title, total, start=start, wandb=context.wandb)
-        speed = metrics = None
-        with log, Preemption() as preemption, profile:
-            for done in range(start + 1, total + 1):
-                fetched = time.perf_counter()
-                batch, keys = self._fetch(stream, bad)
-                fetched = time.perf_counter() - fetched
-                # While the previous step is running, waiting for a batch costs nothing.
-                is_free = metrics is None or metrics["loss"].is_ready()
-                profile.at(done - 1)
-                with jax.set_mesh(self.mesh):
-                    state, metrics = self.step(state, frozen, batch)
-                if done == start + 1:
-                    context.accept()  # what is wrong with sizes or data has been met by now
-                # The first step includes compiling and says nothing about speed.
-                if speed and is_free:
-                    speed.waited(fetched)
-                log.advance()
-                try:
-                    skipped.add(done, metrics["is_skipped"], keys)
-                    if done == total:
-                        skipped.finish()
-                except FloatingPointError:
-                    checkpoints.save(done, state)
-                    raise
-                figures = self._evaluate(done, state, frozen)
-                if figures or done == total or done % config.log_every == 0:
-                    values = _to_floats(metrics) | {"bad_samples": bad.counts.total()} | figures
-                    log.write(done, values, speed and speed.report(done))
-                if speed is None:
-                    jax.block_until_ready(metrics)
-                    flops = self._flops(state, frozen, batch)
-                    speed = Speed(len(batch_leaf(batch)), total, done, flops)
-                if figures or done == total or done % config.save_every == 0:
-                    checkpoints.save(done, state, figures)
-                if done < total and preemption.is_reached():
-                    checkpoints.save(done, state)
-                    checkpoints.wait()
-                    raise Preempted(f"saved step {done} of {total} and stopped")
-        return state
+        self.skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
+        self.profile = Profile(context.profile, self.directory / "profile")
+        self.log = RunLog(self.directory, context.title, total, start=start, wandb=context.wandb)
+        self.speed, self.checkpoints = Speed(total), checkpoints
+        self.last = start, state, None  # steps done, their state, the last one's metrics
+        with self.log, stopping_when_asked(), self.profile:
+            try:
+                self._evaluate_what_was_missed(start, frozen)
+                for _ in range(start, total):
+                    self._advance(frozen, stream, bad)
+            except BaseException as error:
+                self._save_before_leaving(error)
+                raise
+        return self.last[1]
+
+    def _advance(self, frozen, stream, bad) -> None:
+        """Takes a step, and does all that is due after it."""
+        config, (done, state, metrics) = self.config, self.last
+        is_first = metrics is None
+        fetched = time.perf_counter()
+        batch, keys = self._fetch(stream, bad)
+        # While the previous step is running, waiting for a batch costs nothing.
+        if is_first or metrics["loss"].is_ready():
+            self.speed.waited(time.perf_counter() - fetched)
+        with self.speed.paused():
+            self.profile.at(done)
+        with jax.set_mesh(self.mesh):
+            state, metrics = self.step(state, frozen, batch)
+        done += 1
+        self.last = done, state, metrics
+        if is_first:
+            self.context.accept()  # what is wrong with sizes or data has been met by now
+        self.log.advance()
+        self.skipped.add(done, metrics["is_skipped"], keys)
+        if done == config.steps:
+            self.skipped.finish()
+        figures = self._evaluate(frozen)
+        if figures or done == config.steps or done % config.log_every == 0:
+            values = _to_floats(metrics) | {"bad_samples": bad.counts.total()} | figures
+            self.log.write(done, values, self.speed.report(done))
+        if not self.speed.has_begun:
+            jax.block_until_ready(metrics)
+            self.speed.begin(done, len(batch_leaf(batch)), self._flops(state, frozen, batch))
+        if figures or done == config.steps or done % config.save_every == 0:
+            self._save(figures)
+        if done < config.steps and is_told():
+            raise Preempted(f"saved step {done} of {config.steps} and stopped")
 
     def _fetch(self, stream, bad):
         batch = dict(next(stream))
@@ -304,15 +322,57 @@ class _Loop:
         bad.add(len(batch_leaf(batch)), host.get("skipped", []))
         return put_batch(batch, self.mesh), keys
 
-    def _evaluate(self, done, state, frozen) -> dict[str, float]:
+    def _is_evaluated(self, done) -> bool:
         every = self.config.evaluate_every
-        if not every or (done % every and done != self.config.steps):
+        return bool(every) and (done % every == 0 or done == self.config.steps)
+
+    def _evaluate(self, frozen) -> dict[str, float]:
+        """Returns the figures of the state, where an evaluation is due."""
+        (done, state, _), best = self.last, self.config.best
+        if not self._is_evaluated(done):
             return {}
-        everything = merge(self._place_frozen(self.unused), frozen)
-        figures = self.context.evaluate(merge(_evaluated(state), everything))
-        if self.config.best and self.config.best not in figures:
-            raise ValueError(f"expected loop.best of {sorted(figures)}, got {self.config.best!r}")
+        if not best:  # else the checkpoint holds the figure, and what raises saves without
+            self._save({})
+        with self._not_training(), stopping_at_once():
+            everything = merge(self._place_frozen(self.unused), frozen)
+            figures = self.context.evaluate(merge(_evaluated(state), everything))
+        if best and best not in figures:
+            raise ValueError(f"expected loop.best of {sorted(figures)}, got {best!r}")
         return figures
+
+    def _evaluate_what_was_missed(self, start, frozen) -> None:
+        """Evaluates the step resumed from, where the run ended within its evaluation."""
+        if start and self._is_evaluated(start) and not broadcast_from_main(self.log.has(start)):
+            self.log.write(start, self._evaluate(frozen))
+
+    def _save(self, figures) -> None:
+        done, state, _ = self.last
+        with self._not_training():
+            self.checkpoints.save(done, state, figures)
+
+    @contextlib.contextmanager
+    def _not_training(self) -> Iterator[None]:
+        """Keeps the time within it out of the steps' speed."""
+        jax.block_until_ready(self.last[2])
+        with self.speed.paused():
+            yield
+
+    def _save_before_leaving(self, error) -> None:
+        """Saves what is done when the loop ends early, whatever the reason."""
+        done, state, metrics = self.last
+        if metrics is None:
+            return  # no step was taken: nothing to lose
+        if not all_arrive(f"saving step {done} before leaving", LEAVING_SECONDS):
+            logger.warning("step %s is not saved: not all hosts have ended at it", done)
+            return
+        try:
+            self.checkpoints.save(done, state)
+            self.checkpoints.wait()
+        except Exception as failure:
+            reason = str(failure).strip().splitlines() or [type(failure).__name__]
+            logger.warning(
+                "step %s could not be saved (%s) after: %s", done, reason[0][:200], error
+            )
 
     def _flops(self, state, frozen, batch) -> float:
         compute = dataclasses.replace(self.objective.compute, remat="none")
@@ -320,31 +380,6 @@ class _Loop:
         abstract = shapes_of((state, frozen, batch))
         with jax.set_mesh(self.mesh):
             return float(count_flops(self._make_step(plain, accumulation=1), *abstract))
-
-
-class _Profile:
-    """Starts and stops jax's profiler around the steps asked for, on host 0."""
-
-    def __init__(self, steps, directory):
-        self._steps, self._directory, self._is_on = steps, directory, False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self._is_on:
-            jax.profiler.stop_trace()
-
-    def at(self, step):
-        if self._steps is None or jax.process_index():
-            return
-        start, stop = self._steps
-        if step == start and not self._is_on:
-            jax.profiler.start_trace(str(self._directory))
-            self._is_on = True
-        elif step >= stop and self._is_on:
-            jax.profiler.stop_trace()
-            self._is_on = False
 
 
 def batch_leaf(batch: Mapping[str, Any]) -> Any:
