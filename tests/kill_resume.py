@@ -1,14 +1,19 @@
-"""Kills a run with SIGKILL again and again, and compares what it ends with to a run left alone.
+"""Does to a run what machines do, again and again, and compares its end to a run left alone.
 
-    python tests/kill_resume.py --kills=20 [--seed=0] [--steps=100]
+    python tests/kill_resume.py --times=20 [--seed=0] [--steps=100] [--events=save,full]
 
-Each time the run is started again and killed a random moment after something it does: starting a
-save, starting an evaluation, or any step. Exits with 0 if all parameters are equal to the last bit.
+Each time the run is started again and, a random moment after something that it does, one of these
+happens (see `EVENTS`): the main process is killed by SIGKILL while it saves, evaluates or steps; a
+worker process is killed; the main process is killed and a bit of its newest checkpoint flips; the
+disk fills up. Exits with 0 if all parameters are equal to the last bit at the end, no worker has
+outlived its main process, and a full disk was told in one line.
 """
 
 import argparse
 import collections
+import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -20,28 +25,75 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve()
-EVENTS = ("save", "evaluation", "step")
+KILLS = ("save", "evaluation", "step")
+EVENTS = (*KILLS, "worker", "flip", "full")
 SAVE_EVERY, EVALUATE_EVERY = 3, 5
-REACH = {"save": 3, "evaluation": 2, "step": 16}  # of the next so many, one is the last
+REACH = {"save": 3, "evaluation": 2}  # of the next so many, one is the last; of steps:
+STEPS = 16
+ORPHAN_SECONDS = 15
+DISK_BYTES = 2**28  # of the disk that is filled
+FILLER, CHILDREN = "filler", "children.json"  # files beside the run
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--events", type=lambda text: text.split(","), default=EVENTS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        print(json.dumps(compare(pathlib.Path(directory), **vars(options))))
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        with small_disk(directory) as is_small:
+            events = [event for event in options.events if event != "full" or is_small]
+            if len(events) < len(options.events):
+                print("NOT CHECKED: a full disk, as only root can mount one of some size")
+            found = compare(
+                directory, options.times, options.steps, options.seed, events, workers=1
+            )
+        print(json.dumps(found))
 
 
-def compare(directory, kills, steps, seed):
+def compare(directory, times, steps, seed, events=KILLS, workers=0):
     """Runs both, and returns what was done; raises AssertionError where they differ."""
-    rng, done = random.Random(seed), collections.Counter()
-    flags = [
+    rng, done, resumed_at = random.Random(seed), collections.Counter(), []
+    alone = run(directory / "alone", ("none",), steps, workers, directory)
+    assert alone.returncode == 0, alone.stderr
+    workdir = directory / "disk" / "run"
+    for time_number in range(times):
+        event = events[time_number % len(events)]
+        plan = (event, rng.randint(1, REACH.get(event, STEPS)), rng.uniform(0, 0.08))
+        child = run(workdir, plan, steps, workers, directory)
+        resumed_at.append(_newest(workdir))
+        done[event] += 1
+        if event == "full":
+            _expect_told(child)
+            (directory / "disk" / FILLER).unlink()
+            continue
+        assert child.returncode == -signal.SIGKILL, f"ended before {event}: {child.stderr}"
+        _expect_no_orphans(directory / CHILDREN)
+        if event == "flip":
+            done["flipped"] += _flip_a_bit(workdir, rng)
+    last = run(workdir, ("none",), steps, workers, directory)
+    assert last.returncode == 0, last.stderr
+    assert len(set(resumed_at)) > times // 5, f"it hardly went on in between: {resumed_at}"
+    alone, other = (
+        (path / "teacher" / "weights" / "params.safetensors").read_bytes()
+        for path in (directory / "alone", workdir)
+    )
+    assert alone == other, "the parameters differ"
+    return {"times": times, "after": dict(done), "checkpoints_then": resumed_at}
+
+
+def run(workdir, plan, steps, workers, directory):
+    """Runs the command in a process of its own, in which `plan` happens."""
+    command = [sys.executable, str(HERE), "child", str(directory), *map(str, plan), "--"]
+    command += [
         f"--config={HERE.parent / 'training' / 'tiny_run.py'}",
+        f"--workdir={workdir}",
         "--config.stages=('teacher',)",
         "--config.evaluate=()",
+        f"--config.num_workers={workers}",
         f"--config.teacher.loop.steps={steps}",
         f"--config.teacher.loop.save_every={SAVE_EVERY}",
         f"--config.teacher.loop.evaluate_every={EVALUATE_EVERY}",
@@ -51,54 +103,86 @@ def compare(directory, kills, steps, seed):
         "JAX_COMPILATION_CACHE_DIR": str(directory / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    def run(name, *plan):
-        command = [sys.executable, str(HERE), "child", *map(str, plan), "--", *flags]
-        command.append(f"--workdir={directory / name}")
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    left_alone = run("alone", "none", 0, 0)
-    assert left_alone.returncode == 0, left_alone.stderr
-    resumed_at = []
-    while True:
-        is_killing = sum(done.values()) < kills
-        event = EVENTS[sum(done.values()) % len(EVENTS)] if is_killing else "none"
-        child = run("killed", event, rng.randint(1, REACH.get(event, 1)), rng.uniform(0, 0.08))
-        if child.returncode == -signal.SIGKILL:
-            done[event] += 1
-            resumed_at.append(_newest(directory / "killed"))
-            continue
-        assert child.returncode == 0, child.stderr
-        break
-    assert sum(done.values()) == kills, f"the run ended before its kill number {kills}"
-    assert len(set(resumed_at)) > kills // 5, f"it hardly went on in between: {resumed_at}"
-    alone, killed = (
-        (directory / name / "teacher" / "weights" / "params.safetensors").read_bytes()
-        for name in ("alone", "killed")
-    )
-    assert alone == killed, "the parameters differ"
-    return {"kills": sum(done.values()), "after": dict(done), "checkpoints_then": resumed_at}
+@contextlib.contextmanager
+def small_disk(directory):
+    """Mounts a disk that is soon full at `directory`/disk; yields whether that could be done."""
+    disk = directory / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
+    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(disk)], check=True)
 
 
 def _newest(workdir):
-    names = [p.name for p in (workdir / "teacher" / "checkpoints").glob("*") if p.name.isdigit()]
-    return max(map(int, names), default=0)
+    return max(_checkpoints(workdir), default=0)
 
 
-def child(event, after, delay, flags):
-    """A run that kills itself `delay` seconds after `event` has begun for the `after`-th time."""
-    from toklip_jax.main import main as run
+def _checkpoints(workdir):
+    names = (p.name for p in (workdir / "teacher" / "checkpoints").glob("*"))
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _expect_told(child):
+    errors = [line for line in child.stderr.splitlines() if line.startswith("error: ")]
+    assert child.returncode == 2, f"status {child.returncode}: {child.stderr}"
+    assert len(errors) == 1, child.stderr
+    assert "space" in errors[0], errors
+    assert "Traceback" not in child.stderr, child.stderr
+
+
+def _expect_no_orphans(path):
+    left, deadline = json.loads(path.read_text()), time.monotonic() + ORPHAN_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(0.1)
+        left = [pid for pid in left if _is_alive(pid)]
+    assert not left, f"workers outlived their main process by {ORPHAN_SECONDS} s: {left}"
+
+
+def _is_alive(pid):
+    try:
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def _flip_a_bit(workdir, rng):
+    """Flips a bit somewhere in the newest checkpoint, unless it is the only one."""
+    if len(_checkpoints(workdir)) < 2:
+        return 0
+    newest = workdir / "teacher" / "checkpoints" / str(_newest(workdir))
+    files = sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size)
+    path = rng.choice(files)
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    return 1
+
+
+def child(directory, event, after="0", delay="0", *, flags):
+    """A run to which `event` happens, after the `after`-th time of what it is bound to."""
+    from toklip_jax.main import main as command
     from toklip_jax.run import stages
     from toklip_jax.training import loop
     from toklip_jax.training.checkpoints import Checkpoints
 
-    left = [int(after)]
+    directory, left = pathlib.Path(directory), collections.Counter()
+    if event in KILLS:
+        left[event] = int(after)
+    elif event != "none":
+        left["step"] = int(after)
 
     def count(what):
-        if what == event:
-            left[0] -= 1
-            if left[0] == 0:
-                threading.Thread(target=_kill, args=(float(delay),), daemon=True).start()
+        left[what] -= 1
+        if left[what] == 0:
+            _happen(directory, event, float(delay), left)
 
     save, evaluation, fetch = Checkpoints.save, stages.validation, loop.put_batch
 
@@ -121,7 +205,23 @@ def child(event, after, delay, flags):
 
     Checkpoints.save, stages.validation = counted_save, counted_evaluation
     loop.put_batch = counted_fetch
-    return run(["main", *flags])
+    return command(["main", *flags])
+
+
+def _happen(directory, event, delay, left):
+    if event == "full":
+        with contextlib.suppress(OSError), (directory / "disk" / FILLER).open("wb") as file:
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        return
+    workers = multiprocessing.active_children()
+    if event == "worker" and not left["lost"]:
+        os.kill(workers[0].pid, signal.SIGKILL)
+        left["lost"], left["step"] = 1, STEPS  # it has to go on, and is killed there
+        return
+    (directory / CHILDREN).write_text(json.dumps([worker.pid for worker in workers]))
+    threading.Thread(target=_kill, args=(delay,), daemon=True).start()
 
 
 def _kill(delay):
@@ -131,5 +231,6 @@ def _kill(delay):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
-        sys.exit(child(*sys.argv[2:5], sys.argv[6:]))
+        end = sys.argv.index("--")
+        sys.exit(child(*sys.argv[2:end], flags=sys.argv[end + 1 :]))
     main()

@@ -91,7 +91,7 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
 def test_a_killed_run_ends_with_the_parameters_of_one_left_alone(tmp_path):
     """The short form of `kill_resume.py`: one kill inside a save, one inside an evaluation."""
     compare = runpy.run_path(str(TESTS / "kill_resume.py"))["compare"]
-    done = compare(tmp_path, kills=2, steps=20, seed=0)
+    done = compare(tmp_path, times=2, steps=20, seed=0)
     assert done["after"] == {"save": 1, "evaluation": 1}
 
 
