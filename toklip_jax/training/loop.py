@@ -22,6 +22,7 @@ from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.config_change import check_same
 from toklip_jax.training.contents import describe_arrays
 from toklip_jax.training.faults import SkippedSteps
+from toklip_jax.training.host_batches import HostBatches
 from toklip_jax.training.identity import Identity, expect_identity
 from toklip_jax.training.logging import RunLog, has_log
 from toklip_jax.training.objective import Objective
@@ -43,7 +44,6 @@ from toklip_jax.training.step import create_state, jit_step, make_step
 
 Batches = Callable[[int], Iterator[Any]]  # start step -> batches from there on
 Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
-HOST_FIELDS = ("keys", "skipped")  # of a batch: fields that stay on the host
 LEAVING_SECONDS = 30.0  # that hosts wait for one another before they save and end early
 
 logger = logging.getLogger(__name__)
@@ -272,22 +272,23 @@ class _Loop:
         self.log = RunLog(self.directory, context.title, total, start=start, wandb=context.wandb)
         self.speed, self.checkpoints = Speed(total), checkpoints
         self.last = start, state, None  # steps done, their state, the last one's metrics
+        self.batches = HostBatches(lambda: self._read(stream, bad))
         with self.log, stopping_when_asked(), self.profile:
             try:
                 self._evaluate_what_was_missed(start, frozen)
                 for _ in range(start, total):
-                    self._advance(frozen, stream, bad)
+                    self._advance(frozen, bad)
             except BaseException as error:
                 self._save_before_leaving(error)
                 raise
         return self.last[1]
 
-    def _advance(self, frozen, stream, bad) -> None:
+    def _advance(self, frozen, bad) -> None:
         """Takes a step, and does all that is due after it."""
         config, (done, state, metrics) = self.config, self.last
         is_first = metrics is None
         fetched = time.perf_counter()
-        batch, keys = self._fetch(stream, bad)
+        batch, keys = self._fetch()
         # While the previous step is running, waiting for a batch costs nothing.
         if is_first or metrics["loss"].is_ready():
             self.speed.waited(time.perf_counter() - fetched)
@@ -297,6 +298,7 @@ class _Loop:
             state, metrics = self.step(state, frozen, batch)
         done += 1
         self.last = done, state, metrics
+        self.batches.check(metrics, must_know=self._is_recorded(done))
         if is_first:
             self.context.accept()  # what is wrong with sizes or data has been met by now
         self.log.advance()
@@ -315,12 +317,22 @@ class _Loop:
         if done < config.steps and is_told():
             raise Preempted(f"saved step {done} of {config.steps} and stopped")
 
-    def _fetch(self, stream, bad):
+    def _read(self, stream, bad):
         batch = dict(next(stream))
-        host = {name: batch.pop(name) for name in HOST_FIELDS if name in batch}
-        keys = host.get("keys", [])
-        bad.add(len(batch_leaf(batch)), host.get("skipped", []))
+        skipped = batch.pop("skipped", [])
+        bad.add(len(batch_leaf(batch)), skipped)
+        return batch
+
+    def _fetch(self):
+        batch = self.batches.fetch()
+        keys = batch.pop("keys", [])
         return put_batch(batch, self.mesh), keys
+
+    def _is_recorded(self, done) -> bool:
+        """Returns whether a step is logged, saved or evaluated."""
+        every = (self.config.log_every, self.config.save_every)
+        is_due = any(done % number == 0 for number in every)
+        return is_due or done == self.config.steps or self._is_evaluated(done)
 
     def _is_evaluated(self, done) -> bool:
         every = self.config.evaluate_every
@@ -362,10 +374,11 @@ class _Loop:
         done, state, metrics = self.last
         if metrics is None:
             return  # no step was taken: nothing to lose
-        if not all_arrive(f"saving step {done} before leaving", LEAVING_SECONDS):
+        if not all_arrive(f"leaving after step {done}", LEAVING_SECONDS):
             logger.warning("step %s is not saved: not all hosts have ended at it", done)
             return
         try:
+            done = int(state.step)  # fewer than were taken where a host could not read
             self.checkpoints.save(done, state)
             self.checkpoints.wait()
         except Exception as failure:
@@ -384,7 +397,7 @@ class _Loop:
 
 def batch_leaf(batch: Mapping[str, Any]) -> Any:
     """Returns one array of a batch; all have the same length."""
-    return jax.tree.leaves(batch)[0]
+    return next(leaf for leaf in jax.tree.leaves(batch) if hasattr(leaf, "shape"))
 
 
 def _evaluated(state: TrainState) -> Params:

@@ -13,6 +13,7 @@ from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, make_o
 from toklip_jax.training.state import Params, TrainState, merge, with_zeros
 
 Metrics = dict[str, jax.Array]
+MISSING = "is_missing"  # in a batch: bool [b], rows that stand for others that could not be read
 
 
 def create_state(params: Params, config: OptimizerConfig, total_steps: int) -> TrainState:
@@ -36,7 +37,8 @@ def make_step(
 
     Metrics are float32 scalars: the objective's, `loss`, `grad_norm` (of all trainable parameters,
     before clipping), `learning_rate`, and `is_skipped`: 1 if loss or gradient was not finite, and
-    only the step number changed. Randomness is a function of seed and step alone.
+    only the step number changed. Randomness is a function of seed and step alone. Where a batch has
+    `MISSING` rows, nothing changes, not even the step number, and the metric of that name is 1.
 
     Args:
         accumulation: chunks that a batch is computed in; see `gradients`.
@@ -46,6 +48,9 @@ def make_step(
     schedule = learning_rate(config, total_steps)
 
     def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
+        batch = dict(batch)
+        has_missing = MISSING in batch
+        is_missing = jnp.any(batch.pop(MISSING, False))
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         frozen = with_zeros(frozen, unused or {})
         loss, metrics, grads = gradients(
@@ -57,15 +62,20 @@ def make_step(
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         old, new = (state.params, state.opt_state, state.ema), (params, opt_state, ema)
-        kept = jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+        is_kept = is_finite & ~is_missing
+        kept = jax.tree.map(lambda n, o: jnp.where(is_kept, n, o), new, old)
+        is_skipped = ~is_finite & ~is_missing
         metrics = metrics | {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": schedule(state.step - state.skipped),
-            "is_skipped": 1 - is_finite.astype(jnp.float32),
+            "is_skipped": is_skipped.astype(jnp.float32),
         }
-        skipped = state.skipped + (~is_finite).astype(jnp.int32)
-        return TrainState(state.step + 1, *kept, skipped), metrics
+        if has_missing:
+            metrics[MISSING] = is_missing.astype(jnp.float32)
+        skipped = state.skipped + is_skipped.astype(jnp.int32)
+        number = state.step + (~is_missing).astype(jnp.int32)
+        return TrainState(number, *kept, skipped), metrics
 
     return step
 
