@@ -6,8 +6,8 @@ import pytest
 
 from toklip_jax.models.toklip.sizes import SIZES
 from toklip_jax.weights import Weights, save_weights
-from toklip_jax.weights.conversion import export_tensors
 from toklip_jax.weights.checks import expect_finite
+from toklip_jax.weights.conversion import export_tensors
 from toklip_jax.weights.writer import write_checkpoint
 
 
