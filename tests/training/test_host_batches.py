@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from line_fit import Line, batches
@@ -55,7 +56,7 @@ def take(source, steps, is_missing=None):
         batch = found.fetch()
         yield batch
         flag = batch[MISSING].any() if is_missing is None else is_missing(number)
-        found.check({MISSING: np.float32(flag)}, must_know=False)
+        found.check({MISSING: jnp.float32(flag)}, must_know=False)
 
 
 def failing(after):
@@ -86,6 +87,7 @@ SCRIPT = """
 import json, sys
 sys.path.append({here!r})
 import jax
+import jax.numpy as jnp
 from line_fit import Line, batches
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.training.loop import LoopConfig, train

@@ -135,12 +135,12 @@ def test_a_save_that_fails_hides_no_error(tmp_path, monkeypatch, caplog):
 def test_parameters_are_never_saved_from_a_step_that_broke_off(tmp_path, monkeypatch, caplog):
     """The step has taken its state's memory by then: what was saved before stays the newest."""
 
-    def broken(self, frozen, stream, bad, advance=loop._Loop._advance):
+    def broken(self, frozen, bad, advance=loop._Loop._advance):
         if self.last[0] == 3:
             for leaf in jax.tree.leaves(self.last[1]):
                 leaf.delete()
             raise RuntimeError("RESOURCE_EXHAUSTED")
-        advance(self, frozen, stream, bad)
+        advance(self, frozen, bad)
 
     monkeypatch.setattr(loop._Loop, "_advance", broken)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
