@@ -183,7 +183,7 @@ def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.teacher.loop.stepz=3"], 'Did you mean "steps"'),
+        (["--config.teacher.loop.stepz=3"], "did you mean 'steps'"),
         (["--config.teacher.loop.steps=many"], "many"),
         (["--config.seed=0", "stray"], "expected flags only, got 'stray'"),
         (["--mode=evaluate"], "train"),

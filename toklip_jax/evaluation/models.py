@@ -126,7 +126,7 @@ class Models:
     def _player(self, role):
         names = [name for name in PLAYERS.get(role, (role,)) if name in self.by_name]
         if role == "text":
-            names = [name for name in names if self.config(name).text is not None]
+            names = [name for name in names if getattr(self.config(name), "text", None)]
         return next(iter(names), None)
 
 
