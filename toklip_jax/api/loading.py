@@ -31,8 +31,9 @@ def load(
     """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer alone as a `VQTokenizer`.
 
     Args:
-        path: the path of a converted directory; of a `.safetensors` or PyTorch file; or of
-            safetensors files with an index, the index or the directory that holds it.
+        path: the path of a converted directory; of a `.safetensors`, PyTorch or `.npz` file; or of
+            safetensors files with an index, the index or the directory that holds it
+            (docs/formats.md).
         dtype: the type of activations: "float32", "bfloat16" or "float16". The VQ encoder within
             TokLIP stays float32, so that ids don't change.
         param_dtype: the type that parameters are kept in. Scalars and, within TokLIP, the VQ
@@ -48,7 +49,8 @@ def load(
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights.
         **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
-            `text_num_heads`, `is_causal`.
+            `text_num_heads`, `is_causal`; and `is_ema`, whether to take the running mean of a
+            checkpoint's weights (True, and the default where it has both) or the raw ones (False).
 
     Raises:
         ValueError: weights of another kind, sizes that can't be told, or an argument that these

@@ -1,5 +1,6 @@
 """Parameters from files onto devices: each device reads its part, and no second copy is made."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,8 @@ def place_params(
         exact: patterns of the slash paths of parameters that stay float32.
 
     Raises:
-        ValueError: an unknown dtype, or parameters that are no floating-point numbers.
+        ValueError: an unknown dtype, or parameters that are no floating-point numbers or too large
+            for float16.
     """
     check_name("param_dtype", dtype, DTYPES)
     flat = flax.traverse_util.flatten_dict(weights.params, sep="/")
@@ -51,8 +53,22 @@ def place_params(
             )
         is_exact = not array.shape or any(re.fullmatch(pattern, path) for pattern in exact)
         kept = DTYPES["float32" if is_exact else dtype]
-        placed[path] = _place(array, kept, placements[path], weights.release)
+        with _naming(path):
+            placed[path] = _place(array, kept, placements[path], weights.release)
     return flax.traverse_util.unflatten_dict(placed, sep="/")
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Turns the overflow of a cast to float16 into an error that names the parameter."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError as error:
+        raise ValueError(
+            f"expected numbers that float16 can hold, got larger ones for {path}: choose "
+            f"param_dtype='bfloat16' or 'float32'"
+        ) from error
 
 
 def _place(array: Any, dtype: np.dtype, sharding: NamedSharding | None, release) -> jax.Array:
