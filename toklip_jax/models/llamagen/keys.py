@@ -6,7 +6,7 @@ from toklip_jax.files.shapes import count_layers, shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 
-MAX_LEVELS, MAX_RES_BLOCKS = 10, 16  # VQ-16 has 5 and 2
+MAX_LEVELS, MAX_RES_BLOCKS = 10, 8  # VQ-16 has 5 and 2
 USAGE = "a counter of codes lately used in training, no parameter"
 
 
