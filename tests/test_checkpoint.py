@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from toklip_jax.core.errors import TryAgain
 from toklip_jax.training import reading
 from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.optimizer import OptimizerConfig
@@ -179,7 +180,7 @@ def test_storage_that_fails_for_a_moment_costs_no_checkpoint(tmp_path, monkeypat
     with Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(state()).step) == 4
     failing.times = 99
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(OSError, match="503"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(TryAgain, match="503"):
         checkpoints.restore(state())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
 

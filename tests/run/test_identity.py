@@ -18,6 +18,8 @@ from toklip_jax.run.context import RunContext
 from toklip_jax.run.identity import inputs_of, steps_trained, training_record
 from toklip_jax.run.run import _check_finished
 from toklip_jax.run.tokenizer import expect_kept, keep_tokenizer
+from toklip_jax.weights import training_of
+from toklip_jax.weights.description import Description
 
 CONFIG = pathlib.Path(__file__).parents[1] / "training" / "tiny_run.py"
 get_config = runpy.run_path(str(CONFIG))["get_config"]
@@ -44,7 +46,7 @@ def finish(workdir, name, context, parameters=b"parameters"):
     (weights / "params.safetensors").write_bytes(parameters)
     stage = stage_of(context, name)
     record = training_record(stage, context, inputs_of(stage, context))
-    (weights / "toklip.json").write_text(json.dumps({"format": 1, "training": record}))
+    Description(1, False, "", {}, record).write(weights)
 
 
 @pytest.fixture
@@ -120,16 +122,29 @@ def test_a_file_that_a_finished_stage_started_from_may_be_gone_but_not_another(t
         steps_trained(stage_of(context, "toklip"), context)
 
 
+@pytest.mark.parametrize("name", ["steps", "config", "inputs"])
+def test_a_damaged_record_is_named(name, workdir):
+    weights, context = workdir / "vq" / "weights", context_of(workdir)
+    record = training_of(weights) | {name: "damaged"}
+    Description(1, False, "", {}, record).write(weights)
+    with pytest.raises(ValueError, match=rf"toklip.json is damaged \(no {name} of the training\)"):
+        steps_trained(stage_of(context, "vq"), context)
+
+
 @pytest.mark.parametrize(("saved", "steps"), [((4, 10), 10), ((), 20)])
 def test_weights_of_an_earlier_version_have_the_steps_of_their_newest_checkpoint(
     saved, steps, tmp_path
 ):
     (tmp_path / "vq" / "weights").mkdir(parents=True)
-    (tmp_path / "vq" / "weights" / "toklip.json").write_text('{"format": 1}')
+    Description(1, False, "", {}).write(tmp_path / "vq" / "weights")
     for step in saved:
         (tmp_path / "vq" / "checkpoints" / str(step)).mkdir(parents=True)
     context = context_of(tmp_path, **{"vq.loop.steps": 20})
     assert steps_trained(stage_of(context, "vq"), context) == steps
+    context = context_of(tmp_path, **{"vq.loop.steps": 5})
+    if saved:
+        with pytest.raises(ValueError, match=r"loop.steps: 10 there, 5 now"):
+            steps_trained(stage_of(context, "vq"), context)
 
 
 def test_more_steps_of_a_stage_that_another_has_started_from_are_refused(workdir):

@@ -1,5 +1,6 @@
 import pytest
 
+from toklip_jax.core.errors import TryAgain
 from toklip_jax.training import reading
 from toklip_jax.training.reading import Damaged, Refused, read_together
 
@@ -56,7 +57,7 @@ LASTING = [
 def test_an_error_that_passes_is_waited_for_and_never_taken_for_damage(error, slept):
     assert read_together(failing(error, error), "checkpoint 4") == "read"
     assert slept == [1, 4]
-    with pytest.raises(OSError, match=r"checkpoint 4 could not be read .* run the same command"):
+    with pytest.raises(TryAgain, match=r"checkpoint 4 could not be read .*nothing is changed"):
         read_together(failing(*[error] * 9), "checkpoint 4")
     assert sum(slept[2:]) == 60
 
@@ -69,6 +70,16 @@ def test_wrong_content_is_read_once_more_and_is_then_damage(error, slept):
     assert slept == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), ValueError("PERMISSION_DENIED: gs://bucket/4")],
+    ids=repr,
+)
+def test_what_may_not_be_read_is_the_users_to_solve(error):
+    with pytest.raises(OSError, match="give this user the right"):
+        read_together(failing(*[error] * 9), "checkpoint 4")
+
+
 def test_what_is_refused_is_not_read_again(slept):
     read = failing(Refused("of another model"))
     with pytest.raises(Refused, match="of another model"):
@@ -77,7 +88,7 @@ def test_what_is_refused_is_not_read_again(slept):
 
 
 @pytest.mark.parametrize(
-    ("theirs", "raised"), [("refused", Refused), ("damaged", Damaged), ("storage", OSError)]
+    ("theirs", "raised"), [("refused", Refused), ("damaged", Damaged), ("storage", TryAgain)]
 )
 def test_what_another_host_meets_ends_this_one_alike(theirs, raised, monkeypatch):
     failure = {"kind": theirs, "text": "met by the other"}

@@ -15,6 +15,7 @@ jax.distributed.initialize(f"localhost:{port}", 2, rank, cluster_detection_metho
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from toklip_jax.core.errors import TryAgain
 from toklip_jax.training import reading
 from toklip_jax.training.checkpoints import Checkpoints
 
@@ -41,7 +42,7 @@ ocp.StandardCheckpointHandler.restore = failing
 with Checkpoints(folder, keep=3) as checkpoints:
     try:
         print("taken", checkpoints.restore(state(0))["x"].addressable_shards[0].data[0])
-    except OSError as error:
+    except TryAgain as error:
         print("both met", error)
 """
 

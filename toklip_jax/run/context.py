@@ -10,6 +10,7 @@ import jax
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.experiment import Experiment
 from toklip_jax.tasks.base import Start
+from toklip_jax.training.logging import has_log
 from toklip_jax.training.workdir import weights_directory, weights_path
 from toklip_jax.weights import Weights
 from toklip_jax.weights.read import read_weights
@@ -52,6 +53,12 @@ class RunContext:
     def weights_directory(self, stage: str) -> pathlib.Path:
         """Returns where a stage leaves its weights; it exists when the stage is done."""
         return weights_directory(self.workdir, stage)
+
+    def has_begun(self, stage: str) -> bool:
+        """Tells whether a stage has left anything that later steps, or stages, go on from."""
+        directory = self.workdir / stage
+        is_kept = any(directory.glob("checkpoints/[0-9]*")) or has_log(directory)
+        return is_kept or self.weights_directory(stage).exists()
 
     def read_weights(self, source: str) -> Weights:
         """Reads the weights that a config names, in the layout of the run's `compute`."""

@@ -20,6 +20,7 @@ from toklip_jax.training.config_change import differences
 from toklip_jax.training.identity import other_inputs
 from toklip_jax.training.workdir import weights_path
 from toklip_jax.weights import fingerprint, training_of
+from toklip_jax.weights.directory import DESCRIPTION
 
 # Fields of a stage that change nothing of what is trained, or not the numbers by intention.
 FREE = ("validation", "evaluate", "cache", "init", "size", "teacher_size")
@@ -92,22 +93,35 @@ def steps_trained(stage: StageConfig, context: RunContext) -> int:
     directory = context.weights_directory(stage.name)
     if not directory.exists():
         return 0
-    record = training_of(directory)
-    if not record:
-        checkpoints = directory.parent.glob("checkpoints/[0-9]*")
-        saved = [int(path.name) for path in checkpoints if path.name.isdigit()]
-        return max(saved, default=stage.loop.steps)
-    differ = differences(record["config"], _trained_as(stage, context))
-    differ += other_inputs(record["inputs"], _inputs_there(stage, context.workdir))
-    if record["steps"] > stage.loop.steps:
-        differ.append(f"loop.steps: {record['steps']} there, {stage.loop.steps} now")
+    record, differ = training_of(directory), []
+    if record:
+        _check_record(record, directory)
+        differ = differences(record["config"], _trained_as(stage, context))
+        differ += other_inputs(record["inputs"], _inputs_there(stage, context.workdir))
+    steps = record["steps"] if record else _newest_checkpoint(directory.parent, stage.loop.steps)
+    if steps > stage.loop.steps:
+        differ.append(f"loop.steps: {steps} there, {stage.loop.steps} now")
     if differ:
         raise UserError(
             f"expected the config that trained the stage {stage.name}, whose weights are in "
             f"{directory}, got another ({'; '.join(differ)}): take that back, delete "
             f"{directory.parent} to train the stage again, or choose another workdir"
         )
-    return record["steps"]
+    return steps
+
+
+def _newest_checkpoint(directory, default) -> int:
+    names = [path.name for path in directory.glob("checkpoints/[0-9]*")]
+    return max((int(name) for name in names if name.isdigit()), default=default)
+
+
+def _check_record(record, directory):
+    kinds = {"steps": int, "config": dict, "inputs": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise UserError(
+            f"{directory / DESCRIPTION} is damaged (no {wrong[0]} of the training): restore it, or "
+            f"delete {directory} to write the weights again from the newest checkpoint"
+        )
 
 
 def _trained_as(stage, context) -> dict[str, Any]:

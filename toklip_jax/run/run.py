@@ -7,7 +7,7 @@ import pathlib
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache import expect_complete, load_header
 from toklip_jax.experiment import Experiment
-from toklip_jax.parallel.hosts import call_on_main, is_main_host
+from toklip_jax.parallel.hosts import call_on_all, call_on_main, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.report import write_report
 from toklip_jax.run.context import RunContext
@@ -16,7 +16,6 @@ from toklip_jax.run.identity import steps_trained
 from toklip_jax.run.stages import train_stage
 from toklip_jax.run.tokenizer import keep_tokenizer
 from toklip_jax.tasks.base import initial_weights
-from toklip_jax.training.logging import has_log
 from toklip_jax.training.sinks import check_wandb
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
 
@@ -56,13 +55,7 @@ def run(
         raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
     workdir = pathlib.Path(workdir).expanduser()  # shells leave the ~ of --workdir=~/run
     mesh = make_mesh(experiment.mesh)
-    _check_caches(experiment)
-    _check_models(experiment, workdir)
-    if mode == "eval":
-        _check_evaluation(experiment, workdir)
-    else:
-        _check_starts(experiment, workdir)
-        call_on_main(lambda: check_wandb(experiment.wandb))
+    call_on_all(lambda: _check(experiment, workdir, mode))
 
     with _claimed(workdir, experiment, restart, allow_config_change) as (run_id, accept):
         context = RunContext(
@@ -113,7 +106,11 @@ def _check_finished(context, mode):
         reached = steps_trained(stage, context)
         for part, source in initial_weights(stage).items():
             former = source.removeprefix(STAGE_PREFIX)
-            if former in longer and source.startswith(STAGE_PREFIX) and _has_begun(stage, context):
+            if (
+                former in longer
+                and source.startswith(STAGE_PREFIX)
+                and context.has_begun(stage.name)
+            ):
                 raise UserError(
                     f"expected no stage that has started from stage {former}, which is to train "
                     f"on from step {longer[former]}, got {stage.name}, by init.{part}: delete "
@@ -128,13 +125,20 @@ def _check_finished(context, mode):
             longer[stage.name] = reached
 
 
-def _has_begun(stage, context):
-    is_finished = context.weights_directory(stage.name).exists()
-    return is_finished or has_log(context.workdir / stage.name)
+def _check(experiment, workdir, mode):
+    """Checks what can be checked before the workdir is claimed."""
+    _check_caches(experiment)
+    _check_models(experiment, workdir)
+    if mode == "eval":
+        _check_evaluation(experiment, workdir)
+    else:
+        _check_starts(experiment, workdir)
+        if is_main_host():
+            check_wandb(experiment.wandb)
 
 
 def _check_caches(experiment):
-    """Opens the headers of the caches that stages train on, before the workdir is claimed."""
+    """Opens the headers of the caches that stages train on."""
     for stage in experiment.stages:
         for directory in stage.source.cache_directories:
             expect_complete(load_header(directory), directory)

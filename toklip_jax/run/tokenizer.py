@@ -10,7 +10,6 @@ from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_main
 from toklip_jax.run.context import RunContext
 from toklip_jax.tasks.registry import task_of
-from toklip_jax.training.logging import has_log
 from toklip_jax.training.workdir import CONFIG_NAME
 
 FIELDS = ("tokenizer", "vocab_size")  # of the config's `text`: those that decide which it is
@@ -77,7 +76,7 @@ def _make(experiment, path):
 def _has_trained_texts(context) -> bool:
     """Whether a stage that reads texts has made a step."""
     stages = [stage for stage in context.experiment.stages if task_of(stage.task).needs_text]
-    return any(has_log(context.workdir / stage.name) for stage in stages)
+    return any(context.has_begun(stage.name) for stage in stages)
 
 
 def _kept_for(path):

@@ -115,7 +115,7 @@ class Checkpoints:
         Raises:
             Refused: a checkpoint of another structure, shape or dtype.
             Damaged: no whole checkpoint.
-            OSError: the storage could not be read.
+            TryAgain: the storage could not be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         if step is not None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from toklip_jax.core.errors import UserError
+from toklip_jax.core.errors import TryAgain, UserError
 from toklip_jax.parallel.hosts import gather_from_hosts
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ PASSING = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED|INTERNAL|UNKNOWN"
     r"|PERMISSION_DENIED|UNAUTHENTICATED)\b|os_error_code='(?!2')\d+'"
 )
+FORBIDDEN = re.compile(r"permission.denied|unauthenticated", re.IGNORECASE)
 REFUSED, DAMAGED, STORAGE = "refused", "damaged", "storage"
 
 
@@ -55,7 +56,8 @@ def read_together(read: Callable[[], T], where: str) -> T:
     Raises:
         Refused: some host's `read` raises it.
         Damaged: what some host read was wrong, more than once.
-        OSError: some host's storage could not be read for about a minute.
+        TryAgain: some host's storage could not be read for about a minute.
+        OSError: it may not be read.
     """
     result, tries = None, 0
     while True:
@@ -103,7 +105,7 @@ def _error(failure, where):
         return Refused(failure.text)
     if failure.kind == DAMAGED:
         return Damaged(failure.text)
-    return OSError(
-        f"{where} could not be read ({failure.text}): nothing is changed there; run the same "
-        f"command again when the storage answers, or move it away to go on from an earlier one"
-    )
+    text = f"{where} could not be read ({failure.text}), and nothing is changed there"
+    if FORBIDDEN.search(failure.text):
+        return OSError(f"{text}: give this user the right to read it")
+    return TryAgain(text)
