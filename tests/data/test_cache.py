@@ -167,6 +167,14 @@ def test_a_mixture_of_caches_is_one_and_of_both_is_refused(cache):
         SourceConfig("mixture", {"parts": [part, other]}).cache_directories  # noqa: B018
 
 
+def change_header(cache, changes):
+    """Changes the header as one that has no checksum yet."""
+    path = cache / "header.json"
+    header = json.loads(path.read_text()) | changes
+    header.pop("checksum", None)
+    path.write_text(json.dumps(header))
+
+
 def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found no header.json: make one with"):
         SourceConfig.from_plain(source_config(tmp_path / "none")).open()
@@ -174,6 +182,7 @@ def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
     with pytest.raises(ValueError, match=r"expected 3 shards .* found 2 \(no part-00001"):
         SourceConfig.from_plain(source_config(cache)).open()
     header = cache / "header.json"
+    change_header(cache, {})
     text = header.read_text()
     header.write_text(text.replace('"format": 2', '"format": 3'))
     with pytest.raises(ValueError, match="of format 1 or 2, got 3"):
@@ -209,26 +218,49 @@ def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
     ],
 )
 def test_a_damaged_header_is_named(cache, changes):
-    path = cache / "header.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    change_header(cache, changes)
     with pytest.raises(ValueError, match=r"header\.json is damaged|cache of format"):
         load_header(cache)
 
 
+def test_a_header_of_which_anything_changed_is_damaged(cache):
+    path = cache / "header.json"
+    whole = path.read_bytes()
+    for at in range(0, len(whole) - 1, 7):
+        data = bytearray(whole)
+        data[at] ^= 1
+        path.write_bytes(data)
+        try:
+            assert load_header(cache) == make_header()  # white space alone
+        except ValueError:
+            continue
+    path.write_bytes(whole.replace(b'"cat"', b'"cut"'))
+    with pytest.raises(ValueError, match=r"damaged \(it was changed after it was written\)"):
+        load_header(cache)
+
+
+def test_shards_that_changed_places_are_named(cache):
+    one, two = (cache / f"part-0000{i}-of-00003.array_record" for i in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(ValueError, match=r"samples 0 to 3 in .*part-00000.*, got 4"):
+        SourceConfig.from_plain(source_config(cache)).open()
+    two.write_bytes(content)
+    with pytest.raises(ValueError, match="it is another shard"):
+        SourceConfig.from_plain(source_config(cache)).open()
+
+
 @pytest.mark.parametrize("change", [lambda f: f | {"offset": 4}, lambda f: f | {"count": 7}])
 def test_fields_that_overlap_are_a_damaged_header(cache, change):
-    path = cache / "header.json"
-    header = json.loads(path.read_text())
-    header["fields"][-1] = change(header["fields"][-1])
-    path.write_text(json.dumps(header))
+    fields = json.loads((cache / "header.json").read_text())["fields"]
+    change_header(cache, {"fields": [*fields[:-1], change(fields[-1])]})
     with pytest.raises(ValueError, match=r"header\.json is damaged"):
         load_header(cache)
 
 
 def test_a_header_of_too_many_samples_is_found_at_once(cache):
-    path = cache / "header.json"
     for changes in ({"num_samples": 10**12}, {"num_samples": 10**9, "records_per_shard": 1}):
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        change_header(cache, changes)
         with pytest.raises(ValueError, match=r"found 3 \(no part-0.*header\.json is damaged"):
             SourceConfig.from_plain(source_config(cache)).open()
 

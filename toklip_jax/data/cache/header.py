@@ -8,6 +8,8 @@ cache/
 A record is one image: `Header.record_bytes` bytes of fields at fixed places, little-endian, then
 the caption in UTF-8 if the source has any. A field that depends on the crop is there `crops` times.
 
+The header ends with a checksum of itself; those of earlier versions have none.
+
 Format 1 knew square images with one id a place; its headers are read as what they mean in format 2,
 and its records are the same.
 """
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.data.cache.fields import DTYPES, Field, lay_out
+from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.images.sizes import sides_of
 from toklip_jax.data.transforms import Sample
 from toklip_jax.ops.grids import square_grid
@@ -30,6 +33,7 @@ from toklip_jax.ops.grids import square_grid
 FORMAT = 2
 HEADER = "header.json"
 DATA = "data"  # in a header's hashes; caches of before it was there have none
+_MAX_BYTES = 2**24  # of a header; most are the names of classes
 HIDDEN = ("index",)  # fields that are no part of a sample
 ENCODE = "python -m toklip_jax.encode"
 
@@ -108,6 +112,8 @@ class Header:
                 _expect_number(f"shape of {field.name}", value)
             if field.count not in (1, self.crops):
                 raise ValueError(f"expected {field.name} once or for each crop, got {field.count}")
+        if [field.name for field in self.fields].count("ids") != 1:
+            raise ValueError("expected one field of ids")
         if self.fields != lay_out(self.fields):
             raise ValueError("expected fields one after another, got gaps or overlaps")
 
@@ -159,6 +165,7 @@ class Header:
             "num_shards": self.num_shards,
             "record_bytes": self.record_bytes,
         }
+        data["checksum"] = hash_of(data)
         path = pathlib.Path(directory) / HEADER
         temporary = path.with_name(f".{HEADER}")
         temporary.write_text(json.dumps(data, indent=2) + "\n")
@@ -179,7 +186,11 @@ def load_header(directory: str | pathlib.Path) -> Header:
             f"--config=... --output={directory}`"
         )
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
         data = json.loads(path.read_text())
+        if data.pop("checksum", None) not in (None, hash_of(data)):
+            raise ValueError("it was changed after it was written")
         if data.get("format") in _READERS:
             header = _READERS[data["format"]](data)
             if data["record_bytes"] != header.record_bytes:

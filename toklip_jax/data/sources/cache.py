@@ -48,13 +48,15 @@ class CacheSource:
                     f"expected at most {self.header.records_per_shard} records in {path}, got "
                     f"{count}: it is of another cache, or {HEADER} is damaged; encode again"
                 )
+        numbers = {path: number for number, path in enumerate(paths)}
         filled = [(path, n) for path, n in zip(paths, counts, strict=True) if n]
         if not filled:
             raise ValueError(f"expected records in {directory}, found none: encode again")
         self._files = [path for path, _ in filled]
         self._offsets = Offsets(n for _, n in filled)
         self._records = grain.sources.ArrayRecordDataSource(self._files)
-        self._expect_fitting_ids()
+        for path, first in zip(self._files, self._offsets.starts, strict=False):
+            self._expect_fitting(path, first, numbers[path])
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -82,18 +84,27 @@ class CacheSource:
         header = dataclasses.asdict(self.header) | {"toklip_jax": ""}
         return [header, self._offsets.starts]
 
-    def _expect_fitting_ids(self):
-        """Checks the first record, as other sizes in the header would shift what is read."""
+    def _expect_fitting(self, path, first, number):
+        """Checks a shard's first record: another cache's would give other images' ids, or none."""
+        header = self.header
         try:
-            ids = self[0]["ids"]
+            sample = self[first]
         except BadSample:
             return
-        sizes = np.array(self.header.codebook_sizes)
+        sizes, ids = np.array(header.codebook_sizes), sample["ids"]
         if np.any(ids.reshape(-1, len(sizes)) >= sizes):
             raise ValueError(
-                f"expected ids below {self.header.codebook_sizes} in {self._files[0]}, got "
-                f"{ids.max()}: it is of another cache, or {HEADER} is damaged; encode again"
+                f"expected ids below {header.codebook_sizes} in {path}, got {ids.max()}: it is of "
+                f"another cache, or {HEADER} is damaged; encode again"
             )
+        places = [field for field in header.fields if field.name == "index"]
+        inside = range(number * header.records_per_shard, (number + 1) * header.records_per_shard)
+        for index in (int(field.read(sample[CROPS].record, 0)) for field in places):
+            if index not in inside:
+                raise ValueError(
+                    f"expected samples {inside.start} to {inside.stop - 1} in {path}, got {index}: "
+                    f"it is another shard; fetch it again, or encode again"
+                )
 
 
 class PickCrop:
