@@ -51,6 +51,13 @@ def test_sections_become_what_they_describe(config):
     assert experiment.description["vq"]["batch_size"] == 8
 
 
+def test_pictures_are_turned_everywhere_where_the_config_says_so(config):
+    assert not read_experiment(config).reading.exif_orientation
+    assert read_experiment(changed(config, exif_orientation=True)).reading.exif_orientation
+    with pytest.raises(UserError, match="exif_orientation"):
+        read_experiment(changed(config, exif_orientation="yes"))
+
+
 def test_a_stage_with_a_cache_trains_on_it(config):
     with config.unlocked():
         config.toklip.cache = "somewhere"
