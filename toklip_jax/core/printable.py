@@ -1,7 +1,7 @@
 """Text of foreign files, made fit for a terminal and for messages."""
 
 MAX_SHOWN = 80  # characters of a foreign file's own text in a message
-MAX_LINE = 900  # characters of a line that is printed
+MAX_LINE = 700  # characters of a line that is printed, or quoted within a message
 
 
 def printable(text: object, most: int = MAX_SHOWN) -> str:
