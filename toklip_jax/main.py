@@ -3,6 +3,7 @@
 python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo
 """
 
+import functools
 import re
 import sys
 
@@ -14,28 +15,7 @@ from toklip_jax.run.run import run
 
 def main(argv: list[str]) -> int:
     """Parses, then runs; returns the exit status (see `core.errors`)."""
-    command_line.quiet()
-    values = None
-    try:
-        values = parse(argv)
-        profile = _steps(values.profile)
-        experiment = command_line.experiment_of(values)
-    except ValueError as error:
-        if values is not None and values.traceback:
-            raise
-        return command_line.report(error)
-
-    def work():
-        run(
-            experiment,
-            values.workdir,
-            mode=values.mode,
-            restart=values.restart,
-            allow_config_change=values.allow_config_change,
-            profile=profile,
-        )
-
-    return command_line.run_command(work, experiment, values.traceback)
+    return command_line.run(argv, parse, _prepare)
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
@@ -45,6 +25,18 @@ def parse(argv: list[str]) -> flags.FlagValues:
         ValueError: a flag or a config that is wrong, in one line.
     """
     return command_line.parse(argv, _define, ("config", "workdir"), __doc__)
+
+
+def _prepare(values, experiment):
+    return functools.partial(
+        run,
+        experiment,
+        values.workdir,
+        mode=values.mode,
+        restart=values.restart,
+        allow_config_change=values.allow_config_change,
+        profile=_steps(values.profile),
+    )
 
 
 def _define(values):

@@ -81,3 +81,16 @@ def test_help_of_the_converter_and_flags_given_twice(capsys):
     assert ended.value.code == 0
     assert convert.main(["to-jax", "a.pt", "b", "--num-heads=2", "--num_heads=3"]) == 2
     assert "expected --num_heads once" in capsys.readouterr().err
+
+
+def test_an_error_of_the_program_is_none_of_the_user(monkeypatch, capsys):
+    flags = ["main", f"--config={TINY}", "--workdir=runs/x"]
+    for error in (ValueError("a bug"), OSError("a bug"), TypeError("a bug")):
+
+        def fail(*args, error=error, **options):
+            raise error
+
+        monkeypatch.setattr("toklip_jax.main.run", fail)
+        with pytest.raises(type(error), match="a bug"):
+            main(flags)
+    assert "error:" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.registry import Family, VQOutput, register
 
 PATCH, BITS = 8, (2, 3)
@@ -26,7 +27,7 @@ class SignConfig:
 
     def grid_of(self, *size):
         if len(size) != 2 or any(side % PATCH or side < PATCH for side in size):
-            raise ValueError(f"expected image sides divisible by {PATCH}, got {size}")
+            raise UserError(f"expected image sides divisible by {PATCH}, got {size}")
         return size[0] // PATCH, size[1] // PATCH
 
 

@@ -15,15 +15,16 @@ from toklip_jax.core.errors import (
     INTERRUPTED,
     PREEMPTED,
     SUCCESS,
-    USER_ERROR,
     Preempted,
     TryAgain,
+    exit_status,
 )
 from toklip_jax.experiment import Experiment, read_experiment
 from toklip_jax.parallel import start
 from toklip_jax.parallel.preemption import stopping_at_once
 
 RETRY = 1  # a failure to start: another try may succeed
+TRACEBACK = ("--traceback", "-traceback", "--traceback=true")
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
@@ -75,15 +76,36 @@ def experiment_of(values: flags.FlagValues) -> Experiment | None:
     return None if values["config"].value is None else read_experiment(values.config)
 
 
-def run_command(
-    work: Callable[[], None], experiment: Experiment | None, has_traceback: bool = False
+def run(
+    argv: list[str],
+    parse: Callable[[list[str]], flags.FlagValues],
+    prepare: Callable[[flags.FlagValues, Experiment | None], Callable[[], None]],
+    *,
+    is_connected: bool = True,
 ) -> int:
+    """Runs a command from its flags to its exit status (see `core.errors`).
+
+    Args:
+        parse: returns the values of the flags.
+        prepare: checks them, and returns what is to be done.
+        is_connected: whether that is done together with the other processes of the config.
+    """
+    quiet()
+    has_traceback = any(flag in argv for flag in TRACEBACK)
+
+    def command() -> int | None:
+        values = parse(argv)
+        experiment = experiment_of(values)
+        work = prepare(values, experiment)
+        return run_command(work, experiment) if is_connected else work()
+
+    return exit_status(command, has_traceback)
+
+
+def run_command(work: Callable[[], None], experiment: Experiment | None) -> int:
     """Connects the processes of a config, calls `work`, and returns the exit status.
 
     SIGTERM ends it with the status `PREEMPTED`, wherever it is.
-
-    Args:
-        has_traceback: raise errors of the user, with their traceback, instead of printing a line.
     """
     try:
         with stopping_at_once():
@@ -99,20 +121,10 @@ def run_command(
     except TryAgain as error:
         print(f"failed, and may not again: {error}; all is saved: try again", file=sys.stderr)
         return PREEMPTED
-    except (ValueError, OSError, FloatingPointError) as error:
-        if has_traceback:
-            raise
-        return report(error)
     except KeyboardInterrupt:
         print("\nstopped: the same command continues from what was saved", file=sys.stderr)
         return INTERRUPTED
     return SUCCESS
-
-
-def report(error: Exception) -> int:
-    """Prints an error that the user can fix, and returns its exit status."""
-    print(f"error: {error}", file=sys.stderr)
-    return USER_ERROR
 
 
 def _flags(define: Callable | None = None, argv: Sequence[str] = ()) -> flags.FlagValues:

@@ -11,7 +11,8 @@ import flax.traverse_util
 import numpy as np
 
 from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.printable import printable, printable_lines
+from toklip_jax.core.errors import exit_status
+from toklip_jax.core.printable import printable
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
 from toklip_jax.models.registry import Hints, recognise
@@ -35,12 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, or 2 for what the user can fix."""
     argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
-    try:
+
+    def command() -> int:
         expect_given_once(list(map(str, argv)))
         return args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {printable_lines(str(error))}", file=sys.stderr)
-        return 2
+
+    return exit_status(command)
 
 
 def inspect(args: argparse.Namespace) -> int:

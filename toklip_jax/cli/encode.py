@@ -20,21 +20,14 @@ from toklip_jax.run.encode import encode
 
 def main(argv: list[str]) -> int:
     """Parses, encodes, exports; returns the exit status (see `core.errors`)."""
-    command_line.quiet()
-    values = None
-    try:
-        values = command_line.parse(argv, _define, ("output",), __doc__)
-        experiment = command_line.experiment_of(values)
-        _check(values, experiment)
-    except ValueError as error:
-        if values is not None and values.traceback:
-            raise
-        return command_line.report(error)
-    work = functools.partial(_work, values, experiment)
-    return command_line.run_command(work, experiment, values.traceback)
+    return command_line.run(argv, _parse, _prepare)
 
 
-def _check(values, experiment) -> None:
+def _parse(argv):
+    return command_line.parse(argv, _define, ("output",), __doc__)
+
+
+def _prepare(values, experiment):
     if experiment is None and not values.parquet:
         raise ValueError("expected --config to encode by or --parquet to export to, got neither")
     if experiment is None and values.workdir:
@@ -47,6 +40,7 @@ def _check(values, experiment) -> None:
             f"expected --id_offset with --parquet only, got {values.id_offset}: a cache holds ids "
             f"as they are, so leave it out"
         )
+    return functools.partial(_work, values, experiment)
 
 
 def _work(values, experiment) -> None:

@@ -8,13 +8,13 @@ parameters and batches are shapes.
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
 from absl import flags
 
 from toklip_jax.cli import command_line
-from toklip_jax.core.errors import SUCCESS
 from toklip_jax.planning.plan import (
     FAST,
     largest_batch,
@@ -27,15 +27,15 @@ from toklip_jax.planning.report import report
 
 def main(argv: list[str]) -> int:
     """Parses, plans, prints; returns the exit status: 0, or 2 for what the user can fix."""
-    command_line.quiet()
-    try:
-        values = command_line.parse(argv, _define, ("config",), __doc__)
-        _plan(command_line.experiment_of(values), values)
-    except ValueError as error:
-        if "values" in locals() and values.traceback:
-            raise
-        return command_line.report(error)
-    return SUCCESS
+    return command_line.run(argv, _parse, _prepare, is_connected=False)
+
+
+def _parse(argv):
+    return command_line.parse(argv, _define, ("config",), __doc__)
+
+
+def _prepare(values, experiment):
+    return functools.partial(_plan, experiment, values)
 
 
 def _plan(experiment, values):

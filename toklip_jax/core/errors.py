@@ -1,9 +1,20 @@
-"""Errors of the user, and the exit statuses of the commands."""
+"""Errors of the user, and the exit statuses of the commands.
 
+An error that the user can fix is a `UserError`, or an `OSError` about a file or a full disk: a
+command says it in one line and ends with `USER_ERROR`. Any other is the program's, and keeps its
+traceback.
+"""
+
+import errno
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from toklip_jax.core.printable import printable_lines
+
 T = TypeVar("T")
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or one's share of it
 
 SUCCESS = 0
 USER_ERROR = 2  # the user can fix it: config, paths, data; one line says how
@@ -30,7 +41,15 @@ class Preempted(BaseException):
     """
 
 
-class SeveralErrors(ValueError):
+class NotFound(UserError, FileNotFoundError):
+    """Nothing is where the user said that something is."""
+
+
+class AlreadyExists(UserError, FileExistsError):
+    """Something is where the user said that something new shall be."""
+
+
+class SeveralErrors(UserError):
     """Errors that were found together, in `lines`."""
 
     def __init__(self, lines: list[str]):
@@ -45,16 +64,16 @@ class Problems:
         self.lines: list[str] = []
 
     def attempt(self, read: Callable[[], T]) -> T | None:
-        """Returns `read()`, or None where it raises a ValueError, whose message is kept."""
+        """Returns `read()`, or None where it raises a UserError, whose message is kept."""
         try:
             return read()
-        except ValueError as error:
+        except UserError as error:
             lines = error.lines if isinstance(error, SeveralErrors) else [str(error)]
             self.lines += [line for line in lines if line not in self.lines]
             return None
 
     def passes(self, check: Callable[[], Any]) -> bool:
-        """Returns whether `check()` raises no ValueError; the message of one is kept."""
+        """Returns whether `check()` raises no UserError; the message of one is kept."""
         return self.attempt(lambda: (check(),)) is not None
 
     def raise_lines(self) -> None:
@@ -62,7 +81,7 @@ class Problems:
         if len(self.lines) > 1:
             raise SeveralErrors(self.lines)
         if self.lines:
-            raise ValueError(self.lines[0])
+            raise UserError(self.lines[0])
 
     def raise_if_any(self, where: str) -> None:
         """Raises a `UserError` with all messages, one a line where there are several."""
@@ -71,3 +90,38 @@ class Problems:
         if len(self.lines) == 1:
             raise UserError(self.lines[0])
         raise UserError(f"{len(self.lines)} errors in {where}:\n  " + "\n  ".join(self.lines))
+
+
+def exit_status(work: Callable[[], int | None], has_traceback: bool = False) -> int:
+    """Calls `work`, and returns its exit status; an error of the user is printed in one line.
+
+    Args:
+        has_traceback: raise errors of the user too.
+    """
+    try:
+        return work() or SUCCESS
+    except (UserError, OSError) as error:
+        line = line_for_user(error)
+        if has_traceback or line is None:
+            raise
+        print(f"error: {printable_lines(line)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def is_users(error: BaseException | None) -> bool:
+    """Tells whether an error is one that the user can fix."""
+    return isinstance(error, UserError | OSError) and line_for_user(error) is not None
+
+
+def line_for_user(error: UserError | OSError) -> str | None:
+    """Returns what the user is told about an error, or None where it is the program's."""
+    if isinstance(error, UserError):
+        return str(error)
+    if error.errno in FULL:
+        return f"expected room on the disk, got {error.strerror!r}: make room, and run again"
+    if error.filename is None or error.strerror is None:
+        return None
+    return (
+        f"expected a file or directory that can be used, got {error.filename!r} "
+        f"({error.strerror}): check its path and permissions"
+    )

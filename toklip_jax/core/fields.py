@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from toklip_jax.core.errors import Problems
+from toklip_jax.core.errors import Problems, UserError
 
 T = TypeVar("T")
 
@@ -52,7 +52,13 @@ def from_fields(cls: type[T], fields: Mapping[str, Any], where: str, **others: A
         ValueError: fields that `cls` doesn't have, that are missing or of another type, a line for
             each; or what its constructor refuses.
     """
-    return cls(**others, **read_fields(cls, fields, where, without=others))
+    values = read_fields(cls, fields, where, without=others)
+    try:
+        return cls(**others, **values)
+    except UserError:
+        raise
+    except ValueError as error:  # of another package's class, which checks its fields
+        raise UserError(str(error)) from error
 
 
 def read_fields(

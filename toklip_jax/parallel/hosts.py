@@ -9,6 +9,8 @@ import numpy as np
 from jax._src import distributed  # the only way to its barrier with a time limit
 from jax.experimental import multihost_utils
 
+from toklip_jax.core.errors import UserError, is_users
+
 T = TypeVar("T")
 
 
@@ -56,8 +58,8 @@ def call_on_main(work: Callable[[], Any]) -> Any:
     All hosts must call it. They wait for host 0, and where it fails all of them fail.
 
     Raises:
-        Exception: what `work` raises, on host 0. On the others, a ValueError where the user can fix
-            it (a ValueError or OSError of `work`), else a RuntimeError.
+        Exception: what `work` raises, on host 0. On the others, a UserError where the user can fix
+            it, else a RuntimeError.
     """
     result = error = None
     if is_main_host():
@@ -65,13 +67,13 @@ def call_on_main(work: Callable[[], Any]) -> Any:
             result = work()
         except Exception as caught:
             error = caught
-    is_fixable = isinstance(error, ValueError | OSError)
+    is_fixable = is_users(error)
     failure = error and f"{type(error).__name__}: {error}"
     result, failure, is_fixable = broadcast_from_main([result, failure, is_fixable])
     if error is not None:
         raise error
     if failure:
-        raise (ValueError if is_fixable else RuntimeError)(f"host 0 met an error: {failure}")
+        raise (UserError if is_fixable else RuntimeError)(f"host 0 met an error: {failure}")
     return result
 
 
@@ -88,13 +90,13 @@ def call_on_all(work: Callable[[], T]) -> T:
         result = work()
     except Exception as caught:
         error = caught
-    is_fixable = isinstance(error, ValueError | OSError)
+    is_fixable = is_users(error)
     failures = gather_from_hosts([error and f"{type(error).__name__}: {error}", is_fixable])
     if error is not None:
         raise error
     for host, (failure, is_fixable) in enumerate(failures):
         if failure:
-            kind = ValueError if is_fixable else RuntimeError
+            kind = UserError if is_fixable else RuntimeError
             raise kind(f"host {host} met an error: {failure}")
     return result
 

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from toklip_jax.core.arguments import expect_given_once
+from toklip_jax.core.errors import exit_status
 from toklip_jax.report.write import write_report
 
 
@@ -12,14 +13,13 @@ def main(argv: list[str] | None = None) -> int:
     """Writes the page and prints its path; returns the exit status: 0, or 2 for a user's error."""
     argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
-    try:
+
+    def command() -> None:
         expect_given_once(argv, repeatable=("phrase", "import"))
         path = write_report(args.workdir, args.phrase, args.output, args.imports)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"the report is {path}")
-    return 0
+        print(f"the report is {path}")
+
+    return exit_status(command)
 
 
 def _parser():

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from toklip_jax.api import Tokenizer
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.sources import registered
@@ -97,7 +98,7 @@ def _weights(run: Run) -> tuple[Weights | None, str]:
         return None, f"the run has no weights of TokLIP: there is nothing at {path}."
     try:
         weights = read_weights(path)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return None, f"TokLIP's weights can't be read: {error}."
     if family_of(weights.config).role != "toklip":
         return None, f"the weights at {path} are another model's, not TokLIP's."
@@ -117,7 +118,7 @@ def _gallery(run, weights, reason, notes) -> tuple[Tokenizer | None, Gallery | N
     resize = run.config.get("evaluation_resize", DEFAULT_RESIZE)  # as in the run's evaluations
     try:
         return toklip, make_gallery(toklip, run.source, resize, **sizes), ""
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return toklip, None, f"the images can't be read: {error}{_hint(run.source, notes)}"
 
 
@@ -140,7 +141,7 @@ def _image_sections(
     asked += gallery.vocabulary
     try:
         phrases = encode_phrases(toklip, asked)
-    except ValueError as error:
+    except UserError as error:
         maps, texts = None, [_left_out(slug, str(error)) for slug in TEXT_SECTIONS]
     else:
         maps = text_maps(phrases, gallery.token_features)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from toklip_jax.core.errors import Preempted, TryAgain
+from toklip_jax.core.errors import Preempted, TryAgain, UserError
 from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import DATA, HEADER, Header, load_header
 from toklip_jax.data.health import BadSamples
@@ -71,7 +71,7 @@ def encode(
             except TryAgain as found:
                 print(f"host {host}: {found}", file=sys.stderr)
                 must_stop = True
-            except (ValueError, OSError) as found:
+            except (UserError, OSError) as found:
                 error = str(found)
     if bad.counts:
         print(f"host {host} left out {bad.report()}")

@@ -1,0 +1,70 @@
+"""Errors of the user and of the program are two kinds, in every command."""
+
+import ast
+import errno
+import pathlib
+
+import pytest
+
+import toklip_jax
+from toklip_jax.core.errors import AlreadyExists, NotFound, UserError, exit_status
+
+PACKAGE = pathlib.Path(toklip_jax.__file__).parent
+# Another kind, or one that a library raises: what the package raises on purpose is a UserError.
+NOT_RAISED = ("ValueError", "FileNotFoundError", "FileExistsError", "FloatingPointError")
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("expected a, got b"), "expected a, got b"),
+        (NotFound("expected weights at x"), "expected weights at x"),
+        (AlreadyExists("expected a new file"), "expected a new file"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.json"), "got 'x.json' (Permission"),
+        (OSError(errno.ENOSPC, "No space left on device"), "make room"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line(error, line, capsys):
+    assert exit_status(raising(error)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: expected")
+    assert line in told
+    assert told.count("\n") == 1
+    with pytest.raises(type(error)):
+        exit_status(raising(error), has_traceback=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), OSError("a bug"), KeyError("a"), ConnectionResetError(104, "reset")],
+)
+def test_what_the_program_does_wrong_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        exit_status(raising(error))
+
+
+def test_a_user_s_error_is_also_what_python_calls_it():
+    assert issubclass(UserError, ValueError)
+    assert issubclass(NotFound, FileNotFoundError)
+    assert issubclass(AlreadyExists, FileExistsError)
+
+
+def test_the_package_raises_errors_of_the_user_as_such():
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            raised = (
+                node.exc.func
+                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+                else None
+            )
+            if isinstance(raised, ast.Name) and raised.id in NOT_RAISED:
+                wrong.append(f"{path.name}:{node.lineno} raises {raised.id}")
+    assert not wrong
