@@ -12,7 +12,7 @@ import numpy as np
 
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import exit_status
-from toklip_jax.core.printable import printable
+from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
 from toklip_jax.models.registry import Hints, recognise

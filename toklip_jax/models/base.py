@@ -110,6 +110,12 @@ class Hints:
     is_causal: bool | None = None
     is_l2_normalised: bool = True
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        return tuple(f.name for f in fields if getattr(self, f.name) != f.default)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
@@ -139,12 +145,14 @@ class ForeignKeys:
             begin with `prefix`.
         rules: `rules(config, source, target)` returns the map from names that begin with `source`
             to slash paths that begin with `target`.
+        hints: the fields of `Hints` that `infer` reads; others are refused.
         dialects: other packages' names for the same.
     """
 
     marks: tuple[str, ...]
     infer: Callable[[Tensors, Hints, str], Any]
     rules: Callable[[Any, str, str], Sequence[Rule]]
+    hints: tuple[str, ...] = ()
     dialects: tuple[Dialect, ...] = ()
 
 
@@ -272,7 +280,17 @@ class Recognised:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def infer(self, hints: Hints) -> Any:
-        """Returns the config of the model that the tensors are of."""
+        """Returns the config of the model that the tensors are of.
+
+        Raises:
+            ValueError: a hint that these weights have no use for, or one that is missing.
+        """
+        for name in hints.given:
+            if name not in self.family.keys.hints:
+                raise ValueError(
+                    f"expected no {name} with weights of {self.family.title}, which have no use "
+                    f"for it, got {getattr(hints, name)}: leave it out"
+                )
         told = {field: n for field, n in self.sizes.items() if getattr(hints, field) is None}
         return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
 

@@ -1,6 +1,5 @@
 """Weights from whatever holds them."""
 
-import dataclasses
 import logging
 import pathlib
 
@@ -89,9 +88,7 @@ def is_converted(path: str | pathlib.Path) -> bool:
 
 def expect_no_hints(hints: Hints, directory: pathlib.Path, is_ema: bool | None = None) -> None:
     """Raises ValueError where hints are given for a converted directory, which says its sizes."""
-    fields = dataclasses.fields(Hints)
-    given = [field.name for field in fields if getattr(hints, field.name) != field.default]
-    given += [] if is_ema is None else ["is_ema"]
+    given = [*hints.given, *(() if is_ema is None else ("is_ema",))]
     if given:
         raise ValueError(
             f"expected no {' or '.join(given)} with the converted directory {directory}, whose "

@@ -81,4 +81,9 @@ def _attention_rules(source, target):
     ]
 
 
-KEYS = ForeignKeys(("quantize.embedding.weight", "encoder.conv_in.weight"), infer, rules)
+KEYS = ForeignKeys(
+    ("quantize.embedding.weight", "encoder.conv_in.weight"),
+    infer,
+    rules,
+    hints=("is_l2_normalised",),
+)

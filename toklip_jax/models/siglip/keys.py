@@ -157,5 +157,6 @@ KEYS = ForeignKeys(
     ("visual.trunk.patch_embed.proj.weight", "text.token_embedding.weight"),
     infer,
     rules,
+    hints=("num_heads", "text_num_heads", "is_causal"),
     dialects=(HUGGING_FACE, BIG_VISION, TIMM, IMAGE_TOWER),
 )

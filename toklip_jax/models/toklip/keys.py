@@ -43,4 +43,9 @@ def rules(config: TokLIPConfig, source: str = "", target: str = "") -> list[Rule
     ]
 
 
-KEYS = ForeignKeys(("visual.trunk.vq_table.weight", "visual.trunk.vq_mapping.weight"), infer, rules)
+KEYS = ForeignKeys(
+    ("visual.trunk.vq_table.weight", "visual.trunk.vq_mapping.weight"),
+    infer,
+    rules,
+    hints=("num_heads", "text_num_heads", "is_causal", "is_l2_normalised"),
+)
