@@ -7,7 +7,14 @@ import pathlib
 import pytest
 
 import toklip_jax
-from toklip_jax.core.errors import AlreadyExists, NotFound, UserError, exit_status
+from toklip_jax.core.errors import (
+    AlreadyExists,
+    NotFinite,
+    NotFound,
+    StorageFailed,
+    UserError,
+    exit_status,
+)
 
 PACKAGE = pathlib.Path(toklip_jax.__file__).parent
 # Another kind, or one that a library raises: what the package raises on purpose is a UserError.
@@ -27,6 +34,7 @@ def raising(error):
         (UserError("expected a, got b"), "expected a, got b"),
         (NotFound("expected weights at x"), "expected weights at x"),
         (AlreadyExists("expected a new file"), "expected a new file"),
+        (StorageFailed("expected room"), "expected room"),
         (PermissionError(errno.EACCES, "Permission denied", "x.json"), "got 'x.json' (Permission"),
         (OSError(errno.ENOSPC, "No space left on device"), "make room"),
     ],
@@ -54,6 +62,8 @@ def test_a_user_s_error_is_also_what_python_calls_it():
     assert issubclass(UserError, ValueError)
     assert issubclass(NotFound, FileNotFoundError)
     assert issubclass(AlreadyExists, FileExistsError)
+    assert issubclass(StorageFailed, OSError)
+    assert issubclass(NotFinite, FloatingPointError)
 
 
 def test_the_package_raises_errors_of_the_user_as_such():

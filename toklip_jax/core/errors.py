@@ -49,6 +49,14 @@ class AlreadyExists(UserError, FileExistsError):
     """Something is where the user said that something new shall be."""
 
 
+class StorageFailed(UserError, OSError):
+    """Storage that the user named could not be used: full, or out of reach."""
+
+
+class NotFinite(UserError, FloatingPointError):
+    """Training met too many losses or gradients that are not finite."""
+
+
 class SeveralErrors(UserError):
     """Errors that were found together, in `lines`."""
 

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from toklip_jax.core.errors import StorageFailed
 from toklip_jax.parallel.hosts import broadcast_from_main, call_on_main
 from toklip_jax.training.contents import describe_arrays, expect_same, outlines, seal, unseal
 from toklip_jax.training.reading import Damaged, read_together
@@ -164,7 +165,7 @@ class Checkpoints:
         except Exception as error:
             if "No space left" not in str(error):
                 raise
-            raise OSError(
+            raise StorageFailed(
                 f"no space left in {self.directory}: a checkpoint could not be written. What is "
                 f"there is whole; make room, or keep fewer, and run the same command again"
             ) from error

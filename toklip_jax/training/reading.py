@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from toklip_jax.core.errors import TryAgain, UserError
+from toklip_jax.core.errors import StorageFailed, TryAgain, UserError
 from toklip_jax.parallel.hosts import gather_from_hosts
 
 T = TypeVar("T")
@@ -107,5 +107,5 @@ def _error(failure, where):
         return Damaged(failure.text)
     text = f"{where} could not be read ({failure.text}), and nothing is changed there"
     if FORBIDDEN.search(failure.text):
-        return OSError(f"{text}: give this user the right to read it")
+        return StorageFailed(f"{text}: give this user the right to read it")
     return TryAgain(text)

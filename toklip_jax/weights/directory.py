@@ -18,6 +18,7 @@ from typing import Any
 import flax.traverse_util
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import StorageFailed
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.files import (
     LazyArray,
@@ -92,7 +93,7 @@ def save_weights(
         reading.finish()
         failure = broadcast_from_main(failure)
     if failure:
-        raise OSError(f"host 0 could not write {directory}: {failure}")
+        raise StorageFailed(f"host 0 could not write {directory}: {failure}")
 
 
 def load_weights(directory: str | pathlib.Path) -> Weights:
