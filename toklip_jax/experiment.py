@@ -69,7 +69,7 @@ class ReportConfig:
 
     def __post_init__(self):
         if self.num_images < 0 or self.num_searched < 0:
-            raise ValueError(
+            raise UserError(
                 f"expected no negative report.num_images and num_searched, got {self.num_images} "
                 f"and {self.num_searched}"
             )
@@ -201,7 +201,7 @@ class _Reader:
         found = [name for name, value in self.plain.items() if _is_stage(value)]
         for name in names:
             if name not in found:
-                raise ValueError(
+                raise UserError(
                     f"expected a section for each of stages, found none called {name!r}"
                     f"{_nearest(name, found)}"
                 )
@@ -218,7 +218,7 @@ class _Reader:
     def _seed(self):
         seed = check_type(self.plain.get("seed", 0), int, "seed")
         if not 0 <= seed < MAX_SEED:
-            raise ValueError(f"expected a seed of at least 0 and below 2**63, got {seed}")
+            raise UserError(f"expected a seed of at least 0 and below 2**63, got {seed}")
         return seed
 
     def _run_source(self, names):
@@ -226,7 +226,7 @@ class _Reader:
         if section:
             return SourceConfig.from_plain(section, "source")
         if names:
-            raise ValueError("expected a section source, as there are stages to train, found none")
+            raise UserError("expected a section source, as there are stages to train, found none")
         return None
 
     def _reading(self):
@@ -242,9 +242,9 @@ class _Reader:
             problems.attempt(lambda r=role, s=source: check_type(s, str, f"models.{r}"))
         problems.raise_lines()
         if self.plain.get("evaluate") and not any(models.values()):
-            raise ValueError("expected weights to evaluate in the config's models, got none")
+            raise UserError("expected weights to evaluate in the config's models, got none")
         if models.get("toklip") and models.get("vq"):
-            raise ValueError("expected models.vq only without models.toklip, which has its own")
+            raise UserError("expected models.vq only without models.toklip, which has its own")
         return dict(models)
 
     def _evaluation(self):
@@ -323,7 +323,7 @@ class _Reader:
         if directory := check_type(section.get("cache", ""), str, f"{name}.cache"):
             source = SourceConfig("cache", {"directory": directory})
         if source is not None and source.gives == "ids" and task.cache is None:
-            raise ValueError(
+            raise UserError(
                 f"expected a source of images for the {task.name} stage {name}, got a cache, which "
                 f"it can't train on: name the cache in the field cache of a stage that can"
             )
@@ -365,14 +365,14 @@ def _check_field(name, value, stages):
     """Raises ValueError for a field of the top level that is neither a known one nor a stage."""
     if _is_stage(value):
         if name in FIELDS:
-            raise ValueError(
+            raise UserError(
                 f"expected another name for the stage {name!r}, which is a field of every config: "
                 f"rename the section"
             )
         return
     is_section = isinstance(value, Mapping)
     if is_section and name not in FIELDS and not difflib.get_close_matches(name, FIELDS, 1):
-        raise ValueError(
+        raise UserError(
             f"expected a field 'objective' in the section {name}, as stages have, found "
             f"{sorted(value)}{_nearest(name, stages)}"
         )
@@ -384,7 +384,7 @@ def _validation(name, section, task):
     if plain is None:
         return None
     if not task.needs_text:
-        raise ValueError(
+        raise UserError(
             f"expected no section validation in the {task.name} stage {name}, which has no texts "
             f"to compare, got one: use evaluate"
         )

@@ -10,6 +10,7 @@ import sys
 from absl import flags
 
 from toklip_jax.cli import command_line
+from toklip_jax.core.errors import UserError
 from toklip_jax.run.run import run
 
 
@@ -54,7 +55,7 @@ def _steps(text):
         return None
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
-        raise ValueError(f"expected --profile=FIRST:LAST with FIRST below LAST, got {text!r}")
+        raise UserError(f"expected --profile=FIRST:LAST with FIRST below LAST, got {text!r}")
     return int(found[1]), int(found[2])
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 
 from toklip_jax.api.program import Method, apply_method, map_chunks, mesh_of, run_method
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_type
 from toklip_jax.models.registry import count_params, family_of
 from toklip_jax.nn.config import Compute
@@ -55,7 +56,7 @@ class LoadedModel:
     def batch_size(self, batch_size: int | None):
         check_type(batch_size, int | None, "batch_size")
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
+            raise UserError(f"expected a batch_size of at least 1, got {batch_size}")
         self._batch_size = batch_size
 
     def apply(self, params: dict[str, Any], inputs: Any, method: str) -> jax.Array:

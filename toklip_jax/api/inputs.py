@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES, simplest
 from toklip_jax.models.base import VQConfig, ids_shape
 from toklip_jax.ops.pixels import to_unit_range
@@ -60,7 +61,7 @@ class Images:
 
     def check(self, images: Any) -> Any:
         if isinstance(images, PIL.Image.Image):
-            raise ValueError(
+            raise UserError(
                 f"{self._expected} or a list of Pillow images, got one image: pass [image]"
             )
         if isinstance(images, Sequence) and not isinstance(images, str | bytes):
@@ -69,7 +70,7 @@ class Images:
                 return images
         array = images if isinstance(images, jax.Array) else np.asarray(images)
         if array.dtype != np.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(
+            raise UserError(
                 f"{self._expected} of uint8, or float in [-1, 1], got {array.dtype}: convert them"
             )
         self._check_shape(array.shape)
@@ -82,7 +83,7 @@ class Images:
             return
         least, most = float(array.min()), float(array.max())
         if not (least >= -1 - RANGE_SLACK and most <= 1 + RANGE_SLACK):  # NaN fails too
-            raise ValueError(
+            raise UserError(
                 f"{self._expected} with floats in [-1, 1], got values from "
                 f"{least:.4g} to {most:.4g}: pass uint8, or scale them"
             )
@@ -115,7 +116,7 @@ class Images:
 
     def _check_list(self, images):
         if len(images) == 0:
-            raise ValueError(f"{self._expected}, got none: pass at least one")
+            raise UserError(f"{self._expected}, got none: pass at least one")
         if all(isinstance(image, PIL.Image.Image) for image in images):
             self._check_resizable()
             return list(images)
@@ -124,19 +125,19 @@ class Images:
             return stack.stack([stack.asarray(image) for image in images])
         except (ValueError, TypeError):
             shapes = sorted({np.shape(image) for image in images})
-            raise ValueError(
+            raise UserError(
                 f"{self._expected}, got a list with the shapes {shapes}: resize them alike, "
                 f"or pass Pillow images"
             ) from None
 
     def _check_resizable(self):
         if self.size is None:
-            raise ValueError(
+            raise UserError(
                 f"{self._expected}, got Pillow images, and no size to resize them to: load with "
                 f"image_size=..."
             )
         if len(self.size) != 2:
-            raise ValueError(f"{self._expected}, got Pillow images: pass an array of the frames")
+            raise UserError(f"{self._expected}, got Pillow images: pass an array of the frames")
 
     def _resized(self, image):
         return RESIZES[self.resize](image, self.size)
@@ -149,7 +150,7 @@ class Images:
                 return
             if shape[1:-1] == self.size:
                 return
-        raise ValueError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, num_sides)}")
+        raise UserError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, num_sides)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Ids:
         )
         if not is_fitting or not jnp.issubdtype(array.dtype, jnp.integer):
             shape = ", ".join("n" if n is None else str(n) for n in self.shape)
-            raise ValueError(
+            raise UserError(
                 f"expected {self.kind} [b, {shape}], got {array.dtype} {tuple(array.shape)}"
             )
         if not isinstance(array, jax.Array):
@@ -193,7 +194,7 @@ class Ids:
         columns = [array] if len(self.sizes) == 1 else np.moveaxis(array, -1, 0)
         for column, size in zip(columns, self.sizes, strict=True):
             if column.size and (column.min() < 0 or column.max() >= size):
-                raise ValueError(
+                raise UserError(
                     f"expected {self.kind.removeprefix('integer ')} in [0, {size}), got "
                     f"{column.min()} to {column.max()}{self.remedy}"
                 )
@@ -219,7 +220,7 @@ class Vectors:
         is_fitting = array.ndim == len(self.shape) + 1 and array.shape[1:] == self.shape
         if not is_fitting or not jnp.issubdtype(array.dtype, jnp.floating):
             shape = ", ".join(map(str, self.shape))
-            raise ValueError(
+            raise UserError(
                 f"expected {self.name} [b, {shape}] of floats, got {array.dtype} "
                 f"{tuple(array.shape)}"
             )

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_type
 from toklip_jax.data.images import DEFAULT_RESIZE, sides_of
 from toklip_jax.models.registry import family_of
@@ -60,14 +61,14 @@ def load(
     check_type(image_size, int | Sequence[int] | None, "image_size")
     check_type(batch_size, int | None, "batch_size")
     if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
-        raise ValueError(
+        raise UserError(
             f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "
             f"{mesh!r}"
         )
     weights = read_weights(path, **sizes)
     family = family_of(weights.config)
     if family.role not in FROM_WEIGHTS:
-        raise ValueError(
+        raise UserError(
             f"expected TokLIP's weights or those of a VQ tokenizer in {path}, got those of "
             f"{family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
             f"tokenizer"

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.api.program import Method
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
@@ -100,7 +101,7 @@ class Tokenizer(LoadedModel):
     ) -> Float[Array, "b d"]:
         """Returns pooled features, float32, of `images` or of their `ids`."""
         if (images is None) == (ids is None):
-            raise ValueError("expected either images or ids, got both or neither")
+            raise UserError("expected either images or ids, got both or neither")
         if images is None:
             return self._features("image_features", ids, normalize)
 
@@ -204,7 +205,7 @@ class Tokenizer(LoadedModel):
             return texts
         if self._text_tokenizer is None:
             hub = self.config.text.tokenizer
-            raise ValueError(
+            raise UserError(
                 "expected token ids, got text, and these weights hold no text tokenizer: pass "
                 "load(..., tokenizer=PATH)" + (f" or tokenizer={hub!r}" if hub else "")
             )

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.inputs import Ids, Images
 from toklip_jax.api.program import Method, map_chunks, run_method
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.models.base import VQConfig
@@ -75,7 +76,7 @@ class VQTokenizer(LoadedModel):
         """
         grid = self._grid if grid is None else self._checked(grid)
         if grid is None and len(self.config.smallest_size) != 2:
-            raise ValueError(
+            raise UserError(
                 "expected grid=(frames, height, width) with the ids of videos, got none"
             )
         method = self._detokenize(grid)
@@ -106,7 +107,7 @@ class VQTokenizer(LoadedModel):
         """
         family = family_of(weights.config)
         if tokenizer is not None:
-            raise ValueError(
+            raise UserError(
                 f"expected no tokenizer with the weights of {family.title}, got {tokenizer}: it "
                 f"reads no texts"
             )
@@ -132,9 +133,7 @@ class VQTokenizer(LoadedModel):
         except TypeError:
             sides = ()
         if len(sides) != count or min(sides) < 1:
-            raise ValueError(
-                f"expected a grid of {count} whole numbers of at least 1, got {grid!r}"
-            )
+            raise UserError(f"expected a grid of {count} whole numbers of at least 1, got {grid!r}")
         return sides
 
     def _detokenize(self, grid):

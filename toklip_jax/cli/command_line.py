@@ -17,6 +17,7 @@ from toklip_jax.core.errors import (
     SUCCESS,
     Preempted,
     TryAgain,
+    UserError,
     exit_status,
 )
 from toklip_jax.experiment import Experiment, read_experiment
@@ -60,10 +61,10 @@ def parse(
     values = _flags(define, argv)
     rest = _read(values, argv)
     if len(rest) > 1:
-        raise ValueError(f"expected flags only, got {' '.join(rest[1:])!r}")
+        raise UserError(f"expected flags only, got {' '.join(rest[1:])!r}")
     for name in required:
         if values[name].value is None:
-            raise ValueError(f"expected --{name}=..., got none")
+            raise UserError(f"expected --{name}=..., got none")
     return values
 
 
@@ -150,13 +151,13 @@ def _read(values, argv, known_only=False) -> list[str]:
     try:
         rest = values(argv, known_only)
     except flags.Error as error:
-        raise ValueError(_one_line(error)) from error
+        raise UserError(_one_line(error)) from error
     except Exception as error:  # the config's own code runs here, and may raise anything
-        raise ValueError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
     # ml_collections defers its own error.
     if values["config"].value is not None and not isinstance(values.config, ConfigDict):
         name = config_flags.get_config_filename(values["config"])
-        raise ValueError(f"expected --config to name a Python file, found none at {name}")
+        raise UserError(f"expected --config to name a Python file, found none at {name}")
     return rest
 
 

@@ -11,7 +11,7 @@ import flax.traverse_util
 import numpy as np
 
 from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import exit_status
+from toklip_jax.core.errors import AlreadyExists, NotFound, UserError, exit_status
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
@@ -104,7 +104,7 @@ def verify(args: argparse.Namespace) -> int:
         checkpoint.file.release()
         weights.release()
     if faults:
-        raise ValueError(f"{len(faults)} tensors differ:\n  " + "\n  ".join(faults[:40]))
+        raise UserError(f"{len(faults)} tensors differ:\n  " + "\n  ".join(faults[:40]))
     print(f"bit-exact: {len(expected)} tensors")
     return 0
 
@@ -190,16 +190,16 @@ def _with_tokenizer(weights: Weights, source: str) -> Weights:
     path = pathlib.Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"expected a tokenizer.json at {path}, found nothing")
+        raise NotFound(f"expected a tokenizer.json at {path}, found nothing")
     if (tower := getattr(weights.config, "text", None)) is None:
-        raise ValueError(f"expected no --tokenizer, got {source}: these weights read no texts")
+        raise UserError(f"expected no --tokenizer, got {source}: these weights read no texts")
     TextTokenizer.from_file(path, tower.context_length).expect_fits(tower)
     return dataclasses.replace(weights, tokenizer_path=path)
 
 
 def _expect_new(path):
     if path.exists():
-        raise FileExistsError(f"expected a new directory, got {path}, which exists")
+        raise AlreadyExists(f"expected a new directory, got {path}, which exists")
 
 
 def _print_arrays(arrays):

@@ -13,6 +13,7 @@ import jax
 from absl import flags
 
 from toklip_jax.cli import command_line
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache import expect_complete, export_parquet
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
@@ -29,14 +30,14 @@ def _parse(argv):
 
 def _prepare(values, experiment):
     if experiment is None and not values.parquet:
-        raise ValueError("expected --config to encode by or --parquet to export to, got neither")
+        raise UserError("expected --config to encode by or --parquet to export to, got neither")
     if experiment is None and values.workdir:
-        raise ValueError(
+        raise UserError(
             f"expected --workdir with --config only, got {values.workdir!r}: an export uses no "
             f"run, so leave it out"
         )
     if values.id_offset and not values.parquet:
-        raise ValueError(
+        raise UserError(
             f"expected --id_offset with --parquet only, got {values.id_offset}: a cache holds ids "
             f"as they are, so leave it out"
         )

@@ -10,6 +10,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toklip_jax.core.errors import UserError
+
 PREFIX = "--config."
 PREFIXES = (PREFIX, PREFIX[1:])  # with one hyphen too
 KIND = "kind"  # the field that says which other fields its section has
@@ -80,7 +82,7 @@ def _new_section(path, overrides, config) -> str | None:
         if section in overrides or fields is None:
             return section
         if not isinstance(fields, Mapping):
-            raise ValueError(
+            raise UserError(
                 f"expected a section at {PREFIX}{section} to set {names[depth]} in, got "
                 f"{fields!r}: set {PREFIX}{section} as a whole"
             )
@@ -92,13 +94,13 @@ def _new_section(path, overrides, config) -> str | None:
 
 def _whole_section(path, text, sections) -> dict[str, Any]:
     if path in sections:
-        raise ValueError(
+        raise UserError(
             f"expected {PREFIX}{path} before the fields in it, which it replaces, got it after "
             f"them: swap them, or leave one out"
         )
     section = _value(text)
     if not isinstance(section, dict):
-        raise ValueError(f"expected a section for {PREFIX}{path}, as {{...}}, got {text!r}")
+        raise UserError(f"expected a section for {PREFIX}{path}, as {{...}}, got {text!r}")
     return section
 
 
@@ -113,7 +115,7 @@ def _set(section, path, text):
     for part in outer:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            raise ValueError(f"expected a section at {part} in {PREFIX}...{path}, got {section!r}")
+            raise UserError(f"expected a section at {part} in {PREFIX}...{path}, got {section!r}")
     section[name] = _value(text)
 
 

@@ -15,6 +15,7 @@ import jax
 from absl import flags
 
 from toklip_jax.cli import command_line
+from toklip_jax.core.errors import UserError
 from toklip_jax.planning.plan import (
     FAST,
     largest_batch,
@@ -49,7 +50,7 @@ def _plan(experiment, values):
 
     found = try_batch(0)
     if found is None:
-        raise ValueError(
+        raise UserError(
             "expected the step to fit its devices, got out of memory: take a smaller batch_size, "
             "more chunks (loop.accumulation) or a larger mesh.fsdp"
         )

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Sequence
 
+from toklip_jax.core.errors import UserError
+
 FLAG = re.compile(r"--?([A-Za-z][^=]*)(=?)(.*)", re.DOTALL)
 MAX_SHOWN = 60  # letters of a value
 
@@ -21,7 +23,7 @@ def expect_given_once(argv: Sequence[str], repeatable: Collection[str] = ()) -> 
     for name, value in _flags(argv):
         if name not in repeatable and given.setdefault(name, value) != value:
             first, second = (text[:MAX_SHOWN] for text in (given[name], value))
-            raise ValueError(
+            raise UserError(
                 f"expected --{name} once, got it with {first!r} and with {second!r}: leave one out "
                 f"(quote a pattern with braces, of which the shell otherwise makes several flags, "
                 f"and write a list as one value, \"('a', 'b')\")"

@@ -25,7 +25,7 @@ def check_name(what: str, name: Any, names: Iterable[str]) -> str:
         return name
     near = difflib.get_close_matches(str(name), names, 1)
     hint = f": did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"expected {what} among {names}, got {name!r}{hint}")
+    raise UserError(f"expected {what} among {names}, got {name!r}{hint}")
 
 
 def add_new(table: dict[str, T], name: str, value: T, what: str) -> T:
@@ -38,7 +38,7 @@ def add_new(table: dict[str, T], name: str, value: T, what: str) -> T:
         ValueError: another value has the name.
     """
     if table.setdefault(name, value) is not value:
-        raise ValueError(f"expected a new name for {what}, got {name!r} twice")
+        raise UserError(f"expected a new name for {what}, got {name!r} twice")
     return value
 
 
@@ -92,7 +92,7 @@ def check_section(fields: Any, where: str) -> Mapping[str, Any]:
         ValueError: it is none.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError(f"expected a section of fields for {where}, got {fields!r}")
+        raise UserError(f"expected a section of fields for {where}, got {fields!r}")
     return fields
 
 
@@ -104,9 +104,9 @@ def check_names(names: Any, where: str) -> tuple[str, ...]:
     """
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
         hint = f": write ({names!r},)" if isinstance(names, str) and names else ""
-        raise ValueError(f"expected a list of names for {where}, got {names!r}{hint}")
+        raise UserError(f"expected a list of names for {where}, got {names!r}{hint}")
     if twice := [name for name in names if list(names).count(name) > 1]:
-        raise ValueError(f"expected each name once in {where}, got {twice[0]!r} twice")
+        raise UserError(f"expected each name once in {where}, got {twice[0]!r} twice")
     return tuple(names)
 
 
@@ -132,7 +132,7 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
     options = _options(hint)
     if not any(_fits(value, option) for option in options):
         names = " or ".join(_type_name(option) for option in options)
-        raise ValueError(f"expected {names} for {where}, got {value!r}")
+        raise UserError(f"expected {names} for {where}, got {value!r}")
     is_tuple = any((typing.get_origin(option) or option) is tuple for option in options)
     return tuple(value) if is_tuple and isinstance(value, list) else value
 

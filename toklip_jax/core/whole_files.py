@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+from toklip_jax.core.errors import UserError
+
 
 def write_whole(path: str | pathlib.Path, content: str) -> None:
     """Writes a text file so that whoever reads it finds the old content or the new, never a part.
@@ -42,8 +44,8 @@ def read_object(path: pathlib.PurePath, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ValueError(f"{path} is damaged (expected an object, got a {kind}): {remedy}")
+        raise UserError(f"{path} is damaged (expected an object, got a {kind}): {remedy}")
     return content

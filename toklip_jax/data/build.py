@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import from_fields
 from toklip_jax.data import pipeline
 from toklip_jax.data.config import TextDataConfig
@@ -209,7 +210,7 @@ def training_transform(
     """
     if source.gives == ENCODED:
         if has_text and tokenizer is None:
-            raise ValueError(f"expected a tokenizer for the texts of {source.kind}, got none")
+            raise UserError(f"expected a tokenizer for the texts of {source.kind}, got none")
         fixed = _fixed(image_size, tokenizer, has_labels, exif_orientation)
         return from_fields(Decode, augment, where, **fixed)
     if source.gives == IDS:

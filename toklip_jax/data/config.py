@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.images.sizes import sides_of
 
 IMAGE_SIZE_OF_THE_MODEL = 0
@@ -25,7 +26,7 @@ class TextDataConfig:
 
     def __post_init__(self):
         if self.context_length < 0 or self.vocab_size < 0:
-            raise ValueError(
+            raise UserError(
                 f"expected no negative text.context_length and text.vocab_size, got "
                 f"{self.context_length} and {self.vocab_size}: leave them out, or set 0 for the "
                 f"model's context_length"
@@ -51,4 +52,4 @@ class ReadingConfig:
         if self.image_size != IMAGE_SIZE_OF_THE_MODEL:
             sides_of(self.image_size)
         if self.num_workers < 0:
-            raise ValueError(f"expected num_workers of at least 0, got {self.num_workers}")
+            raise UserError(f"expected num_workers of at least 0, got {self.num_workers}")

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from toklip_jax.core.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 Problem = tuple[str, str]  # a sample's name, such as "00012.tar:000123456", and the cause
@@ -47,7 +49,7 @@ class BadSamples:
             ValueError: a share outside [0, 1], or a minimum below 1.
         """
         if not 0 <= max_share <= 1 or minimum < 1:
-            raise ValueError(
+            raise UserError(
                 f"expected max_share in [0, 1] and minimum of at least 1, got {max_share} and "
                 f"{minimum}"
             )
@@ -97,7 +99,7 @@ class BadSamples:
 
     def _check(self, share, number):
         if number >= self.minimum and share > self.max_share:
-            raise ValueError(
+            raise UserError(
                 f"expected at most {self.max_share:.2%} bad samples, got {self.report()}\n"
                 f"fix the data, or raise the share that is allowed"
             )

@@ -12,6 +12,8 @@ from typing import Any
 
 import fsspec
 
+from toklip_jax.core.errors import UserError
+
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _OPEN_FILES = 128  # per process; limits of 1,024 are common, and a data set may have more shards
@@ -34,9 +36,7 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns or not all(patterns):
-        raise ValueError(
-            f"expected paths or patterns of files, got {patterns!r}: name at least one"
-        )
+        raise UserError(f"expected paths or patterns of files, got {patterns!r}: name at least one")
     return [path for pattern in patterns for one in _braces(pattern) for path in _glob(one)]
 
 
@@ -51,7 +51,7 @@ def expand_home(path: str | pathlib.Path) -> str:
     path = os.fspath(path)
     outer, joined, _ = path.partition("::")
     if joined and outer.split("://")[0] not in _OUTER:
-        raise ValueError(
+        raise UserError(
             f"expected one path, got {path}, which joins several by '::' as open_clip does: pass a "
             f"list of them, or a mixture with their weights"
         )
@@ -82,7 +82,7 @@ def file_system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"expected a local path, or a URL that fsspec opens, got {path} ({error})"
         ) from error
 
@@ -139,7 +139,7 @@ def expect_unchanged(path: str, state: Mapping[str, Any]) -> None:
         ValueError: it isn't: what was counted then no longer fits what is read now.
     """
     if file_state(path) != state:
-        raise ValueError(
+        raise UserError(
             f"expected {path} as it was when the run opened it, found that it has changed since: "
             f"start the run again"
         )
@@ -194,7 +194,7 @@ def _choices(text):
         return text.split(",")
     first, last = (int(number) for number in bounds.groups())
     if last < first:
-        raise ValueError(f"expected a range upward, got {{{text}}}: swap its ends")
+        raise UserError(f"expected a range upward, got {{{text}}}: swap its ends")
     return [str(number).zfill(len(bounds[1])) for number in range(first, last + 1)]
 
 
@@ -205,5 +205,5 @@ def _glob(path):
     system, name = file_system(path)
     found = sorted(system.glob(name))
     if not found:
-        raise ValueError(f"expected files that match {path}, found none: check the pattern")
+        raise UserError(f"expected files that match {path}, found none: check the pattern")
     return found if is_local(path) else [system.unstrip_protocol(match) for match in found]

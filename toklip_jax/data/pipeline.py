@@ -14,6 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.reader import KEY, SKIPPED, Reader
 from toklip_jax.data.sources import Source
 from toklip_jax.data.transforms import Sample, Transform
@@ -84,7 +85,7 @@ def evaluation_batches(
     _check(source, batch_size, start, host, hosts)
     number = -(-len(source) // batch_size)
     if start > number:
-        raise ValueError(f"expected a start of at most the {number} batches there are, got {start}")
+        raise UserError(f"expected a start of at most the {number} batches there are, got {start}")
     rows = grain.MapDataset.range(number * batch_size).seed(0)
     dataset = rows.random_map(_Masked(Reader(source, transform)))
     dataset = _share(dataset, batch_size, host, hosts)[start:]
@@ -133,7 +134,7 @@ def _share(dataset, batch_size, host, hosts):
 def _stack(samples):
     names = _fields(samples[0])
     if mixed := [sample for sample in samples if sample.keys() != samples[0].keys()]:
-        raise ValueError(
+        raise UserError(
             f"expected samples of the same fields, got {sorted(names)} and "
             f"{sorted(_fields(mixed[0]))}: give the parts of a mixture the same ones"
         )
@@ -150,12 +151,12 @@ def _fields(sample):
 
 def _check(source, batch_size, start, host, hosts):
     if len(source) == 0:
-        raise ValueError("expected a source with samples, got an empty one: check its path")
+        raise UserError("expected a source with samples, got an empty one: check its path")
     if hosts < 1 or not 0 <= host < hosts:
-        raise ValueError(f"expected host in [0, {hosts}), got {host}")
+        raise UserError(f"expected host in [0, {hosts}), got {host}")
     if batch_size < 1 or batch_size % hosts:
-        raise ValueError(
+        raise UserError(
             f"expected a batch_size that is a multiple of the {hosts} hosts, got {batch_size}"
         )
     if start < 0:
-        raise ValueError(f"expected a start of at least 0, got {start}")
+        raise UserError(f"expected a start of at least 0, got {start}")

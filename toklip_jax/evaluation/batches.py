@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.parallel.hosts import call_on_all
 from toklip_jax.parallel.preemption import stop_if_told
 
@@ -79,7 +80,7 @@ def map_batches(
 def _num_rows(arrays):
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(
+        raise UserError(
             f"expected arrays of one length above 0, got lengths {[len(a) for a in arrays]}"
         )
     return lengths.pop()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 
@@ -20,5 +21,5 @@ class EvaluationConfig:
 
     def __post_init__(self):
         if self.batch_size < 1:
-            raise ValueError(f"expected evaluation_batch_size of at least 1, got {self.batch_size}")
+            raise UserError(f"expected evaluation_batch_size of at least 1, got {self.batch_size}")
         check_name("evaluation_resize", self.resize, RESIZES)

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 
+from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
 from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
 
 MAX_ASYMMETRY = 1e-3  # of a covariance, against its largest entry: half precision's
@@ -51,7 +52,7 @@ def sfid(images: Frechet, reference: Frechet | Reference) -> float:
     if not isinstance(reference, Reference):
         return frechet_distance(images.statistics(), reference.statistics())
     if reference.spatial is None:
-        raise ValueError("expected spatial statistics (mu_s, sigma_s), got a reference without")
+        raise UserError("expected spatial statistics (mu_s, sigma_s), got a reference without")
     return frechet_distance(images.statistics(), reference.spatial)
 
 
@@ -66,13 +67,13 @@ def read_statistics(path: str | pathlib.Path) -> Reference:
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"expected reference statistics at {path}, found nothing")
+        raise NotFound(f"expected reference statistics at {path}, found nothing")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"expected an .npz of reference statistics, got another file: {path}")
+        raise UserError(f"expected an .npz of reference statistics, got another file: {path}")
     with _open_npz(path) as data:
         pool = _gaussian(data, path, "mu", "sigma")
         if pool is None:
-            raise ValueError(
+            raise UserError(
                 f"expected mu and sigma in {path}, found {', '.join(data.files) or 'nothing'}: "
                 f"take a file of statistics, or write one with `write_statistics`"
             )
@@ -88,9 +89,9 @@ def write_statistics(path: str | pathlib.Path, reference: Reference) -> None:
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"expected a path ending in .npz, got {path}")
+        raise UserError(f"expected a path ending in .npz, got {path}")
     if path.exists():
-        raise FileExistsError(f"expected a new file, got {path}, which exists: choose another name")
+        raise AlreadyExists(f"expected a new file, got {path}, which exists: choose another name")
     arrays = {"mu": reference.pool.mean, "sigma": reference.pool.covariance}
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
@@ -107,7 +108,7 @@ def _open_npz(path):
     try:
         return np.load(path, allow_pickle=False)
     except Exception as error:  # zipfile and numpy raise whatever damage makes of them
-        raise ValueError(f"{path} is damaged: {error}: fetch it again") from error
+        raise UserError(f"{path} is damaged: {error}: fetch it again") from error
 
 
 def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
@@ -116,20 +117,20 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
     if not any(name in data.files for name in names):
         return None
     if missing := [name for name in names if name not in data.files]:
-        raise ValueError(f"expected {mean_name} and {covariance_name} in {path}, {missing} missing")
+        raise UserError(f"expected {mean_name} and {covariance_name} in {path}, {missing} missing")
     try:
         mean, covariance = (np.asarray(data[name], np.float64) for name in names)
     except Exception as error:  # zipfile and numpy raise whatever damage makes of them
-        raise ValueError(f"{path} is damaged or holds no numbers: {error}") from error
+        raise UserError(f"{path} is damaged or holds no numbers: {error}") from error
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not mean.size:
-        raise ValueError(
+        raise UserError(
             f"expected {mean_name} [d] and {covariance_name} [d, d] in {path}, got {mean.shape} "
             f"and {covariance.shape}"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError(f"expected finite {mean_name} and {covariance_name} in {path}, got others")
+        raise UserError(f"expected finite {mean_name} and {covariance_name} in {path}, got others")
     if np.abs(covariance - covariance.T).max() > MAX_ASYMMETRY * np.abs(covariance).max():
-        raise ValueError(
+        raise UserError(
             f"expected a covariance in {path}, got a {covariance_name} that is not symmetric"
         )
     return Gaussian(mean, covariance)

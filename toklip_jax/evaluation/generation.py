@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.fid import fid, read_statistics
 from toklip_jax.evaluation.image_sets import ImageSource
@@ -32,7 +33,7 @@ class Generation(Evaluation):
 
     def __post_init__(self):
         if self.real and self.reference:
-            raise ValueError("expected either real or reference to compare with, got both")
+            raise UserError("expected either real or reference to compare with, got both")
 
     def sets(self) -> dict[str, ImageSource]:
         return {"samples": self.source} | ({"real": self.real} if self.real else {})

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data import pipeline
 from toklip_jax.data.health import name_left_out
 from toklip_jax.data.images import Decode
@@ -84,7 +85,7 @@ class DataSet:
         if "token_ids" in outputs:
             tokenizer = reading.tokenizer
             if self._is_encoded and tokenizer is None:
-                raise ValueError(NO_TOKENIZER)
+                raise UserError(NO_TOKENIZER)
             source = self._config.open(tokenizer)  # now with its captions
         if self._is_encoded:
             transform = Decode(
@@ -178,7 +179,7 @@ def check_source(source: ImageSource, where: str) -> None:
     elif isinstance(source, Mapping):
         SourceConfig.from_plain(source, where)
     elif not isinstance(source, SourceConfig | SampleSource):
-        raise ValueError(f"expected a section of a data source for {where}, got {source!r}")
+        raise UserError(f"expected a section of a data source for {where}, got {source!r}")
 
 
 def set_key(source: ImageSource) -> str:

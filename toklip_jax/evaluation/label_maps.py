@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.text import canonicalize
 from toklip_jax.evaluation.prompt_sets import CLASS_LISTS, ClassList, class_names
 from toklip_jax.metrics import AnyArray
@@ -66,13 +67,13 @@ def label_rows(
     labels = np.asarray(labels)
     outside = labels[(labels < 0) | (labels >= len(rows))]
     if len(outside):
-        raise ValueError(
+        raise UserError(
             f"expected labels of {source} in [0, {len(rows)}), got {outside[0]}: pass classes=... "
             f"with a name for each of its classes"
         )
     found = rows[labels]
     if np.any(found == NO_ROW):
-        raise ValueError(
+        raise UserError(
             f"expected labels of {source} among the {np.count_nonzero(rows != NO_ROW)} classes "
             f"that are asked for, got {labels[found == NO_ROW][0]}, which is another: pass "
             f"classes=... with all of its classes"
@@ -102,7 +103,7 @@ def labels_by_name(
         return labels
     places = {name: place for place, name in enumerate(others)}
     if unknown := [own[label] for label in np.unique(labels) if own[label] not in places]:
-        raise ValueError(
+        raise UserError(
             f"expected the classes of {source} among the {len(others)} of the training images, got "
             f"{len(unknown)} others, such as {unknown[0]!r} beside {others[0]!r}: name them alike, "
             f"or leave those images out"
@@ -117,7 +118,7 @@ def expect_names(source_classes: Sequence[str], source: str = "the data set") ->
         ValueError: they are WordNet ids, which no text encoder has learned.
     """
     if all(map(_WNID.fullmatch, source_classes)):
-        raise ValueError(
+        raise UserError(
             f"expected names of classes for the prompts, got the WordNet ids of {source}, such as "
             f"{source_classes[0]}: pass classes='imagenet', with a directory for each of its "
             f"classes, or a text file with a name a line, in the order of the ids"
@@ -134,7 +135,7 @@ def _by_wnid(classes, source_classes, source):
     if missing := sorted(set(classes.wnids) - set(source_classes)):
         if len(source_classes) != len(classes):
             raise _wrong_number(classes, source_classes, source)
-        raise ValueError(
+        raise UserError(
             f"expected the classes of {classes.name} in {source}, found no {missing[0]} (and "
             f"{len(missing) - 1} more): {_advice(source_classes)}"
         )
@@ -152,7 +153,7 @@ def _by_name(classes, source_classes, source):
     moved = [name for place, name in enumerate(theirs) if name in row and ours[place] != name]
     if not moved:  # some are only worded otherwise
         return np.arange(len(classes), dtype=np.int32)
-    raise ValueError(
+    raise UserError(
         f"expected the class names of {classes.name} in the order of the classes of {source}, or "
         f"all of them in another, got some that agree, of which {moved[0]!r} stands elsewhere: "
         f"{_advice(source_classes)}"

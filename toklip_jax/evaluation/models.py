@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.registry import VQConfig, build_model, family_of
 from toklip_jax.nn.config import Compute
 
@@ -64,7 +65,7 @@ class Models:
         """
         name = self._player(role)
         if name is None:
-            raise ValueError(f"expected a model for the role {role}, got {sorted(self.by_name)}")
+            raise UserError(f"expected a model for the role {role}, got {sorted(self.by_name)}")
         return self.by_name[name].module.apply({"params": params[name]}, *inputs, method=method)
 
     def precision(self) -> contextlib.AbstractContextManager:
@@ -117,7 +118,7 @@ class Models:
             return grid
         own = self.config("toklip").vision.grid
         if grid is not None and tuple(grid) != own:
-            raise ValueError(
+            raise UserError(
                 f"expected ids of the grid {own}, which TokLIP decodes, got some of {tuple(grid)}: "
                 f"fit the images or samples to it, or name a VQ tokenizer alone in the models"
             )

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
+
 logger = logging.getLogger(__name__)
 INDEX, SKIPPED = "index", "skipped"
 
@@ -94,16 +96,16 @@ def _read(path: pathlib.Path, outputs: Sequence[str], before: Sequence[Encoded])
         rows = {name: file[name] for name in file.files}
     skipped = json.loads(str(rows.pop(SKIPPED)))
     if sorted(rows) != sorted([*outputs, INDEX]):
-        raise ValueError(f"expected {outputs}, got {sorted(rows)}")
+        raise UserError(f"expected {outputs}, got {sorted(rows)}")
     if len({len(array) for array in rows.values()}) > 1:
-        raise ValueError("its arrays differ in length")
+        raise UserError("its arrays differ in length")
     if before:
         last = before[-1].rows
         for name, array in rows.items():
             if (array.shape[1:], array.dtype) != (last[name].shape[1:], last[name].dtype):
-                raise ValueError(f"its {name} has another shape or type than in the part before")
+                raise UserError(f"its {name} has another shape or type than in the part before")
         if len(last[INDEX]) and len(rows[INDEX]) and rows[INDEX][0] <= last[INDEX][-1]:
-            raise ValueError("its rows are not those that follow the part before")
+            raise UserError("its rows are not those that follow the part before")
     if not all(type(count) is int for count in skipped.values()):
-        raise ValueError("its counts are no numbers")
+        raise UserError("its counts are no numbers")
     return Encoded(rows, skipped)

@@ -7,6 +7,7 @@ ids yet, as while an autoregressive model is writing.
 import dataclasses
 from typing import ClassVar
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.label_maps import label_rows, labels_by_name
@@ -46,7 +47,7 @@ class Prefix(Evaluation):
     ) -> dict[str, tuple[str, ...]]:
         available_outputs(models, ("prefix",), "prefix")
         if not models.config("toklip").vision.is_causal:
-            raise ValueError(
+            raise UserError(
                 "expected a causal token encoder for the evaluation prefix, got one that sees all "
                 "ids at once: leave the evaluation out"
             )

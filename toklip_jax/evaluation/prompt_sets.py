@@ -8,6 +8,7 @@ import functools
 import importlib.resources
 import os
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.paths import read_bytes
 
@@ -87,7 +88,7 @@ def templates(name_or_path: str) -> tuple[str, ...]:
     for line in lines:
         rest = line.replace("{}", "")
         if rest == line or "{" in rest or "}" in rest:
-            raise ValueError(
+            raise UserError(
                 f"expected templates with {{}} for the class name and no other braces, got "
                 f"{line!r} in {name_or_path}"
             )
@@ -113,15 +114,15 @@ def _read_lines(what, path, names):
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         if not _is_path(path):
             check_name(f"a text file or {what}", path, names)
-        raise FileNotFoundError(
+        raise NotFound(
             f"expected a text file of {what}, or one of {list(names)}, found no file {path}"
         ) from None
     try:
         lines = _lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected {what} in UTF-8, got {path}: {error}") from error
+        raise UserError(f"expected {what} in UTF-8, got {path}: {error}") from error
     if not lines:
-        raise ValueError(f"expected {what} in {path}, one a line, got an empty file")
+        raise UserError(f"expected {what} in {path}, one a line, got an empty file")
     return lines
 
 

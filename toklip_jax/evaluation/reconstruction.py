@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.baselines import fit_patch_codebook
 from toklip_jax.evaluation.batches import padded_batches
@@ -66,7 +67,7 @@ class Reconstruct(Evaluation):
     def score(self, data: Encodings) -> Scores:
         rows, vq = data.images["test"], data.models.vq_config
         if "psnr" not in rows:
-            raise ValueError(
+            raise UserError(
                 "expected images to compare with their reconstructions, got ids alone: use the "
                 "evaluation generation for generated ids"
             )

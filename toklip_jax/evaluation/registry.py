@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import add_new, check_name, check_section, from_fields
 from toklip_jax.evaluation.base import Evaluation
 from toklip_jax.evaluation.generation import Generation
@@ -31,7 +32,7 @@ def register_evaluation(kind: str, cls: type[Evaluation]) -> None:
         ValueError: another class has the name, or it is no dataclass of this kind.
     """
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, Evaluation)):
-        raise ValueError(f"expected a dataclass that is an Evaluation for {kind!r}, got {cls!r}")
+        raise UserError(f"expected a dataclass that is an Evaluation for {kind!r}, got {cls!r}")
     add_new(EVALUATIONS, kind, cls, "a kind of evaluation")
 
 
@@ -45,7 +46,7 @@ def build_evaluation(name: str, section: Mapping[str, Any]) -> Evaluation:
         ValueError: an unknown kind or field, which names the nearest, or a source that is not one.
     """
     if "kind" not in check_section(section, f"evaluations.{name}"):
-        raise ValueError(f"expected a kind in evaluations.{name}, got {sorted(section)}")
+        raise UserError(f"expected a kind in evaluations.{name}, got {sorted(section)}")
     kind = check_name(f"evaluations.{name}.kind", section["kind"], EVALUATIONS)
     fields = {field: value for field, value in section.items() if field != "kind"}
     evaluation = from_fields(EVALUATIONS[kind], fields, f"evaluations.{name}")
@@ -63,7 +64,7 @@ def kind_of(evaluation: Evaluation) -> str:
     for kind, cls in EVALUATIONS.items():
         if type(evaluation) is cls:
             return kind
-    raise ValueError(
+    raise UserError(
         f"expected an evaluation among {sorted(EVALUATIONS)}, got a {type(evaluation).__name__}: "
         f"call register_evaluation with it"
     )

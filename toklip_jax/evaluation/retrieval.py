@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
 from toklip_jax.evaluation.batches import map_batches
 from toklip_jax.evaluation.image_sets import ImageSource
@@ -125,7 +126,7 @@ def recall_at_k(
     if not reference_count:
         return counts
     if positives.shape[1] != 1:
-        raise ValueError(
+        raise UserError(
             f"expected one right key a query for reference_count, got up to {positives.shape[1]}: "
             "the reference miscounts only text to image; leave the flag out here"
         )
@@ -199,11 +200,11 @@ def _block_size(num_keys):
 def _check_positives(positives, num_keys):
     without = np.flatnonzero(np.all(positives < 0, axis=1))
     if len(without):
-        raise ValueError(
+        raise UserError(
             f"expected at least one right key for every query, got none for {len(without)} of "
             f"{len(positives)} (the first is query {without[0]}): leave those queries out"
         )
     if positives.max() >= num_keys:
-        raise ValueError(
+        raise UserError(
             f"expected positives below {num_keys}, the number of keys, got {positives.max()}"
         )

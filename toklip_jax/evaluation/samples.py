@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import add_new, check_name, check_type, type_hints
 
 Batch = dict[str, np.ndarray]
@@ -72,7 +73,7 @@ class ArraySamples:
         lengths = {name: len(array) for name, array in arrays.items()}
         lengths |= {"prompts": len(prompts)} if prompts else {}
         if len(set(lengths.values())) != 1 or ("images" in arrays) == ("ids" in arrays):
-            raise ValueError(f"expected images, or ids, and arrays as long, got lengths {lengths}")
+            raise UserError(f"expected images, or ids, and arrays as long, got lengths {lengths}")
         self.classes, self.grid, self.fields = tuple(classes), grid, tuple(arrays)
         self._arrays, self._prompts = arrays, list(prompts)
         if prompts:

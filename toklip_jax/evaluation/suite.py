@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.config import IMAGE_SIZE_OF_THE_MODEL
 from toklip_jax.data.fingerprints import data_fingerprint
@@ -153,7 +154,7 @@ class Suite:
 
     def _encode_texts(self, params, kept, texts: Sequence[str]) -> np.ndarray:
         if self._reading.tokenizer is None:
-            raise ValueError(NO_TOKENIZER)
+            raise UserError(NO_TOKENIZER)
         token_ids = self._reading.tokenizer(list(texts))
 
         def batches(start: int) -> Iterator[Mapping[str, Any]]:
@@ -233,4 +234,4 @@ def _result(kind, scores: Scores, encoded: Mapping[str, Encoded]) -> Result:
 def _expect_rows(name, rows):
     for part, found in rows.items():
         if not len(found.get("index", ())):
-            raise ValueError(f"expected images in {part} of evaluations.{name}, found none to read")
+            raise UserError(f"expected images in {part} of evaluations.{name}, found none to read")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources, features_of
 from toklip_jax.evaluation.image_sets import ImageSource
 from toklip_jax.evaluation.label_maps import expect_names, label_map, label_rows
@@ -87,7 +88,7 @@ def class_rows(classes: str, source: object) -> tuple[tuple[str, ...], Int[np.nd
         expect_names(own, type(source).__name__)
         chosen = ClassList("its own names", tuple(own))
     else:
-        raise ValueError(
+        raise UserError(
             f"expected classes=..., as {type(source).__name__} has no class names of its own: a "
             f"text file with a name a line, or a list such as 'imagenet'"
         )
@@ -183,12 +184,12 @@ def classify(
 
 def _check_prompts(class_names, templates):
     if not class_names or not templates:
-        raise ValueError(
+        raise UserError(
             f"expected at least one class name and one template, got {len(class_names)} and "
             f"{len(templates)}"
         )
     for template in templates:
         if "{}" not in template:
-            raise ValueError(
+            raise UserError(
                 f"expected templates with {{}} where the class name goes, got {template!r}"
             )

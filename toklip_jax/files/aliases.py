@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import einops
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.lazy import AnyLazy, LazyArray
 from toklip_jax.files.rules import template_regex
@@ -47,7 +48,7 @@ def translate(tensors: Mapping[str, AnyLazy], aliases: Sequence[Alias]) -> dict[
             parts.setdefault(target, (alias, {}))[1][place] = (name, tensor)
     for target, (alias, found) in parts.items():
         if target in translated:
-            raise ValueError(f"expected each tensor once, got {printable(target)} twice")
+            raise UserError(f"expected each tensor once, got {printable(target)} twice")
         translated[target] = _join(target, alias, found)
     return translated
 
@@ -63,7 +64,7 @@ def _targets(name, aliases):
 def _join(target, alias, found):
     if len(found) < len(alias.sources):
         names = ", ".join(printable(name) for name, _ in found.values())
-        raise ValueError(
+        raise UserError(
             f"expected {len(alias.sources)} tensors that make up {target}, got {len(found)} "
             f"({names}): the checkpoint lacks a part"
         )
@@ -73,7 +74,7 @@ def _join(target, alias, found):
     first = parts[0]
     if any(x.shape != first.shape or x.dtype != first.dtype or not x.ndim for x in parts):
         shapes = ", ".join(f"{x.shape} {x.dtype}" for x in parts)
-        raise ValueError(f"expected equal tensors that make up {target}, got {shapes}")
+        raise UserError(f"expected equal tensors that make up {target}, got {shapes}")
     shape = (len(parts) * first.shape[0], *first.shape[1:])
     return LazyArray(shape, first.dtype, lambda: np.concatenate([np.asarray(x) for x in parts]))
 
@@ -82,17 +83,17 @@ def _part(name, tensor, alias):
     if alias.pattern:
         axes = alias.pattern.partition("->")[0].split()
         if tensor.ndim != len(axes) or 0 in tensor.shape:
-            raise ValueError(
+            raise UserError(
                 f"expected {printable(name)} to have {len(axes)} axes, none of them empty, got the "
                 f"shape {tensor.shape}: the checkpoint is damaged or another model's"
             )
         ones = [n for axis, n in zip(axes, tensor.shape, strict=True) if axis == "1"]
         if any(n != 1 for n in ones):
-            raise ValueError(f"misshaped: {printable(name)} is {tensor.shape}, expected {axes}")
+            raise UserError(f"misshaped: {printable(name)} is {tensor.shape}, expected {axes}")
         tensor = einops.rearrange(tensor, alias.pattern)
     if alias.thirds:
         if not tensor.ndim or tensor.shape[0] % 3:
-            raise ValueError(
+            raise UserError(
                 f"expected a first axis divisible by 3 of {printable(name)}, got {tensor.shape}"
             )
         first, last = (third * tensor.shape[0] // 3 for third in alias.thirds)

@@ -7,6 +7,7 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.limits import MAX_NDIM, MAX_TENSORS
 from toklip_jax.files.mapped import MappedFile
@@ -34,7 +35,7 @@ def read_npz(file: MappedFile) -> dict[str, np.ndarray]:
     """
     archive = StoredZip(file)
     if len(archive.names) > MAX_TENSORS:
-        raise ValueError(f"expected at most {MAX_TENSORS} arrays, got {len(archive.names)}")
+        raise UserError(f"expected at most {MAX_TENSORS} arrays, got {len(archive.names)}")
     return {name.removesuffix(SUFFIX): _array(archive.view(name), name) for name in archive.names}
 
 
@@ -42,14 +43,14 @@ def _array(data, name):
     stream = io.BytesIO(data[: HEADER_BYTES + 20].tobytes())
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
-        raise ValueError(f"damaged: {printable(name)} is no array of numpy's")
+        raise UserError(f"damaged: {printable(name)} is no array of numpy's")
     shape, is_fortran, dtype = HEADERS[version](stream, max_header_size=HEADER_BYTES)
     dtype = np.dtype(ml_dtypes.bfloat16) if dtype == BFLOAT16 else dtype
     is_number = dtype.kind in "fiub" or dtype == ml_dtypes.bfloat16
     if not is_number or not dtype.isnative:
-        raise ValueError(f"expected numbers, got {printable(dtype)}: {printable(name)}")
+        raise UserError(f"expected numbers, got {printable(dtype)}: {printable(name)}")
     body = data[stream.tell() :]
     are_counts = len(shape) <= MAX_NDIM and all(type(x) is int and x >= 0 for x in shape)
     if not are_counts or math.prod(shape) * dtype.itemsize != len(body):
-        raise ValueError(f"damaged: {printable(name)} has not the size that its header says")
+        raise UserError(f"damaged: {printable(name)} has not the size that its header says")
     return body.view(dtype).reshape(shape, order="F" if is_fortran else "C")

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.lazy import AnyLazy
 from toklip_jax.files.limits import MAX_NDIM, MAX_TENSORS
@@ -56,7 +57,7 @@ def read_safetensors(file: MappedFile) -> dict[str, np.ndarray]:
         if name != METADATA
     }
     if len(entries) > MAX_TENSORS:
-        raise ValueError(
+        raise UserError(
             f"expected at most {MAX_TENSORS} tensors in {file.path}, got {len(entries)}: split it"
         )
     _expect_filled(file.path, entries, len(body))
@@ -92,21 +93,21 @@ def _split(file):
     path, data = file.path, file.bytes
     length = int.from_bytes(data[:8].tobytes(), "little")
     if length > len(data) - 8:
-        raise ValueError(f"{path} is damaged or cut off: its header ends past the file")
+        raise UserError(f"{path} is damaged or cut off: its header ends past the file")
     if length > MAX_HEADER_BYTES:
-        raise ValueError(
+        raise UserError(
             f"expected a header of at most {MAX_HEADER_BYTES} bytes, got {length} in {path}: split "
             f"the tensors over several files with an index"
         )
     try:
         header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_once)
     except _Twice as error:
-        raise ValueError(f"{path} is damaged: its header names {error} twice") from error
+        raise UserError(f"{path} is damaged: its header names {error} twice") from error
     except (ValueError, RecursionError) as error:  # of json, UTF-8, and integers of many digits
         reason = type(error).__name__
-        raise ValueError(f"{path} is damaged: its header can't be read ({reason})") from error
+        raise UserError(f"{path} is damaged: its header can't be read ({reason})") from error
     if not isinstance(header, dict):
-        raise ValueError(f"{path} is damaged: its header can't be read (it is no object)")
+        raise UserError(f"{path} is damaged: its header can't be read (it is no object)")
     return header, data[8 + length :]
 
 
@@ -135,20 +136,20 @@ class _Entry:
     def read(cls, path, name, entry) -> "_Entry":
         shown = printable(name)
         if not isinstance(entry, dict) or entry.keys() != ENTRY:
-            raise ValueError(f"{path} is damaged: {shown} has no dtype, shape and data_offsets")
+            raise UserError(f"{path} is damaged: {shown} has no dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPES:
             known = sorted(DTYPES)
-            raise ValueError(
+            raise UserError(
                 f"expected a dtype of {known}, got {printable(dtype)} for {shown} in {path}"
             )
         if not _are_counts(shape) or len(shape) > MAX_NDIM:
-            raise ValueError(f"{path} is damaged: {shown} has no proper shape")
+            raise UserError(f"{path} is damaged: {shown} has no proper shape")
         if not _are_counts(offsets) or len(offsets) != 2:
-            raise ValueError(f"{path} is damaged: {shown} has no two offsets")
+            raise UserError(f"{path} is damaged: {shown} has no two offsets")
         size = math.prod(shape) * DTYPES[dtype].itemsize
         if offsets[1] - offsets[0] != size:
-            raise ValueError(
+            raise UserError(
                 f"{path} is damaged: {shown} of {size} bytes is said to go from {offsets[0]} to "
                 f"{offsets[1]}"
             )
@@ -169,8 +170,8 @@ def _expect_filled(path, entries, size):
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != end:
             fault = "overlaps the one before it" if entry.start < end else "has a gap before it"
-            raise ValueError(f"{path} is damaged: the tensor {printable(name)} {fault}")
+            raise UserError(f"{path} is damaged: the tensor {printable(name)} {fault}")
         end = entry.end
     if end != size:
         fault = "reach past the file" if end > size else f"end {size - end} bytes before it does"
-        raise ValueError(f"{path} is damaged or cut off: its tensors {fault}")
+        raise UserError(f"{path} is damaged or cut off: its tensors {fault}")

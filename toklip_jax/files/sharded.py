@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.lazy import AnyLazy
 from toklip_jax.files.limits import MAX_TENSORS
@@ -57,7 +58,7 @@ def read_sharded(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], AnyMa
         found = read_safetensors(files[-1])
         if expected != found.keys():
             differing = ", ".join(map(printable, sorted(expected ^ found.keys())[:4]))
-            raise ValueError(
+            raise UserError(
                 f"expected in {files[-1].path} the tensors that {path.name} names, got others "
                 f"({differing}): fetch all files again"
             )
@@ -106,25 +107,25 @@ def _split(tensors, max_bytes):
 def _read_index(path):
     """The names of each shard's tensors; a shard is a file beside the index, never elsewhere."""
     if path.stat().st_size > MAX_HEADER_BYTES:
-        raise ValueError(f"expected an index of at most {MAX_HEADER_BYTES} bytes, got {path}")
+        raise UserError(f"expected an index of at most {MAX_HEADER_BYTES} bytes, got {path}")
     try:
         index = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}): fetch it again") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}): fetch it again") from error
     shard_of = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shard_of, dict) or not shard_of:
-        raise ValueError(f"expected a weight_map in {path}, found none: fetch it again")
+        raise UserError(f"expected a weight_map in {path}, found none: fetch it again")
     names_in: dict[str, set[str]] = {}
     for name, shard in shard_of.items():
         is_name = isinstance(shard, str) and "\0" not in shard and 0 < len(shard) < MAX_NAME
         if not is_name or shard == ".." or pathlib.PurePath(shard).name != shard:
-            raise ValueError(
+            raise UserError(
                 f"expected the names of files beside {path} in it, got {printable(shard)} for "
                 f"{printable(name)}"
             )
         names_in.setdefault(shard, set()).add(name)
     if len(names_in) > MAX_SHARDS or len(shard_of) > MAX_TENSORS:
-        raise ValueError(
+        raise UserError(
             f"expected at most {MAX_SHARDS} files and {MAX_TENSORS} tensors in {path}, got "
             f"{len(names_in)} and {len(shard_of)}"
         )
@@ -133,7 +134,7 @@ def _read_index(path):
 
 def _map(path):
     if not path.is_file() or not path.stat().st_size:
-        raise ValueError(
+        raise UserError(
             f"{path.parent} is damaged: {printable(path.name)} is missing or empty; fetch or "
             f"convert it again"
         )

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.mapped import MappedFile
 
@@ -39,7 +40,7 @@ class StoredZip:
         self._views: dict[str, np.ndarray] = {}
         self._used_bytes = 0
         if len(self._infos) != len(infos):
-            raise ValueError("damaged: its zip holds the same entry twice")
+            raise UserError("damaged: its zip holds the same entry twice")
 
     @property
     def names(self) -> list[str]:
@@ -57,21 +58,21 @@ class StoredZip:
 
     def _checked(self, info, name):
         if info is None:
-            raise ValueError(f"damaged: entry {printable(name)} is missing")
+            raise UserError(f"damaged: entry {printable(name)} is missing")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise ValueError(
+            raise UserError(
                 "expected stored zip entries, as torch.save and numpy.savez write them, got "
                 "compressed or encrypted ones: re-save it"
             )
         start = self._start(info)
         if start < 0 or info.file_size < 0 or start + info.file_size > len(self._bytes):
-            raise ValueError(f"damaged or cut off: entry {printable(name)} ends past the file")
+            raise UserError(f"damaged or cut off: entry {printable(name)} ends past the file")
         self._used_bytes += info.file_size
         if self._used_bytes > len(self._bytes):
-            raise ValueError("damaged: entries of its zip overlap")
+            raise UserError("damaged: entries of its zip overlap")
         view = self._bytes[start : start + info.file_size]
         if self._checksum(view) != info.CRC:
-            raise ValueError(
+            raise UserError(
                 f"damaged: entry {printable(name)} does not have its checksum (CRC-32): fetch the "
                 f"file again, or save it again where torch's set_crc32_options left checksums out"
             )
@@ -89,7 +90,7 @@ class StoredZip:
         offset = info.header_offset
         head = bytes(self._bytes[offset : offset + 30]) if offset >= 0 else b""
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise ValueError(f"damaged: entry {printable(info.filename)} has no header")
+            raise UserError(f"damaged: entry {printable(info.filename)} has no header")
         name_length = int.from_bytes(head[26:28], "little")
         return offset + 30 + name_length + int.from_bytes(head[28:30], "little")
 
@@ -104,7 +105,7 @@ class _ShortReads(io.FileIO):
         most = MAX_DIRECTORY_BYTES
         data = super().read(most + 1 if size is None or size < 0 else min(size, most + 1))
         if len(data) > most:
-            raise ValueError(
+            raise UserError(
                 f"expected a zip whose directory takes at most {most} bytes, got a longer one: "
                 f"save the weights alone, by torch.save(model.state_dict(), path)"
             )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files import MappedFile
 from toklip_jax.files.pickle_data import MAX_PICKLE_BYTES, PersistentId, PickleError, read_pickle
@@ -55,7 +56,7 @@ def _read_pickles(data):
     except PickleError as error:
         if stream.tell() < MAX_PICKLE_BYTES:
             raise
-        raise ValueError(
+        raise UserError(
             f"expected pickles of at most {MAX_PICKLE_BYTES} bytes, got longer ones: save the "
             f"weights alone, by torch.save(model.state_dict(), path)"
         ) from error
@@ -63,9 +64,9 @@ def _read_pickles(data):
 
 def _check(protocol, system):
     if protocol != PROTOCOL:
-        raise ValueError(f"expected protocol {PROTOCOL} of torch.save, got another: re-save it")
+        raise UserError(f"expected protocol {PROTOCOL} of torch.save, got another: re-save it")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError("expected little-endian storages, got big-endian ones: re-save it")
+        raise UserError("expected little-endian storages, got big-endian ones: re-save it")
 
 
 class _Storages:
@@ -78,7 +79,7 @@ class _Storages:
         self._found: dict[str, np.ndarray] = {}
         dtypes = {key: dtype for dtype, key, _ in map(storage_id, persistent_ids)}
         if not isinstance(keys, list) or set(map(type, keys)) - {str} or set(keys) != set(dtypes):
-            raise ValueError("damaged: the list of its storages is not that of its tensors")
+            raise UserError("damaged: the list of its storages is not that of its tensors")
         for key in keys:
             numel = int(self._take(begin, COUNT, 1)[0])
             begin += COUNT.itemsize
@@ -88,7 +89,7 @@ class _Storages:
     def storage(self, dtype: np.dtype, key: str, numel: int) -> np.ndarray:
         found = self._found[key]
         if found.dtype != dtype or len(found) < numel:
-            raise ValueError(
+            raise UserError(
                 f"damaged: storage {printable(key)} should hold {numel} {dtype} and has "
                 f"{len(found)} {found.dtype}"
             )
@@ -97,5 +98,5 @@ class _Storages:
     def _take(self, begin, dtype, numel):
         size = numel * dtype.itemsize
         if numel < 0 or begin + size > len(self._bytes):
-            raise ValueError("damaged or cut off: a storage ends past the file")
+            raise UserError("damaged or cut off: a storage ends past the file")
         return self._bytes[begin : begin + size].view(dtype)

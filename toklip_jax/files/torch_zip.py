@@ -26,6 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 import ml_dtypes
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files import MappedFile
 from toklip_jax.files.limits import MAX_NDIM, MAX_TENSORS
@@ -136,9 +137,9 @@ def one_clear_error(path: pathlib.Path) -> Iterator[None]:
     except UnsafeFileError:
         raise
     except ValueError as error:
-        raise ValueError(f"can't read {path}: {error}") from error
+        raise UserError(f"can't read {path}: {error}") from error
     except Exception as error:  # hostile bytes make zipfile and recursion raise nearly anything
-        raise ValueError(
+        raise UserError(
             f"can't read {path}: damaged or cut off ({type(error).__name__})"
         ) from error
 
@@ -166,14 +167,14 @@ def storage_id(found: PersistentId) -> tuple[np.dtype, str, int]:
     # Before torch 1.6 a sixth entry could make a storage a part of another; torch 0.1 used it last.
     is_whole = isinstance(pid, tuple) and (len(pid) == 5 or (len(pid) == 6 and pid[5] is None))
     if not is_whole or pid[0] != "storage":
-        raise ValueError("damaged: a tensor without storage")
+        raise UserError("damaged: a tensor without storage")
     _, kind, key, _, numel = pid[:5]
     if not isinstance(kind, Global) or kind.module not in ("torch", "torch.storage"):
-        raise ValueError("damaged: a storage of no type of torch's")
+        raise UserError("damaged: a storage of no type of torch's")
     if kind.name not in DTYPES:
-        raise ValueError(f"expected a storage of {sorted(DTYPES)}, got {printable(kind.name)}")
+        raise UserError(f"expected a storage of {sorted(DTYPES)}, got {printable(kind.name)}")
     if not isinstance(key, str) or type(numel) is not int or not 0 <= numel < MAX_AXIS:
-        raise ValueError("damaged: a storage without a proper size")
+        raise UserError("damaged: a storage without a proper size")
     return DTYPES[kind.name], key, numel
 
 
@@ -221,7 +222,7 @@ class _Resolver:
         elif function == TENSOR:
             self._tensors += 1
             if self._tensors > MAX_TENSORS:
-                raise ValueError(f"expected at most {MAX_TENSORS} tensors, got more: save fewer")
+                raise UserError(f"expected at most {MAX_TENSORS} tensors, got more: save fewer")
             self._seen[id(call)] = _array(_tensor(call), self._archive)
         elif function in (PARAMETER, SIZE) and isinstance(call.args, tuple) and call.args:
             self._seen[id(call)] = self.resolve(call.args[0])
@@ -232,7 +233,7 @@ class _Resolver:
     def _fill(self, node, pairs):
         self._entries += len(pairs)  # pairs that many calls share are counted each time
         if self._entries > MAX_INSTRUCTIONS:
-            raise ValueError("damaged: its dicts have more entries than the pickle wrote")
+            raise UserError("damaged: its dicts have more entries than the pickle wrote")
         self._seen[id(node)] = out = {}
         for key, value in pairs:
             key = Inert("a key that is no scalar") if isinstance(key, WrappedKey) else key
@@ -262,12 +263,12 @@ def _tensor(call) -> _Tensor:
     """Checks the kinds of everything that describes a tensor."""
     args = call.args
     if not isinstance(args, tuple) or not 4 <= len(args) <= 7 or call.has_state or call.items:
-        raise ValueError("damaged: a tensor is described in an unknown way")
+        raise UserError("damaged: a tensor is described in an unknown way")
     if len(args) == 7 and args[6]:
-        raise ValueError("a tensor is stored negated or conjugated: re-save it from PyTorch")
+        raise UserError("a tensor is stored negated or conjugated: re-save it from PyTorch")
     storage, offset, size, stride = args[:4]
     if not isinstance(storage, PersistentId):
-        raise ValueError("damaged: a tensor without storage")
+        raise UserError("damaged: a tensor without storage")
     dtype, key, numel = storage_id(storage)
     size, stride = _unwrap_size(size), _unwrap_size(stride)
     if (
@@ -277,7 +278,7 @@ def _tensor(call) -> _Tensor:
         or len(size) > MAX_NDIM
         or any(type(x) is not int or not 0 <= x < MAX_AXIS for x in (*size, *stride, offset))
     ):
-        raise ValueError("damaged: a tensor without a proper shape")
+        raise UserError("damaged: a tensor without a proper shape")
     return _Tensor(dtype, key, numel, offset, size, stride)
 
 
@@ -297,7 +298,7 @@ def _array(tensor, archive):
         return np.zeros(tensor.size, tensor.dtype)
     # An expanded tensor (stride 0) may be larger than its storage; no checkpoint needs one.
     if last >= len(values) or count > len(values):
-        raise ValueError(
+        raise UserError(
             f"damaged: a tensor of shape {tensor.size} reaches outside its storage of "
             f"{len(values)} entries"
         )
@@ -313,20 +314,20 @@ class _Archive:
         self.path, self._zip = file.path, StoredZip(file)
         pickles = [n for n in self._zip.names if n == "data.pkl" or n.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError("expected a file of torch.save, got another kind of zip")
+            raise UserError("expected a file of torch.save, got another kind of zip")
         self._root = pickles[0].removesuffix("data.pkl")
         if any(name.startswith(f"{self._root}code/") for name in self._zip.names):
-            raise ValueError(
+            raise UserError(
                 "expected weights, got a TorchScript program: save its state_dict() with torch.save"
             )
         order = self._root + "byteorder"
         if order in self._zip.names and bytes(self._zip.view(order)[:8]) != b"little":
-            raise ValueError("expected little-endian storages, got big-endian ones: re-save it")
+            raise UserError("expected little-endian storages, got big-endian ones: re-save it")
 
     def pickle_bytes(self) -> bytes:
         view = self._zip.view(self._root + "data.pkl")
         if len(view) > MAX_PICKLE_BYTES:
-            raise ValueError(
+            raise UserError(
                 f"expected a pickle of at most {MAX_PICKLE_BYTES} bytes, got one of {len(view)}: "
                 f"save the weights alone, by torch.save(model.state_dict(), path)"
             )
@@ -336,7 +337,7 @@ class _Archive:
         view = self._zip.view(f"{self._root}data/{key}")
         size = numel * dtype.itemsize
         if size > len(view):
-            raise ValueError(
+            raise UserError(
                 f"damaged: storage {printable(key)} should hold {numel} {dtype} and has "
                 f"{len(view)} bytes"
             )

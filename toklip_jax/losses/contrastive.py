@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.parallel.sharding import BATCH_AXES
 
 KINDS = ("softmax", "sigmoid")
@@ -45,7 +46,7 @@ def contrastive_loss(
         block: texts at a time, 0 for all; it need not divide b.
     """
     if kind not in KINDS:
-        raise ValueError(f"expected a contrastive loss of {KINDS}, got {kind!r}")
+        raise UserError(f"expected a contrastive loss of {KINDS}, got {kind!r}")
     operands = {"image": image_features, "text": text_features, "logit_scale": logit_scale}
     if mask is not None:
         operands["mask"] = mask

@@ -7,6 +7,7 @@ import flax.struct
 import numpy as np
 from jaxtyping import Bool, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.metrics.state import AnyArray, State
 
 
@@ -57,7 +58,7 @@ class CodeUsage(State):
         ids = np.asarray(ids) if mask is None else np.asarray(ids)[np.asarray(mask)]
         per_place = ids.shape[2] if ids.ndim == 3 else 1
         if ids.ndim not in (2, 3) or per_place != len(codebook_sizes):
-            raise ValueError(
+            raise UserError(
                 f"expected ids of {len(codebook_sizes)} codebooks, got {list(ids.shape)}: pass "
                 f"[b, n] for one codebook, [b, n, q] for q"
             )
@@ -82,7 +83,7 @@ class CodeUsage(State):
 
 def _histogram(ids, size):
     if ids.size and not 0 <= ids.min() <= ids.max() < size:
-        raise ValueError(
+        raise UserError(
             f"expected ids in [0, {size}), got {ids.min()} to {ids.max()}: "
             "pass the size of the codebook that made them"
         )

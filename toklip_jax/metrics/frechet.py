@@ -6,6 +6,7 @@ import flax.struct
 import numpy as np
 from jaxtyping import Bool, Float
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.metrics.state import AnyArray, State
 
 ROWS = 4096  # features that are held in float64 at a time
@@ -59,7 +60,7 @@ class Frechet(State):
             ValueError: fewer than two features.
         """
         if self.count < 2:
-            raise ValueError(f"expected features of at least 2 images, got {self.count}")
+            raise UserError(f"expected features of at least 2 images, got {self.count}")
         mean = self.total / self.count
         with np.errstate(invalid="ignore"):  # inf - inf is NaN, and so is the distance
             covariance = (self.outer - np.outer(self.total, mean)) / (self.count - 1)
@@ -87,7 +88,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
         ValueError: they differ in dimension.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(
+        raise UserError(
             f"expected features of one dimension, got {a.mean.shape[0]} and {b.mean.shape[0]}"
         )
     if not all(np.isfinite(x).all() for x in (*a, *b)):

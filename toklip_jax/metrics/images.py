@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from toklip_jax.core.errors import UserError
+
 DATA_RANGE = 2.0  # images span [-1, 1]
 # Wang et al. 2004 (the constants), and scikit-image's default uniform 7 x 7 window.
 SSIM_WINDOW = 7
@@ -44,7 +46,7 @@ def ssim(
         frames = (x.reshape(-1, *x.shape[2:]) for x in (images, reconstructions))
         return jnp.mean(ssim(*frames).reshape(images.shape[:2]), axis=1)
     if min(images.shape[1:3]) < SSIM_WINDOW:
-        raise ValueError(
+        raise UserError(
             f"expected images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels for SSIM, got "
             f"{images.shape}: enlarge them"
         )

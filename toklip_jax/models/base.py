@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyLazy
@@ -213,12 +214,12 @@ def _expect_apart(family, other):
     """Raises ValueError where configs in files, or in memory, could be either family's."""
     kinds, theirs = ({f.name: f.config, **f.parts} for f in (family, other))
     if taken := [kind for kind in kinds if kinds[kind] is not theirs.get(kind, kinds[kind])]:
-        raise ValueError(
+        raise UserError(
             f"expected new kinds of configs in the model family {family.name!r}, got {taken[0]!r}, "
             f"which {other.name!r} has"
         )
     if family.config is other.config:
-        raise ValueError(
+        raise UserError(
             f"expected a config of its own for the model family {family.name!r}, got "
             f"{family.config.__name__}, which {other.name!r} has"
         )
@@ -238,7 +239,7 @@ def family_of(config: Any) -> Family:
     for family in _FAMILIES.values():
         if type(config) is family.config:
             return family
-    raise ValueError(
+    raise UserError(
         f"expected the config of {', '.join(_FAMILIES)}, got a {type(config).__name__}: import the "
         f"module that registers its family"
     )
@@ -260,7 +261,7 @@ def find_family(tensors: Tensors, prefix: str = "", role: str | None = None) -> 
             return family
     known = ", ".join(family.title for family in candidates)
     some = [printable(name) for name in tensors if name.startswith(prefix)][:4]
-    raise ValueError(
+    raise UserError(
         f"expected weights of {known}, got tensors called {', '.join(some) or 'nothing'}, ..."
     )
 
@@ -287,7 +288,7 @@ class Recognised:
         """
         for name in hints.given:
             if name not in self.family.keys.hints:
-                raise ValueError(
+                raise UserError(
                     f"expected no {name} with weights of {self.family.title}, which have no use "
                     f"for it, got {getattr(hints, name)}: leave it out"
                 )

@@ -9,6 +9,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import (
     Dialect,
     Family,
@@ -101,7 +102,7 @@ def named_size(name: str, role: str) -> Any:
     """
     sizes = {n: c for f in registered() if f.role == role for n, c in f.sizes.items()}
     if name not in sizes:
-        raise ValueError(f"expected a size of {sorted(sizes)}, got {name!r}")
+        raise UserError(f"expected a size of {sorted(sizes)}, got {name!r}")
     return sizes[name]
 
 

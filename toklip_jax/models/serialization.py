@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_section, from_fields
 from toklip_jax.models.registry import registered
 
@@ -33,7 +34,7 @@ def config_from_dict(data: Mapping[str, Any], where: str = "a model's config") -
     kinds = _kinds()
     kind = check_section(data, where).get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"expected a config of kind {sorted(kinds)} for {where}, got {kind!r}")
+        raise UserError(f"expected a config of kind {sorted(kinds)} for {where}, got {kind!r}")
     fields = {
         name: config_from_dict(value, f"{where}.{name}") if isinstance(value, Mapping) else value
         for name, value in data.items()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.nn.config import TransformerConfig
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
@@ -47,7 +48,7 @@ class KVCache:
         count, size = positions.shape[1], self.positions.shape[1]
         filled = 0 if isinstance(self.length, jax.core.Tracer) else int(self.length)
         if filled + count > size:
-            raise ValueError(
+            raise UserError(
                 f"expected at most {size - filled} more places in a cache of {size}, got {count}: "
                 f"make a larger cache"
             )
@@ -89,7 +90,7 @@ def empty_cache(config: TransformerConfig, batch_size: int, size: int, dtype: DT
         ValueError: no float type, or a negative number.
     """
     if min(batch_size, size) < 0 or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
+        raise UserError(
             f"expected a cache of floats for at least 0 rows and places, got {dtype}, "
             f"{batch_size} and {size}"
         )

@@ -5,6 +5,7 @@ import math
 
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.files.shapes import MAX_LAYERS
 from toklip_jax.ops.activations import activation
@@ -41,10 +42,10 @@ class Compute:
 
     def __post_init__(self):
         if self.remat not in REMATS:
-            raise ValueError(f"expected remat of {REMATS}, got {self.remat!r}")
+            raise UserError(f"expected remat of {REMATS}, got {self.remat!r}")
         for dtype in (self.dtype, self.vq_dtype):
             if dtype not in DTYPES:
-                raise ValueError(f"expected a dtype of {sorted(DTYPES)}, got {dtype!r}")
+                raise UserError(f"expected a dtype of {sorted(DTYPES)}, got {dtype!r}")
 
     @property
     def jax_dtype(self) -> jnp.dtype:
@@ -122,22 +123,22 @@ class TransformerConfig:
     def _check_numbers(self):
         for name in ("width", "depth", "num_heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"expected a {name} of at least 1, got {getattr(self, name)}")
+                raise UserError(f"expected a {name} of at least 1, got {getattr(self, name)}")
         if self.depth > MAX_LAYERS:
-            raise ValueError(f"expected a depth of at most {MAX_LAYERS}, got {self.depth}")
+            raise UserError(f"expected a depth of at most {MAX_LAYERS}, got {self.depth}")
         for name in ("mlp_dim", "num_kv_heads", "head_dim", "rotary_width", "rotary_prefix"):
             if getattr(self, name) < 0:
-                raise ValueError(f"expected a {name} of at least 0, got {getattr(self, name)}")
+                raise UserError(f"expected a {name} of at least 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"expected a dropout in [0, 1), got {self.dropout}")
+            raise UserError(f"expected a dropout in [0, 1), got {self.dropout}")
         for name in ("init_std", "norm_eps"):
             if not 0 <= getattr(self, name) < math.inf:  # NaN fails too
-                raise ValueError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
+                raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
 
     def _set_heads(self):
         if not self.head_dim:
             if self.width % self.num_heads:
-                raise ValueError(
+                raise UserError(
                     f"expected num_heads to divide the width, got {self.num_heads} heads and width "
                     f"{self.width}: change one of them, or give head_dim"
                 )
@@ -145,19 +146,19 @@ class TransformerConfig:
         if not self.num_kv_heads:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"expected num_kv_heads to divide num_heads, got {self.num_kv_heads} and "
                 f"{self.num_heads}"
             )
         if self.projection == "packed" and self.num_kv_heads != self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"expected as many heads of keys and values as of queries in a packed projection, "
                 f"got {self.num_kv_heads} and {self.num_heads}: use projection='separate'"
             )
 
     def _check_rotary(self):
         if self.positions != "rotary_2d" and (self.rotary_width or self.rotary_prefix):
-            raise ValueError(
+            raise UserError(
                 f"expected rotary_width and rotary_prefix with positions='rotary_2d' only, got "
                 f"{self.positions!r}"
             )
@@ -165,13 +166,13 @@ class TransformerConfig:
             return
         pairs = 4 if self.positions == "rotary_2d" else 2
         if self.head_dim % pairs:
-            raise ValueError(
+            raise UserError(
                 f"expected a head_dim divisible by {pairs} for positions={self.positions!r}, got "
                 f"{self.head_dim}"
             )
         if not 1 < self.rotary_base < math.inf:
-            raise ValueError(f"expected a rotary_base above 1, got {self.rotary_base}")
+            raise UserError(f"expected a rotary_base above 1, got {self.rotary_base}")
         if self.positions == "rotary_2d" and not self.rotary_width:
-            raise ValueError(
+            raise UserError(
                 "expected rotary_width, the columns of the grid, for positions='rotary_2d', got 0"
             )

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.nn.cache import KVCache
 from toklip_jax.nn.config import Compute, TransformerConfig
 from toklip_jax.nn.layers import Mlp, Projection, shard_heads
@@ -105,7 +106,7 @@ def _check_places(places, shape, name):
     if places is None:
         return
     if places.shape != shape or not jnp.issubdtype(places.dtype, jnp.integer):
-        raise ValueError(
+        raise UserError(
             f"expected integer {name} {list(shape)}, got {places.dtype} {list(places.shape)}"
         )
 
@@ -114,7 +115,7 @@ def _check_cache(cache, config, b):
     expected = (config.depth, b, config.num_kv_heads, config.head_dim)
     layers, rows, _, *heads = cache.keys.shape
     if (layers, rows, *heads) != expected:
-        raise ValueError(
+        raise UserError(
             f"expected a cache of (layers, rows, heads, head size) {expected}, got "
             f"{(layers, rows, *heads)}: make one with empty_cache for this config and batch"
         )

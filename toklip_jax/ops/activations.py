@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import jax
 
+from toklip_jax.core.errors import UserError
+
 ACTIVATIONS = {
     "gelu_erf": functools.partial(jax.nn.gelu, approximate=False),  # torch.nn.GELU()
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),  # GELU(approximate="tanh")
@@ -36,5 +38,5 @@ def gated(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 def _function(name):
     if name not in ACTIVATIONS:
-        raise ValueError(f"expected an activation of {sorted(ACTIVATIONS)}, got {name!r}")
+        raise UserError(f"expected an activation of {sorted(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]

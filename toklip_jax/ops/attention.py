@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from toklip_jax.core.errors import UserError
+
 # Stands for -inf where all logits of a row may be masked, whose softmax would be NaN.
 MASKED = float(jnp.finfo(jnp.float32).min)
 
@@ -47,7 +49,7 @@ def attention(
         ValueError: g does not divide k, or positions or segments came for one side only.
     """
     if query.shape[2] % key.shape[2]:
-        raise ValueError(
+        raise UserError(
             f"expected heads of keys and values that divide the query's {query.shape[2]}, got "
             f"{key.shape[2]}"
         )
@@ -106,5 +108,5 @@ def _visible(
 def _both(name, of_queries, of_keys):
     """Positions or segments as (of queries [b, t, 1], of keys [b, 1, s]), or None."""
     if (of_queries is None) != (of_keys is None):
-        raise ValueError(f"expected {name} of both queries and keys, got those of one side only")
+        raise UserError(f"expected {name} of both queries and keys, got those of one side only")
     return None if of_queries is None else (of_queries[:, :, None], of_keys[:, None, :])

@@ -2,6 +2,8 @@
 
 import math
 
+from toklip_jax.core.errors import UserError
+
 
 def square_grid(n: int) -> tuple[int, int]:
     """Returns the square grid of `n` places.
@@ -11,7 +13,7 @@ def square_grid(n: int) -> tuple[int, int]:
     """
     side = math.isqrt(n)
     if side * side != n:
-        raise ValueError(
+        raise UserError(
             f"expected ids of a square grid (n a square number) or grid=(height, width), got n = "
             f"{n}"
         )

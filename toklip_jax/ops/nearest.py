@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.ops.nearest_blocked import (
     scores_of,
     search_in_blocks,
@@ -45,12 +46,12 @@ def nearest_code(
         ValueError: an unknown implementation, no codes, or widths that differ.
     """
     if vectors.shape[1:] != codebook.shape[1:] or not len(codebook):
-        raise ValueError(
+        raise UserError(
             f"expected vectors [n, c] and at least one code [z, c], got {vectors.shape} and "
             f"{codebook.shape}"
         )
     if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
+        raise UserError(
             f"expected an implementation of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
         )
     vectors, codebook = jax.lax.stop_gradient((vectors, codebook))

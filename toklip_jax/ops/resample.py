@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.ops.grids import square_grid
 
 
@@ -64,7 +65,7 @@ def resample_positions(
     n, d = table.shape
     old_grid = tuple(old_grid) if old_grid is not None else square_grid(n)
     if math.prod(old_grid) != n or len(old_grid) != len(grid):
-        raise ValueError(
+        raise UserError(
             f"expected a position table of the grid {old_grid} to resample to {tuple(grid)}, got "
             f"{n} positions"
         )

@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import from_fields
 
 AXES = ("data", "fsdp", "tensor")
@@ -51,7 +52,7 @@ class MeshConfig:
     def __post_init__(self):
         sizes = self.sizes
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-            raise ValueError(
+            raise UserError(
                 f"expected mesh sizes of at least 1, one of which may be -1, got {self.to_dict()}"
             )
 
@@ -87,7 +88,7 @@ def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = Non
             for axis, size in fitting.items()
             if size != getattr(config, axis)
         ]
-        raise ValueError(
+        raise UserError(
             f"expected mesh sizes that multiply to {len(devices)} devices (one may be -1), got "
             f"{config.to_dict()}: set {fitting}, on a command line {' '.join(flags)}"
         )
@@ -169,7 +170,7 @@ def put_batch(batch: Any, mesh: AnyMesh) -> Any:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
     if rows % ways:
-        raise ValueError(
+        raise UserError(
             f"expected a batch size divisible by {ways} (mesh axes data and fsdp), got {rows}"
         )
     sharding = batch_sharding(mesh)

@@ -23,6 +23,8 @@ from typing import Any
 
 import jax
 
+from toklip_jax.core.errors import UserError
+
 KINDS = ("auto", "none", "explicit", "slurm", "tpu")
 HINT_SECONDS = 60.0  # of waiting, after which a line says what for
 METADATA_TRIES = 3  # a process of a pod that started alone would leave the others waiting
@@ -57,7 +59,7 @@ class ProcessesConfig:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"expected distributed.kind of {KINDS}, got {self.kind!r}")
+            raise UserError(f"expected distributed.kind of {KINDS}, got {self.kind!r}")
 
 
 def start(config: ProcessesConfig | None = None) -> bool:
@@ -140,22 +142,22 @@ def _number(name: str, environ: Mapping[str, str], default: int = 0) -> int:
     if not text:
         return default
     if not re.fullmatch(r"-?\d+", text.strip()):
-        raise ValueError(f"expected a whole number in {name}, got {text!r}")
+        raise UserError(f"expected a whole number in {name}, got {text!r}")
     return int(text)
 
 
 def _check_explicit(coordinator, num_processes, process_id) -> dict[str, Any] | None:
     got = f"coordinator={coordinator!r}, num_processes={num_processes}, process_id={process_id}"
     if not coordinator or num_processes < 1 or process_id < 0:
-        raise ValueError(
+        raise UserError(
             f"expected all of coordinator, num_processes and process_id, in the config's section "
             f"distributed or as TOKLIP_COORDINATOR, ..._NUM_PROCESSES, ..._PROCESS_ID; got {got}"
         )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"expected a coordinator of host:port, got {coordinator!r}")
+        raise UserError(f"expected a coordinator of host:port, got {coordinator!r}")
     if process_id >= num_processes:
-        raise ValueError(f"expected a process_id from 0 to {num_processes - 1}, got {process_id}")
+        raise UserError(f"expected a process_id from 0 to {num_processes - 1}, got {process_id}")
     if num_processes == 1:
         return None
     return {
@@ -173,7 +175,7 @@ def _slurm_count(environ: Mapping[str, str]) -> int:
 
 def _slurm(environ: Mapping[str, str]) -> dict[str, Any] | None:
     if missing := [name for name in SLURM_STEP if name not in environ]:
-        raise ValueError(
+        raise UserError(
             f"expected a step that srun started (distributed.kind is slurm), found no "
             f"{', '.join(missing)} in the environment: start it with srun"
         )
@@ -195,7 +197,7 @@ def _sees_own_gpus(environ: Mapping[str, str]) -> bool:
     if tasks == 1 or visible == 1 or 0 < visible < on_node:
         return True
     if visible and visible != tasks:
-        raise ValueError(
+        raise UserError(
             f"expected one Slurm task a node or one a GPU, got {tasks} tasks that all see "
             f"{visible} GPUs: set --ntasks-per-node=1, or {visible}"
         )
@@ -214,7 +216,7 @@ def _tasks_here(environ: Mapping[str, str]) -> int:
 def _tpu(environ: Mapping[str, str]) -> dict[str, Any] | None:
     workers = _tpu_workers(environ)
     if not workers:
-        raise ValueError(
+        raise UserError(
             "expected a TPU pod (distributed.kind is tpu), found neither TPU_WORKER_HOSTNAMES in "
             "the environment, as on GKE, nor a TPU VM's metadata"
         )

@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from toklip_jax.core.errors import UserError
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "iota")
@@ -198,7 +200,7 @@ def _parse(text: str) -> dict[str, list[_Instruction]]:
         elif current is not None and (instruction := _instruction(line)):
             current.append(instruction)
     if entry is None:
-        raise ValueError("expected the text of an HLO module with an entry, found none")
+        raise UserError("expected the text of an HLO module with an entry, found none")
     module[entry] = module.pop(entry)
     return module
 

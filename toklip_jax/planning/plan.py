@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.costs.chips import Chip, chip
 from toklip_jax.costs.flops import count_flops
@@ -144,14 +145,14 @@ class _Step:
 def _stage(experiment, name):
     names = [stage.name for stage in experiment.stages]
     if not names:
-        raise ValueError("expected a config with stages to plan, got one without")
+        raise UserError("expected a config with stages to plan, got one without")
     return experiment.sections[check_name("stage", name or names[-1], names)]
 
 
 def _step(experiment, stage, mesh, batch_size, accumulation) -> _Step:
     ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
     if batch_size % ways or batch_size < 1:
-        raise ValueError(
+        raise UserError(
             f"expected a batch divisible by {ways} (devices, chunks), got {batch_size}: set "
             f"{stage.name}.batch_size to a multiple of it"
         )
@@ -282,7 +283,7 @@ def topology_devices(name: str) -> list:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"expected a TPU topology that libtpu knows, such as v5e:16x16, v6e:16x16 or "
             f"v5p:4x4x8, got {name!r}: {str(error).splitlines()[0]} (without libtpu: "
             f"pip install 'jax[tpu]')"

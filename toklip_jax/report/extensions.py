@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from toklip_jax.core.errors import UserError
+
 OWN = "toklip_jax."
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -28,7 +30,7 @@ def import_extensions(named_by_run: Sequence[str], allowed: Sequence[str] = ()) 
     """
     for name in allowed:
         if reason := _import(name):
-            raise ValueError(f"expected a module to import, got {name!r} ({reason}): install it")
+            raise UserError(f"expected a module to import, got {name!r} ({reason}): install it")
     notes = []
     for name in map(str, named_by_run):
         if name in allowed or name in sys.modules:

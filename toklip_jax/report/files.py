@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_type
 from toklip_jax.core.whole_files import read_object
 from toklip_jax.training.logging import METRICS_NAME, read_metrics
@@ -119,7 +120,7 @@ def read_run(workdir: str | pathlib.Path) -> Run:
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / CONFIG).exists():
-        raise ValueError(f"expected a run with a {CONFIG} in {workdir}, found none")
+        raise UserError(f"expected a run with a {CONFIG} in {workdir}, found none")
     config = _read_config(workdir / CONFIG)
     results = _read_results(workdir / RESULTS) if (workdir / RESULTS).exists() else {}
     names = [name for name in config.get("stages", ()) if _is_file_name(name)]
@@ -169,7 +170,7 @@ def _check_fields(section, fields, where, path, remedy):
             check_type(section[name], kind, f"{where}{name}")
         except ValueError as error:
             reason = str(error)[:MAX_REASON]
-            raise ValueError(f"{path} is damaged ({reason}): {remedy}") from error
+            raise UserError(f"{path} is damaged ({reason}): {remedy}") from error
 
 
 def _is_file_name(name) -> bool:

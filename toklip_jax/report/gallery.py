@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from toklip_jax.api import Tokenizer
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.evaluation.retrieval import nearest_keys
@@ -92,7 +93,7 @@ def make_gallery(
     vision = toklip.config.vision
     if len(vision.grid) != 2:
         size = " by ".join(map(str, vision.size))
-        raise ValueError(f"the model takes videos ({size}), and this page shows images only")
+        raise UserError(f"the model takes videos ({size}), and this page shows images only")
     found = encode_pool(
         toklip,
         source_config,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from toklip_jax.api import Tokenizer
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.batches import map_batches
 
 MAX_PHRASES = 4000
@@ -73,7 +74,7 @@ def encode_phrases(toklip: Tokenizer, texts: Iterable[str]) -> Phrases:
     """
     texts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))[:MAX_PHRASES]
     if not texts:
-        raise ValueError("there is no phrase: the source has no names and none was given")
+        raise UserError("there is no phrase: the source has no names and none was given")
 
     def encode(rows):
         return toklip.text_features([texts[row] for row in rows])

@@ -10,6 +10,7 @@ import PIL.Image
 from jaxtyping import Float, Int, UInt8
 
 from toklip_jax.api import Tokenizer
+from toklip_jax.core.errors import UserError
 from toklip_jax.data import pipeline
 from toklip_jax.data.images import DEFAULT_RESIZE, Decode
 from toklip_jax.data.sources import ENCODED, Source, SourceConfig
@@ -160,7 +161,7 @@ def _encode(toklip, some, transform, large):
     batches = pipeline.evaluation_batches(some, batch_size, transform)
     for number, batch in enumerate(batches):
         if "images" not in batch:
-            raise ValueError(f"expected a source of images, got {sorted(batch)}: name another one")
+            raise UserError(f"expected a source of images, got {sorted(batch)}: name another one")
         images, good = batch["images"], np.flatnonzero(batch["mask"])
         rows = some.rows[number * batch_size + good]
         places = list(zip(rows.tolist(), good.tolist(), strict=True))
@@ -171,7 +172,7 @@ def _encode(toklip, some, transform, large):
         encoded = (thumbnails, ids, toklip.image_features(ids=ids))
         parts.append((rows, *(np.asarray(array)[good] for array in encoded)))
     if not kept:
-        raise ValueError("expected images that can be read, found none")
+        raise UserError("expected images that can be read, found none")
     rows, thumbnails, ids, features = map(np.concatenate, zip(*parts, strict=True))
     return Pool(thumbnails, titles, ids, features, rows), kept
 

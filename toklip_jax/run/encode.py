@@ -85,13 +85,13 @@ def _encoder(experiment, workdir):
     if task is None or task.cache is None:
         can = [task.name for task in TASKS.values() if task.cache]
         near = difflib.get_close_matches(name, experiment.sections, 1)
-        raise ValueError(
+        raise UserError(
             f"expected encode.stage to name the section of a stage of {' or '.join(can)}, got "
             f"{name!r}: choose among {sorted(experiment.sections)}"
             + (f" (did you mean {near[0]!r}?)" if near else "")
         )
     if experiment.source is None:
-        raise ValueError("expected a section source to encode, found none")
+        raise UserError("expected a section source to encode, found none")
     _check_stages(stage, workdir)
     context = RunContext(experiment, workdir, _local_mesh())
     objective, params = task.start(stage, context.start)
@@ -111,7 +111,7 @@ def _encoder(experiment, workdir):
 def _check_stages(stage, workdir):
     for name, source in initial_weights(stage).items():
         if source.startswith(STAGE_PREFIX) and not weights_path(source, workdir).is_dir():
-            raise ValueError(
+            raise UserError(
                 f"expected the weights of {source!r}, which init.{name} names, in {workdir}: "
                 f"name the run that trained it with --workdir"
             )
@@ -143,7 +143,7 @@ def _is_any_left(is_told, error, left) -> bool:
     everyone = gather_from_hosts([is_told, error, left])
     total = sum(one[2] for one in everyone)
     if errors := [one[1] for one in everyone if one[1]]:
-        raise ValueError(errors[0])
+        raise UserError(errors[0])
     if total and any(one[0] for one in everyone):
         raise Preempted(f"{total} shards are left to encode")
     return total > 0
@@ -160,13 +160,13 @@ def _claim(output, encoder) -> None:
         theirs, ours = _comparable(found), _comparable(header)
         if differ := sorted(n for n in theirs.keys() | ours if theirs.get(n) != ours.get(n)):
             lines = [f"{n}: {theirs.get(n)} there, {ours.get(n)} now" for n in differ[:5]]
-            raise ValueError(
+            raise UserError(
                 f"{output} holds a cache of another config, data or weights ({'; '.join(lines)}): "
                 f"choose another --output"
             )
         return
     if others := sorted(p.name for p in output.iterdir() if not p.name.startswith(".")):
-        raise ValueError(
+        raise UserError(
             f"expected a new directory or a cache as --output, got {output}, which holds "
             f"{others[0]}: choose another"
         )

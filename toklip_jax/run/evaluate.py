@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.whole_files import write_json, write_whole
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.results import Result
@@ -84,7 +85,7 @@ def read_models(context: RunContext) -> dict[str, Weights]:
             read = read_role(name, weights_path(source, context.workdir))
             weights[name] = read.with_layout(context.experiment.compute.is_scanned)
     if not weights:
-        raise ValueError("expected weights to evaluate in the config's models, got none")
+        raise UserError("expected weights to evaluate in the config's models, got none")
     return weights
 
 

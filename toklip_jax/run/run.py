@@ -45,7 +45,7 @@ def run(
         ValueError: from the config or the workdir; says what to change.
     """
     if mode not in MODES:
-        raise ValueError(f"expected a mode of {MODES}, got {mode!r}")
+        raise UserError(f"expected a mode of {MODES}, got {mode!r}")
     if restart and mode == "eval":
         raise UserError(
             "expected --restart with --mode=train only, got it with --mode=eval: it would delete "

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, from_fields, read_fields
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.models.base import family_of
@@ -66,16 +67,14 @@ class StageConfig:
 
     def __post_init__(self):
         if self.batch_size < 1:
-            raise ValueError(
-                f"expected {self.name}.batch_size of at least 1, got {self.batch_size}"
-            )
+            raise UserError(f"expected {self.name}.batch_size of at least 1, got {self.batch_size}")
         if self.batch_size % self.loop.accumulation:
-            raise ValueError(
+            raise UserError(
                 f"expected {self.name}.batch_size to be divisible by {self.name}.loop.accumulation "
                 f"{self.loop.accumulation}, got {self.batch_size}"
             )
         if self.loop.evaluate_every and self.validation is None and not self.evaluate:
-            raise ValueError(
+            raise UserError(
                 f"expected a section {self.name}.validation, or names in {self.name}.evaluate, "
                 f"with evaluate_every, found neither"
             )
@@ -165,9 +164,9 @@ def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelF
         config = config_from_dict(fields.model, f"{where}.model")
         found = family_of(config).role
     except TypeError as error:  # of a config's own checks
-        raise ValueError(f"in {where}.model, {error}") from error
+        raise UserError(f"in {where}.model, {error}") from error
     if role and found != role:
-        raise ValueError(f"expected a model of kind {role} in {where}.model, got one of {found}")
+        raise UserError(f"expected a model of kind {role} in {where}.model, got one of {found}")
     return ModelFields(config)
 
 
@@ -204,12 +203,12 @@ def build_objective(cls: type[ModelObjective], stage: StageConfig, **others: Any
 
 def _check_patterns(patterns, where):
     if not patterns:
-        raise ValueError(f"expected patterns of parameters to train in {where}, got none")
+        raise UserError(f"expected patterns of parameters to train in {where}, got none")
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(
+            raise UserError(
                 f"expected regular expressions in {where}, got {pattern!r} ({error})"
             ) from error
 

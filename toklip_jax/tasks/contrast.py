@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.losses.contrastive import KINDS, contrastive_loss
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.training.objective import Batch, Result
@@ -48,9 +49,9 @@ def contrast(
 def check_contrastive(kind: str, has_logit_bias: bool) -> None:
     """Raises ValueError for an unknown loss, or a sigmoid without the bias it needs."""
     if kind not in KINDS:
-        raise ValueError(f"expected contrastive of {KINDS}, got {kind!r}")
+        raise UserError(f"expected contrastive of {KINDS}, got {kind!r}")
     if kind == "sigmoid" and not has_logit_bias:
-        raise ValueError("expected has_logit_bias=True with the sigmoid loss, got False")
+        raise UserError("expected has_logit_bias=True with the sigmoid loss, got False")
 
 
 def clamp_logit_scale(params: Params) -> Params:

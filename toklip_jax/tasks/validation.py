@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.batches import read_together
 from toklip_jax.evaluation.retrieval import positives_from_labels, recall_at_k
 from toklip_jax.losses.contrastive import contrastive_loss
@@ -53,7 +54,7 @@ def _encode(objective, params, batch):
     prepared = objective.prepare(params, batch)
     features = objective.encode(params, prepared, jax.random.key(0)).features
     if not {"image", "text"} <= set(features):
-        raise ValueError("expected an objective of images and texts to validate, got another")
+        raise UserError("expected an objective of images and texts to validate, got another")
     rows = {"image": features["image"], "text": features["text"]}
     rows |= {name: batch[name] for name in ("token_ids", "mask")}
     if "teacher_feature" in prepared:

@@ -1,5 +1,6 @@
 """Whether a run's config is still the same, and how it differs."""
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.serialization import complete
 
 # Fields that change nothing of what is trained: a run may be evaluated in other ways later.
@@ -19,7 +20,7 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
     if not differ:
         return
     if not allow_change:
-        raise ValueError(
+        raise UserError(
             f"{where} holds a run of another config ({'; '.join(differ)}): choose another workdir, "
             f"pass --allow_config_change to continue with this one, or --restart to delete that run"
         )

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import NotFinite
+
 _LAG = 2  # steps behind, so that reading a result does not stall the device
 
 
@@ -44,7 +46,7 @@ class SkippedSteps:
             return
         self._in_a_row.append({"step": step, "keys": keys})
         if len(self._in_a_row) >= self._limit:
-            raise FloatingPointError(self._dump())
+            raise NotFinite(self._dump())
 
     def _dump(self):
         steps = [record["step"] for record in self._in_a_row]

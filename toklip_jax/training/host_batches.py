@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.parallel.hosts import call_on_all, gather_from_hosts
 from toklip_jax.training.step import MISSING
 
@@ -68,4 +69,4 @@ class HostBatches:
         if self._failure is not None:
             raise self._failure
         host = next(host for host, one in enumerate(failures) if one)
-        raise ValueError(f"host {host} met an error: {failures[host]}")
+        raise UserError(f"host {host} met an error: {failures[host]}")

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
+
 REMEDY = "put back what it was trained with, train in another workdir, or pass --restart"
 
 
@@ -38,17 +40,17 @@ def expect_identity(
     """
     run = saved.get("run", "")
     if run and mine.run and run != mine.run:
-        raise ValueError(
+        raise UserError(
             f"expected a checkpoint of this run, whose id in run.json is {mine.run}, got {where}, "
             f"which the run {run} made: move it away, or write that id into run.json to continue "
             f"that run"
         )
     if differ := other_inputs(saved.get("inputs", {}), mine.inputs):
-        raise ValueError(f"{where} was trained with other files ({'; '.join(differ)}): {REMEDY}")
+        raise UserError(f"{where} was trained with other files ({'; '.join(differ)}): {REMEDY}")
     _expect_data(where, saved.get("data", {}), mine.data, allow_change)
     frozen = _other_frozen(saved.get("frozen", {}), mine.frozen)
     if frozen:
-        raise ValueError(
+        raise UserError(
             f"{where} was trained with other values of {len(frozen)} frozen parameters, first "
             f"{frozen[0]}: {REMEDY}"
         )
@@ -72,7 +74,7 @@ def _expect_data(where, theirs, mine, allow_change):
         f"now, at least some of them others or in another order)"
     )
     if not allow_change:
-        raise ValueError(
+        raise UserError(
             f"{said}: put the data back, pass --allow_config_change to go on with these, though "
             f"samples of this epoch may then come twice or not at all, or pass --restart"
         )

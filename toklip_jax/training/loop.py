@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from toklip_jax.core.errors import Preempted
+from toklip_jax.core.errors import Preempted, UserError
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.data.health import BadSamples
 from toklip_jax.parallel.hosts import all_arrive, broadcast_from_main, call_on_main
@@ -85,14 +85,14 @@ class LoopConfig:
         positive = ("steps", "log_every", "save_every", "keep", "accumulation")
         positive += ("max_skipped_in_a_row",)
         if min(getattr(self, name) for name in positive) < 1:
-            raise ValueError(f"expected {', '.join(positive)} of at least 1, got {self}")
+            raise UserError(f"expected {', '.join(positive)} of at least 1, got {self}")
         if min(self.keep_every, self.evaluate_every) < 0 or not 0 <= self.max_bad_share <= 1:
-            raise ValueError(
+            raise UserError(
                 f"expected keep_every and evaluate_every of at least 0 and max_bad_share in "
                 f"[0, 1], got {self}"
             )
         if self.best and not self.evaluate_every:
-            raise ValueError(f"expected evaluate_every with best={self.best!r}, got 0")
+            raise UserError(f"expected evaluate_every with best={self.best!r}, got 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Loop:
             saved = checkpoints.identify(newest)
             expect_identity(where, saved, self.identity, context.allow_change)
         if not context.reached <= (newest or 0) <= self.config.steps:
-            raise ValueError(
+            raise UserError(
                 f"expected a checkpoint of step {context.reached} to {self.config.steps}, the "
                 f"loop.steps of {context.title}, to continue from, found "
                 f"{'none' if newest is None else newest}: set loop.steps to what has been trained "
@@ -349,7 +349,7 @@ class _Loop:
             everything = merge(self._place_frozen(self.unused), frozen)
             figures = self.context.evaluate(merge(_evaluated(state), everything))
         if best and best not in figures:
-            raise ValueError(f"expected loop.best of {sorted(figures)}, got {best!r}")
+            raise UserError(f"expected loop.best of {sorted(figures)}, got {best!r}")
         return figures
 
     def _evaluate_what_was_missed(self, start, frozen) -> None:

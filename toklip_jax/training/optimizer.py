@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from toklip_jax.core.errors import UserError
+
 LARGEST = float(np.finfo(np.float32).max)
 STACKED = "stack/blocks/"  # in the path of parameters that have a first axis for the layers
 
@@ -45,15 +47,15 @@ class OptimizerConfig:
         for name in ("learning_rate", "warmup_steps", "eps", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             if not 0 <= value <= LARGEST:  # NaN fails too
-                raise ValueError(
+                raise UserError(
                     f"expected a {name} of at least 0 that float32 can hold, a finite number up to "
                     f"{LARGEST:.3g}, got {value}"
                 )
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"expected a {name} in [0, 1), got {getattr(self, name)}")
+                raise UserError(f"expected a {name} in [0, 1), got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"expected a layer_decay in (0, 1], got {self.layer_decay}")
+            raise UserError(f"expected a layer_decay in (0, 1], got {self.layer_decay}")
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> Callable[[Any], jax.Array]:

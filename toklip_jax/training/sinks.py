@@ -16,6 +16,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from toklip_jax.core.errors import UserError
+
 WANDB_ID = "wandb_id"  # in a stage's directory
 
 
@@ -111,14 +113,14 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
     try:
         import wandb
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "expected wandb to be installed, as the config's wandb section asks for it: "
             "pip install wandb, or empty the section"
         ) from error
     try:
         inspect.signature(wandb.init).bind(**settings)
     except TypeError as error:
-        raise ValueError(
+        raise UserError(
             f"expected arguments of wandb.init in the config's wandb section, got "
             f"{sorted(settings)}: {error}"
         ) from error

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import Rules, shardings
 
@@ -80,7 +81,7 @@ def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]
     for pattern in trainable:
         if not any(re.fullmatch(pattern, name) for name in flat):
             tops = sorted({name.split("/")[0] for name in flat})
-            raise ValueError(f"expected a pattern of parameters under {tops}, got {pattern!r}")
+            raise UserError(f"expected a pattern of parameters under {tops}, got {pattern!r}")
     return split(params, {n for n in flat if any(re.fullmatch(p, n) for p in trainable)})
 
 

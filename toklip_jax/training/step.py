@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.parallel.sharding import Rules, batch_sharding, shardings
 from toklip_jax.training.objective import Objective, averages
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
@@ -105,7 +106,7 @@ def gradients(
         return loss, metrics, grads
 
     if type(objective).loss is not Objective.loss:
-        raise ValueError(
+        raise UserError(
             f"expected an objective with encode and compare to take in chunks, got "
             f"{type(objective).__name__}, which has a loss of its own: set accumulation to 1"
         )
@@ -150,7 +151,7 @@ def _split(tree, chunks):
 
     def split(x):
         if len(x) % chunks:
-            raise ValueError(
+            raise UserError(
                 f"expected a batch size divisible by accumulation, got {len(x)} rows and {chunks}"
             )
         x = x.reshape(-1, chunks, *x.shape[1:])

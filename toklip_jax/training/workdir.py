@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.whole_files import read_object, write_json
 from toklip_jax.training.config_change import check_same
 from toklip_jax.training.lock import LOCK_NAME, DirectoryLock
@@ -64,7 +65,7 @@ def open_workdir(
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"expected a directory as workdir, got the file {path}")
+        raise UserError(f"expected a directory as workdir, got the file {path}")
     if path.exists():
         _check_run(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def open_workdir(
 def _check_run(path):
     names = {entry.name for entry in path.iterdir()}
     if names.difference(OWN_NAMES) and not names & {CONFIG_NAME, RUN_NAME}:
-        raise ValueError(
+        raise UserError(
             f"expected a new directory or a run's as workdir, got {path}, which holds other files: "
             f"choose another"
         )
@@ -106,7 +107,7 @@ def _read_id(path):
     remedy = "delete it, and run the same command again"
     run_id = read_object(path / RUN_NAME, remedy).get("id")
     if not isinstance(run_id, str) or not run_id:
-        raise ValueError(f"{path / RUN_NAME} is damaged (it has no id): {remedy}")
+        raise UserError(f"{path / RUN_NAME} is damaged (it has no id): {remedy}")
     return run_id
 
 

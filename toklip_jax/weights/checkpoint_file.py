@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyMapped, MappedFile, is_index, read_sharded
 from toklip_jax.files.npz import is_npz, read_npz
@@ -66,11 +67,11 @@ def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Che
     """
     path = pathlib.Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"expected a checkpoint at {path}, found nothing")
+        raise NotFound(f"expected a checkpoint at {path}, found nothing")
     if path.is_dir():
         path = _file_of(path)
     if path.stat().st_size < 16:
-        raise ValueError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
+        raise UserError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
     tree, kind, file = _read(path)
     found = find_weights(tree, path, is_ema)
     return Checkpoint(file, kind, found.tensors, found.dropped, found.taken, found.is_choice)
@@ -91,7 +92,7 @@ def _file_of(directory):
     found = _candidates(directory)
     if len(found) == 1:
         return found[0]
-    raise ValueError(
+    raise UserError(
         f"expected one index or one .safetensors file in the directory {directory}, got "
         f"{', '.join(printable(path.name) for path in found[:4]) or 'none'}: pass the path of a "
         f"file"
@@ -118,16 +119,16 @@ def _refuse_others(path):
         head = file.read(512)
     resave = RESAVE.format(name=path)
     if head.startswith(PICKLES) or head[TAR_MAGIC] == b"ustar":
-        raise ValueError(
+        raise UserError(
             f"{path} is a plain pickle or an early torch's tar, which can't be read safely here: "
             f"where torch is installed, run {resave}"
         )
     if kind := next((k for magic, k in COMPRESSED.items() if head.startswith(magic)), None):
-        raise ValueError(f"{path} is compressed by {kind}: decompress it, and pass what was in it")
+        raise UserError(f"{path} is compressed by {kind}: decompress it, and pass what was in it")
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
+        raise UserError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
     if int.from_bytes(head[:8], "little") > path.stat().st_size or head[8:9] != b"{":
-        raise ValueError(
+        raise UserError(
             f"expected a .safetensors file, one of torch.save, or .npz, got something else or a "
             f"file cut off: {path} begins with {head[:8]!r}"
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyLazy, LazyArray, is_finite
 
@@ -16,7 +17,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"can't use {path}: {error}") from error
+        raise UserError(f"can't use {path}: {error}") from error
 
 
 def expect_finite(
@@ -26,7 +27,7 @@ def expect_finite(
     faults = [printable(name) for name, array in arrays.items() if not is_finite(array, release)]
     if faults:
         shown = ", ".join(faults[:4]) + (", ..." if len(faults) > 4 else "")
-        raise ValueError(
+        raise UserError(
             f"expected finite numbers, got NaN or infinity in {len(faults)} tensors ({shown}): "
             f"take weights of before training diverged, or a copy that is not in half precision"
         )

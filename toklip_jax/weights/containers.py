@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.torch_zip import Inert
 
@@ -62,13 +63,13 @@ def find_weights(tree: Any, path: pathlib.Path, is_ema: bool | None = None) -> F
     search = _Search(is_ema)
     tree = search.descend(tree) if isinstance(tree, dict) else {}
     if not _count_arrays(tree):
-        raise ValueError(
+        raise UserError(
             f"expected named tensors in {path}, found none: save a state_dict by torch.save, or "
             f"safetensors"
         )
     if is_ema is not None and is_ema != search.is_mean and (is_ema or search.is_mean):
         wanted, found = ("a running mean of", "raw") if is_ema else ("raw", "a running mean of")
-        raise ValueError(f"expected {wanted} weights in {path}, found {found} weights only")
+        raise UserError(f"expected {wanted} weights in {path}, found {found} weights only")
     tensors, rest = _named_arrays(tree, path)
     dropped = search.dropped | {f"{search.prefix}{name}": why for name, why in rest.items()}
     return Found(tensors, dropped, search.taken, search.is_choice and is_ema is None)
@@ -144,6 +145,6 @@ def _named_arrays(tree, path):
             continue
         name = WRAPPERS.sub("", str(key))
         if name in tensors:
-            raise ValueError(f"expected each tensor once in {path}, got {printable(name)} twice")
+            raise UserError(f"expected each tensor once in {path}, got {printable(name)} twice")
         tensors[name] = value
     return tensors, rest

@@ -2,6 +2,7 @@
 
 import flax.traverse_util
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files import AnyLazy
 from toklip_jax.files.rules import match, to_jax, to_torch
 from toklip_jax.models.registry import Hints, family_of, param_shapes, recognise
@@ -57,7 +58,5 @@ def export_tensors(weights: Weights) -> dict[str, AnyLazy]:
 def _rules(weights):
     family = family_of(weights.config)
     if family.keys is None:
-        raise ValueError(
-            f"expected a family with PyTorch files, got {family.title}, which has none"
-        )
+        raise UserError(f"expected a family with PyTorch files, got {family.title}, which has none")
     return family.keys.rules(weights.config, "", "")

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import from_fields
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.core.whole_files import read_object
@@ -52,9 +53,9 @@ class Description:
         for name, digest in self.files.items():
             path = directory / name
             if pathlib.PurePath(name).name != name or not path.is_file():
-                raise ValueError(f"{directory} is damaged: {printable(name)} is missing; {REMEDY}")
+                raise UserError(f"{directory} is damaged: {printable(name)} is missing; {REMEDY}")
             if file_digest(path) != digest:
-                raise ValueError(
+                raise UserError(
                     f"{path} is damaged, or was changed after it was written: it does not have the "
                     f"checksum that {NAME} says; {REMEDY}"
                 )
@@ -68,10 +69,10 @@ def read_description(directory: pathlib.Path) -> Description:
     """
     path = directory / NAME
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} is damaged: it has more than {MAX_BYTES} bytes; {REMEDY}")
+        raise UserError(f"{path} is damaged: it has more than {MAX_BYTES} bytes; {REMEDY}")
     fields = read_object(path, REMEDY)
     if fields.get("format") != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"expected weights of format {FORMAT}, got {printable(fields.get('format'))} in "
             f"{directory}: they come from another version of toklip_jax"
         )
@@ -80,9 +81,9 @@ def read_description(directory: pathlib.Path) -> Description:
         found = {name: value for name, value in fields.items() if name in known}
         description = from_fields(Description, found, NAME)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {printable_lines(str(error))}; {REMEDY}") from error
+        raise UserError(f"{path} is damaged: {printable_lines(str(error))}; {REMEDY}") from error
     if description.checksum not in ("", _checksum(fields)):
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged, or was changed after it was written: {REMEDY}; if the change is "
             f"yours, remove its field 'checksum'"
         )

@@ -18,7 +18,7 @@ from typing import Any
 import flax.traverse_util
 import jax.numpy as jnp
 
-from toklip_jax.core.errors import StorageFailed
+from toklip_jax.core.errors import AlreadyExists, NotFound, StorageFailed, UserError
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.files import (
     LazyArray,
@@ -70,7 +70,7 @@ def save_weights(
     """
     directory = pathlib.Path(directory).absolute()
     if broadcast_from_main(directory.exists()):
-        raise FileExistsError(
+        raise AlreadyExists(
             f"expected a new directory, got {directory}, which exists: choose another name"
         )
     arrays = flax.traverse_util.flatten_dict(weights.params, sep="/")
@@ -105,9 +105,9 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
     """
     directory = pathlib.Path(directory).absolute()
     if not directory.exists():
-        raise FileNotFoundError(f"expected weights at {directory}, found nothing")
+        raise NotFound(f"expected weights at {directory}, found nothing")
     if not is_weights(directory):
-        raise ValueError(
+        raise UserError(
             f"expected a directory with {DESCRIPTION}, got {directory}: convert a checkpoint with "
             f"`python -m toklip_jax.convert to-jax FILE OUT`"
         )
@@ -145,7 +145,7 @@ def _config(plain, directory):
     try:
         return config_from_dict(plain)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{printable_lines(str(error))} (in {directory}, which may come from a newer version "
             f"of toklip_jax)"
         ) from error
@@ -163,7 +163,7 @@ def _expect_params(params, shapes, directory):
             faults.append(f"expected floating-point numbers, got {array.dtype} for {path}")
     if faults:
         shown = "; ".join(faults[:4]) + ("; ..." if len(faults) > 4 else "")
-        raise ValueError(
+        raise UserError(
             f"{directory} is damaged: {len(faults)} parameters don't fit its {DESCRIPTION}: "
             f"{shown}; {REMEDY}"
         )

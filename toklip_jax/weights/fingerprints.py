@@ -7,6 +7,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from toklip_jax.core.errors import NotFound
 from toklip_jax.files import find_sharded, is_index, read_sharded
 from toklip_jax.nn.layout import to_unrolled
 from toklip_jax.parallel.fetching import fetch
@@ -29,7 +30,7 @@ def fingerprint(path: str | pathlib.Path) -> str:
         is_foreign = not is_weights(path) and holds_checkpoint(path)
         found = read_checkpoint(path).file.path if is_foreign else find_sharded(path, PARAMS)
     if found is None or not found.is_file():
-        raise FileNotFoundError(f"expected weights at {path}, found no file")
+        raise NotFound(f"expected weights at {path}, found no file")
     if not is_index(found):
         return _digest(found).hexdigest()
     shards = read_sharded(found)[1].files

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.files import read_array
 from toklip_jax.nn.config import DTYPES
@@ -47,7 +48,7 @@ def place_params(
     placed = {}
     for path, array in flat.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(
+            raise UserError(
                 f"expected parameters of floating-point numbers, got {array.dtype} for {path}: "
                 f"quantised weights are not supported; export them as float"
             )
@@ -65,7 +66,7 @@ def _naming(path):
         with np.errstate(over="raise"):
             yield
     except FloatingPointError as error:
-        raise ValueError(
+        raise UserError(
             f"expected numbers that float16 can hold, got larger ones for {path}: choose "
             f"param_dtype='bfloat16' or 'float32'"
         ) from error

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_type
 from toklip_jax.models.base import Hints, family_of, registered
 from toklip_jax.weights.base import Weights
@@ -59,13 +60,13 @@ def read_role(role: str, path: str | pathlib.Path) -> Weights:
         ValueError: no path, or weights of another role. Both say how to get them, if that is known.
     """
     if not str(path):
-        raise ValueError(missing_message(role, "no path"))
+        raise UserError(missing_message(role, "no path"))
     if not pathlib.Path(path).exists():
-        raise FileNotFoundError(missing_message(role, f"{path}, where nothing is"))
+        raise NotFound(missing_message(role, f"{path}, where nothing is"))
     weights = read_weights(path)
     if family_of(weights.config).role != role:
         kind = type(weights.config).__name__
-        raise ValueError(missing_message(role, f"{path}, weights of a {kind}"))
+        raise UserError(missing_message(role, f"{path}, weights of a {kind}"))
     return weights
 
 
@@ -90,7 +91,7 @@ def expect_no_hints(hints: Hints, directory: pathlib.Path, is_ema: bool | None =
     """Raises ValueError where hints are given for a converted directory, which says its sizes."""
     given = [*hints.given, *(() if is_ema is None else ("is_ema",))]
     if given:
-        raise ValueError(
+        raise UserError(
             f"expected no {' or '.join(given)} with the converted directory {directory}, whose "
             f"config says it: leave it out, or load the PyTorch file"
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from toklip_jax.core.errors import AlreadyExists, UserError
 from toklip_jax.files import AnyLazy, releasing, write_safetensors
 
 
@@ -26,9 +27,9 @@ def write_checkpoint(
     path = pathlib.Path(path)
     writers = {".safetensors": write_safetensors, ".pt": _write_torch}
     if path.suffix not in writers:
-        raise ValueError(f"expected a path ending in {' or '.join(writers)}, got {path}")
+        raise UserError(f"expected a path ending in {' or '.join(writers)}, got {path}")
     if path.exists():
-        raise FileExistsError(f"expected a new file, got {path}, which exists: choose another name")
+        raise AlreadyExists(f"expected a new file, got {path}, which exists: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -42,7 +43,7 @@ def _write_torch(path, tensors):
     try:
         import torch
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "expected torch to write .pt, and it is not installed: "
             "pip install 'toklip_jax[torch]', or write .safetensors"
         ) from error

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.cache.fields import DTYPES, Field, lay_out
 from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.images.sizes import sides_of
@@ -98,24 +99,24 @@ class Header:
         sides_of(self.image_size)
         self._check_fields()
         if len(self.codebook_sizes) != self.codes_per_place:
-            raise ValueError(
+            raise UserError(
                 f"expected a codebook size for each of {self.codes_per_place} ids a place, got "
                 f"{self.codebook_sizes}"
             )
         for field in self.fields:
             if field.name == "ids" and field.shape != self.ids_shape:
-                raise ValueError(f"expected ids of shape {self.ids_shape}, got {field.shape}")
+                raise UserError(f"expected ids of shape {self.ids_shape}, got {field.shape}")
 
     def _check_fields(self):
         for field in self.fields:
             for value in field.shape:
                 _expect_number(f"shape of {field.name}", value)
             if field.count not in (1, self.crops):
-                raise ValueError(f"expected {field.name} once or for each crop, got {field.count}")
+                raise UserError(f"expected {field.name} once or for each crop, got {field.count}")
         if [field.name for field in self.fields].count("ids") != 1:
-            raise ValueError("expected one field of ids")
+            raise UserError("expected one field of ids")
         if self.fields != lay_out(self.fields):
-            raise ValueError("expected fields one after another, got gaps or overlaps")
+            raise UserError("expected fields one after another, got gaps or overlaps")
 
     @property
     def num_tokens(self) -> int:
@@ -181,24 +182,24 @@ def load_header(directory: str | pathlib.Path) -> Header:
     """
     path = pathlib.Path(directory).expanduser() / HEADER
     if not path.is_file():
-        raise FileNotFoundError(
+        raise NotFound(
             f"expected a cache in {directory}, found no {HEADER}: make one with `{ENCODE} "
             f"--config=... --output={directory}`"
         )
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+            raise UserError(f"it has more than {_MAX_BYTES} bytes")
         data = json.loads(path.read_text())
         if data.pop("checksum", None) not in (None, hash_of(data)):
-            raise ValueError("it was changed after it was written")
+            raise UserError("it was changed after it was written")
         if data.get("format") in _READERS:
             header = _READERS[data["format"]](data)
             if data["record_bytes"] != header.record_bytes:
-                raise ValueError(f"records of {data['record_bytes']} bytes don't fit their fields")
+                raise UserError(f"records of {data['record_bytes']} bytes don't fit their fields")
             return header
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): encode again") from error
-    raise ValueError(
+        raise UserError(f"{path} is damaged ({error}): encode again") from error
+    raise UserError(
         f"expected a cache of format {' or '.join(map(str, _READERS))}, got {data.get('format')} "
         f"in {directory}: another version of toklip_jax wrote it; encode again"
     )
@@ -216,7 +217,7 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
     # The first that is missing comes soon, even where a damaged header asks for millions.
     if missing := next((name for name in map(header.shard, numbers) if name not in there), None):
         found = sum(name.startswith("part-") for name in there)
-        raise ValueError(
+        raise UserError(
             f"expected {len(numbers)} shards in {directory}, found {found} (no {missing}): run "
             f"the command that wrote it again, and it resumes; or, if it was finished, {HEADER} is "
             f"damaged: encode again"
@@ -226,7 +227,7 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
 
 def _expect_number(name, value, least=1):
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"expected {name} of at least {least}, got {value!r}")
+        raise UserError(f"expected {name} of at least {least}, got {value!r}")
 
 
 def _from_format_1(data) -> Header:
@@ -245,7 +246,7 @@ def _from_format_1(data) -> Header:
 def _from_format_2(data) -> Header:
     fields = tuple(Field(**field | {"shape": tuple(field["shape"])}) for field in data["fields"])
     if unknown := {field.dtype for field in fields} - set(DTYPES):
-        raise ValueError(f"unknown types {sorted(unknown)}")
+        raise UserError(f"unknown types {sorted(unknown)}")
     values = {field.name: data[field.name] for field in dataclasses.fields(Header)}
     for name in ("grid", "codebook_sizes", "classes"):
         values[name] = tuple(values[name])

@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache.header import Header, expect_complete, load_header
 from toklip_jax.data.record_files import read_records
 
@@ -41,7 +42,7 @@ def export_parquet(
     header = load_header(directory)
     largest = 2**31 - max(header.codebook_sizes)
     if not 0 <= id_offset <= largest:
-        raise ValueError(f"expected an id_offset from 0 to {largest}, got {id_offset}")
+        raise UserError(f"expected an id_offset from 0 to {largest}, got {id_offset}")
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     written = []

@@ -9,6 +9,7 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import Int32
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.images.formats import open_picture, to_8_bits
@@ -62,7 +63,7 @@ class Decode:
     def __post_init__(self):
         object.__setattr__(self, "image_size", simplest(self.image_size))
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"expected a scale within (0, 1], got {self.scale}")
+            raise UserError(f"expected a scale within (0, 1], got {self.scale}")
         check_name("resize", self.resize, RESIZES)
 
     def __call__(self, record: Sample, rng: np.random.Generator) -> Sample:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from toklip_jax.core.errors import UserError
+
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _SCALED_BY_PILLOW = ("PNG", "PPM")  # their mode "I" is always of 16 bits
@@ -42,7 +44,7 @@ def to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
         levels = np.asarray(image, np.float32)
         least, most = float(levels.min()), float(levels.max())
         if image.mode == "I" or not (least >= 0 and most <= 1):  # NaN fails too
-            raise ValueError(
+            raise UserError(
                 f"expected a picture of 8 or 16 bits, or of floats in [0, 1], got mode "
                 f"{image.mode} with values from {least:.4g} to {most:.4g}: scale it to 8 bits"
             )

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.images.formats import FORMATS, open_picture, to_8_bits
 from toklip_jax.data.images.sizes import Size, sides_of
 
@@ -91,7 +92,7 @@ def read_image(path: str | pathlib.Path) -> PIL.Image.Image:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"expected an image file, found no file {path}: check the path")
+        raise NotFound(f"expected an image file, found no file {path}: check the path")
     try:
         with open_picture(path) as image:
             image.load()
@@ -99,7 +100,7 @@ def read_image(path: str | pathlib.Path) -> PIL.Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever their parsing meets
-        raise ValueError(
+        raise UserError(
             f"expected an image of {', '.join(FORMATS)}, got {path} ({error}): replace or convert "
             f"it"
         ) from error

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from toklip_jax.core.errors import UserError
+
 Size = int | Sequence[int]
 
 
@@ -13,7 +15,7 @@ def sides_of(size: Size) -> tuple[int, ...]:
     """
     sides = (size, size) if isinstance(size, int) else tuple(int(side) for side in size)
     if len(sides) < 2 or min(sides) < 1:
-        raise ValueError(
+        raise UserError(
             f"expected an image_size of at least 1 pixel, or (height, width), got {size}"
         )
     return sides

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.transforms import Sample
 
 
@@ -23,7 +24,7 @@ class ShiftAndScale:
 
     def __post_init__(self):
         if self.max_shift < 0 or self.max_scale < 1:
-            raise ValueError(
+            raise UserError(
                 f"expected max_shift of at least 0 and max_scale of at least 1, got {self}"
             )
 

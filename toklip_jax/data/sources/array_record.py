@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import base_name, expand, is_local
@@ -61,16 +62,16 @@ class ArrayRecordSource:
         """
         self.files = expand(files)
         if remote := [path for path in self.files if not is_local(path)]:
-            raise ValueError(f"expected local ArrayRecord files, got {remote[0]}: copy or mount it")
+            raise UserError(f"expected local ArrayRecord files, got {remote[0]}: copy or mount it")
         if missing := [path for path in self.files if not os.path.isfile(path)]:
-            raise FileNotFoundError(
+            raise NotFound(
                 f"expected ArrayRecord files, found no file {', '.join(missing[:10])}: check the "
                 f"path and the range"
             )
         self._offsets = Offsets(map(count_records, self.files))
         self._records = grain.sources.ArrayRecordDataSource(self.files)
         if len(self) == 0:
-            raise ValueError(f"expected records in {files!r}, found none: write them again")
+            raise UserError(f"expected records in {files!r}, found none: write them again")
         self.has_labels = self._has_label(0)
 
     def __len__(self) -> int:
@@ -119,12 +120,12 @@ def _checksum_of_end(path):
 
 def _pack(record, row):
     if not isinstance(record.get("image"), bytes):
-        raise ValueError(f"expected the bytes of an image in record {row}, got {list(record)}")
+        raise UserError(f"expected the bytes of an image in record {row}, got {list(record)}")
     header = {name: record[name] for name in ("text", "label") if record.get(name) is not None}
     if isinstance(header.get("text"), bytes):
         try:
             header["text"] = header["text"].decode()
         except UnicodeDecodeError:
-            raise ValueError(f"expected UTF-8 in record {row}, got {header['text']!r}") from None
+            raise UserError(f"expected UTF-8 in record {row}, got {header['text']!r}") from None
     packed = json.dumps(header).encode()
     return _LENGTH.pack(len(packed)) + packed + record["image"]

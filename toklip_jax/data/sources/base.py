@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from toklip_jax.core.errors import Problems
+from toklip_jax.core.errors import Problems, UserError
 from toklip_jax.core.fields import add_new, check_name, check_section, check_type, type_hints
 from toklip_jax.data.images.sizes import sides_of
 from toklip_jax.data.text import TextTokenizer
@@ -176,7 +176,7 @@ class SourceConfig:
         found = {part.gives for part in self.parts}
         if len(found) > 1:
             named = ", ".join(f"{part.kind}: {part.gives}" for part in self.parts)
-            raise ValueError(
+            raise UserError(
                 f"expected parts of {self.where} that are all encoded images, all arrays, or all "
                 f"caches, got {named}: write the arrays as one of the kinds of encoded images, or "
                 f"encode all"
@@ -225,11 +225,11 @@ def weighted_parts(
         ValueError: no part, one without a weight, or what `SourceConfig` refuses.
     """
     if not parts:
-        raise ValueError(f"expected parts with a weight each in {where}, got none")
+        raise UserError(f"expected parts with a weight each in {where}, got none")
     found = []
     for i, part in enumerate(parts):
         if "weight" not in check_section(part, f"{where}[{i}]"):
-            raise ValueError(f"expected a weight in each part of a mixture, got {part}")
+            raise UserError(f"expected a weight in each part of a mixture, got {part}")
         weight = check_type(part["weight"], float, f"{where}[{i}].weight")
         section = {name: value for name, value in part.items() if name != "weight"}
         found.append((float(weight), SourceConfig.from_plain(section, f"{where}[{i}]")))
@@ -256,7 +256,7 @@ def _find(name, where) -> SourceKind:
     try:
         return _KINDS[check_name(f"{where}.kind", name, _KINDS)]
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{error} (a kind of another package is known once that is imported: name the package "
             f"in the config's `imports`)"
         ) from None

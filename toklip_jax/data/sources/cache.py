@@ -7,6 +7,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache import HEADER, Header, expect_complete, load_header
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.offsets import Offsets
@@ -44,14 +45,14 @@ class CacheSource:
         counts = [count_records(path) for path in paths]
         for path, count in zip(paths, counts, strict=True):
             if count > self.header.records_per_shard:
-                raise ValueError(
+                raise UserError(
                     f"expected at most {self.header.records_per_shard} records in {path}, got "
                     f"{count}: it is of another cache, or {HEADER} is damaged; encode again"
                 )
         numbers = {path: number for number, path in enumerate(paths)}
         filled = [(path, n) for path, n in zip(paths, counts, strict=True) if n]
         if not filled:
-            raise ValueError(f"expected records in {directory}, found none: encode again")
+            raise UserError(f"expected records in {directory}, found none: encode again")
         self._files = [path for path, _ in filled]
         self._offsets = Offsets(n for _, n in filled)
         self._records = grain.sources.ArrayRecordDataSource(self._files)
@@ -93,7 +94,7 @@ class CacheSource:
             return
         sizes, ids = np.array(header.codebook_sizes), sample["ids"]
         if np.any(ids.reshape(-1, len(sizes)) >= sizes):
-            raise ValueError(
+            raise UserError(
                 f"expected ids below {header.codebook_sizes} in {path}, got {ids.max()}: it is of "
                 f"another cache, or {HEADER} is damaged; encode again"
             )
@@ -101,7 +102,7 @@ class CacheSource:
         inside = range(number * header.records_per_shard, (number + 1) * header.records_per_shard)
         for index in (int(field.read(sample[CROPS].record, 0)) for field in places):
             if index not in inside:
-                raise ValueError(
+                raise UserError(
                     f"expected samples {inside.start} to {inside.stop - 1} in {path}, got {index}: "
                     f"it is another shard; fetch it again, or encode again"
                 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.health import Problem
 from toklip_jax.data.paths import expand_home, file_system, is_local, join
 from toklip_jax.data.sources.base import ENCODED, SourceKind
@@ -65,7 +66,7 @@ class ImageFolderSource:
         if others := len(found.directories) - len(self.classes):
             logger.info("%d directories of %s are not among classes", others, self.root)
         if not names:
-            raise ValueError(
+            raise UserError(
                 f"expected images as {root}/class/name.jpg, found none: pass the directory above "
                 f"those of the classes"
             )
@@ -144,7 +145,7 @@ class _Listing:
 def _list(root) -> _Listing:
     system, base = file_system(root)
     if not system.isdir(base):
-        raise FileNotFoundError(f"expected a directory of classes, found none at {root}")
+        raise NotFound(f"expected a directory of classes, found none at {root}")
     if is_local(root):
         problems: list[Problem] = []
         files = list(_local_files(root, problems))
@@ -191,17 +192,17 @@ def _identity(path):
 def _choose_classes(directories, classes, root) -> tuple[str, ...]:
     if classes is None:
         if directories and SPLITS.issuperset(name.lower() for name in directories):
-            raise ValueError(
+            raise UserError(
                 f"expected directories of classes in {root}, found {', '.join(directories)}, "
                 f"which are names of splits: set root to one of them, or, if they are classes, "
                 f"classes={tuple(directories)!r}"
             )
         return tuple(directories)
     if missing := [name for name in classes if name not in directories]:
-        raise ValueError(
+        raise UserError(
             f"expected a directory for each of {len(classes)} classes in {root}, found none for "
             f"{', '.join(missing[:_NAMED])}: leave it out, or make it, empty if there is no picture"
         )
     if len(set(classes)) < len(classes):
-        raise ValueError(f"expected each class of {root} once, got {classes}")
+        raise UserError(f"expected each class of {root} once, got {classes}")
     return tuple(classes)

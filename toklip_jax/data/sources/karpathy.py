@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.paths import expand_home, join, read_bytes
@@ -34,7 +35,7 @@ class KarpathySource:
                 captions (names it).
         """
         if num_captions < 1:
-            raise ValueError(f"expected num_captions of at least 1, got {num_captions}")
+            raise UserError(f"expected num_captions of at least 1, got {num_captions}")
         self.images, self.split = expand_home(images), split
         rows = _read(expand_home(annotations))
         try:
@@ -78,7 +79,7 @@ def _read(path):
     try:
         data = read_bytes(path)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise NotFound(
             f"expected annotations of Karpathy's splits, found no file {path}: check the path"
         ) from None
     try:
@@ -97,7 +98,7 @@ def _name(row):
 def _captions(row, number):
     captions = [sentence["raw"] for sentence in row["sentences"]][:number]
     if len(captions) < number or not all(caption.strip() for caption in captions):
-        raise ValueError(
+        raise UserError(
             f"expected {number} captions for each image, got {captions} for {_name(row)}: set "
             f"num_captions to what every image has"
         )

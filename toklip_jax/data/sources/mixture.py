@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.health import Problem
 from toklip_jax.data.offsets import Offsets
@@ -42,11 +43,11 @@ class Mixture:
         """
         is_fit = len(parts) == len(weights) and all(0 < w < math.inf for w in weights)
         if not parts or not is_fit:
-            raise ValueError(
+            raise UserError(
                 f"expected parts with a positive weight each, got {len(parts)} with {weights}"
             )
         if empty := [i for i, part in enumerate(parts) if len(part) == 0]:
-            raise ValueError(f"expected samples in each part, got none in number {empty[0]}")
+            raise UserError(f"expected samples in each part, got none in number {empty[0]}")
         self.parts, self.weights = tuple(parts), tuple(map(float, weights))
         self._offsets = Offsets(len(part) for part in parts)
         self.starts = self._offsets.starts[:-1]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.images import sides_of
 from toklip_jax.data.sources.base import ARRAYS, SourceKind
 from toklip_jax.data.transforms import Sample
@@ -15,7 +16,7 @@ class ArraySource:
     def __init__(self, **arrays: np.ndarray):
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"expected arrays of one length, got {lengths}")
+            raise UserError(f"expected arrays of one length, got {lengths}")
         self.arrays = arrays
 
     def __len__(self) -> int:
@@ -41,7 +42,7 @@ def open_synthetic(
         num_classes: labels are 0, 1, ..., num_classes - 1, 0, 1, ...
     """
     if min(num_samples, context_length, vocab_size, num_captions, num_classes) < 1:
-        raise ValueError("expected numbers of at least 1 for a synthetic source, got one below")
+        raise UserError("expected numbers of at least 1 for a synthetic source, got one below")
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_samples, *sides_of(image_size), 3), np.uint8)
     shape = (num_samples, num_captions, context_length)

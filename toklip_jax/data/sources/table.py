@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.paths import (
     base_name,
@@ -69,7 +70,7 @@ class TableSource:
         self._table, self.problems = self._read()
         self._state, self._length = file_state(self.path), self._table.num_rows
         if self._length == 0:
-            raise ValueError(f"expected rows in {path}, found none: check the file")
+            raise UserError(f"expected rows in {path}, found none: check the file")
         check_types(self._table, self.columns, path)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.labels import label_of
@@ -41,7 +42,7 @@ def read_parquet(path: str, columns: Sequence[str]) -> Any:
                 _check_column(column, table.schema_arrow.names, path)
             return table.read(columns)
         except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"expected a Parquet file, got {path}: {_line(error)}") from error
+            raise UserError(f"expected a Parquet file, got {path}: {_line(error)}") from error
 
 
 def read_csv(
@@ -64,7 +65,7 @@ def read_csv(
     try:
         return _parse(path, columns, delimiter, encloses)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(
+        raise UserError(
             f"expected a CSV of {len(names)} columns, got {path}: {_line(error)}"
         ) from error
 
@@ -80,7 +81,7 @@ def check_quotes(path: str, delimiter: str, quotes: bool | None) -> bool:
             delimiter of several characters.
     """
     if len(delimiter) != 1:
-        raise ValueError(f"expected a delimiter of one character, got {delimiter!r}")
+        raise UserError(f"expected a delimiter of one character, got {delimiter!r}")
     encloses = delimiter != "\t" if quotes is None else quotes
     if encloses:
         lines = _lines_within_quotes(path, delimiter)
@@ -108,14 +109,14 @@ def check_types(table: Any, columns: Mapping[str, str], path: str) -> None:
     for field, name in columns.items():
         found = _inner(table.schema.field(name).type)
         if not _IS_FIT[field](found):
-            raise ValueError(
+            raise UserError(
                 f"expected {_EXPECTED[field]} in the column {name!r} of {path}, got {found}: name "
                 f"another column, or convert it"
             )
     if "label" in columns:
         labels = table.column(columns["label"]).slice(0, _LINES_TRIED).to_pylist()
         if labels and not any(map(_is_label, labels)):
-            raise ValueError(
+            raise UserError(
                 f"expected whole numbers in the column {columns['label']!r} of {path}, got "
                 f"{labels[0]!r}: number the classes, or set label=None"
             )
@@ -159,7 +160,7 @@ def _names(path, delimiter, encloses):
     if encloses:
         return [name.strip('"') for name in names]
     if any(name.startswith('"') for name in names):
-        raise ValueError(
+        raise UserError(
             f"expected names of columns without quotes in {path}, got {head[:80]!r}: set "
             f"quotes=True, as its values stand in quotes"
         )
@@ -179,7 +180,7 @@ def _lines_within_quotes(path, delimiter) -> int:
         try:
             return -sum(1 for _ in reader) + reader.line_num
         except csv.Error as error:
-            raise ValueError(
+            raise UserError(
                 f"expected quotes that enclose whole values in {path}, got others in line "
                 f"{reader.line_num} ({error}): set quotes=False, if quotes are part of its texts"
             ) from None
@@ -198,7 +199,7 @@ def _enclosed_values(path, delimiter) -> int:
 def _check_column(column, names, path):
     check_name(f"a column of {path}", column, names)
     if names.count(column) > 1:
-        raise ValueError(f"expected one column {column!r} in {path}, got several: rename them")
+        raise UserError(f"expected one column {column!r} in {path}, got several: rename them")
 
 
 def _inner(kind):
@@ -263,4 +264,4 @@ def _open(path) -> Any:
         system, name = file_system(path)
         return system.open(name, "rb")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise FileNotFoundError(f"expected a table, found no file {path}: check the path") from None
+        raise NotFound(f"expected a table, found no file {path}: check the path") from None

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import Problem
 from toklip_jax.data.paths import base_name, expand_home, file_state, file_system, is_local
 from toklip_jax.data.sources.tar_members import read_members
@@ -82,7 +83,7 @@ def load_index(
             return _write(stem, depends, state, samples)
         except OSError as error:
             logger.info("no index beside %s: %s", tar, error)
-    raise ValueError(f"expected to write an index of {tar} to {places[-1]}: pass index_dir")
+    raise UserError(f"expected to write an index of {tar} to {places[-1]}: pass index_dir")
 
 
 def scan(tar: str, extensions: Extensions) -> Samples:

@@ -8,6 +8,7 @@ then only neighbours belong together.
 import dataclasses
 from collections.abc import Iterable
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import Problem
 from toklip_jax.data.sources.tar_members import LINK, OTHER, SPARSE, BrokenTar, Member
 
@@ -43,7 +44,7 @@ class Extensions:
             object.__setattr__(self, field, tuple(dict.fromkeys(names)))
         every = [name for field in FIELDS for name in getattr(self, field)]
         if len(set(every)) < len(every):
-            raise ValueError(f"expected each extension for one field, got {self}")
+            raise UserError(f"expected each extension for one field, got {self}")
 
     def field_of(self, extension: str) -> str | None:
         return next((f for f in FIELDS if extension.lower() in getattr(self, f)), None)

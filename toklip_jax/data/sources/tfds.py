@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.paths import expand_home
 from toklip_jax.data.sources.base import ENCODED, SourceKind
@@ -45,7 +46,7 @@ class TfdsSource:
                 a feature of another type, or a file format without random access.
         """
         if (directory is None) == (name is None):
-            raise ValueError(f"expected directory or name, got {directory!r} and {name!r}")
+            raise UserError(f"expected directory or name, got {directory!r} and {name!r}")
         directory, data_dir = (path and expand_home(path) for path in (directory, data_dir))
         builder = _builder(directory, name, data_dir)
         self.name, self.split, self._full_name = builder.name, split, builder.info.full_name
@@ -89,10 +90,10 @@ def _builder(directory, name, data_dir):
             return tfds.builder_from_directory(directory)
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         if not builder.info.splits:
-            raise FileNotFoundError(f"no splits in {builder.data_dir}")
+            raise NotFound(f"no splits in {builder.data_dir}")
         return builder
     except absent as error:
-        raise FileNotFoundError(
+        raise NotFound(
             f"expected a prepared data set at {directory or name}, found none "
             f"({str(error).splitlines()[0]}): name the directory of its version"
         ) from error
@@ -107,7 +108,7 @@ def _rows(builder, split, features):
     for field, feature in features.items():
         found = builder.info.features[feature]
         if not _is_fit(field, found):
-            raise ValueError(
+            raise UserError(
                 f"expected {_EXPECTED[field]} in the feature {feature!r} of {builder.name}, got "
                 f"{type(found).__name__}: name another feature"
             )
@@ -115,7 +116,7 @@ def _rows(builder, split, features):
     try:
         return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
-        raise ValueError(
+        raise UserError(
             f"expected {builder.name} in a format of random access: prepare it with "
             f'file_format="array_record"'
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.health import BadSample, Problem, shown
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import RangeReader, base_name, expand, expect_unchanged
@@ -62,7 +63,7 @@ class WebDatasetSource:
         self._reader, self._rows = RangeReader(), {}
         logger.info("%d samples in %d tars", len(self), len(self.shards))
         if len(self) == 0:
-            raise ValueError(
+            raise UserError(
                 f"expected samples in {shards!r}, found none in {len(self.shards)} shards: check "
                 f"that they are uncompressed tars with {extensions or Extensions()}"
                 f"{_first(self.problems)}"
@@ -154,7 +155,7 @@ def _load_all(shards, extensions, index_dir) -> list[TarIndex]:
     with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
         indexes = list(pool.map(load, shards))
     if missing := [path for path, index in zip(shards, indexes, strict=True) if index is None]:
-        raise FileNotFoundError(
+        raise NotFound(
             f"expected {len(shards)} shards, found no file for {len(missing)} of them: "
             f"{', '.join(missing[:10])}: check the path and the range"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.data.text.cleaning import CLEANERS, clean_text
 
@@ -43,9 +44,9 @@ class TextTokenizer:
             ValueError: a token is missing, or a wrong length or cleaner.
         """
         if context_length < 1:
-            raise ValueError(f"expected a context_length of at least 1, got {context_length}")
+            raise UserError(f"expected a context_length of at least 1, got {context_length}")
         if clean not in CLEANERS:
-            raise ValueError(f"expected clean to be one of {sorted(CLEANERS)}, got {clean!r}")
+            raise UserError(f"expected clean to be one of {sorted(CLEANERS)}, got {clean!r}")
         self.context_length = context_length
         self.clean = clean
         self._tokenizer = tokenizer = _without_stored_settings(tokenizer)
@@ -83,7 +84,7 @@ class TextTokenizer:
         path = pathlib.Path(path).expanduser()
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
-            raise FileNotFoundError(
+            raise NotFound(
                 f"expected a Hugging Face {TOKENIZER_FILE}, found no file {path}: a tokenizer "
                 f"in another format becomes one by transformers' AutoTokenizer and save_pretrained"
             )
@@ -91,7 +92,7 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             reason = str(error).splitlines()[0]
-            raise ValueError(
+            raise UserError(
                 f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} ({reason}): "
                 f"save it again with Tokenizer.save"
             ) from error
@@ -117,7 +118,7 @@ class TextTokenizer:
             path = huggingface_hub.hf_hub_download(str(name), TOKENIZER_FILE)
         except Exception as error:  # offline, gated, misnamed: many types, one thing to do
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise FileNotFoundError(
+            raise NotFound(
                 f"expected {TOKENIZER_FILE} of {name} locally or on the Hugging Face hub, got: "
                 f"{reason}: pass the path of a local {TOKENIZER_FILE}"
             ) from error
@@ -138,13 +139,13 @@ class TextTokenizer:
             ValueError: it has fewer ids, or texts of another length.
         """
         if self.vocab_size > tower.vocab_size:
-            raise ValueError(
+            raise UserError(
                 f"expected a text tokenizer of at most {tower.vocab_size} ids, the model's "
                 f"vocab_size, got one of {self.vocab_size}: name the tokenizer that the weights "
                 f"were trained with, or raise model.text.vocab_size of a new model"
             )
         if self.context_length != tower.context_length:
-            raise ValueError(
+            raise UserError(
                 f"expected text.context_length of {tower.context_length}, the model's, got "
                 f"{self.context_length}: set --config.text.context_length={tower.context_length}"
             )
@@ -242,7 +243,7 @@ def _without_stored_settings(tokenizer: Tokenizer) -> Tokenizer:
 
 def _special_id(tokenizer, token):
     if (token_id := tokenizer.token_to_id(token)) is None:
-        raise ValueError(
+        raise UserError(
             f"expected a tokenizer with the token {token}, as Gemma's has, got one without: "
             f"name the tokenizer that the weights were trained with"
         )
@@ -251,7 +252,7 @@ def _special_id(tokenizer, token):
 
 def _check_texts(texts):
     if isinstance(texts, str):
-        raise ValueError(f"expected a list of texts, got one string: pass [{texts[:40]!r}]")
+        raise UserError(f"expected a list of texts, got one string: pass [{texts[:40]!r}]")
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError(f"expected a list of texts, got a {type(text).__name__} in it")
+            raise UserError(f"expected a list of texts, got a {type(text).__name__} in it")

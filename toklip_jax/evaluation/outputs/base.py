@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_names
 from toklip_jax.evaluation.models import Models, Params
 
@@ -55,7 +56,7 @@ class Context:
             ValueError: the batch has none; ends in `advice`.
         """
         if name not in self.batch:
-            raise ValueError(f"expected {name} in a data set, got {list(self.batch)}: {advice}")
+            raise UserError(f"expected {name} in a data set, got {list(self.batch)}: {advice}")
         return self.batch[name]
 
 
@@ -101,7 +102,7 @@ def register_output(
     def register(compute):
         output = Output(name, compute, needs, pixels, text_space)
         if _OUTPUTS.setdefault(name, output).compute is not compute:
-            raise ValueError(f"expected a new name for an output, got {name!r} twice")
+            raise UserError(f"expected a new name for an output, got {name!r} twice")
         return compute
 
     return register
@@ -137,7 +138,7 @@ def available_outputs(models: Models, names: Sequence[str], kind: str) -> tuple[
     """
     found = present_outputs(models, names)
     if not found:
-        raise ValueError(
+        raise UserError(
             f"expected a model for the evaluation {kind}, got none that gives one of "
             f"{', '.join(names)}: name it in the config's models"
         )

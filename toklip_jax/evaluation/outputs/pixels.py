@@ -2,6 +2,7 @@
 
 from jaxtyping import Array, Float
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.outputs.base import Context, register_output
 from toklip_jax.evaluation.outputs.codes import images, restored
 
@@ -26,7 +27,7 @@ def inception_restored(context: Context) -> Float[Array, "b p"]:
 
 def _pooled(context, found):
     if found.ndim != 4:
-        raise ValueError(
+        raise UserError(
             f"expected images [b, h, w, 3] for FID, got {found.shape}: leave inception out of the "
             f"models where videos are evaluated"
         )

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from toklip_jax.core.errors import UserError
+
 SMALLEST_IMAGE = 75  # below, no pixel is left at the last pool
 
 
@@ -21,11 +23,11 @@ class InceptionConfig:
 
     def __post_init__(self):
         if self.image_size < SMALLEST_IMAGE:
-            raise ValueError(
+            raise UserError(
                 f"expected an image_size of at least {SMALLEST_IMAGE}, got {self.image_size}"
             )
         if self.divisor not in (1, 2, 4, 8, 16):
-            raise ValueError(
+            raise UserError(
                 f"expected a divisor of all widths (1, 2, 4, 8, 16), got {self.divisor}"
             )
 

@@ -1,5 +1,6 @@
 """The names of FID's Inception v3 in torchvision's and pytorch-fid's files."""
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files.layouts import CONV, norm_rules
 from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import shape_of
@@ -21,7 +22,7 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> InceptionConfig:
     """
     classes = shape_of(tensors, "fc.weight", 2)[0]
     if classes != FID_CLASSES or any(name.startswith("AuxLogits.") for name in tensors):
-        raise ValueError(
+        raise UserError(
             f"expected FID's Inception v3, whose fc has {FID_CLASSES} classes, got another with "
             f"{classes}: its features would not compare; fetch {FID_FILE}"
         )

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from toklip_jax.core.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class LlamaGenConfig:
@@ -33,14 +35,14 @@ class LlamaGenConfig:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         for name in ("codebook_size", "codebook_dim", "channels", "num_res_blocks", "z_channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"expected a {name} of at least 1, got {getattr(self, name)}")
+                raise UserError(f"expected a {name} of at least 1, got {getattr(self, name)}")
         if not self.multipliers or min(*self.multipliers, self.stem_patch) < 1:
-            raise ValueError(
+            raise UserError(
                 f"expected multipliers and a stem_patch of at least 1, got {self.multipliers} and "
                 f"{self.stem_patch}"
             )
         if self.channels % 32:
-            raise ValueError(
+            raise UserError(
                 f"expected channels divisible by 32 (the group norm's groups), got {self.channels}"
             )
 
@@ -73,7 +75,5 @@ class LlamaGenConfig:
         factor = self.downsample
         if len(size) != 2 or any(side % factor or side < factor for side in size):
             shown = "x".join(map(str, size))
-            raise ValueError(
-                f"expected image sides divisible by {factor}, got {shown}: resize them"
-            )
+            raise UserError(f"expected image sides divisible by {factor}, got {shown}: resize them")
         return size[0] // factor, size[1] // factor

@@ -7,6 +7,7 @@ The source is `convert_siglip_to_hf.py` of transformers, which reads them, and b
 
 from collections.abc import Mapping
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files.aliases import Alias, translate
 from toklip_jax.files.shapes import MAX_LAYERS
 from toklip_jax.models.base import Dialect, Tensors
@@ -35,7 +36,7 @@ def _unstacked(tensors):
             apart[name] = tensor
             continue
         if not tensor.ndim or len(tensor) > MAX_LAYERS:
-            raise ValueError(
+            raise UserError(
                 f"expected at most {MAX_LAYERS} layers stacked in {name}, got {tensor.shape}"
             )
         for i, layer in enumerate(tensor):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.nn.config import TransformerConfig
 
 POOLS = ("map", "flatten")
@@ -28,13 +29,13 @@ class VisionConfig(TransformerConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.pool not in POOLS:
-            raise ValueError(f"expected a pool of {POOLS}, got {self.pool!r}")
+            raise UserError(f"expected a pool of {POOLS}, got {self.pool!r}")
         for name in ("image_size", "patch_size"):
             object.__setattr__(self, name, _simplest(getattr(self, name)))
         size, patch = self.size, self.patch
         fits = len(size) == len(patch) and min(*size, *patch) > 0
         if not fits or any(s % p for s, p in zip(size, patch, strict=True)):
-            raise ValueError(
+            raise UserError(
                 f"expected patch_size to divide image_size, got {self.patch_size} and "
                 f"{self.image_size}"
             )
@@ -78,7 +79,7 @@ class TextConfig(TransformerConfig):
         if not self.embed_dim:
             object.__setattr__(self, "embed_dim", self.width)
         if min(self.vocab_size, self.context_length, self.embed_dim) < 1:
-            raise ValueError(
+            raise UserError(
                 f"expected a vocab_size, context_length and embed_dim of at least 1, got "
                 f"{self.vocab_size}, {self.context_length} and {self.embed_dim}"
             )
@@ -101,7 +102,7 @@ class TeacherConfig:
 def expect_text(teacher: TeacherConfig) -> None:
     """Raises ValueError for an image tower alone."""
     if teacher.text is None:
-        raise ValueError(
+        raise UserError(
             "expected a SigLIP with its text tower, got an image tower alone: take the file of the "
             "whole model, such as open_clip's or Hugging Face's"
         )

@@ -5,6 +5,7 @@ take images of many sizes (NaFlex, `Siglip2Model`), the patch embedding is a lin
 refused by its number of axes.
 """
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files.aliases import Alias, translate
 from toklip_jax.models.base import Dialect, Tensors
 from toklip_jax.models.siglip.names import OPEN_CLIP_BLOCK, TEXT, TIMM_BLOCK, TRUNK
@@ -22,7 +23,7 @@ def from_hugging_face(tensors: Tensors) -> Tensors:
         ValueError: a part is missing, or the model is one for images of many sizes.
     """
     if tensors[PATCHES].ndim == 2:
-        raise ValueError(
+        raise UserError(
             "expected SigLIP 2 for images of one size, got a NaFlex model, which takes patches of "
             "many: use the one for 256 or 384 pixels"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files.layouts import (
     HEADS_IN,
     HEADS_IN_BIAS,
@@ -146,7 +147,7 @@ def _num_heads(hint, named, field):
         return hint
     if named is None:
         flag = field.replace("_", "-")
-        raise ValueError(
+        raise UserError(
             f"expected a named size or {field}: shapes don't tell the number of attention heads. "
             f"Pass --{flag} (or {field}=...)"
         )

@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.siglip.config import TeacherConfig, VisionConfig
 from toklip_jax.models.siglip.text_tower import TextTower
 from toklip_jax.nn.config import Compute
@@ -84,7 +85,7 @@ class ImageTower(nn.Module):
         expected = (*self.config.size, 3)
         if images.shape[1:] != expected:
             shown = ", ".join(map(str, expected))
-            raise ValueError(f"expected images [b, {shown}], got {images.shape}: resize them")
+            raise UserError(f"expected images [b, {shown}], got {images.shape}: resize them")
         images = constrain(images, BATCH_AXES, *(None,) * (images.ndim - 1))
         x = self.patch_embed(images)
         x = x.reshape(len(x), -1, x.shape[-1])  # [b, n, d]

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.siglip.config import TextConfig
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.norms import build_norm
@@ -32,7 +33,7 @@ class TextTower(nn.Module):
         """
         config, dtype = self.config, self.compute.jax_dtype
         if token_ids.shape[1] != config.context_length:
-            raise ValueError(
+            raise UserError(
                 f"expected token ids [b, {config.context_length}], got {token_ids.shape}: pad or "
                 f"truncate them to the context length"
             )

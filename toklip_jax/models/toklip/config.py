@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import VQConfig
 from toklip_jax.models.siglip.config import TextConfig, VisionConfig
 
@@ -22,7 +23,7 @@ class TokLIPConfig:
     def __post_init__(self):
         grid = self.vq.grid_of(*self.vision.size)
         if self.vision.grid != grid:
-            raise ValueError(
+            raise UserError(
                 f"expected a patch_size that gives the VQ tokenizer's grid {grid} for images of "
                 f"{self.vision.size}, got patch_size {self.vision.patch_size} and the grid "
                 f"{self.vision.grid}"

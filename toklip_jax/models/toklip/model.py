@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import family_of
 from toklip_jax.models.siglip.text_tower import TextTower
 from toklip_jax.models.toklip.config import TokLIPConfig
@@ -138,7 +139,7 @@ class TokLIP(nn.Module):
         config = self.config.vision
         check_causal(config)
         if not all(1 <= count <= config.num_tokens for count in counts):
-            raise ValueError(f"expected counts in [1, {config.num_tokens}], got {counts}")
+            raise UserError(f"expected counts in [1, {config.num_tokens}], got {counts}")
         tokens = self.semantic_tokens(ids)
         pooled = [self.pool_tokens(first_tokens(tokens, k, config.pool)) for k in counts]
         return jnp.stack(pooled, axis=1)

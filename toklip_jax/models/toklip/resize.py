@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.ops.resample import resample_positions
 
@@ -19,7 +20,7 @@ def resize_model(
             tied to the number of tokens.
     """
     if config.vision.pool != "map":
-        raise ValueError(
+        raise UserError(
             f"expected images of {config.vision.image_size} px, got {image_size}: the pooling "
             f"{config.vision.pool!r} is tied to the number of tokens"
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.siglip.config import VisionConfig
 from toklip_jax.nn.cache import KVCache, empty_cache
 from toklip_jax.nn.config import Compute
@@ -145,7 +146,7 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 def check_causal(config: VisionConfig) -> None:
     """Raises ValueError where tokens would depend on what follows them."""
     if not config.is_causal:
-        raise ValueError(
+        raise UserError(
             "expected a causal token encoder, got one in which every token sees all ids: only "
             "whole images can be encoded (semantic_tokens, image_features)"
         )
@@ -154,7 +155,7 @@ def check_causal(config: VisionConfig) -> None:
 def check_num_tokens(n: int, config: VisionConfig) -> None:
     """Raises ValueError where `n` tokens don't match the position table."""
     if n != config.num_tokens:
-        raise ValueError(
+        raise UserError(
             f"expected {config.num_tokens} tokens ({'x'.join(map(str, config.grid))}, images of "
             f"{config.image_size} px), got {n}: resize the images, or resample the position table "
             f"(image_size=...) when loading"
@@ -164,8 +165,8 @@ def check_num_tokens(n: int, config: VisionConfig) -> None:
 def _check_positions(positions: Any, config: VisionConfig) -> None:
     """Raises ValueError for positions that are no integers, or known and past the table."""
     if not jnp.issubdtype(jnp.result_type(positions), jnp.integer):
-        raise ValueError(f"expected integer positions, got {jnp.result_type(positions)}")
+        raise UserError(f"expected integer positions, got {jnp.result_type(positions)}")
     if isinstance(positions, jax.core.Tracer):
         return
     if (largest := int(np.max(positions))) >= config.num_tokens:
-        raise ValueError(f"expected positions below {config.num_tokens}, got {largest}")
+        raise UserError(f"expected positions below {config.num_tokens}, got {largest}")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.cache import ENCODE, Header, load_header
 from toklip_jax.data.text import TextTokenizer
@@ -51,7 +52,7 @@ def check_caches(
         objective.expect_cached(header.names)
         trainable, _ = partition(params, objective.trainable)
         if "text_feature" in features and "text_tower" in trainable:
-            raise ValueError(
+            raise UserError(
                 f"expected no text_feature in a cache where the text tower is trained, got one in "
                 f"{directory}: encode with encode.features=('teacher_feature',), or freeze it"
             )
@@ -134,7 +135,7 @@ def _check_sizes(header: Header, directory, objective):
     }
     for name, value in ours.items():
         if getattr(header, name) != value:
-            raise ValueError(
+            raise UserError(
                 f"expected a cache with {name} {value}, the model's, got {getattr(header, name)} "
                 f"in {directory}: {ENCODE_AGAIN}"
             )
@@ -142,18 +143,18 @@ def _check_sizes(header: Header, directory, objective):
 
 def _check_transform(header: Header, directory, stage, compute):
     if header.transform["resize"]:
-        raise ValueError(
+        raise UserError(
             f"expected a cache of random crops to train on, got whole pictures in {directory}: "
             f"encode with encode.resize=''"
         )
     augment = json.loads(json.dumps(dict(stage.augment)))
     if header.transform["augment"] != augment:
-        raise ValueError(
+        raise UserError(
             f"expected a cache of crops by the stage's augment {augment}, got "
             f"{header.transform['augment']} in {directory}: {ENCODE_AGAIN}, or set augment to that"
         )
     if header.compute["vq_dtype"] != compute.vq_dtype:
-        raise ValueError(
+        raise UserError(
             f"expected ids computed in compute.vq_dtype {compute.vq_dtype}, got "
             f"{header.compute['vq_dtype']} in {directory}: {ENCODE_AGAIN}, or set vq_dtype to that"
         )
@@ -162,7 +163,7 @@ def _check_transform(header: Header, directory, stage, compute):
 def _expect_hash(header, directory, part, ours, where):
     theirs = header.hashes.get(part, "")
     if theirs != ours:
-        raise ValueError(
+        raise UserError(
             f"expected a cache made with this run's {part} (SHA-256 {ours[:12]}...), got one of "
             f"{theirs[:12] or 'none'}... in {directory}: name in {where} what it was made with, or "
             f"{ENCODE_AGAIN}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import RESIZES
 from toklip_jax.tasks.toklip.objective import CACHED
@@ -39,17 +40,17 @@ class EncodeConfig:
         check_name("encode.feature_dtype", self.feature_dtype, ("bfloat16", "float32"))
         check_name("encode.resize", self.resize, ("", *RESIZES))
         if min(self.crops, self.batch_size, self.records_per_shard) < 1:
-            raise ValueError(
+            raise UserError(
                 f"expected encode.crops, batch_size and records_per_shard of at least 1, got {self}"
             )
         if self.resize and self.crops > 1:
-            raise ValueError(
+            raise UserError(
                 f"expected encode.crops 1 with resize {self.resize!r}, got {self.crops}"
             )
         if self.records_per_shard % self.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"expected encode.records_per_shard to be a multiple of encode.batch_size "
                 f"{self.batch_size}, got {self.records_per_shard}"
             )
         if "text_feature" in self.features and not self.has_text:
-            raise ValueError("expected no text_feature in encode.features without has_text, got it")
+            raise UserError("expected no text_feature in encode.features without has_text, got it")

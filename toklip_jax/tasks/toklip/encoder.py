@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data import pipeline
 from toklip_jax.data.build import training_transform
 from toklip_jax.data.cache import DATA, Field, Header, id_dtype, lay_out
@@ -81,12 +82,12 @@ class CacheEncoder:
         self._stage, self._config, self._reading = stage, config, reading
         self._objective, self._mesh, self._seed = objective, mesh, seed
         if config.batch_size % self._mesh.size:
-            raise ValueError(
+            raise UserError(
                 f"expected encode.batch_size to be a multiple of this host's {self._mesh.size} "
                 f"devices, got {config.batch_size}"
             )
         if source.gives == IDS:
-            raise ValueError("expected a source of images to encode, got a cache")
+            raise UserError("expected a source of images to encode, got a cache")
         self.max_bad_share = stage.loop.max_bad_share
         self.tokenizer = tokenizer if config.has_text else None
         self._source_config, self._source = source, source.open(self.tokenizer)
@@ -195,7 +196,7 @@ class CacheEncoder:
         section, compute = self._config, self._objective.compute
         model, size = self._objective.model_config, probe["images"].shape[1:-1]
         if size != model.vision.size:
-            raise ValueError(
+            raise UserError(
                 f"expected images of {model.vision.size} pixels, the model's, got {size}: set "
                 f"the config's image_size"
             )
@@ -284,7 +285,7 @@ def _inputs(batch) -> dict[str, np.ndarray]:
 def _expect_frozen(objective, params, features):
     trainable, _ = partition(params, objective.trainable)
     if "text_feature" in features and "text_tower" in trainable:
-        raise ValueError(
+        raise UserError(
             "expected no text_feature in encode.features where the text tower is trained, got it: "
             "set encode.features=('teacher_feature',)"
         )

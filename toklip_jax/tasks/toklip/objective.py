@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.models import Model, Models
 from toklip_jax.losses.plain import distillation_losses
 from toklip_jax.models.registry import init_params
@@ -69,7 +70,7 @@ class TokLIPObjective(ModelObjective):
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
         grids = self.model_config.vision.grid, self.teacher_config.grid
         if self.token_weight and grids[0] != grids[1]:
-            raise ValueError(
+            raise UserError(
                 f"expected token_weight 0 where student and teacher differ in grid, got "
                 f"{self.token_weight} with grids {grids[0]} and {grids[1]}"
             )
@@ -141,12 +142,12 @@ class TokLIPObjective(ModelObjective):
     def expect_cached(self, fields: Collection[str]) -> None:
         """Raises ValueError if the loss needs more than these fields of a cache."""
         if self.token_weight:
-            raise ValueError(
+            raise UserError(
                 f"expected token_weight 0 with a cache, which has no tokens of the teacher, got "
                 f"{self.token_weight}: train from images"
             )
         if self.distillation_weight and "teacher_feature" not in fields:
-            raise ValueError(
+            raise UserError(
                 f"expected teacher_feature in the cache for distillation_weight "
                 f"{self.distillation_weight}, got {sorted(fields)}: encode with it in "
                 f"encode.features, or set distillation_weight to 0"

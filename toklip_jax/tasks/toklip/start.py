@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files import MappedFiles
 from toklip_jax.models.registry import VQConfig, family_of
 from toklip_jax.models.siglip.config import TeacherConfig, expect_text
@@ -37,7 +38,7 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
     """
     roles = family_of(teacher.config).role, family_of(vq.config).role
     if roles != ("teacher", "vq"):
-        raise ValueError(
+        raise UserError(
             f"expected a SigLIP 2 teacher and a VQ tokenizer, got "
             f"{family_of(teacher.config).title} and {family_of(vq.config).title}"
         )
@@ -72,7 +73,7 @@ def start_config(teacher: TeacherConfig, vq: VQConfig, is_causal: bool) -> TokLI
     """
     vision = dataclasses.replace(teacher.vision, is_causal=is_causal, patch_size=vq.smallest_size)
     if vision.pool != "map" and vision.grid != teacher.vision.grid:
-        raise ValueError(
+        raise UserError(
             f"expected a VQ tokenizer that gives the teacher's {teacher.vision.num_tokens} "
             f"tokens, which its pooling {vision.pool!r} is tied to, got one of {vision.num_tokens}"
         )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.models.registry import family_of, named_size
 from toklip_jax.models.siglip.config import TeacherConfig
@@ -53,7 +54,7 @@ def _read(section: Mapping[str, Any], where: str) -> TokLIPFields:
     for name in fields.init:
         check_name(f"a field of {where}.init", name, PARTS)
     if missing := [name for name in PARTS if not fields.init.get(name)]:
-        raise ValueError(
+        raise UserError(
             f"expected weights to start from in {where}.init.{missing[0]}, got none: name a file, "
             f"a converted directory or stage:NAME"
         )
@@ -71,7 +72,7 @@ def _start(stage: StageConfig, start: Start) -> tuple[TokLIPObjective, Params]:
     if not fields.has_logit_bias:
         params.pop("logit_bias", None)
     elif "logit_bias" not in params:
-        raise ValueError(
+        raise UserError(
             f"expected a teacher with a logit bias for {stage.name}.has_logit_bias=True, got "
             f"{fields.init['teacher']} without: set it to False, or name another teacher"
         )
@@ -87,7 +88,7 @@ def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Com
         model = dataclasses.replace(model, vision=vision)
         return _objective(stage, model, teacher, compute)
     if not _can_outline(stage):
-        raise ValueError(
+        raise UserError(
             f"expected {stage.name}.size and {stage.name}.teacher_size, or {stage.name}.init from "
             f"stages of the same config, got {dict(fields.init)}"
         )
@@ -101,7 +102,7 @@ def _model_of(part, stage, stages):
     source, where = stage.model.init[part], f"{stage.name}.init.{part}"
     fields = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)].model
     if not isinstance(fields, ModelFields) or family_of(fields.model).role != part:
-        raise ValueError(f"expected a stage that trains a {part} model in {where}, got {source!r}")
+        raise UserError(f"expected a stage that trains a {part} model in {where}, got {source!r}")
     return fields.model
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import VQConfig, build_model, init_params
 from toklip_jax.nn.config import Compute
@@ -89,7 +90,7 @@ class VQObjective(ModelObjective):
             "entropy": self.entropy_weight,
         }
         if unknown := sorted(set(losses) - set(weights)):
-            raise ValueError(
+            raise UserError(
                 f"expected a quantiser's losses among {sorted(weights)}, got {unknown}: weigh them "
                 f"in an objective of your own"
             )
