@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
 
 # Two processes: a test file stays in one, so that its fixtures are made once.
-PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Most of the suite's time is XLA's, which generates plain code in a third of it. What is compared
 # with recordings, and all of `make test-all`, is compiled as users compile.
 PLAIN_CODE = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \

@@ -11,6 +11,9 @@ import jax
 import pytest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+# They start first, so that no process is left with one of them at the end.
+LONGEST = ("test_main.py", "test_processes.py", "test_suite.py", "test_cached_run.py")
+LONGEST += ("test_real_data.py", "test_toy_tokenizer.py", "test_accumulation.py")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +59,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if getattr(item, "module", None) in recorded:
             item.add_marker("recorded")
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -307,6 +307,7 @@ import sys
 import jax
 from jax._src import xla_bridge
 from jax.sharding import PartitionSpec as P
+from toklip_jax.core.errors import AlreadyExists
 from toklip_jax.parallel import hosts
 from toklip_jax.parallel.start import start
 
@@ -323,7 +324,7 @@ total = jax.shard_map(
 
 def fails():
     assert hosts.is_main_host()
-    raise FileExistsError("taken")
+    raise AlreadyExists("taken")
 
 assert hosts.call_on_main(lambda: [jax.process_index()]) == [0]
 try:
@@ -372,7 +373,7 @@ def test_two_processes_start_and_sum_over_all_their_devices(kind):
     assert "total 12.0 True" in outputs[0][0]  # 4 devices of 1 and 4 of 2
     assert "total 12.0 False" in outputs[1][0]
     assert "met taken" in outputs[0][0]
-    assert "met host 0 met an error: FileExistsError: taken" in outputs[1][0]
+    assert "met host 0 met an error: AlreadyExists: taken" in outputs[1][0]
 
 
 def test_a_process_that_waits_for_others_says_so():

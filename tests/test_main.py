@@ -98,6 +98,7 @@ def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(finished, tmp_path):
         assert losses(workdir, stage) == losses(finished, stage)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(finished, tmp_path):
     flags = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", EVALUATE]
     command = [sys.executable, "-m", "toklip_jax.main", f"--config={CONFIG}", *flags]

@@ -33,7 +33,8 @@ def test_every_field_set_on_a_command_line_is_in_the_config():
         for part in filter(None, section.split(".")):
             node = node[part]
         fields = LOOP if section.endswith("loop") else COMPUTE if section == "compute" else node
-        assert last in fields, name
+        # A section of another kind has that kind's fields.
+        assert last in fields or f"--config.{section}.kind=" in TEXT, name
 
 
 def test_every_field_of_the_loop_and_the_optimizer_exists():

@@ -88,6 +88,7 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
             np.testing.assert_allclose(b[name], a[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_parameters_of_one_left_alone(tmp_path):
     """The short form of `kill_resume.py`: one kill inside a save, one inside an evaluation."""
     compare = runpy.run_path(str(TESTS / "kill_resume.py"))["compare"]

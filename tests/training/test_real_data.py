@@ -1,6 +1,7 @@
 """The command on tars as img2dataset writes them, some samples broken."""
 
 import io
+import logging
 import runpy
 import tarfile
 
@@ -37,9 +38,10 @@ def jpeg(level):
     return buffer.getvalue()
 
 
-@pytest.fixture
-def config(tmp_path):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
     """Two shards of 12 pairs; one picture is cut off, one caption is missing."""
+    tmp_path = tmp_path_factory.mktemp("data")
     for shard in range(2):
         with tarfile.open(tmp_path / f"{shard:05}.tar", "w") as archive:
             for i in range(12):
@@ -67,21 +69,29 @@ def run(config, workdir, *flags):
     return main(["main", f"--config={config}", f"--workdir={workdir}", *flags])
 
 
-def test_a_run_on_tars_skips_what_is_broken_and_validates(config, tmp_path, caplog):
-    assert run(config, tmp_path / "run") == 0
-    records = read_metrics(tmp_path / "run" / "teacher" / "metrics.jsonl")
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """The metrics of a run that reads in its own process, and what it logged."""
+    workdir, log = tmp_path_factory.mktemp("finished"), io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("toklip_jax").addHandler(handler)
+    try:
+        assert run(config, workdir) == 0
+    finally:
+        logging.getLogger("toklip_jax").removeHandler(handler)
+    return read_metrics(workdir / "teacher" / "metrics.jsonl"), log.getvalue()
+
+
+def test_a_run_on_tars_skips_what_is_broken_and_validates(finished):
+    records, log = finished
     assert [record["step"] for record in records] == list(range(1, 11))
     assert records[-1]["bad_samples"] > 0
     assert 0 <= records[-1]["validation/image_to_text_r1"] <= 1
-    assert "00000.tar:000000003" in caplog.text  # named
-    assert "00001.tar:000010005" in caplog.text
+    assert "00000.tar:000000003" in log  # named
+    assert "00001.tar:000010005" in log
 
 
-def test_workers_change_no_loss(config, tmp_path):
-    losses = []
-    for workers in (0, 2):
-        workdir = tmp_path / f"workers_{workers}"
-        assert run(config, workdir, f"--config.num_workers={workers}") == 0
-        records = read_metrics(workdir / "teacher" / "metrics.jsonl")
-        losses.append([record["loss"] for record in records])
-    assert losses[0] == losses[1]
+def test_workers_change_no_loss(config, finished, tmp_path):
+    assert run(config, tmp_path, "--config.num_workers=2") == 0
+    records = read_metrics(tmp_path / "teacher" / "metrics.jsonl")
+    assert [record["loss"] for record in records] == [record["loss"] for record in finished[0]]

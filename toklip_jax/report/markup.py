@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Iterable
+from typing import Any
 
 VOID = frozenset({"br", "img", "input", "meta"})
 # What no page may hold: control characters but white space, and halves of characters.
@@ -15,7 +16,7 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = str | Markup | Iterable["Child"] | None
+Child = str | Markup | Iterable[Any] | None  # of the same kind, at any depth
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:

@@ -46,8 +46,10 @@ class HostBatches:
         rows = len(next(x for x in self._batch.values() if isinstance(x, np.ndarray)))
         return {**self._batch, MISSING: np.full(rows, self._failure is not None)}
 
-    def check(self, metrics: Mapping[str, jax.Array], must_know: bool) -> None:
+    def check(self, metrics: dict[str, jax.Array], must_know: bool) -> None:
         """Ends all hosts where one of them could not read; all must call it after every step.
+
+        It takes what tells them out of the metrics, which are the task's own after it.
 
         Args:
             must_know: whether to wait for this step's result; else for that of one some steps back.
@@ -58,7 +60,7 @@ class HostBatches:
         """
         if not self._is_shared:
             return
-        self._pending.append(metrics[MISSING])
+        self._pending.append(metrics.pop(MISSING))
         while len(self._pending) > (0 if must_know else _LAG):
             if float(np.asarray(self._pending.popleft())):
                 self._end()
