@@ -47,6 +47,7 @@ def images():
     return jnp.asarray(values, jnp.float32) / 127.5 - 1
 
 
+@pytest.mark.recorded
 def test_features_are_torch_fidelitys(file, golden, record_property):
     weights, want = read_weights(file), np.load(golden("inception/outputs.npz"))
     assert weights.config == InceptionConfig()

@@ -215,6 +215,7 @@ def images_without_toklip(images, tmp_path):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_plan_is_of_the_step_from_a_cache(made):
     path, _, cache = made
     config = command.parse(["main", f"--config={path}", "--workdir=."]).config
