@@ -76,7 +76,7 @@ def compare(directory, times, steps, seed, events=KILLS, workers=0):
             done["flipped"] += _flip_a_bit(workdir, rng)
     last = run(workdir, ("none",), steps, workers, directory)
     assert last.returncode == 0, last.stderr
-    assert len(set(resumed_at)) > times // 5, f"it hardly went on in between: {resumed_at}"
+    assert len(set(resumed_at)) > times // 5, f"it hardly advanced in between: {resumed_at}"
     alone, other = (
         (path / "teacher" / "weights" / "params.safetensors").read_bytes()
         for path in (directory / "alone", workdir)
@@ -218,7 +218,7 @@ def _happen(directory, event, delay, left):
     workers = multiprocessing.active_children()
     if event == "worker" and not left["lost"]:
         os.kill(workers[0].pid, signal.SIGKILL)
-        left["lost"], left["step"] = 1, STEPS  # it has to go on, and is killed there
+        left["lost"], left["step"] = 1, STEPS  # it has to continue, and is killed there
         return
     (directory / CHILDREN).write_text(json.dumps([worker.pid for worker in workers]))
     threading.Thread(target=_kill, args=(delay,), daemon=True).start()

@@ -95,7 +95,7 @@ def test_a_checkpoint_says_what_run_it_is_of(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied"])
-def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_aloud(damage, tmp_path, caplog):
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_taken(damage, tmp_path, caplog):
     saved(tmp_path, 2, 4)
     files = [p for p in (tmp_path / "4" / "state").rglob("*") if p.is_file()]
     for path in files:

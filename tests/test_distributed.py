@@ -135,7 +135,7 @@ def test_one_explicit_process_needs_no_start(environ, calls):
         ({"kind": "tpu"}, "expected a TPU pod"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(environ, calls, given, message):
+def test_what_a_user_can_fix_is_one_sentence(environ, calls, given, message):
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         start(**given)
     assert "\n" not in str(raised.value)

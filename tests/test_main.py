@@ -73,7 +73,7 @@ def leaves_of(tree):
     return jax.tree.leaves(tree)
 
 
-def test_a_finished_run_is_left_alone_and_restart_begins_anew(finished, tmp_path):
+def test_a_finished_run_is_left_alone_and_restart_trains_it_again(finished, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     before = (workdir / "vq" / "metrics.jsonl").stat().st_mtime_ns
@@ -145,7 +145,7 @@ def test_eval_mode_gives_the_figures_of_training_to_the_last_digit(finished, tmp
     assert figures_of(finished) == found  # and those at the end of the training run
 
 
-def test_results_say_what_was_judged_on_what(finished):
+def test_results_say_what_was_evaluated_on_what(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results["evaluations"]) == {"pairs", "pictures", "meaning"}
     weights = finished / "toklip" / "weights"
@@ -160,7 +160,7 @@ def test_results_say_what_was_judged_on_what(finished):
     assert not (finished / "evaluation").exists()  # what was kept to go on with
 
 
-def test_a_run_may_be_judged_in_other_ways_than_it_was_trained_with(finished, tmp_path, capsys):
+def test_a_run_may_be_evaluated_in_other_ways_than_it_was_trained_with(finished, tmp_path, capsys):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     flags = (EVALUATE, "--mode=eval", "--config.evaluations.pairs.source.num_samples=5")

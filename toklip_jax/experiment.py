@@ -235,7 +235,7 @@ class _Reader:
         return from_fields(ReadingConfig, fields, "the config")
 
     def _models(self):
-        """Where the weights are that are evaluated; "" for none."""
+        """Returns where the evaluated weights are, by role, "" for none."""
         models, problems = self._plain_section("models"), Problems()
         for role, source in models.items():
             problems.attempt(lambda r=role: check_name("a model", r, ROLES))

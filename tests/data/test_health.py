@@ -194,7 +194,7 @@ def test_a_bad_sample_without_a_name_is_not_skipped_in_silence():
 
 def test_above_the_share_the_run_stops_with_the_list():
     account = BadSamples(max_share=0.1, minimum=20)
-    account.add(8, [("a", "truncated image"), ("b", "too small")])  # 20 %, of too few to judge
+    account.add(8, [("a", "truncated image"), ("b", "too small")])  # 20 %, of too few to count
     account.add(8, [])
     account.add(8, [])  # 2 of 26: below
     with pytest.raises(ValueError, match=r"at most 10\.00% bad") as told:

@@ -1,4 +1,4 @@
-"""Parts of an evaluation that were kept: whole ones are used, damaged ones encoded again, aloud."""
+"""Parts of an evaluation that were kept: whole ones are used, damaged ones encoded again."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def flip(data):
 
 
 @pytest.mark.parametrize("damage", [cut, flip, lambda data: b"", lambda data: b"no zip" * 99])
-def test_a_damaged_part_and_what_follows_are_encoded_again_aloud(damage, parts, caplog):
+def test_a_damaged_part_and_what_follows_are_encoded_again_after_a_warning(damage, parts, caplog):
     path = parts._path(1)
     path.write_bytes(damage(path.read_bytes()))
     assert count(parts) == 1

@@ -1,4 +1,4 @@
-"""Runs that are asked for more, for something else, or anew, from the command line."""
+"""Runs that are asked for more steps, for something else, or to restart, from the command line."""
 
 import json
 import pathlib

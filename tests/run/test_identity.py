@@ -1,4 +1,4 @@
-"""What a run keeps is compared with the config and files that it goes on with; nothing trains."""
+"""What a run keeps is compared with the config and files that it continues with; nothing trains."""
 
 import json
 import pathlib

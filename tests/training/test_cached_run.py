@@ -183,7 +183,7 @@ def test_other_weights_are_another_cache(made, tmp_path, capsys):
 
 
 def test_other_stages_and_evaluations(made, tmp_path, capsys):
-    """A cache trains toklip alone; what asks for ids and labels is judged from one."""
+    """A cache trains toklip alone; what asks for ids and labels is evaluated from one."""
     path, images, cache = made
     text = path.read_text()
     source = f"        config.source = {{'kind': 'cache', 'directory': {str(cache)!r}}}\n"
@@ -193,16 +193,16 @@ def test_other_stages_and_evaluations(made, tmp_path, capsys):
     assert run(tmp_path / "config.py", tmp_path / "run") == 2
     assert "expected a source of images for the vq stage vq, got a cache" in capsys.readouterr().err
     data = {"kind": "cache", "directory": str(cache)}
-    judged = (
+    evaluated = (
         "        config.evaluate = ('meaning',)\n"
         f"        config.evaluations.meaning.train = {data}\n"
         f"        config.evaluations.meaning.test = {data}\n"
     )
-    text = text.replace("        config.evaluate = ()\n", judged)
+    text = text.replace("        config.evaluate = ()\n", evaluated)
     (tmp_path / "config.py").write_text(text)
-    shutil.copytree(images, tmp_path / "judged")
-    assert run(tmp_path / "config.py", tmp_path / "judged", "--mode=eval") == 0
-    results = json.loads((tmp_path / "judged" / "results.json").read_text())
+    shutil.copytree(images, tmp_path / "evaluated")
+    assert run(tmp_path / "config.py", tmp_path / "evaluated", "--mode=eval") == 0
+    results = json.loads((tmp_path / "evaluated" / "results.json").read_text())
     names = {row["model"] for row in results["evaluations"]["meaning"]["rows"]}
     assert "TokLIP, pooled" in names
     assert load_header(cache).num_samples == 20

@@ -42,12 +42,12 @@ def write_steps(directory, steps=5, **others):
         (sinks.Terminal, "advance"),
     ],
 )
-def test_a_log_that_raises_is_given_up_aloud_and_the_others_go_on(
+def test_a_log_that_raises_is_dropped_with_a_warning_and_the_others_continue(
     owner, name, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(owner, name, full_disk)
     assert write_steps(tmp_path) == [1, 2, 3, 4, 5]
-    (warning,) = warnings_of(caplog, "goes on without it")
+    (warning,) = warnings_of(caplog, "continues without it")
     assert "No space left" in warning.getMessage()
 
 

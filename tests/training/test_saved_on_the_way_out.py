@@ -1,4 +1,4 @@
-"""Whatever ends the loop early, the steps that are done are saved, and the same call goes on."""
+"""Whatever ends the loop early, the steps that are done are saved, and the same call continues."""
 
 import os
 import signal

@@ -111,7 +111,7 @@ def test_two_processes_never_share_a_workdir_and_a_kill_frees_it(tmp_path, monke
     use(tmp_path / "run", config())
 
 
-def test_a_filesystem_without_locks_is_used_aloud(tmp_path, monkeypatch, capsys):
+def test_a_filesystem_without_locks_is_used_after_a_warning(tmp_path, monkeypatch, capsys):
     def unsupported(*arguments):
         raise OSError(95, "Operation not supported")
 

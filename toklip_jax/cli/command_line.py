@@ -44,7 +44,7 @@ def parse(
     """Returns the values of the flags: `config`, `traceback`, and what `define` adds.
 
     Args:
-        about: what the command does, for `--help`.
+        about: a description of the command, for `--help`.
 
     Raises:
         ValueError: in one line: a wrong flag or config, or one of `required` that is missing.
@@ -162,7 +162,7 @@ def _read(values, argv, known_only=False) -> list[str]:
 
 
 def _help(about, values) -> str:
-    """What a command does and its flags, for people."""
+    """Describes a command and its flags, for people."""
     lines = [about.strip(), "", "flags:"]
     for name in values:
         default = values[name].default

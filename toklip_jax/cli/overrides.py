@@ -22,7 +22,7 @@ def with_whole_sections(argv: Sequence[str], config: Mapping[str, Any]) -> list[
 
     Args:
         argv: overrides among them, as `--config.PATH=VALUE` or in two; others stay as they are.
-        config: as the file has it.
+        config: the config as the file has it.
 
     Raises:
         ValueError: a field of what is no section, or a section given after its fields.

@@ -149,7 +149,7 @@ def _options(hint):
 
 
 def _fits(value, hint) -> bool:
-    """Whether a value is of a type, as far as the type is one that is checked."""
+    """Says whether a value is of a type, as far as the type is one that is checked."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in PLAIN:
         return _is_a(value, origin)

@@ -34,8 +34,8 @@ def read_object(path: pathlib.PurePath, remedy: str) -> dict[str, Any]:
     """Reads the json object in a file.
 
     Args:
-        path: of a file, or a bucket's object as a path of etils.
-        remedy: what to do about a damaged file, for the message.
+        path: the path of a file, or a bucket's object as a path of etils.
+        remedy: the advice on a damaged file, for the message.
 
     Raises:
         FileNotFoundError: no such file.

@@ -166,7 +166,8 @@ def make_tokenizer(
     Of a cache, it is the one that the cache was made with. None if there is neither.
 
     Args:
-        context_length: of its texts where `text` leaves that to the model; a file doesn't hold it.
+        context_length: the length of its texts where `text` leaves that to the model; a file
+            doesn't hold it.
     """
     length = text.context_length or context_length
     if text.tokenizer:

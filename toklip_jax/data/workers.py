@@ -19,7 +19,7 @@ from toklip_jax.core.errors import TryAgain
 
 logger = logging.getLogger(__name__)
 MAX_LOST = 3  # times that workers are lost before a batch comes, after which a run gives up
-SECONDS_AFTER_SIGTERM = 20  # that a worker goes on for the main process's last step
+SECONDS_AFTER_SIGTERM = 20  # that a worker keeps reading for the main process's last step
 _LOST = "terminated unexpectedly"  # in Grain's error where a worker process is gone
 
 
@@ -50,7 +50,7 @@ def read_ahead(dataset: Any, num_workers: int, options: grain.ReadOptions) -> It
                 raise TryAgain(
                     f"worker processes were lost {lost} times in a row ({_reason(error)})"
                 ) from error
-            logger.warning("a worker process was lost (%s): new ones go on", _reason(error))
+            logger.warning("a worker process was lost (%s): new ones are started", _reason(error))
         finally:
             if hasattr(iterator, "close"):
                 iterator.close()

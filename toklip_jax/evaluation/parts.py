@@ -56,7 +56,7 @@ class Parts:
         return parts
 
     def write(self, part: int, encoded: Encoded) -> None:
-        """Writes a part, whole or not at all. Where that fails, no more are kept, aloud."""
+        """Writes a part, whole or not at all. Where that fails, it warns and keeps no more."""
         if self._is_given_up:
             return
         try:

@@ -79,7 +79,7 @@ def is_finite(array: AnyLazy, release: Callable[[], None] = lambda: None) -> boo
     """Tells whether no entry of `array` is NaN or infinite; looks at it slice by slice.
 
     Args:
-        release: as for `read_array`.
+        release: see `read_array`.
     """
     source = np.asarray(array)
     for part in _parts(source, _slowest_axis(source)):

@@ -123,7 +123,7 @@ class Dialect:
     """The names that another package gives the same tensors.
 
     Attributes:
-        title: for people.
+        title: its name for people to read.
         marks: names that only this package's files hold.
         translate: `translate(tensors)` returns them in the names that the family's map is for.
         sizes: `sizes(tensors)` returns what these files, unlike the family's own, do tell of
@@ -272,7 +272,7 @@ class Recognised:
 
     Attributes:
         names: whose they were before, for people; "" where they are the family's own.
-        sizes: what the dialect tells of `Hints`.
+        sizes: the fields of `Hints` that the dialect tells.
     """
 
     family: Family

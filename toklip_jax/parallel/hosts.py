@@ -35,7 +35,7 @@ def all_arrive(name: str, seconds: float) -> bool:
     It is for the ways out of a program, where others may be stuck or gone.
 
     Args:
-        name: of the point, at which a program arrives at most once.
+        name: the point's name; a program arrives there at most once.
     """
     if jax.process_count() == 1:
         return True

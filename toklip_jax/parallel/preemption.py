@@ -23,11 +23,11 @@ class _Watch:
     """The signals of this process, which are one for all of its parts.
 
     Attributes:
-        depth: of the contexts entered.
+        depth: the number of contexts entered.
         raises: whether a signal raises at once.
         is_told: whether a signal came since the outermost context was entered.
-        asked: calls of `is_told` since the process started. A signal on several hosts sets the
-            stop at a number of calls, so it is never counted anew.
+        asked: the number of calls of `is_told` since the process started. A signal on several
+            hosts sets the stop at a number of calls, so the count is never reset.
     """
 
     depth: int = 0

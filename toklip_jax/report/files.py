@@ -174,6 +174,6 @@ def _check_fields(section, fields, where, path, remedy):
 
 
 def _is_file_name(name) -> bool:
-    """Whether a directory may be called so: a stage of another name has left no log."""
+    """Says whether a directory may be called so: a stage of another name has left no log."""
     is_plain = os.path.basename(name) == name and name not in ("", ".", "..") and "\0" not in name
     return is_plain and len(name.encode(errors="replace")) <= MAX_NAME

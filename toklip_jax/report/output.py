@@ -53,7 +53,7 @@ class Output:
         """Returns a `figure` element of a chart, and writes NAME.png.
 
         Args:
-            name: of any letters; those that ids and files may not have become hyphens.
+            name: a name of any letters; those that ids and files may not have become hyphens.
         """
         name = self._new_name(name)
         svg = as_svg(figure, name)

@@ -31,7 +31,7 @@ class RunContext:
         tokenizer_path: the path of the text tokenizer, or None where there are no texts.
         profile: steps [first, last) of each stage to write a profile of, or None.
         allows_config_change: continue a run whose config differs, after printing how.
-        run_id: of the run, which stands in all that it keeps.
+        run_id: the run's id, which stands in all that it keeps.
         accept: keeps the config as the run's; all hosts call it, once nothing of it was refused.
     """
 
@@ -55,7 +55,7 @@ class RunContext:
         return weights_directory(self.workdir, stage)
 
     def has_begun(self, stage: str) -> bool:
-        """Tells whether a stage has left anything that later steps, or stages, go on from."""
+        """Tells whether a stage has left anything that later steps or stages continue from."""
         directory = self.workdir / stage
         is_kept = any(directory.glob("checkpoints/[0-9]*")) or has_log(directory)
         return is_kept or self.weights_directory(stage).exists()

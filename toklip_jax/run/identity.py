@@ -1,4 +1,4 @@
-"""What a stage was trained from and as what, kept with its checkpoints and weights.
+"""The inputs and config of a stage, kept with its checkpoints and weights.
 
 A path in a config says little: the file there may be another one tomorrow. So what a stage reads is
 known by its hash, and what it left by the part of the config that made it.

@@ -74,7 +74,7 @@ def _make(experiment, path):
 
 
 def _has_trained_texts(context) -> bool:
-    """Whether a stage that reads texts has made a step."""
+    """Says whether a stage that reads texts has made a step."""
     stages = [stage for stage in context.experiment.stages if task_of(stage.task).needs_text]
     return any(context.has_begun(stage.name) for stage in stages)
 

@@ -1,4 +1,4 @@
-"""What the objectives have in common that train a model of a registered family."""
+"""The base of objectives that train a model of a registered family."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -22,7 +22,7 @@ class BestEffort(Generic[T]):
         """Starts the thread.
 
         Args:
-            title: what a warning calls the object, such as "TensorBoard".
+            title: the object's name in warnings, such as "TensorBoard".
             opener: opens it; its `close`, if it has one, is called at the end.
             close_seconds: how long `close` waits for the calls that are left.
         """
@@ -73,4 +73,4 @@ class BestEffort(Generic[T]):
     def _warn(self, what):
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("%s %s; the run goes on without it", self._title, what)
+            logger.warning("%s %s; the run continues without it", self._title, what)

@@ -185,7 +185,7 @@ class Checkpoints:
         return f"checkpoint {step} in {self.directory}"
 
     def _content(self, step) -> dict[str, Any]:
-        """What `save` sealed; of an earlier version's checkpoint only the description."""
+        """Returns what `save` sealed; of an earlier version's checkpoint only the description."""
         path = self.directory / str(step) / DESCRIPTION
         return read_together(lambda: _read_description(path), self._where(step))
 

@@ -1,4 +1,4 @@
-"""Whether a run's config is still the same, and how it differs."""
+"""Compares a run's config with the one that it was started with."""
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.models.serialization import complete

@@ -11,7 +11,7 @@ REMEDY = "put back what it was trained with, train in another workdir, or pass -
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a checkpoint is of, besides the config.
+    """The inputs that a checkpoint was trained from, besides the config.
 
     Attributes:
         run: the run's id, "" for none.
@@ -33,7 +33,7 @@ def expect_identity(
 
     Args:
         saved: the fields of an `Identity`; those that an earlier version didn't save are missing.
-        allow_change: go on with other data, after saying so.
+        allow_change: whether to continue with other data, after saying so.
 
     Raises:
         ValueError: it was not; names what differs.
@@ -75,10 +75,10 @@ def _expect_data(where, theirs, mine, allow_change):
     )
     if not allow_change:
         raise UserError(
-            f"{said}: put the data back, pass --allow_config_change to go on with these, though "
+            f"{said}: put the data back, pass --allow_config_change to continue with these, though "
             f"samples of this epoch may then come twice or not at all, or pass --restart"
         )
-    print(f"{said}, and goes on with these")
+    print(f"{said}, and continues with these")
 
 
 def _other_frozen(theirs, mine):

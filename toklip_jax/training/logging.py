@@ -27,8 +27,8 @@ class RunLog:
     """Writes metrics of one stage under `directory`; on hosts other than 0 it writes nothing.
 
     Attributes:
-        path: of the json lines: one object a logged step: `step`, every metric as a number (null
-            where not finite), and the figures of `Speed` under `speed`.
+        path: the file of JSON lines, an object for each logged step: `step`, every metric as a
+            number (null where not finite), and the figures of `Speed` under `speed`.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class _Lines:
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning(
-                    "%s can't be written (%s): it will lack steps; the run goes on",
+                    "%s can't be written (%s): it will lack steps; the run continues",
                     self._path,
                     error.strerror,
                 )

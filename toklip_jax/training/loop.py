@@ -201,7 +201,7 @@ class _Loop:
         return merge(_evaluated(state), untouched)
 
     def _kept_in(self) -> epath.Path:
-        """Where the checkpoints are: in the run's directory, or in another one that is its own."""
+        """Returns the checkpoints' directory: the run's, or another one that it has claimed."""
         if not self.config.checkpoints:
             return epath.Path(self.directory)
         directory = epath.Path(self.config.checkpoints) / self.context.title

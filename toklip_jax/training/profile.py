@@ -52,4 +52,4 @@ class Profile:
             self._give_up(error)
 
     def _give_up(self, error):
-        logger.warning("no profile in %s (%s); the run goes on", self._directory, error)
+        logger.warning("no profile in %s (%s); the run continues", self._directory, error)

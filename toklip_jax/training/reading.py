@@ -51,7 +51,7 @@ def read_together(read: Callable[[], T], where: str) -> T:
 
     Args:
         read: may not wait for other hosts, as it may fail on one of them alone.
-        where: what is read, for messages.
+        where: a name for what is read, for messages.
 
     Raises:
         Refused: some host's `read` raises it.

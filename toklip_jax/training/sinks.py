@@ -80,7 +80,7 @@ class WandbRun:
 
         Args:
             settings: arguments of `wandb.init`, which take precedence over those set here.
-            directory: of the stage; it keeps the run's id.
+            directory: the stage's directory; it keeps the run's id.
         """
         import wandb
 

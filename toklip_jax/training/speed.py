@@ -25,14 +25,14 @@ class Speed:
         """Measures from here on, after `step`.
 
         Args:
-            flops: of a step's model, rematerialisation not counted; 0 where unknown.
+            flops: FLOPs of a step's model, rematerialisation not counted; 0 where unknown.
         """
         self._batch_size, self._flops, self._done = batch_size, flops, step
         self._since = self._clock()
 
     @property
     def has_begun(self) -> bool:
-        """Whether steps are measured."""
+        """Says whether steps are measured."""
         return self._since is not None
 
     @contextlib.contextmanager

@@ -29,8 +29,8 @@ class Workdir:
     """A run's directory, which this process alone uses until it is closed.
 
     Attributes:
-        path: of the directory.
-        run_id: of the run, which stands in all that it keeps.
+        path: the directory's path.
+        run_id: the run's id, which stands in all that it keeps.
     """
 
     def __init__(self, path: pathlib.Path, run_id: str, config: Mapping[str, Any], lock):
@@ -55,7 +55,7 @@ def open_workdir(
     """Creates a run's directory, or opens that of an existing run of the same config.
 
     Args:
-        config: as plain json data.
+        config: the config as plain JSON data.
         restart: delete an earlier run there first, whatever its config.
         allow_change: continue a run of another config, after printing the differences.
 

@@ -34,7 +34,7 @@ class Checkpoint:
     Attributes:
         format: "safetensors", "torch" or "npz".
         tensors: the weights.
-        dropped: what was left aside, by name, with the reason.
+        dropped: reasons for leaving tensors aside, by name.
         taken: where in the file the weights were, "" where they are all there is.
         is_choice: whether the file has a running mean and the raw weights, and the caller named
             neither.
@@ -55,8 +55,8 @@ def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Che
     of wrappers are taken off their names, and what is no weight is left aside, as `dropped` tells.
 
     Args:
-        path: of the file; where safetensors files have an index, of the index, or of the directory
-            that holds it.
+        path: the path of the file; where safetensors files have an index, of the index, or of the
+            directory that holds it.
         is_ema: whether to take the running mean of the weights, or the raw ones; None takes the
             running mean where there is one.
 

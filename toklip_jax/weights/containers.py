@@ -1,4 +1,4 @@
-"""Where in what a training script saved its weights are, and what their own names are."""
+"""Finds the weights, and their own names, in what a training script saved."""
 
 import dataclasses
 import pathlib
@@ -54,7 +54,7 @@ def find_weights(tree: Any, path: pathlib.Path, is_ema: bool | None = None) -> F
     (`best_acc1`, `step`) hides none.
 
     Args:
-        tree: what the file at `path` holds.
+        tree: the contents of the file at `path`.
         is_ema: see `read_checkpoint`.
 
     Raises:

@@ -23,9 +23,9 @@ class Description:
     """The fields of `toklip.json`.
 
     Attributes:
-        format: of the directory; only `FORMAT` is read.
+        format: the directory's format; only `FORMAT` is read.
         is_scanned: whether layers are stacked.
-        source: what the weights were converted or trained from, for people.
+        source: a note for people on what the weights were converted or trained from.
         config: the model's, as json data.
         training: the identity of the training that made them, {} where none did.
         files: SHA-256 of the other files by name, in hex; {} in directories of earlier versions,

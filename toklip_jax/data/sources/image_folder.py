@@ -117,7 +117,7 @@ class _Listing:
 
     Attributes:
         directories: names of those directly under it, sorted; hidden ones are left out.
-        names: of the images in them, as paths from the root, sorted.
+        names: the images' names in them, as paths from the root, sorted.
         problems: pictures that are left out.
     """
 

@@ -51,7 +51,7 @@ class TableSource:
             text: column of captions; None for none.
             label: column of integers; None for none.
             root: directory that paths are relative to; None for the table's.
-            delimiter: what separates a CSV's columns.
+            delimiter: the separator of a CSV's columns.
             quotes: whether quotes enclose a CSV's values, so that these may hold delimiters and
                 line breaks; None for yes, unless tabs separate the columns.
 

@@ -43,7 +43,7 @@ class TarIndex:
             int64; a size of -1 where the tar has none.
         samples: number of rows.
         labels: rows with a label.
-        problems: what of the tar is left out.
+        problems: names and causes of what is left out of the tar.
         state: `paths.file_state` of the tar when it was scanned.
         crc32: of the array's file, so of all keys and places.
     """

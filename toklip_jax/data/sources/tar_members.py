@@ -25,7 +25,7 @@ _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*(?:\0.*)?", re.DOTALL)
 
 
 class BrokenTar(Exception):
-    """What follows is not a member of a tar.
+    """The bytes that follow are no member of a tar.
 
     Attributes:
         name: the member that is cut off, if it has a header; else "".
@@ -44,8 +44,8 @@ class Member:
     Attributes:
         name: its path; bytes that aren't UTF-8 are surrogates.
         kind: "file", "link", "sparse" (its data are not in one piece), or "other".
-        offset: of its data in the file.
-        size: of its data.
+        offset: the place of its data in the file.
+        size: the size of its data in bytes.
         part: which of the tars that were joined in one file it is of, from 0.
     """
 
@@ -61,7 +61,7 @@ def read_members(file: Any, size: int) -> Iterator[Member]:
 
     Args:
         file: open for reading, seekable.
-        size: of the file in bytes.
+        size: the file's size in bytes.
 
     Raises:
         BrokenTar: a damaged header, data that end past the file, or no end mark.

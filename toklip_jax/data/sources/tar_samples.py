@@ -56,10 +56,10 @@ class Extensions:
 
 @dataclasses.dataclass
 class Samples:
-    """What a tar holds.
+    """The samples that a tar holds.
 
     Attributes:
-        rows: of each sample, its key and the place of each field that it has.
+        rows: each sample's key and the place of each field that it has.
         problems: members and samples that are left out.
     """
 

@@ -33,7 +33,7 @@ class WebDatasetSource:
     """Records of `image` and, where the tar has them, `text` and `label`, all as bytes.
 
     Attributes:
-        problems: what is left out of the tars, as their indexes say.
+        problems: names and causes of what is left out of the tars.
         has_labels: whether every sample has a label.
     """
 

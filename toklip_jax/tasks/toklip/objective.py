@@ -49,8 +49,8 @@ class TokLIPObjective(ModelObjective):
             1000).
         token_weight: weight of that of normalised tokens (paper: 10); 0 leaves it out. Student
             and teacher need equal grids.
-        trainable: by default the token encoder and `logit_scale`; with the sigmoid loss, its bias
-            too.
+        trainable: patterns of trained parameters, by default the token encoder and `logit_scale`;
+            with the sigmoid loss, its bias too.
     """
 
     model_config: TokLIPConfig
