@@ -162,7 +162,7 @@ def _by_name(classes, source_classes, source):
 
 def _wrong_number(classes, source_classes, source):
     number = len(source_classes)
-    return ValueError(
+    return UserError(
         f"expected {number} class names for the {number} classes of {source}, got {len(classes)} "
         f"of {classes.name}: {_advice(source_classes)}"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.whole_files import read_object
 
 RUN_NAME = "run.json"
@@ -52,8 +53,8 @@ def _read_owner(owner) -> dict[str, Any]:
     return read_object(owner, "name another place in loop.checkpoints, or delete that directory")
 
 
-def _belongs_to(directory, whose) -> ValueError:
-    return ValueError(
+def _belongs_to(directory, whose) -> UserError:
+    return UserError(
         f"expected checkpoints of this run in {directory}, found those of {whose}: name another "
         f"place in loop.checkpoints, or delete them; to continue that run in this workdir, copy "
         f"{directory / RUN_NAME} into it"

@@ -106,7 +106,7 @@ def _captions(row, number):
 
 
 def _wrong_layout(path, problem):
-    return ValueError(
+    return UserError(
         f'expected {path} in the layout of dataset_coco.json: {{"images": [{{"filename", "split", '
         f'"sentences": [{{"raw"}}]}}]}} ({problem})'
     )
