@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 
 from toklip_jax.data.health import BadSample
+from toklip_jax.data.paths import RangeReader
 from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
 from toklip_jax.data.sources.mixture import Mixture
@@ -300,3 +301,16 @@ def test_a_mixture_is_of_encoded_images_or_of_arrays():
     assert gives(arrays, arrays) == ARRAYS
     with pytest.raises(ValueError, match="got synthetic: arrays, webdataset: encoded"):
         gives(arrays, encoded)
+
+
+def test_a_file_stays_open_while_it_is_read(tmp_path, monkeypatch):
+    """Another thread may let go of it meanwhile, and its number then be another file's."""
+    (tmp_path / "a").write_bytes(b"0123456789")
+    reader, pread = RangeReader(), os.pread
+
+    def slow_pread(*args):
+        reader._files.clear()
+        return pread(*args)
+
+    monkeypatch.setattr(os, "pread", slow_pread)
+    assert reader.read(str(tmp_path / "a"), 2, 3) == b"234"

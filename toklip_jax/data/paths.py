@@ -164,7 +164,8 @@ class RangeReader:
     def read(self, path: str, start: int, size: int) -> bytes:
         """Returns up to `size` bytes from `start`; fewer at the file's end."""
         if is_local(path):
-            return os.pread(self._open(path).fileno(), size, start)
+            file = self._open(path)  # kept until it is read: another thread may let go of it
+            return os.pread(file.fileno(), size, start)
         system, name = file_system(path)
         return system.cat_file(name, start=start, end=start + size)
 
