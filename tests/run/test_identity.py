@@ -16,7 +16,7 @@ from toklip_jax.experiment import read_experiment
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.identity import inputs_of, steps_trained, training_record
-from toklip_jax.run.run import _check_finished
+from toklip_jax.run.run import _check_finished, run
 from toklip_jax.run.tokenizer import expect_kept, keep_tokenizer
 from toklip_jax.weights import training_of
 from toklip_jax.weights.description import Description
@@ -231,3 +231,11 @@ def test_other_content_under_the_same_name_is_another_tokenizer(tokenizers, tmp_
         expect_kept(context.experiment, run / "tokenizer.json")
     path.unlink()  # then the run's own is all there is
     expect_kept(context.experiment, run / "tokenizer.json")
+
+
+def test_a_restart_that_deletes_what_it_starts_from_is_refused_before_it_deletes(workdir):
+    context = context_of(workdir, stages=("toklip",), evaluate=())
+    before = sorted(path for path in workdir.rglob("*") if path.is_file())
+    with pytest.raises(ValueError, match=r"toklip.init.* stay there, got 'stage:"):
+        run(context.experiment, workdir, restart=True)
+    assert sorted(path for path in workdir.rglob("*") if path.is_file()) == before

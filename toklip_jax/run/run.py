@@ -55,7 +55,7 @@ def run(
         raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
     workdir = pathlib.Path(workdir).expanduser()  # shells leave the ~ of --workdir=~/run
     mesh = make_mesh(experiment.mesh)
-    call_on_all(lambda: _check(experiment, workdir, mode))
+    call_on_all(lambda: _check(experiment, workdir, mode, restart))
 
     with _claimed(workdir, experiment, restart, allow_config_change) as (run_id, accept):
         context = RunContext(
@@ -125,14 +125,18 @@ def _check_finished(context, mode):
             longer[stage.name] = reached
 
 
-def _check(experiment, workdir, mode):
-    """Checks what can be checked before the workdir is claimed."""
+def _check(experiment, workdir, mode, restart):
+    """Checks what can be checked before the workdir is claimed, or deleted by a restart."""
+
+    def has_weights(stage) -> bool:
+        return not restart and weights_directory(workdir, stage).exists()
+
     _check_caches(experiment)
-    _check_models(experiment, workdir)
+    _check_models(experiment, has_weights)
     if mode == "eval":
-        _check_evaluation(experiment, workdir)
+        _check_evaluation(experiment, workdir, has_weights)
     else:
-        _check_starts(experiment, workdir)
+        _check_starts(experiment, workdir, has_weights)
         if is_main_host():
             check_wandb(experiment.wandb)
 
@@ -144,12 +148,12 @@ def _check_caches(experiment):
             expect_complete(load_header(directory), directory)
 
 
-def _check_models(experiment, workdir):
+def _check_models(experiment, has_weights):
     """Checks that the models of the final evaluation will exist, before weeks of training."""
     names = [stage.name for stage in experiment.stages]
     for name, source in experiment.models.items() if experiment.evaluate else ():
         stage = source.removeprefix(STAGE_PREFIX)
-        is_made = stage in names or weights_directory(workdir, stage).exists()
+        is_made = stage in names or has_weights(stage)
         if source.startswith(STAGE_PREFIX) and not is_made:
             raise UserError(
                 f"expected models.{name} to be one of the stages {tuple(names)}, got "
@@ -158,18 +162,17 @@ def _check_models(experiment, workdir):
         _check_path(f"models.{name}", source)
 
 
-def _check_starts(experiment, workdir):
+def _check_starts(experiment, workdir, has_weights):
     """Checks that the weights that each stage starts from will exist when it does."""
     made = set()
     for stage in experiment.stages:
-        is_done = weights_directory(workdir, stage.name).exists()
+        is_done = has_weights(stage.name)
         for part, source in {} if is_done else initial_weights(stage).items():
             name = source.removeprefix(STAGE_PREFIX)
-            is_made = name in made or weights_directory(workdir, name).exists()
-            if source.startswith(STAGE_PREFIX) and not is_made:
+            if source.startswith(STAGE_PREFIX) and not (name in made or has_weights(name)):
                 raise UserError(
                     f"expected {stage.name}.init.{part} to name a stage before {stage.name} in "
-                    f"stages, or one whose weights are in {workdir}, got {source!r}"
+                    f"stages, or one whose weights are in {workdir} and stay there, got {source!r}"
                 )
             _check_path(f"{stage.name}.init.{part}", source)
         made.add(stage.name)
@@ -180,14 +183,14 @@ def _check_path(where, source):
         raise UserError(f"expected weights in {where}, found nothing at {source}")
 
 
-def _check_evaluation(experiment, workdir):
+def _check_evaluation(experiment, workdir, has_weights):
     if not experiment.evaluate:
         raise UserError(
             f"expected names in evaluate to run with --mode=eval, got none: choose among "
             f"{sorted(experiment.evaluations)}"
         )
     for stage in experiment.stages:
-        if not weights_directory(workdir, stage.name).exists():
+        if not has_weights(stage.name):
             raise UserError(
                 f"expected a finished run in {workdir}, found no weights of its stage "
                 f"{stage.name}: train it first, with --mode=train"
