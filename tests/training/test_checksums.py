@@ -42,6 +42,12 @@ def test_devices_and_host_compute_the_same(monkeypatch):
     assert checksums([jnp.asarray(array) for array in ARRAYS]) == want
 
 
+def test_blocks_on_the_host_change_no_checksum(monkeypatch):
+    want = checksums(ARRAYS)
+    monkeypatch.setattr(module, "HOST_BLOCK", 4)
+    assert checksums(ARRAYS) == want
+
+
 def test_sharding_changes_no_checksum():
     want = checksums([ARRAYS[0]])
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
