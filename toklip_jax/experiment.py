@@ -35,7 +35,7 @@ from toklip_jax.parallel.start import ProcessesConfig
 from toklip_jax.tasks.base import StageConfig, read_loss
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.toklip.encode_config import EncodeConfig
-from toklip_jax.training.loop import LoopConfig
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.workdir import STAGE_PREFIX
 

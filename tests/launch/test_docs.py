@@ -18,7 +18,7 @@ def fields_of(path, name):
     raise AssertionError(f"no class {name} in {path}")
 
 
-LOOP = fields_of("training/loop.py", "LoopConfig")
+LOOP = fields_of("training/loop_config.py", "LoopConfig")
 OPTIMIZER = fields_of("training/optimizer.py", "OptimizerConfig")
 COMPUTE = fields_of("nn/config.py", "Compute")
 

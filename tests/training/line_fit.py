@@ -9,7 +9,8 @@ import numpy as np
 
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
-from toklip_jax.training.loop import LoopConfig, train
+from toklip_jax.training.loop import train
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.objective import Encoded, Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 

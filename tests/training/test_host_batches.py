@@ -90,7 +90,8 @@ import jax
 import jax.numpy as jnp
 from line_fit import Line, batches
 from toklip_jax.parallel.sharding import make_mesh
-from toklip_jax.training.loop import LoopConfig, train
+from toklip_jax.training.loop import train
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig
 
 address, host, directory = sys.argv[1:]

@@ -14,7 +14,8 @@ from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.tasks.contrast import MAX_LOGIT_SCALE, clamp_logit_scale
 from toklip_jax.training.checkpoints import Checkpoints
 from toklip_jax.training.logging import line, read_metrics
-from toklip_jax.training.loop import LoopConfig, LoopContext
+from toklip_jax.training.loop import LoopContext
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, scale_by_layer
 from toklip_jax.training.state import merge, partition
 from toklip_jax.training.step import create_state, make_step

@@ -13,7 +13,8 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.training.identity import Identity
 from toklip_jax.training.logging import read_metrics
-from toklip_jax.training.loop import LoopConfig, LoopContext, train
+from toklip_jax.training.loop import LoopContext, train
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.objective import Encoded, Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 

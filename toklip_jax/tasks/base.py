@@ -16,7 +16,7 @@ from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
 from toklip_jax.tasks.model_objective import ModelObjective
-from toklip_jax.training.loop import LoopConfig
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params

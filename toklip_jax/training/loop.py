@@ -25,6 +25,7 @@ from toklip_jax.training.faults import SkippedSteps
 from toklip_jax.training.host_batches import HostBatches
 from toklip_jax.training.identity import Identity, expect_identity
 from toklip_jax.training.logging import RunLog, has_log
+from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.ownership import claim_checkpoints
@@ -47,52 +48,6 @@ Evaluate = Callable[[Params], dict[str, float]]  # all parameters -> metrics
 LEAVING_SECONDS = 30.0  # that hosts wait for one another before they save and end early
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """The length of a stage's training, and how often it logs, saves and evaluates.
-
-    Attributes:
-        steps: updates in all.
-        log_every: steps between metrics, which wait for the device.
-        save_every: steps between checkpoints; the last step is always saved.
-        keep: how many of the newest checkpoints are kept.
-        keep_every: checkpoints at multiples of this many steps are kept for good; 0 for none.
-        best: name of an evaluation's metric; the checkpoint where it was highest is kept too.
-        evaluate_every: steps between evaluations, each followed by a save; 0 for none.
-        accumulation: chunks a batch is taken in, exactly (`step.gradients`), to save memory.
-        max_skipped_in_a_row: steps whose loss or gradient is not finite change nothing; after this
-            many in a row the run stops.
-        max_bad_share: the largest share of unreadable samples; above it the run stops.
-        checkpoints: where these are kept, unless in the run's directory: another disk, or a bucket
-            (`gs://`, `s3://`) that all hosts reach.
-    """
-
-    steps: int
-    log_every: int = 50
-    save_every: int = 1000
-    keep: int = 2
-    keep_every: int = 0
-    best: str = ""
-    evaluate_every: int = 0
-    accumulation: int = 1
-    max_skipped_in_a_row: int = 10
-    max_bad_share: float = 0.01
-    checkpoints: str = ""
-
-    def __post_init__(self):
-        positive = ("steps", "log_every", "save_every", "keep", "accumulation")
-        positive += ("max_skipped_in_a_row",)
-        if min(getattr(self, name) for name in positive) < 1:
-            raise UserError(f"expected {', '.join(positive)} of at least 1, got {self}")
-        if min(self.keep_every, self.evaluate_every) < 0 or not 0 <= self.max_bad_share <= 1:
-            raise UserError(
-                f"expected keep_every and evaluate_every of at least 0 and max_bad_share in "
-                f"[0, 1], got {self}"
-            )
-        if self.best and not self.evaluate_every:
-            raise UserError(f"expected evaluate_every with best={self.best!r}, got 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +143,7 @@ class _Loop:
             is_over = start == config.steps
             if is_over:
                 context.accept()
-            if not is_over or self._is_evaluated(start):  # it may have ended while it evaluated
+            if not is_over or config.is_evaluated(start):  # it may have ended while it evaluated
                 stream = iter(()) if is_over else batches(start)
                 bad = BadSamples(config.max_bad_share)
                 try:
@@ -204,7 +159,7 @@ class _Loop:
         """Returns the checkpoints' directory: the run's, or another one that it has claimed."""
         if not self.config.checkpoints:
             return epath.Path(self.directory)
-        directory = epath.Path(self.config.checkpoints) / self.context.title
+        directory = epath.Path(self.config.checkpoints).expanduser() / self.context.title
         run_id, is_known = self.identity.run, has_log(self.directory)
         if run_id:
             workdir = self.directory.parent
@@ -298,7 +253,7 @@ class _Loop:
             state, metrics = self.step(state, frozen, batch)
         done += 1
         self.last = done, state, metrics
-        self.batches.check(metrics, must_know=self._is_recorded(done))
+        self.batches.check(metrics, must_know=self.config.is_recorded(done))
         if is_first:
             self.context.accept()  # what is wrong with sizes or data has been met by now
         self.log.advance()
@@ -328,20 +283,10 @@ class _Loop:
         keys = batch.pop("keys", [])
         return put_batch(batch, self.mesh), keys
 
-    def _is_recorded(self, done) -> bool:
-        """Returns whether a step is logged, saved or evaluated."""
-        every = (self.config.log_every, self.config.save_every)
-        is_due = any(done % number == 0 for number in every)
-        return is_due or done == self.config.steps or self._is_evaluated(done)
-
-    def _is_evaluated(self, done) -> bool:
-        every = self.config.evaluate_every
-        return bool(every) and (done % every == 0 or done == self.config.steps)
-
     def _evaluate(self, frozen) -> dict[str, float]:
         """Returns the figures of the state, where an evaluation is due."""
         (done, state, _), best = self.last, self.config.best
-        if not self._is_evaluated(done):
+        if not self.config.is_evaluated(done):
             return {}
         if not best:  # else the checkpoint holds the figure, and what raises saves without
             self._save({})
@@ -354,7 +299,8 @@ class _Loop:
 
     def _evaluate_what_was_missed(self, start, frozen) -> None:
         """Evaluates the step resumed from, where the run ended within its evaluation."""
-        if start and self._is_evaluated(start) and not broadcast_from_main(self.log.has(start)):
+        is_due = start and self.config.is_evaluated(start)
+        if is_due and not broadcast_from_main(self.log.has(start)):
             self.log.write(start, self._evaluate(frozen))
 
     def _save(self, figures) -> None:

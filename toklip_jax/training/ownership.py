@@ -44,7 +44,7 @@ def owned_directories(config: Mapping[str, Any], run_id: str) -> Iterator[epath.
         loop = section.get("loop") if isinstance(section, dict) else None
         place = loop.get("checkpoints") if isinstance(loop, dict) else None
         if place and isinstance(place, str):
-            owner = epath.Path(place) / stage / RUN_NAME
+            owner = epath.Path(place).expanduser() / stage / RUN_NAME
             if owner.exists() and _read_owner(owner).get("id") == run_id:
                 yield owner.parent
 

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from toklip_jax.core.errors import UserError
@@ -50,11 +52,14 @@ class Description:
 
     def expect_files(self, directory: pathlib.Path) -> None:
         """Raises ValueError where a file is missing, or is not what was written."""
-        for name, digest in self.files.items():
-            path = directory / name
-            if pathlib.PurePath(name).name != name or not path.is_file():
+        for name in self.files:
+            if pathlib.PurePath(name).name != name or not (directory / name).is_file():
                 raise UserError(f"{directory} is damaged: {printable(name)} is missing; {REMEDY}")
-            if file_digest(path) != digest:
+        paths = [directory / name for name in self.files]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing doesn't hold Python's lock
+            digests = list(pool.map(file_digest, paths))
+        for path, digest, expected in zip(paths, digests, self.files.values(), strict=True):
+            if digest != expected:
                 raise UserError(
                     f"{path} is damaged, or was changed after it was written: it does not have the "
                     f"checksum that {NAME} says; {REMEDY}"

@@ -12,6 +12,7 @@ from toklip_jax.files import find_sharded, is_index, read_sharded
 from toklip_jax.nn.layout import to_unrolled
 from toklip_jax.parallel.fetching import fetch
 from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
+from toklip_jax.weights.description import file_digest
 from toklip_jax.weights.directory import PARAMS, is_weights
 
 
@@ -32,9 +33,9 @@ def fingerprint(path: str | pathlib.Path) -> str:
     if found is None or not found.is_file():
         raise NotFound(f"expected weights at {path}, found no file")
     if not is_index(found):
-        return _digest(found).hexdigest()
-    shards = read_sharded(found)[1].files
-    return hashlib.sha256(b"".join(_digest(shard.path).digest() for shard in shards)).hexdigest()
+        return file_digest(found)
+    digests = [bytes.fromhex(file_digest(shard.path)) for shard in read_sharded(found)[1].files]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def fingerprint_params(params: dict[str, Any]) -> str:
@@ -50,8 +51,3 @@ def fingerprint_params(params: dict[str, Any]) -> str:
         digest.update(f"{name} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
-
-
-def _digest(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256")
