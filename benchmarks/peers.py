@@ -75,7 +75,7 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: TokLIPConfig):
         super().__init__()
-        self.vq = VQ(config.vq, config.vision.grid)
+        self.vq = VQ(config.vq, config.vision.grid[0])
         self.token_encoder = TokenEncoder(config.vision, config.vq.codebook_dim)
 
     def image_features(self, ids: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,9 @@ import sys
 
 import jax
 
+from toklip_jax.cli.train import parse
 from toklip_jax.costs.chips import chip
 from toklip_jax.experiment import read_experiment
-from toklip_jax.main import parse
 from toklip_jax.planning.plan import plan, reduce_compile_effort, topology_devices
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -168,7 +168,7 @@ def _flip_a_bit(workdir, rng):
 
 def child(directory, event, after="0", delay="0", *, flags):
     """A run to which `event` happens, after the `after`-th time of what it is bound to."""
-    from toklip_jax.main import main as command
+    from toklip_jax.cli.train import main as command
     from toklip_jax.run import stages
     from toklip_jax.training import loop
     from toklip_jax.training.checkpoints import Checkpoints

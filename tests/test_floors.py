@@ -108,7 +108,8 @@ ALLOWED = {
 
 
 def test_init_files_only_hand_on_names():
-    for path in PACKAGE.rglob("__init__.py"):
+    """But for the package's own, which hands them on once they are asked for."""
+    for path in set(PACKAGE.rglob("__init__.py")) - {PACKAGE / "__init__.py"}:
         for node in ast.parse(path.read_text()).body:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             assert is_docstring or isinstance(node, ast.ImportFrom | ast.Assign), path

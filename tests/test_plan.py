@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from toklip_jax import main as command
+from toklip_jax.cli import train as command
 from toklip_jax.cli.plan import main
 from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 import toklip_jax
-from toklip_jax import main as command
+from toklip_jax.cli import train as command
 from toklip_jax.cli.encode import main as encode
 from toklip_jax.data.cache import load_header
 from toklip_jax.data.sources import CacheSource

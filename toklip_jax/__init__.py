@@ -1,5 +1,24 @@
 """TokLIP in JAX: images to discrete ids, and ids to tokens with CLIP-level meaning."""
 
-from toklip_jax.api import Tokenizer, VQTokenizer, load
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from toklip_jax.api import Tokenizer, VQTokenizer, load
 
 __all__ = ["Tokenizer", "VQTokenizer", "load"]
+
+
+def __getattr__(name: str):
+    """Imports the API once something of it is asked for, so that commands start before JAX does."""
+    if not name.startswith("_"):
+        api = importlib.import_module("toklip_jax.api")  # and with it most subpackages
+        if name in __all__:
+            return getattr(api, name)
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,10 @@
 
 import sys
 
-from toklip_jax.cli.encode import main
+from toklip_jax.core.large_pages import use_large_pages
 
 if __name__ == "__main__":
+    use_large_pages()  # which may start the command again, so nothing large is imported before
+    from toklip_jax.cli.encode import main
+
     sys.exit(main(sys.argv))

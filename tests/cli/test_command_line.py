@@ -6,7 +6,7 @@ import pytest
 
 from toklip_jax.cli import convert, encode, plan
 from toklip_jax.cli.command_line import experiment_of
-from toklip_jax.main import main, parse
+from toklip_jax.cli.train import main, parse
 
 TINY = pathlib.Path(__file__).parents[1] / "training" / "tiny_run.py"
 
@@ -90,7 +90,7 @@ def test_an_error_of_the_program_is_none_of_the_user(monkeypatch, capsys):
         def fail(*args, error=error, **options):
             raise error
 
-        monkeypatch.setattr("toklip_jax.main.run", fail)
+        monkeypatch.setattr("toklip_jax.cli.train.run", fail)
         with pytest.raises(type(error), match="a bug"):
             main(flags)
     assert "error:" not in capsys.readouterr().err

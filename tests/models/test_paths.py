@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.weights import random_params
 from toklip_jax.models.llamagen.sizes import SIZES as VQ_SIZES
 from toklip_jax.models.registry import build_model, init_params, param_shapes
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
@@ -40,7 +41,7 @@ def params(codes):
 
 @pytest.fixture(scope="module")
 def toklip_params():
-    return jax.jit(lambda rng: init_params(TOKLIP, PLAIN, rng))(jax.random.key(0))
+    return random_params(lambda key: init_params(TOKLIP, PLAIN, key))
 
 
 def value_and_grad(compute, params, codes):
@@ -103,19 +104,25 @@ def test_causal_mask_survives_scan_and_remat(params, codes, is_scanned, remat):
     encoder = TokenEncoder(CONFIG, compute)
     at = 9
 
-    def token_before(codes):
+    @jax.jit
+    @jax.grad
+    def gradient(codes):
         return encoder.apply({"params": changed}, codes, method="tokens")[:, at].sum()
 
-    grad = np.abs(jax.grad(token_before)(codes)).sum((0, 2))
+    grad = np.abs(gradient(codes)).sum((0, 2))
     assert (grad[: at + 1] > 0).all()
     assert (grad[at + 1 :] == 0).all()
 
 
 def test_without_mask_every_token_sees_every_id(params, codes):
     encoder = TokenEncoder(dataclasses.replace(CONFIG, is_causal=False), PLAIN)
-    grad = jax.grad(
-        lambda codes: encoder.apply({"params": params}, codes, method="tokens")[:, 9].sum()
-    )(codes)
+
+    @jax.jit
+    @jax.grad
+    def gradient(codes):
+        return encoder.apply({"params": params}, codes, method="tokens")[:, 9].sum()
+
+    grad = gradient(codes)
     assert (np.abs(grad).sum((0, 2)) > 0).all()
 
 

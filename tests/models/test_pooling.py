@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.weights import random_params
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.siglip.config import VisionConfig
 from toklip_jax.models.toklip.model import TokLIP
@@ -47,11 +48,11 @@ def test_flattened_pooling_refuses_another_image_size():
 def test_prefix_features_are_those_of_the_ids_alone_and_the_last_are_the_whole(pool):
     model, params = _toklip(pool)
     ids = jax.random.randint(jax.random.key(2), (2, 16), 0, model.config.vq.codebook_size)
-    features = model.apply(params, ids, (4, 16), method="prefix_features")
-    whole = model.apply(params, ids, method="image_features")
+    features = _apply(model, params, ids, (4, 16), method="prefix_features")
+    whole = _apply(model, params, ids, method="image_features")
     np.testing.assert_allclose(features[:, 1], whole, atol=1e-5)
     others = ids.at[:, 4:].set(jnp.flip(ids[:, 4:]))
-    again = model.apply(params, others, (4, 16), method="prefix_features")
+    again = _apply(model, params, others, (4, 16), method="prefix_features")
     np.testing.assert_allclose(again[:, 0], features[:, 0], atol=1e-5)
     assert np.abs(again[:, 1] - features[:, 1]).max() > 1e-3
 
@@ -70,18 +71,18 @@ def test_prefixes_need_a_causal_encoder_and_a_count_in_range():
 def test_flattened_token_features_add_up_to_the_pooled_one():
     model, params = _toklip("flatten")
     ids = jax.random.randint(jax.random.key(2), (2, 16), 0, model.config.vq.codebook_size)
-    alone = model.apply(params, ids, method="token_features")
+    alone = _apply(model, params, ids, method="token_features")
     bias = params["params"]["token_encoder"]["pool"]["linear"]["bias"]
-    whole = model.apply(params, ids, method="image_features")
+    whole = _apply(model, params, ids, method="image_features")
     np.testing.assert_allclose((alone - bias).sum(axis=1) + bias, whole, atol=1e-4)
 
 
 def test_attention_pooling_of_one_token_is_its_token_feature():
     model, params = _toklip("map")
     ids = jax.random.randint(jax.random.key(2), (2, 16), 0, model.config.vq.codebook_size)
-    alone = model.apply(params, ids, method="token_features")
-    tokens = model.apply(params, ids, method="semantic_tokens")
-    third = model.apply(params, tokens[:, 2:3], method="pool_tokens")
+    alone = _apply(model, params, ids, method="token_features")
+    tokens = _apply(model, params, ids, method="semantic_tokens")
+    third = _apply(model, params, tokens[:, 2:3], method="pool_tokens")
     np.testing.assert_allclose(alone[:, 2], third, atol=1e-5)
 
 
@@ -93,10 +94,9 @@ def _toklip(pool):
     model = TokLIP(dataclasses.replace(config, vision=vision, vq=vq), Compute())
     images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
     token_ids = jnp.zeros((1, config.text.context_length), jnp.int32)
-    params = jax.jit(model.init)(jax.random.key(0), images, token_ids)
-    return model, jax.tree.map(_shifted, params)
+    return model, random_params(model.init, images, token_ids)
 
 
-def _shifted(x):
-    """Shifts parameters, so that biases, which start at zero, count."""
-    return x + 0.05 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+@functools.partial(jax.jit, static_argnums=(0, 3), static_argnames="method")
+def _apply(model, params, inputs, *args, method):
+    return model.apply(params, inputs, *args, method=method)

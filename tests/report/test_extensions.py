@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from toklip_jax.report import write_report
-from toklip_jax.report.__main__ import main
+from toklip_jax.report.command import main
 from toklip_jax.report.extensions import import_extensions
 
 OLD_RUN = pathlib.Path(__file__).parent / "old_run"

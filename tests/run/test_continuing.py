@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from toklip_jax.main import main
+from toklip_jax.cli.train import main
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.weights import load_weights
 

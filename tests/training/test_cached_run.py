@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from toklip_jax import main as command
+from toklip_jax.cli import train as command
 from toklip_jax.data.cache import load_header
 from toklip_jax.experiment import read_experiment
 from toklip_jax.planning.plan import plan

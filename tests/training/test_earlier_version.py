@@ -13,7 +13,7 @@ import flax.traverse_util
 import numpy as np
 import pytest
 
-from toklip_jax import main as command
+from toklip_jax.cli import train as command
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.weights import load_weights
 

@@ -57,8 +57,8 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
     flags = (
         *MESH,
         f"--config.stages={stages!r}",
-        f"--config.{last}.loop.steps=20",
-        f"--config.{last}.loop.evaluate_every=10",
+        f"--config.{last}.loop.steps=10",
+        f"--config.{last}.loop.evaluate_every=5",
     )
     if "toklip" not in stages:
         flags += ("--config.models.toklip=", "--config.evaluate=('pairs', 'meaning')")
@@ -70,10 +70,10 @@ def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_pat
             for i in range(2)
         )
     )
-    assert f"{last} 20/20" in outputs[0]
-    assert f"{last} 20/20" not in outputs[1]  # host 0 alone logs
+    assert f"{last} 10/10" in outputs[0]
+    assert f"{last} 10/10" not in outputs[1]  # host 0 alone logs
     one, two = (read_metrics(tmp_path / name / last / "metrics.jsonl") for name in ("one", "two"))
-    assert [r["step"] for r in two] == list(range(1, 21))
+    assert [r["step"] for r in two] == list(range(1, 11))
     names = {name for record in one for name in record} - {"speed"}
     assert "pairs/teacher/image_to_text_r1" in names
     a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))

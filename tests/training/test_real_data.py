@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from toklip_jax.cli.train import main
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
-from toklip_jax.main import main
 from toklip_jax.training.logging import read_metrics
 
 CONFIG = """
