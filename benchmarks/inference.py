@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import limits
-from benchmarks.timing import Case, against_bar, alternate, compare, machine
+from benchmarks.timing import Case, Quiet, against_bar, alternate, compare, machine
 from benchmarks.weights import random_params
 from toklip_jax.api import Tokenizer
 from toklip_jax.costs.flops import count_flops
@@ -49,42 +49,39 @@ class Setting:
     peers: dict[int, tuple[str, ...]]
     bars: dict[str, float]
     share: float | None = None
-    repetitions: int = 5
+    repetitions: int = 8
+
+    def rehearsed(self) -> "Setting":
+        """The same at one layer, a batch of 8 at most and one round: whether it runs, not how."""
+        vision = dataclasses.replace(self.size.vision, depth=1)
+        size = dataclasses.replace(self.size, vision=vision)
+        peers = {min(batch, 8): kinds for batch, kinds in self.peers.items()}
+        return dataclasses.replace(self, size=size, peers=peers, repetitions=1)
 
 
 S_256 = TOKLIP_SIZES["toklip_s_256"]
 F32 = Compute(is_scanned=False)
 VQ_F32 = Compute(dtype="bfloat16", is_scanned=False)
 BF16 = Compute(dtype="bfloat16", vq_dtype="bfloat16", is_scanned=False)
+# Inductor takes minutes to compile 27 layers on two cores. All are alike, so the ratio of six says
+# what theirs is.
+SIX_LAYERS = dataclasses.replace(S_256, vision=dataclasses.replace(S_256.vision, depth=6))
+GPU = Setting(S_256, BF16, {64: ("eager", "channels_last")}, {"eager": 2.0}, 0.55, 20)
 SETTINGS = {
-    "cpu": (Setting(S_256, F32, {1: ("eager",), 8: ("eager",)}, {"eager": 1.0}),),
-    "gpu": (
-        Setting(
-            S_256,
-            BF16,
-            {64: ("eager", "channels_last", "compile")},
-            {"eager": 2.0, "compile": 1.2},
-            share=0.55,
-            repetitions=20,
-        ),
-        # The VQ in float32 products as such, ours by default: ids are then the released model's.
-        Setting(
-            S_256,
-            Compute(dtype="bfloat16", is_scanned=False),
-            {64: ("eager", "compile")},
-            {},
-            None,
-            10,
-        ),
-    ),
+    "cpu": Setting(S_256, F32, {1: ("eager",), 8: ("eager",)}, {"eager": 1.0}),
+    "cpu_bfloat16": Setting(S_256, VQ_F32, {1: ("eager",), 8: ("eager",)}, {}),
+    "cpu_compile": Setting(SIX_LAYERS, F32, {1: ("eager", "compile")}, {}),
+    "gpu": GPU,
+    "gpu_compile": dataclasses.replace(GPU, peers={64: ("compile",)}, bars={"compile": 1.2}),
+    # The VQ in float32 products as such, ours by default: ids are then the released model's.
+    "gpu_vq_float32": Setting(S_256, VQ_F32, {64: ("eager",)}, {}, None, 10),
 }
 
 
-def measure(suite: str) -> dict:
-    """Returns all of a suite's settings."""
-    parts = [measure_setting(setting) for setting in SETTINGS[suite]]
-    rows = [row for part in parts for row in part["rows"]]
-    return {"machine": machine(), "rows": rows, "settings": parts}
+def measure(name: str, is_rehearsal: bool = False) -> dict:
+    """Returns the rows of one of `SETTINGS`."""
+    setting = SETTINGS[name].rehearsed() if is_rehearsal else SETTINGS[name]
+    return {"machine": machine(), **measure_setting(setting)}
 
 
 def measure_setting(setting: Setting) -> dict:
@@ -93,13 +90,14 @@ def measure_setting(setting: Setting) -> dict:
     ours = Tokenizer(setting.size, jax.tree.map(jnp.asarray, params), setting.compute)
     model = _peer_model(setting, params)
     del params
-    rows, checks, floors, problems = [], {}, {}, {}
+    rows, checks, floors, problems, quiet = [], {}, {}, {}, Quiet()
     for batch, kinds in setting.peers.items():
         cases, checked, failed = _contenders(setting, ours, model, batch, kinds)
         checks[f"batch {batch}"] = checked
         problems |= failed
-        seconds = _seconds(setting, cases, batch)
-        label = f"batch {batch}, {setting.compute.dtype}, VQ {setting.compute.vq_dtype}"
+        seconds = _seconds(setting, cases, batch, quiet)
+        depth, compute = setting.size.vision.depth, setting.compute
+        label = f"{depth} layers, batch {batch}, {compute.dtype}, VQ {compute.vq_dtype}"
         rows += [
             compare(
                 {name: times[stage] for name, times in seconds.items()},
@@ -115,10 +113,16 @@ def measure_setting(setting: Setting) -> dict:
         own = {stage: statistics.median(times) for stage, times in seconds["ours"].items()}
         floors[f"batch {batch}"], row = _floor(setting, ours, batch, own, label)
         rows += row
-    return {"rows": rows, "checks": checks, "floors": floors, "problems": problems}
+    return {
+        "rows": rows,
+        "checks": checks,
+        "floors": floors,
+        "problems": problems,
+        "quiet": quiet.record(),
+    }
 
 
-def _seconds(setting, cases, batch):
+def _seconds(setting, cases, batch, quiet):
     """Contender -> stage -> seconds, repetition by repetition; both stages in turn."""
     size = setting.size.vision.image_size
 
@@ -132,7 +136,8 @@ def _seconds(setting, cases, batch):
     seconds = {name: {} for name in cases}
     for stage, draw in zip(STAGES, (images, ids), strict=True):
         here = {name: case[stage] for name, case in cases.items()}
-        for name, times in alternate(here, draw, setting.repetitions).items():
+        found = alternate(here, draw, setting.repetitions, quiet=quiet)
+        for name, times in found.items():
             seconds[name][stage] = times
     for times in seconds.values():
         times[WHOLE] = [a + b for a, b in zip(*(times[s] for s in STAGES), strict=True)]

@@ -2,12 +2,17 @@
 
     python -m benchmarks.run --suite=cpu
     python -m benchmarks.run --suite=gpu
+    python -m benchmarks.run --suite=gpu --rehearse
     python -m benchmarks.run --suite=cpu --only=limits,inference
 
 Each part runs in a process of its own, so that neither memory nor threads of one meet the next.
-Results go to `benchmarks/results/{suite}.json`, part by part: `--only` leaves the others' as they
-are, and `--show` prints the table of what is there. The exit status is 1 where a part, or a
-contender within one, could not run (the table says why), and 0 otherwise, bars met or not.
+Results go to `benchmarks/results/{suite}_{processor}.json` as soon as a part is done, so that a run
+that is cut off leaves them: `--only` leaves the others' as they are, and `--show` prints the table
+of what is there. The exit status is 1 where a part, or a contender within one, could not run (the
+table says why), and 0 otherwise, bars met or not.
+
+`--rehearse` runs the parts of the GPU suite on whatever there is, at the real widths, with one
+layer and one round, and keeps nothing: whether each runs, not how fast.
 """
 
 import argparse
@@ -16,13 +21,15 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
 
-from benchmarks import table
+from benchmarks import table, timing
+from toklip_jax.core import large_pages
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,6 +39,8 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
     "cpu": {
         "limits": ("limits", ("cpu",)),
         "inference": ("inference", ("cpu",)),
+        "inference_bfloat16": ("inference", ("cpu_bfloat16",)),
+        "inference_compile": ("inference", ("cpu_compile",)),
         "train_step": ("train_step", ("cpu",)),
         "compile_time": ("compile_time", ("cpu",)),
         "nearest": ("nearest", ()),
@@ -40,48 +49,59 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "loading": ("loading", (27,)),  # layers, as many as S-256 has
         "host": ("host", ()),
     },
+    # The shortest first: a run that is cut off has measured the most.
     "gpu": {
         "limits": ("limits", ("gpu",)),
-        "inference": ("inference", ("gpu",)),
-        "train_step": ("train_step", ("gpu",)),
-        "compile_time": ("compile_time", ("gpu",)),
         "nearest": ("nearest", ()),
         "nearest_wide": ("nearest", (8192, 262_144, 256, 5)),
+        "attention": ("attention", ()),
+        "inference": ("inference", ("gpu",)),
+        "train_step": ("train_step", ("gpu",)),
+        "inference_vq_float32": ("inference", ("gpu_vq_float32",)),
+        "compile_time": ("compile_time", ("gpu",)),
+        "inference_compile": ("inference", ("gpu_compile",)),
+        "train_step_compile": ("train_step", ("gpu_compile",)),
     },
 }
+# Whose `measure` takes `is_rehearsal`; the others take seconds anyway.
+REHEARSED = ("inference", "train_step", "attention")
 LONGEST = {"cpu": 900, "gpu": 1200}  # seconds of a part
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     if args.part:
-        args.out.write_text(json.dumps(call(args.suite, args.part)))
+        args.out.write_text(json.dumps(call(args.suite, args.part, args.rehearse)))
         return 0
-    path = args.results / f"{args.suite}.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    path = args.results / f"{args.suite}_{_slug(args.processor or processor(args.suite))}.json"
+    is_kept = path.exists() and not args.rehearse
+    results = json.loads(path.read_text()) if is_kept else {}
     if not args.show:
         for name in args.only or PARTS[args.suite]:
             print(f"{name} ...", flush=True)
-            results[name] = run(args.suite, name)
+            results[name] = run(args.suite, name, args.rehearse)
             print(f"{name}: {results[name]['part_seconds']:.0f} s", flush=True)
-            args.results.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(rounded(results), indent=1) + "\n")
+            if not args.rehearse:
+                args.results.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(rounded(results), indent=1) + "\n")
     print(table.text(results))
     return 1 if table.failures(results) else 0
 
 
-def call(suite: str, part: str) -> dict[str, Any]:
+def call(suite: str, part: str, is_rehearsal: bool = False) -> dict[str, Any]:
     """Returns what a part measures, in this process."""
     module, arguments = PARTS[suite][part]
-    return importlib.import_module(f"benchmarks.{module}").measure(*arguments)
+    options = {"is_rehearsal": True} if is_rehearsal and module in REHEARSED else {}
+    return importlib.import_module(f"benchmarks.{module}").measure(*arguments, **options)
 
 
-def run(suite: str, part: str) -> dict[str, Any]:
+def run(suite: str, part: str, is_rehearsal: bool = False) -> dict[str, Any]:
     """Returns what a part measures in a process of its own, or `failed`: why it could not."""
     load, start = os.getloadavg()[0], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.run", f"--suite={suite}"]
+        command += ["--rehearse"] if is_rehearsal else []
         try:
             done = subprocess.run(
                 [*command, f"--part={part}", f"--out={out}"],
@@ -99,14 +119,30 @@ def run(suite: str, part: str) -> dict[str, Any]:
     return result | {"part_seconds": time.perf_counter() - start, "load_before": load}
 
 
+def processor(suite: str) -> str:
+    """Returns the name of what a suite runs on, which its results' file has."""
+    if suite == "cpu":
+        return timing.processor()
+    command = [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _slug(name):
+    return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("(r)", "")).strip("_")
+
+
 def environment(suite: str) -> dict[str, str]:
-    """The process's: no network, and memory left for both frameworks."""
+    """The process's: no network, memory left for both frameworks, and pages as the commands have.
+
+    On a CPU the peer, in the same process, has large pages too, which its own users don't.
+    """
     variables = {
         "HF_HUB_OFFLINE": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "PYTHONWARNINGS": "ignore",
     }
-    return {**os.environ, **variables} | ({"JAX_PLATFORMS": "cpu"} if suite == "cpu" else {})
+    variables = {**os.environ, **variables} | ({"JAX_PLATFORMS": "cpu"} if suite == "cpu" else {})
+    return large_pages.with_large_pages(variables)
 
 
 def why(done: subprocess.CompletedProcess) -> str:
@@ -130,6 +166,8 @@ def _parse(argv):
     parser.add_argument("--suite", choices=tuple(PARTS), default="cpu")
     parser.add_argument("--only", type=lambda names: names.split(","), help="parts, by commas")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where they go")
+    parser.add_argument("--processor", help="the name in the results' file, for --show")
+    parser.add_argument("--rehearse", action="store_true", help="one layer and round, kept nowhere")
     parser.add_argument("--show", action="store_true", help="run nothing, print what is there")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # of the process a part runs in
     parser.add_argument("--out", type=pathlib.Path, help=argparse.SUPPRESS)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import Case, against_bar, alternate, compare, machine
+from benchmarks.timing import Case, Quiet, against_bar, alternate, compare, machine
 from benchmarks.weights import random_params
 from toklip_jax.costs.chips import chip
 from toklip_jax.costs.flops import count_flops
@@ -52,7 +52,23 @@ class Setting:
     peers: tuple[str, ...]
     bars: dict[str, float]
     mfu: float | None = None
-    repetitions: int = 5
+    repetitions: int = 8
+
+    def rehearsed(self) -> "Setting":
+        """The same at one layer, a batch of 8 at most and one round: whether it runs, not how."""
+        model = self.size
+        size = dataclasses.replace(
+            model,
+            vision=dataclasses.replace(model.vision, depth=1),
+            text=dataclasses.replace(model.text, depth=1),
+        )
+        return dataclasses.replace(
+            self,
+            size=size,
+            teacher=dataclasses.replace(self.teacher, depth=1),
+            batch=min(self.batch, 8),
+            repetitions=1,
+        )
 
 
 HALF = TokLIPConfig(
@@ -65,28 +81,31 @@ S_256 = dataclasses.replace(TOKLIP_SIZES["toklip_s_256"], has_logit_bias=False)
 F32 = Compute()
 # By the compiler's count, keeping everything moves twice the bytes (docs/scaling.md).
 BF16 = Compute(dtype="bfloat16", vq_dtype="bfloat16", remat="dots")
+GPU = Setting(S_256, so400m(256, False), BF16, 32, ("eager",), {"eager": 1.3}, 0.5, 10)
 SETTINGS = {
     "cpu": Setting(HALF, VisionConfig(576, 27, 8), F32, 4, ("eager",), {"eager": 1.3}),
-    "gpu": Setting(
-        S_256, so400m(256, False), BF16, 32, ("eager", "compile"), {"eager": 1.3}, 0.5, 10
-    ),
+    "gpu": GPU,
+    "gpu_compile": dataclasses.replace(GPU, peers=("compile",), bars={}),
 }
 
 
-def measure(suite: str) -> dict:
-    """Returns a suite's rows."""
-    return {"machine": machine(), **measure_setting(SETTINGS[suite])}
+def measure(name: str, is_rehearsal: bool = False) -> dict:
+    """Returns the rows of one of `SETTINGS`."""
+    setting = SETTINGS[name].rehearsed() if is_rehearsal else SETTINGS[name]
+    return {"machine": machine(), **measure_setting(setting)}
 
 
 def measure_setting(setting: Setting) -> dict:
     """Returns rows of the table, the first losses and the contenders that failed."""
     objective = objective_of(setting)
     params = random_params(lambda key: objective.init(key))
-    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    mesh, quiet = make_mesh({"data": 1}, jax.devices()[:1]), Quiet()
     with jax.set_mesh(mesh):
         ours = Ours(objective, params, mesh)
         cases, losses, problems = contenders(setting, objective, params, ours)
-        seconds = alternate(cases, lambda random: draw(setting, random), setting.repetitions, 2)
+        seconds = alternate(
+            cases, lambda random: draw(setting, random), setting.repetitions, 2, quiet
+        )
         flops = ours.flops(draw(setting, np.random.default_rng(0)))
     label = f"train step, {setting.size.vision.width} wide, batch {setting.batch}"
     label = f"{label}, {setting.compute.dtype}"
@@ -100,7 +119,13 @@ def measure_setting(setting: Setting) -> dict:
     if spec := chip(jax.devices()[0].device_kind):
         mfu = rate / spec.bf16_flops
         rows.append({"what": f"{label}: MFU", "value": mfu} | against_bar(mfu, setting.mfu))
-    return {"rows": rows, "first_losses": losses, "flops": flops, "problems": problems}
+    return {
+        "rows": rows,
+        "first_losses": losses,
+        "flops": flops,
+        "problems": problems,
+        "quiet": quiet.record(),
+    }
 
 
 def objective_of(setting: Setting) -> TokLIPObjective:

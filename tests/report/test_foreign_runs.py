@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from toklip_jax.report import write_report
-from toklip_jax.report.command import main
 from toklip_jax.report.charts import as_svg, confusion_matrix
+from toklip_jax.report.command import main
 from toklip_jax.report.files import Run, read_run
 from toklip_jax.report.output import Output
 from toklip_jax.report.results import results_section

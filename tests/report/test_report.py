@@ -18,8 +18,8 @@ from toklip_jax.demo.emoji import EmojiSet
 from toklip_jax.evaluation.published import published_like
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.report import write_report
-from toklip_jax.report.command import main
 from toklip_jax.report.charts import confused_labels
+from toklip_jax.report.command import main
 from toklip_jax.report.files import read_run
 from toklip_jax.report.markup import tag
 from toklip_jax.report.phrases import leading_directions
