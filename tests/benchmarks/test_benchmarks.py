@@ -38,7 +38,7 @@ def sizes():
 
 def test_inference_is_measured_stage_by_stage(load, sizes):
     inference = load("inference")
-    setting = inference.Setting(sizes[0], inference.F32, {2: PEERS}, {"eager": 1.0}, 0.5, 2)
+    setting = inference.Setting(sizes[0], inference.F32, {2: PEERS}, {"eager": 1.0}, 0.5, 1)
     found = inference.measure_setting(setting)
     assert not found["problems"]
     assert len(found["rows"]) == 3 * len(PEERS) + 1
@@ -96,13 +96,56 @@ def test_contenders_take_turns_on_the_same_fresh_inputs(load):
     assert [len(times) for times in seconds.values()] == [2, 2]
 
 
+def test_a_round_in_which_the_machine_was_slow_is_repeated(load):
+    timing, turns = load("timing"), []
+    quiet = timing.Quiet(most_repeated=2)
+    rates = iter([1.0, 1.0, 1.0, 1.0, 0.7, 1.0, 0.9, 0.9, 0.9])  # the first is of the warm-up
+    quiet.rate = lambda: next(rates)
+    case = timing.Case(turns.append)
+    seconds = timing.alternate({"ours": case}, lambda random: (0,), repetitions=3, quiet=quiet)
+    assert len(turns) == 5  # with the warm-up, and the one repeated
+    assert len(seconds["ours"]) == 3
+    assert quiet.record() == {"product_rates": [1.0, 0.9, 0.9], "best_rate": 1.0, "repeated": 1}
+    assert [quiet.keeps(0.1, 0.1) for _ in range(3)] == [False, True, True]  # not for ever
+
+
+def test_a_products_rate_is_positive_and_the_same_work_each_time(load):
+    quiet = load("timing").Quiet()
+    quiet.SIDE = 64
+    assert all(quiet.rate() > 0 for _ in range(2))
+
+
+def test_a_rehearsal_takes_one_layer_at_the_real_widths(load):
+    for name in ("inference", "train_step"):
+        for setting in load(name).SETTINGS.values():
+            rehearsed = setting.rehearsed()
+            assert rehearsed.size.vision.depth == 1
+            assert rehearsed.size.vision.width == setting.size.vision.width
+            assert rehearsed.repetitions == 1
+
+
+def test_attentions_contenders_are_checked_against_float32(load):
+    from toklip_jax.models.siglip.config import VisionConfig
+
+    attention = load("attention")
+    rows, problems = attention.measure_one(VisionConfig(64, 1, 4, image_size=64), 1, True, True, 1)
+    assert [row["peer"] for row in rows] == ["jax.nn"]
+    assert sorted(name.split(", ")[-1] for name in problems) == ["Pallas", "cuDNN"]  # of GPUs alone
+    with pytest.raises(ValueError, match="differs from float32"):
+        attention._check(jnp.ones(3), jnp.zeros(3))
+
+
 def test_parts_that_cannot_run_say_why_and_fail_the_run(load, tmp_path, monkeypatch, capsys):
     run = load("run")
     monkeypatch.setitem(run.PARTS["cpu"], "absent", ("no_such_part", ()))
-    (tmp_path / "cpu.json").write_text(json.dumps({"nearest": {"rows": [], "problems": {}}}))
-    assert run.main(["--only=absent", f"--results={tmp_path}"]) == 1
+    path = tmp_path / "cpu_a_b.json"
+    path.write_text(json.dumps({"nearest": {"rows": [], "problems": {}}}))
+    arguments = ["--only=absent", f"--results={tmp_path}", "--processor=A(R) B"]
+    assert run.main([*arguments, "--rehearse"]) == 1
+    assert json.loads(path.read_text()).keys() == {"nearest"}  # rehearsals keep nothing
+    assert run.main(arguments) == 1
     assert "not measured: absent: exit status" in capsys.readouterr().out
-    kept = json.loads((tmp_path / "cpu.json").read_text())
+    kept = json.loads(path.read_text())
     assert set(kept) == {"nearest", "absent"}  # `--only` leaves the others
 
 
@@ -123,7 +166,7 @@ def test_table_says_which_bars_are_met(load):
 
 def test_gpu_suite_imports_nothing_that_its_machines_lack():
     """Shown by a process in which those modules can't be imported."""
-    modules = ("limits", "inference", "train_step", "compile_time", "run")
+    modules = ("limits", "nearest", "attention", "inference", "train_step", "compile_time", "run")
     code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); " + "; ".join(
         f"import benchmarks.{name}" for name in modules
     )

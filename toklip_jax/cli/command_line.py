@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from toklip_jax.cli.overrides import with_whole_sections
-from toklip_jax.core import compile_cache
+from toklip_jax.core import compile_cache, large_pages
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import (
     INTERRUPTED,
@@ -110,6 +110,7 @@ def run_command(work: Callable[[], None], experiment: Experiment | None) -> int:
     """
     try:
         with stopping_at_once():
+            large_pages.say_if_used()
             compile_cache.enable()
             start.start(experiment.processes if experiment else None)
             work()

@@ -29,12 +29,13 @@ def use_large_pages() -> None:
     environment = with_large_pages(os.environ)
     if environment == os.environ:
         return
-    print(
-        f"toklip_jax: uses large pages, for speed on CPUs ({SWITCH}=0 turns them off)",
-        file=sys.stderr,
-        flush=True,
-    )
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def say_if_used() -> None:
+    """Prints a line where this program was started with large pages by itself."""
+    if os.environ.get(SWITCH) == "1":
+        print(f"memory in large pages, for speed on a CPU ({SWITCH}=0 turns them off)")
 
 
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
