@@ -179,7 +179,11 @@ def _check_starts(experiment, workdir, has_weights):
 
 
 def _check_path(where, source):
-    if source and not source.startswith(STAGE_PREFIX) and not pathlib.Path(source).exists():
+    if (
+        source
+        and not source.startswith(STAGE_PREFIX)
+        and not pathlib.Path(source).expanduser().exists()
+    ):
         raise UserError(f"expected weights in {where}, found nothing at {source}")
 
 
