@@ -1,6 +1,7 @@
 """`python -m toklip_jax.convert`, from outside: exact both ways, and clear about what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,13 @@ def test_verify_names_what_differs(toklip, tmp_path, capsys):
     error = capsys.readouterr().err
     for part in ("3 tensors differ", "differs: text.ln_final.bias", ": extra", ": logit_bias"):
         assert part in error
+    write_safetensors(
+        tmp_path / "all.safetensors", {k: np.array(v + 1) for k, v in tensors.items()}
+    )
+    assert convert("verify", tmp_path / "all.safetensors", tmp_path / "jax") == 2
+    error = capsys.readouterr().err
+    more = int(re.search(r"and (\d+) more", error)[1])
+    assert f"{more + 40} tensors differ" in error
 
 
 def test_toklips_start_takes_all_but_the_patch_embedding(golden, tmp_path, capsys):
