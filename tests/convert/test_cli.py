@@ -186,6 +186,13 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
     assert done.stderr.startswith("error: expected a checkpoint at")
 
 
+def test_a_reader_that_stops_early_is_no_crash(toklip):
+    command = f"{sys.executable} -m toklip_jax.convert inspect {toklip} | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert len(done.stdout) == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_a_text_tokenizer_is_kept_with_the_weights(toklip, tmp_path):
     from toklip_jax.data.text import TextTokenizer, train_tokenizer
 

@@ -127,7 +127,10 @@ def start(args: argparse.Namespace) -> int:
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m toklip_jax.convert", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m toklip_jax.convert",
+        description="Converts weights: PyTorch files to directories of this package, and back.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sizes = argparse.ArgumentParser(add_help=False)
     sizes.add_argument(
@@ -164,17 +167,22 @@ def _parser():
     out.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
 
     def add(name, run, *parents, **arguments):
-        command = commands.add_parser(name, parents=parents, help=run.__doc__)
+        command = commands.add_parser(
+            name, parents=parents, help=run.__doc__, description=run.__doc__
+        )
         for argument, options in arguments.items():
             command.add_argument(argument, type=pathlib.Path, **options)
         command.set_defaults(run=run)
         return command
 
-    add("inspect", inspect, sizes, choice, file={})
-    add("to-jax", to_jax, sizes, choice, out, file={}, out={})
-    add("to-torch", to_torch, directory={}, out={"help": "a new .safetensors or .pt"})
-    add("verify", verify, choice, file={}, directory={})
-    command = add("start", start, sizes, choice, out, teacher={}, vq={}, out={})
+    file = {"help": "a .pt, .safetensors or .npz, or a directory of safetensors with an index"}
+    directory, new = {"help": "a converted directory"}, {"help": "a new directory"}
+    either = {"help": "a file as `to-jax` takes, or a converted directory"}
+    add("inspect", inspect, sizes, choice, file=either)
+    add("to-jax", to_jax, sizes, choice, out, file=file, out=new)
+    add("to-torch", to_torch, directory=directory, out={"help": "a new .safetensors or .pt"})
+    add("verify", verify, choice, file=file, directory=directory)
+    command = add("start", start, sizes, choice, out, teacher=either, vq=either, out=new)
     command.add_argument("--seed", type=int, default=0, help="seed of the new mapping MLP")
     return parser
 
