@@ -246,7 +246,9 @@ def test_the_command_encodes_exports_and_goes_on(workdir, tmp_path, capsys):
     output, parquet = tmp_path / "cache", tmp_path / "parquet"
     flags = [f"--config={CONFIG}", f"--output={output}", f"--workdir={workdir}"]
     assert main(["encode", *flags, f"--parquet={parquet}", "--id_offset=7"]) == 0
-    assert "20 samples in 1 shards" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "20 samples in 1 shards" in printed
+    assert f"{parquet}: wrote 1 Parquet files" in printed
     (file,) = parquet.iterdir()
     rows = pyarrow.parquet.read_table(file).to_pylist()
     source = SourceConfig.from_plain({"kind": "cache", "directory": str(output)}).open()

@@ -195,6 +195,7 @@ def test_eval_mode_needs_a_finished_run(tmp_path, capsys):
         (["--config.vq.objective=vqq"], "got 'vqq': did you mean 'vq'"),
         (["--config.compute.dtype=float31"], "expected a dtype of"),
         (["--config.stages=('vq',)"], "to be one of the stages ('vq',)"),
+        (["--config.stages=()", "--config.evaluate=()"], "expected stages to train, or names"),
         (["--profile=7"], "expected --profile=FIRST:LAST"),
     ],
 )

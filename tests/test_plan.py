@@ -14,7 +14,7 @@ from toklip_jax.cli import train as command
 from toklip_jax.cli.plan import main
 from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute
-from toklip_jax.planning.plan import Plan, image_size, largest_batch
+from toklip_jax.planning.plan import Plan, image_size, largest_batch, topology_devices
 from toklip_jax.tasks.registry import task_of
 
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
@@ -166,6 +166,20 @@ def test_steps_and_learning_rate_follow_the_batch_until_they_are_set(name):
         "--config.toklip.optimizer.learning_rate=3e-5",
     )
     assert (fixed.loop.steps, fixed.optimizer.learning_rate) == (7, 3e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [(None, "expected libtpu .* pip install"), (True, "topology that libtpu knows, .*: no such")],
+)
+def test_a_topology_that_cannot_be_had_says_why(spec, message, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("no such topology")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", fail)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(ValueError, match=message):
+        topology_devices("v6e:16x16")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The checks of what users pass, each in its one place."""
 
 import dataclasses
+import pathlib
 import warnings
 
 import jax
@@ -87,14 +88,19 @@ def test_pictures_are_cropped_unless_they_are_to_be_squashed():
         (np.zeros((2, 3, 384, 384)), "transpose"),
         (np.zeros((2, 384, 384, 4)), "RGB"),
         (np.zeros((0, 384, 384, 3)), "batch"),
-        (np.zeros((2, 384, 384, 3), np.int32), "uint8, or float"),
+        (np.zeros((2, 384, 384, 3), np.int32), "uint8, or float .*: convert them to uint8"),
+        (np.zeros((2, 16), np.int32), "if they are ids, pass ids="),
         (np.full((1, 384, 384, 3), 255.0), r"from 255 to 255: pass uint8"),
-        (np.full((1, 384, 384, 3), np.nan), "nan"),
+        (np.full((1, 384, 384, 3), np.nan), "NaN among them"),
         ([], "at least one"),
         (GRADIENT, r"\[image\]"),
         ([np.zeros((384, 384, 3)), np.zeros((3, 3, 3))], "resize them alike"),
         ([GRADIENT, "x.png"], "list"),
-        ("x.png", "uint8, or float"),
+        ("x.png", r"got text: open files with PIL\.Image\.open"),
+        (["x.png", "y.png"], r"got text: open files with PIL\.Image\.open"),
+        ([pathlib.Path("x.png")], "got objects: open files"),
+        ((image for image in [GRADIENT]), "got objects: .* pass a list"),
+        ([PIL.Image.new("RGB", (0, 0))], "without pixels"),
     ],
 )
 def test_wrong_images_say_what_to_do(images, message):

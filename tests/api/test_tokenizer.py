@@ -1,5 +1,7 @@
 """The public API, as a user holds it."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +167,10 @@ def test_wrong_token_ids_are_refused(toklip):
         toklip.text_features(np.zeros((1, 8), np.int32))
     with pytest.raises(ValueError, match=r"token ids in \[0, 512\)"):
         toklip.text_features(np.full((1, 16), 600))
+    with pytest.raises(ValueError, match="got none: pass at least one"):
+        toklip.text_features([])
+    with pytest.raises(ValueError, match=r"got int32 \(16,\): add a batch axis with ids\[None\]"):
+        toklip.semantic_tokens(np.zeros(16, np.int32))
     with pytest.raises(ValueError, match="either images or ids"):
         toklip.image_features()
 
@@ -176,3 +182,18 @@ def test_other_weights_are_refused(golden, tmp_path):
         toklip_jax.load(tmp_path / "none.pt")
     with pytest.raises(ValueError, match="expected a dtype"):
         toklip_jax.load(golden("toklip_tiny/checkpoint.pt"), dtype="float8")
+
+
+def test_load_names_its_arguments_where_one_is_unknown(golden):
+    with pytest.raises(ValueError, match=r"expected an argument of load among .*'dtype'.*'device'"):
+        toklip_jax.load(golden("toklip_tiny/checkpoint.pt"), device="cpu")
+    with pytest.raises(ValueError, match="did you mean 'num_heads'"):
+        toklip_jax.load(golden("toklip_tiny/checkpoint.pt"), num_head=4)
+
+
+def test_load_takes_dtypes_and_paths_with_a_home(golden, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(golden("toklip_tiny/checkpoint.pt"), tmp_path / "weights.pt")
+    toklip = toklip_jax.load("~/weights.pt", dtype=jnp.bfloat16, param_dtype=np.dtype("float16"))
+    assert toklip.model.compute.dtype == "bfloat16"
+    assert toklip.params["token_encoder"]["pos_embed"].dtype == jnp.float16

@@ -1,6 +1,7 @@
 """`python -m toklip_jax.convert`, from outside: exact both ways, and clear about what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,13 @@ def test_verify_names_what_differs(toklip, tmp_path, capsys):
     error = capsys.readouterr().err
     for part in ("3 tensors differ", "differs: text.ln_final.bias", ": extra", ": logit_bias"):
         assert part in error
+    write_safetensors(
+        tmp_path / "all.safetensors", {k: np.array(v + 1) for k, v in tensors.items()}
+    )
+    assert convert("verify", tmp_path / "all.safetensors", tmp_path / "jax") == 2
+    error = capsys.readouterr().err
+    more = int(re.search(r"and (\d+) more", error)[1])
+    assert f"{more + 40} tensors differ" in error
 
 
 def test_toklips_start_takes_all_but_the_patch_embedding(golden, tmp_path, capsys):
@@ -176,6 +184,13 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: expected a checkpoint at")
+
+
+def test_a_reader_that_stops_early_is_no_crash(toklip):
+    command = f"{sys.executable} -m toklip_jax.convert inspect {toklip} | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert len(done.stdout) == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_a_text_tokenizer_is_kept_with_the_weights(toklip, tmp_path):

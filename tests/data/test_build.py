@@ -238,7 +238,10 @@ def test_labels_in_some_samples_only_change_nothing_where_none_are_asked_for(tmp
     assert (set(batch), batch["skipped"]) == ({"images", "keys", "skipped"}, [])
     rows = evaluated(config, None, 8)[0]
     assert rows["labels"][rows["mask"]].tolist() == [3]
-    assert {cause for _, cause in rows["skipped"]} == {"missing label", "label is no whole number"}
+    assert {cause for _, cause in rows["skipped"]} == {
+        "missing label",
+        "label is not a whole number",
+    }
 
 
 def test_a_source_is_read_at_the_first_batch(tokenizer):

@@ -19,9 +19,12 @@ def test_labels_are_whole_numbers_or_their_digits(value):
     ("value", "cause"),
     [
         (None, "missing label"),
-        *[(value, "label is no whole number") for value in (3.7, "3.7", "cat", b"\xff", "", "1_0")],
         *[
-            (value, "label is no whole number")
+            (value, "label is not a whole number")
+            for value in (3.7, "3.7", "cat", b"\xff", "", "1_0")
+        ],
+        *[
+            (value, "label is not a whole number")
             for value in (float("nan"), float("inf"), [1], "7e2")
         ],
         *[(value, "label beyond 32 bits") for value in (2**31, -(2**31) - 1, "99999999999", 1e300)],

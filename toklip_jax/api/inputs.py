@@ -21,6 +21,7 @@ from toklip_jax.models.base import VQConfig, ids_shape
 from toklip_jax.ops.pixels import to_unit_range
 
 RANGE_SLACK = 1e-5  # rounding of float images at the ends of their range
+_NOT_NUMBERS = {"O": "objects", "S": "bytes", "U": "text"}  # by numpy's kinds of dtypes
 
 
 @runtime_checkable
@@ -69,10 +70,7 @@ class Images:
             if isinstance(images, list):
                 return images
         array = images if isinstance(images, jax.Array) else np.asarray(images)
-        if array.dtype != np.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UserError(
-                f"{self._expected} of uint8, or float in [-1, 1], got {array.dtype}: convert them"
-            )
+        self._check_dtype(array)
         self._check_shape(array.shape)
         if not isinstance(array, jax.Array):
             self.check_values(array)
@@ -82,7 +80,9 @@ class Images:
         if array.dtype == np.uint8:
             return
         least, most = float(array.min()), float(array.max())
-        if not (least >= -1 - RANGE_SLACK and most <= 1 + RANGE_SLACK):  # NaN fails too
+        if np.isnan(least):
+            raise UserError(f"{self._expected} with floats in [-1, 1], got NaN among them")
+        if not (least >= -1 - RANGE_SLACK and most <= 1 + RANGE_SLACK):
             raise UserError(
                 f"{self._expected} with floats in [-1, 1], got values from "
                 f"{least:.4g} to {most:.4g}: pass uint8, or scale them"
@@ -119,6 +119,8 @@ class Images:
             raise UserError(f"{self._expected}, got none: pass at least one")
         if all(isinstance(image, PIL.Image.Image) for image in images):
             self._check_resizable()
+            if any(0 in image.size for image in images):
+                raise UserError(f"{self._expected}, got a Pillow image without pixels")
             return list(images)
         stack = jnp if any(isinstance(image, jax.Array) for image in images) else np
         try:
@@ -129,6 +131,21 @@ class Images:
                 f"{self._expected}, got a list with the shapes {shapes}: resize them alike, "
                 f"or pass Pillow images"
             ) from None
+
+    def _check_dtype(self, array):
+        if array.dtype == np.uint8 or jnp.issubdtype(array.dtype, jnp.floating):
+            return
+        if array.dtype.kind in _NOT_NUMBERS:
+            raise UserError(
+                f"{self._expected} or a list of Pillow images, got {_NOT_NUMBERS[array.dtype.kind]}"
+                f": open files with PIL.Image.open, and pass a list"
+            )
+        is_like_images = array.shape[-1:] == (3,) or array.ndim > self._num_sides + 1
+        raise UserError(
+            f"{self._expected} of uint8, or float in [-1, 1], got {array.dtype} "
+            f"{tuple(array.shape)}: "
+            f"{'convert them to uint8' if is_like_images else 'if they are ids, pass ids=...'}"
+        )
 
     def _check_resizable(self):
         if self.size is None:
@@ -176,15 +193,18 @@ class Ids:
         return cls(shape, tuple(vq.codebook_sizes), remedy=": they come from another codebook")
 
     def check(self, ids: Any) -> Any:
+        if isinstance(ids, list | tuple) and not ids:
+            raise UserError(f"expected {self.kind} [b, {self._row}], got none: pass at least one")
         array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
         is_fitting = array.ndim == len(self.shape) + 1 and all(
             expected in (None, got)
             for expected, got in zip(self.shape, array.shape[1:], strict=True)
         )
         if not is_fitting or not jnp.issubdtype(array.dtype, jnp.integer):
-            shape = ", ".join("n" if n is None else str(n) for n in self.shape)
+            is_single = array.ndim == len(self.shape)
             raise UserError(
-                f"expected {self.kind} [b, {shape}], got {array.dtype} {tuple(array.shape)}"
+                f"expected {self.kind} [b, {self._row}], got {array.dtype} {tuple(array.shape)}"
+                f"{': add a batch axis with ids[None]' if is_single else ''}"
             )
         if not isinstance(array, jax.Array):
             self.check_values(array)
@@ -201,6 +221,10 @@ class Ids:
 
     def prepare(self, ids: Any) -> Any:
         return ids.astype(np.int32, copy=False)
+
+    @property
+    def _row(self):
+        return ", ".join("n" if n is None else str(n) for n in self.shape)
 
 
 @dataclasses.dataclass(frozen=True)

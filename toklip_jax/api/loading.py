@@ -1,16 +1,19 @@
 """`load`: weights from a path become the object of their kind."""
 
+import inspect
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_type
+from toklip_jax.core.fields import check_name, check_type
 from toklip_jax.data.images import DEFAULT_RESIZE, sides_of
 from toklip_jax.models.registry import family_of
 from toklip_jax.parallel.sharding import AXES
@@ -20,8 +23,8 @@ from toklip_jax.weights.read import read_weights
 def load(
     path: str | pathlib.Path,
     *,
-    dtype: str = "float32",
-    param_dtype: str = "float32",
+    dtype: DTypeLike = "float32",
+    param_dtype: DTypeLike = "float32",
     mesh: Mesh | None = None,
     batch_size: int | None = None,
     image_size: int | tuple[int, ...] | None = None,
@@ -35,8 +38,8 @@ def load(
         path: the path of a converted directory; of a `.safetensors`, PyTorch or `.npz` file; or of
             safetensors files with an index, the index or the directory that holds it
             (docs/formats.md).
-        dtype: the type of activations: "float32", "bfloat16" or "float16". The VQ encoder within
-            TokLIP stays float32, so that ids don't change.
+        dtype: the type of activations: float32, bfloat16 or float16, as a name or a dtype. The VQ
+            encoder within TokLIP stays float32, so that ids don't change.
         param_dtype: the type that parameters are kept in. Scalars and, within TokLIP, the VQ
             tokenizer's parameters stay float32, since logits and ids depend on them.
         mesh: a mesh from `parallel.sharding.make_mesh` to shard parameters over, by the rules of
@@ -58,6 +61,8 @@ def load(
             weights have no use for; says what to pass.
         FileNotFoundError: nothing at `path`.
     """
+    for name in sizes:
+        check_name("an argument of load", name, ARGUMENTS)
     check_type(image_size, int | Sequence[int] | None, "image_size")
     check_type(batch_size, int | None, "batch_size")
     if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
@@ -75,8 +80,8 @@ def load(
         )
     return FROM_WEIGHTS[family.role](
         weights,
-        dtype=dtype,
-        param_dtype=param_dtype,
+        dtype=_dtype_name(dtype),
+        param_dtype=_dtype_name(param_dtype),
         mesh=mesh,
         batch_size=batch_size,
         image_size=None if image_size is None else sides_of(image_size),
@@ -85,6 +90,16 @@ def load(
     )
 
 
+def _dtype_name(dtype):
+    return dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+
+
+ARGUMENTS = tuple(
+    name
+    for function in (load, read_weights)
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
 # What makes an object of weights, by the role of their family.
 FROM_WEIGHTS: dict[str, Callable[..., LoadedModel]] = {
     "toklip": Tokenizer.from_weights,

@@ -121,7 +121,7 @@ def run_command(work: Callable[[], None], experiment: Experiment | None) -> int:
         print(f"preempted: {error}; the same command continues from there", file=sys.stderr)
         return PREEMPTED
     except TryAgain as error:
-        print(f"failed, and may not again: {error}; all is saved: try again", file=sys.stderr)
+        print(f"failed, and a retry may succeed: {error}; all is saved", file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt:
         print("\nstopped: the same command continues from what was saved", file=sys.stderr)

@@ -29,7 +29,7 @@ from toklip_jax.weights.conversion import (
 from toklip_jax.weights.read import expect_no_hints, is_converted
 from toklip_jax.weights.writer import write_checkpoint
 
-MAX_NAMES = 40  # of what is left aside, in a list
+MAX_NAMES = 40  # in a list of ignored or differing tensors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def to_jax(args: argparse.Namespace) -> int:
         weights = _with_tokenizer(weights, args.tokenizer)
     weights = weights.with_layout(args.layout == "scanned", lazy_stack)
     for name, reason in carried_reasons(weights).items():
-        print(f"kept to be written back: {printable(name)}: {reason}")
+        print(f"kept, to be written back: {printable(name)}: {reason}")
     save_weights(args.out, weights)
     print(f"wrote {args.out}: {printable(weights.source)}")
     return 0
@@ -104,7 +104,8 @@ def verify(args: argparse.Namespace) -> int:
         checkpoint.file.release()
         weights.release()
     if faults:
-        raise UserError(f"{len(faults)} tensors differ:\n  " + "\n  ".join(faults[:40]))
+        more = [f"and {len(faults) - MAX_NAMES} more"] if len(faults) > MAX_NAMES else []
+        raise UserError("\n  ".join([f"{len(faults)} tensors differ:", *faults[:MAX_NAMES], *more]))
     print(f"bit-exact: {len(expected)} tensors")
     return 0
 
@@ -126,45 +127,63 @@ def start(args: argparse.Namespace) -> int:
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m toklip_jax.convert", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m toklip_jax.convert",
+        description="Converts weights: PyTorch files to directories of this package, and back.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sizes = argparse.ArgumentParser(add_help=False)
     sizes.add_argument(
-        "--num_heads", "--num-heads", type=int, help="of the image tower, if no named size fits"
+        "--num_heads",
+        "--num-heads",
+        type=int,
+        help="number of heads of the image tower, if no named size fits",
     )
-    sizes.add_argument("--text_num_heads", "--text-num-heads", type=int, help="of the text tower")
+    sizes.add_argument(
+        "--text_num_heads", "--text-num-heads", type=int, help="the same of the text tower"
+    )
     sizes.add_argument(
         "--full_attention",
         "--full-attention",
         action="store_true",
-        help="token encoder without mask",
+        help="the token encoder has no causal mask",
     )
     sizes.add_argument(
-        "--no_l2", "--no-l2", action="store_true", help="VQ codebook without L2 normalisation"
+        "--no_l2", "--no-l2", action="store_true", help="the VQ codebook is not L2-normalised"
     )
     choice = argparse.ArgumentParser(add_help=False)
     choice.add_argument(
         "--weights",
         choices=("ema", "raw"),
-        help="of a checkpoint that has both: their running mean, the default, or the raw ones",
+        help="if a checkpoint has both: the running mean (the default), or the raw weights",
     )
     out = argparse.ArgumentParser(add_help=False)
-    out.add_argument("--layout", choices=("scanned", "unrolled"), default="unrolled")
+    out.add_argument(
+        "--layout",
+        choices=("scanned", "unrolled"),
+        default="unrolled",
+        help="layers stacked for jax.lax.scan, or one by one (the default); both load anywhere",
+    )
     out.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
 
     def add(name, run, *parents, **arguments):
-        command = commands.add_parser(name, parents=parents, help=run.__doc__)
+        command = commands.add_parser(
+            name, parents=parents, help=run.__doc__, description=run.__doc__
+        )
         for argument, options in arguments.items():
             command.add_argument(argument, type=pathlib.Path, **options)
         command.set_defaults(run=run)
         return command
 
-    add("inspect", inspect, sizes, choice, file={})
-    add("to-jax", to_jax, sizes, choice, out, file={}, out={})
-    add("to-torch", to_torch, directory={}, out={"help": "a new .safetensors or .pt"})
-    add("verify", verify, choice, file={}, directory={})
-    command = add("start", start, sizes, choice, out, teacher={}, vq={}, out={})
-    command.add_argument("--seed", type=int, default=0, help="of the fresh mapping MLP")
+    file = {"help": "a .pt, .safetensors or .npz, or a directory of safetensors with an index"}
+    directory, new = {"help": "a converted directory"}, {"help": "a new directory"}
+    either = {"help": "a file as `to-jax` takes, or a converted directory"}
+    add("inspect", inspect, sizes, choice, file=either)
+    add("to-jax", to_jax, sizes, choice, out, file=file, out=new)
+    add("to-torch", to_torch, directory=directory, out={"help": "a new .safetensors or .pt"})
+    add("verify", verify, choice, file=file, directory=directory)
+    command = add("start", start, sizes, choice, out, teacher=either, vq=either, out=new)
+    command.add_argument("--seed", type=int, default=0, help="seed of the new mapping MLP")
     return parser
 
 
@@ -187,7 +206,7 @@ def _read(path: pathlib.Path, hints: Hints, is_ema: bool | None) -> Weights:
 
 
 def _with_tokenizer(weights: Weights, source: str) -> Weights:
-    path = pathlib.Path(source)
+    path = pathlib.Path(source).expanduser()
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise NotFound(f"expected a tokenizer.json at {path}, found nothing")
@@ -215,9 +234,9 @@ def _print_taken(checkpoint: Checkpoint):
         hint = "; --weights=raw takes the raw ones" if checkpoint.is_choice else ""
         print(f"weights: {checkpoint.taken}{hint}")
     for name, reason in itertools.islice(checkpoint.dropped.items(), MAX_NAMES):
-        print(f"left aside: {printable(name)}: {reason}")
+        print(f"ignored: {printable(name)}: {reason}")
     if len(checkpoint.dropped) > MAX_NAMES:
-        print(f"left aside: {len(checkpoint.dropped) - MAX_NAMES} more")
+        print(f"ignored: {len(checkpoint.dropped) - MAX_NAMES} more")
 
 
 def _print_config(config):

@@ -58,13 +58,14 @@ def _work(values, experiment) -> None:
                 f"{size / 2**20:,.1f} MiB"
             )
     if values.parquet:
-        export_parquet(values.output, values.parquet, values.id_offset, **shares)
+        files = export_parquet(values.output, values.parquet, values.id_offset, **shares)
+        print(f"{values.parquet}: wrote {len(files)} Parquet files")
 
 
 def _define(values):
     flags.DEFINE_string("output", None, "the cache's directory", flag_values=values)
-    flags.DEFINE_string("workdir", "", "of the run whose stages are used", flag_values=values)
-    flags.DEFINE_string("parquet", "", "a directory to export to", flag_values=values)
+    flags.DEFINE_string("workdir", "", "the run whose stages are used", flag_values=values)
+    flags.DEFINE_string("parquet", "", "a directory to export the cache to", flag_values=values)
     flags.DEFINE_integer(
         "id_offset", 0, "added to ids in Parquet", lower_bound=0, flag_values=values
     )

@@ -62,11 +62,13 @@ def _plan(experiment, values):
 
 def _define(values):
     flags.DEFINE_string("topology", "", "a TPU topology such as v5e:16x16", flag_values=values)
-    flags.DEFINE_string("stage", "", "of the config; its last unless given", flag_values=values)
+    flags.DEFINE_string(
+        "stage", "", "a stage of the config; by default its last", flag_values=values
+    )
     flags.DEFINE_float(
         "effort",
         FAST,
-        "of the compiler's optimisation, -1 to 1; 0 is as a run has it",
+        "the compiler's effort to optimise, -1 to 1; a run has 0",
         lower_bound=-1.0,
         upper_bound=1.0,
         flag_values=values,

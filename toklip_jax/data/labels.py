@@ -31,11 +31,11 @@ def _number(value):
     try:
         if isinstance(value, str):
             if not _DIGITS.fullmatch(value.strip()):
-                raise BadSample("label is no whole number")
+                raise BadSample("label is not a whole number")
             return int(value.strip().partition(".")[0])
         number = int(value)
         if number == value:
             return number
     except (TypeError, ValueError, OverflowError):  # other types, NaN, infinity
         pass
-    raise BadSample("label is no whole number")
+    raise BadSample("label is not a whole number")

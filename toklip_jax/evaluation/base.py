@@ -58,9 +58,11 @@ class Evaluation:
 
     Attributes:
         about: one sentence for the report: what the table shows.
+        optional_roles: roles of models without which some of its figures are left out.
     """
 
     about: ClassVar[str] = ""
+    optional_roles: ClassVar[tuple[str, ...]] = ()
 
     def sets(self) -> dict[str, ImageSource]:
         """Returns the sets of images by name: configs of data sources, or generators."""

@@ -30,6 +30,7 @@ class Generation(Evaluation):
     reference: str = ""
 
     about: ClassVar[str] = "How close generated images are to real ones."
+    optional_roles: ClassVar[tuple[str, ...]] = ("inception",)
 
     def __post_init__(self):
         if self.real and self.reference:

@@ -107,5 +107,5 @@ def _read(path: pathlib.Path, outputs: Sequence[str], before: Sequence[Encoded])
         if len(last[INDEX]) and len(rows[INDEX]) and rows[INDEX][0] <= last[INDEX][-1]:
             raise UserError("its rows are not those that follow the part before")
     if not all(type(count) is int for count in skipped.values()):
-        raise UserError("its counts are no numbers")
+        raise UserError("its counts are not numbers")
     return Encoded(rows, skipped)

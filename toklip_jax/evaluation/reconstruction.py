@@ -51,6 +51,7 @@ class Reconstruct(Evaluation):
     baseline: ImageSource | None = None
 
     about: ClassVar[str] = "How much of an image is left when it is drawn again from its ids."
+    optional_roles: ClassVar[tuple[str, ...]] = ("inception",)
 
     def sets(self) -> dict[str, ImageSource]:
         return {"test": self.source} | ({"baseline": self.baseline} if self.baseline else {})

@@ -43,7 +43,7 @@ def _array(data, name):
     stream = io.BytesIO(data[: HEADER_BYTES + 20].tobytes())
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
-        raise UserError(f"damaged: {printable(name)} is no array of numpy's")
+        raise UserError(f"damaged: {printable(name)} is not a numpy array")
     shape, is_fortran, dtype = HEADERS[version](stream, max_header_size=HEADER_BYTES)
     dtype = np.dtype(ml_dtypes.bfloat16) if dtype == BFLOAT16 else dtype
     is_number = dtype.kind in "fiub" or dtype == ml_dtypes.bfloat16
@@ -52,5 +52,5 @@ def _array(data, name):
     body = data[stream.tell() :]
     are_counts = len(shape) <= MAX_NDIM and all(type(x) is int and x >= 0 for x in shape)
     if not are_counts or math.prod(shape) * dtype.itemsize != len(body):
-        raise UserError(f"damaged: {printable(name)} has not the size that its header says")
+        raise UserError(f"damaged: {printable(name)} does not have the size that its header says")
     return body.view(dtype).reshape(shape, order="F" if is_fortran else "C")

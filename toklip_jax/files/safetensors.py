@@ -107,7 +107,7 @@ def _split(file):
         reason = type(error).__name__
         raise UserError(f"{path} is damaged: its header can't be read ({reason})") from error
     if not isinstance(header, dict):
-        raise UserError(f"{path} is damaged: its header can't be read (it is no object)")
+        raise UserError(f"{path} is damaged: its header can't be read (it is not an object)")
     return header, data[8 + length :]
 
 

@@ -124,7 +124,7 @@ def _detect(explicit: tuple[str, int, int], environ: Mapping[str, str]) -> str:
         if all(name in environ for name in SLURM_STEP):
             return "slurm"
         warnings.warn(
-            "in a Slurm job of several tasks, but not started by srun: this process goes alone",
+            "in a Slurm job of several tasks, but not started by srun: this process runs alone",
             stacklevel=3,
         )
     return "tpu" if _tpu_workers(environ) > 1 else "none"

@@ -6,6 +6,7 @@ Nothing is read, initialised or run: parameters and batches are shapes.
 
 import collections
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -283,10 +284,14 @@ def topology_devices(name: str) -> list:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as error:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                f"expected libtpu to plan for {name}, found none: pip install 'jax[tpu]' (no TPU "
+                f"is needed), or leave --topology out"
+            ) from error
         raise UserError(
             f"expected a TPU topology that libtpu knows, such as v5e:16x16, v6e:16x16 or "
-            f"v5p:4x4x8, got {name!r}: {str(error).splitlines()[0]} (without libtpu: "
-            f"pip install 'jax[tpu]')"
+            f"v5p:4x4x8, got {name!r}: {str(error).splitlines()[0]}"
         ) from error
 
 

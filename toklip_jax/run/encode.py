@@ -112,8 +112,8 @@ def _check_stages(stage, workdir):
     for name, source in initial_weights(stage).items():
         if source.startswith(STAGE_PREFIX) and not weights_path(source, workdir).is_dir():
             raise UserError(
-                f"expected the weights of {source!r}, which init.{name} names, in {workdir}: "
-                f"name the run that trained it with --workdir"
+                f"expected the weights of {source!r}, which init.{name} names, found none in "
+                f"{workdir}: name the run that trained it, with --workdir"
             )
 
 

@@ -117,9 +117,11 @@ def _saved_tokenizer(weights):
 
 
 def _say_what_is_left_out(experiment):
-    """Names the models that a config leaves empty although their weights are published."""
+    """Names the models that a config leaves empty although figures of its evaluations need them."""
+    asked = [experiment.evaluations[name].optional_roles for name in experiment.evaluate]
     for name, source in experiment.models.items():
-        if not source and (advice := how_to_get(name)) and is_main_host():
+        is_missed = not source and any(name in roles for roles in asked)
+        if is_missed and (advice := how_to_get(name)) and is_main_host():
             print(f"Figures that need models.{name} are left out, as it is empty: {advice}")
 
 

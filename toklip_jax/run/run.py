@@ -135,6 +135,11 @@ def _check(experiment, workdir, mode, restart):
     _check_models(experiment, has_weights)
     if mode == "eval":
         _check_evaluation(experiment, workdir, has_weights)
+    elif not experiment.stages and not experiment.evaluate:
+        raise UserError(
+            f"expected stages to train, or names in evaluate, got neither: choose among "
+            f"{sorted(experiment.evaluations)}"
+        )
     else:
         _check_starts(experiment, workdir, has_weights)
         if is_main_host():
@@ -179,7 +184,11 @@ def _check_starts(experiment, workdir, has_weights):
 
 
 def _check_path(where, source):
-    if source and not source.startswith(STAGE_PREFIX) and not pathlib.Path(source).exists():
+    if (
+        source
+        and not source.startswith(STAGE_PREFIX)
+        and not pathlib.Path(source).expanduser().exists()
+    ):
         raise UserError(f"expected weights in {where}, found nothing at {source}")
 
 

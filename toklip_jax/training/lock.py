@@ -54,6 +54,6 @@ class DirectoryLock:
                 return False
             print(
                 f"{self._file.name} can't be locked ({error.strerror}), as its filesystem has no "
-                f"locks: see to it that one run at a time uses the directory"
+                f"locks: make sure that only one run uses the directory at a time"
             )
         return True

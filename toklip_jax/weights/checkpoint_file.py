@@ -52,7 +52,7 @@ def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Che
     """Reads a `.safetensors` file, one of `torch.save`, or `.npz`; the content decides which.
 
     The weights are taken out of their container (`state_dict`, `model`, `ema`, ...), the prefixes
-    of wrappers are taken off their names, and what is no weight is left aside, as `dropped` tells.
+    of wrappers are taken off their names, and what is not a weight is ignored, as `dropped` tells.
 
     Args:
         path: the path of the file; where safetensors files have an index, of the index, or of the
@@ -67,7 +67,10 @@ def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Che
     """
     path = pathlib.Path(path)
     if not path.exists():
-        raise NotFound(f"expected a checkpoint at {path}, found nothing")
+        raise NotFound(
+            f"expected a checkpoint at {path}, found nothing: check the path (weights are not "
+            f"downloaded: fetch the file yourself, and pass where it is)"
+        )
     if path.is_dir():
         path = _file_of(path)
     if path.stat().st_size < 16:

@@ -29,7 +29,7 @@ def expect_finite(
         shown = ", ".join(faults[:4]) + (", ..." if len(faults) > 4 else "")
         raise UserError(
             f"expected finite numbers, got NaN or infinity in {len(faults)} tensors ({shown}): "
-            f"take weights of before training diverged, or a copy that is not in half precision"
+            f"take weights from before training diverged, or a copy that is not in half precision"
         )
 
 

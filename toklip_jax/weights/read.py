@@ -37,7 +37,7 @@ def read_weights(
         ValueError: sizes given for a converted directory, which says its own; see also
             `load_weights`, `read_checkpoint`, `convert_checkpoint`.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     for name, value in {"num_heads": num_heads, "text_num_heads": text_num_heads}.items():
         check_type(value, int | None, name)
     check_type(is_causal, bool | None, "is_causal")
@@ -61,8 +61,8 @@ def read_role(role: str, path: str | pathlib.Path) -> Weights:
     """
     if not str(path):
         raise UserError(missing_message(role, "no path"))
-    if not pathlib.Path(path).exists():
-        raise NotFound(missing_message(role, f"{path}, where nothing is"))
+    if not pathlib.Path(path).expanduser().exists():
+        raise NotFound(missing_message(role, f"{path}, which does not exist"))
     weights = read_weights(path)
     if family_of(weights.config).role != role:
         kind = type(weights.config).__name__

@@ -197,7 +197,7 @@ def _enclosed_values(path, delimiter) -> int:
 
 
 def _check_column(column, names, path):
-    check_name(f"a column of {path}", column, names)
+    check_name(f"image, text and label to name columns of {path}", column, names)
     if names.count(column) > 1:
         raise UserError(f"expected one column {column!r} in {path}, got several: rename them")
 

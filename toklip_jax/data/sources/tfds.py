@@ -95,7 +95,8 @@ def _builder(directory, name, data_dir):
     except absent as error:
         raise NotFound(
             f"expected a prepared data set at {directory or name}, found none "
-            f"({str(error).splitlines()[0]}): name the directory of its version"
+            f"({str(error).splitlines()[0]}): "
+            f"{'name the directory of its version' if directory else 'set data_dir to where it is'}"
         ) from error
 
 

@@ -196,9 +196,9 @@ class TextTokenizer:
             return
         self._has_reported = True
         logger.warning(
-            "%d of %d texts are longer than %d tokens and are truncated, first %.60r; "
-            "this warning comes once",
-            len(rows), len(texts), self.context_length, texts[rows[0]],
+            "%d of %d texts are longer than %d tokens and are truncated, first %r; "
+            "later ones are not reported",
+            len(rows), len(texts), self.context_length, texts[rows[0]][:60],
         )  # fmt: skip
 
 

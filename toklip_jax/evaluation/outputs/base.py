@@ -96,7 +96,7 @@ def register_output(
     Tables show the models in the order in which their outputs were registered.
 
     Raises:
-        ValueError: another function has the name, or it needs what no model can be.
+        ValueError: another function has the name, or `needs` is not a list of names.
     """
 
     def register(compute):
