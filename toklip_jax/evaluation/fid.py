@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
 
 MAX_ASYMMETRY = 1e-3  # of a covariance, against its largest entry: half precision's
@@ -65,7 +66,7 @@ def read_statistics(path: str | pathlib.Path) -> Reference:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or one whose statistics are missing or malformed.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand_user(path)
     if not path.is_file():
         raise NotFound(f"expected reference statistics at {path}, found nothing")
     if not zipfile.is_zipfile(path):

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache import expect_complete, load_header
 from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_all, call_on_main, is_main_host
@@ -53,7 +54,7 @@ def run(
         )
     if profile is not None and mode == "eval":
         raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
-    workdir = pathlib.Path(workdir).expanduser()  # shells leave the ~ of --workdir=~/run
+    workdir = expand_user(workdir)  # shells leave the ~ of --workdir=~/run
     mesh = make_mesh(experiment.mesh)
     call_on_all(lambda: _check(experiment, workdir, mode, restart))
 
@@ -179,7 +180,7 @@ def _check_starts(experiment, workdir, has_weights):
 
 
 def _check_path(where, source):
-    if source and not source.startswith(STAGE_PREFIX) and not pathlib.Path(source).exists():
+    if source and not source.startswith(STAGE_PREFIX) and not expand_user(source).exists():
         raise UserError(f"expected weights in {where}, found nothing at {source}")
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
 from toklip_jax.experiment import Experiment
@@ -49,7 +50,7 @@ def is_kept(experiment: Experiment, path: pathlib.Path) -> bool:
     """
     name = experiment.text.tokenizer
     is_asked_as_before = _kept_for(path.with_name(CONFIG_NAME)) == _asked(experiment.description)
-    if is_asked_as_before and not (name and pathlib.Path(name).exists()):
+    if is_asked_as_before and not (name and expand_user(name).exists()):
         return True  # trained by the run, of the hub, or a file that has been moved away
     made = make_tokenizer(experiment.text, experiment.source)
     if made is None:

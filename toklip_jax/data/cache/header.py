@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache.fields import DTYPES, Field, lay_out
 from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.images.sizes import sides_of
@@ -180,7 +181,7 @@ def load_header(directory: str | pathlib.Path) -> Header:
         FileNotFoundError: no cache there.
         ValueError: damaged, or of another format.
     """
-    path = pathlib.Path(directory).expanduser() / HEADER
+    path = expand_user(directory) / HEADER
     if not path.is_file():
         raise NotFound(
             f"expected a cache in {directory}, found no {HEADER}: make one with `{ENCODE} "
@@ -211,7 +212,7 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
     Raises:
         ValueError: some are not there.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = expand_user(directory)
     there = {path.name for path in directory.iterdir() if path.is_file()}
     numbers = range(header.num_shards)
     # The first that is missing comes soon, even where a damaged header asks for millions.
