@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import RangeReader
 from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
@@ -314,3 +315,65 @@ def test_a_file_stays_open_while_it_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pread", slow_pread)
     assert reader.read(str(tmp_path / "a"), 2, 3) == b"234"
+
+
+class Failing(fsspec.AbstractFileSystem):
+    """Storage whose errors are its own package's: no OSError, and no name in them."""
+
+    protocol = "failing"
+
+    def _fail(self, *args, **options):
+        raise RuntimeError("403: the token\nhas expired")
+
+    info = ls = find = glob = isdir = cat_file = open = _fail
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "table", "path": "failing://x.csv"},
+        {"kind": "table", "path": "failing://x.parquet"},
+        {"kind": "webdataset", "shards": "failing://x.tar"},
+        {"kind": "webdataset", "shards": "failing://x/*.tar"},
+        {"kind": "image_folder", "root": "failing://x"},
+        {"kind": "karpathy", "annotations": "failing://x.json", "images": ""},
+    ],
+)
+def test_what_storage_raises_is_one_line_that_names_the_address(config):
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    with pytest.raises(UserError, match=r"read failing://x.*403: the token has expired"):
+        SourceConfig.from_plain(config).open()
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [("failing://x.png", "unreadable image"), ("nope://x.png", "an address that can't be opened")],
+)
+def test_an_address_in_one_row_that_fails_is_a_bad_sample(tmp_path, address, cause):
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    (tmp_path / "t.csv").write_text(f"image,text\n{address},a\n")
+    source = SourceConfig.from_plain({"kind": "table", "path": f"{tmp_path}/t.csv"}).open()
+    with pytest.raises(BadSample, match=cause):
+        source[0]
+
+
+def test_a_missing_file_of_a_chain_and_a_url_without_its_parts_are_named():
+    for url in ("zip://a.csv::memory://none.zip", "reference://x.csv"):
+        with pytest.raises(UserError, match=url):
+            SourceConfig.from_plain({"kind": "table", "path": url}).open()
+
+
+def test_array_records_that_are_replaced_are_named_by_the_process_that_comes_later(tmp_path, raw):
+    write_array_record(tmp_path / "a", records(raw, 3))
+    source = SourceConfig.from_plain({"kind": "array_record", "files": f"{tmp_path}/a"}).open()
+    assert source[2]["label"] == 2
+    write_array_record(tmp_path / "a", records(raw, 2))
+    with pytest.raises(UserError, match=r"/a as it was .* changed since: start the run again"):
+        pickle.loads(pickle.dumps(source))[2]
+
+
+def test_a_label_of_no_class_is_none_in_a_mixture():
+    first = ArraySource(labels=np.array([0, -1, 2]))
+    first.classes = ("a", "b")
+    mixture = Mixture([first, first], [1.0, 1.0])
+    assert [mixture[i]["labels"] for i in range(3)] == [0, None, None]
