@@ -1,5 +1,6 @@
 """Evaluations run together: each set of images is encoded once, for all of them."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -198,7 +199,8 @@ class Suite:
                     has_baselines=has_baselines,
                 )
             )
-            return _result(self._kinds[name], scores, images).to_plain()
+            problems = [getattr(s, "problems", []) for s in self._sources(evaluation).values()]
+            return _result(self._kinds[name], scores, images, problems).to_plain()
 
         return Result.from_plain(call_on_main(score))
 
@@ -222,8 +224,9 @@ class Suite:
         return Parts(kept.directory, key)
 
 
-def _result(kind, scores: Scores, encoded: Mapping[str, Encoded]) -> Result:
-    skipped: dict[str, int] = {}
+def _result(kind, scores: Scores, encoded: Mapping[str, Encoded], problems) -> Result:
+    # What a data set left out when it was opened is as absent as what could not be read.
+    skipped = dict(collections.Counter(cause for part in problems for _, cause in part))
     for part in encoded.values():
         for cause, count in part.skipped.items():
             skipped[cause] = skipped.get(cause, 0) + count
