@@ -27,7 +27,7 @@ _LINES_TRIED = 1000
 _NO_DELIMITERS = '"\r\n\0'
 _DECODED_BYTES = 2**29  # of a Parquet file's columns, where that is more than
 _EXPANSION = 10  # times the file's size
-_ROWS = 1024  # decoded before they are counted
+_ROWS = 256  # decoded before they are counted
 
 
 def read_parquet(path: str, columns: Sequence[str]) -> Any:
