@@ -14,6 +14,7 @@ import pytest
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import RangeReader
+from toklip_jax.data.record_files import write_records
 from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
 from toklip_jax.data.sources.mixture import Mixture
@@ -194,6 +195,11 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
         ({"directory": None, "name": "no_such_set"}, FileNotFoundError, "data set at no_such_set"),
         ({"directory": None, "name": "mnist"}, FileNotFoundError, "no splits in .*mnist"),
         ({"name": "mnist"}, ValueError, "directory or name"),
+        ({"split": "train["}, ValueError, r"with the split train\[, got an error of TFDS"),
+        ({"split": "train[5:2]"}, ValueError, "correct the name or the split"),
+        ({"directory": "s3://b/x"}, ValueError, "TFDS at s3://b/x .*s3fs"),
+        ({"directory": None, "name": "mnist:9.9.9"}, ValueError, "TFDS at mnist:9.9.9"),
+        ({"directory": None, "name": ""}, ValueError, "an error of TFDS"),
     ],
 )
 def test_a_wrong_tfds_config_is_one_clear_error(prepared, change, error, message):
@@ -232,6 +238,7 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
         ({"kind": "image_folder", "root": "nope://x"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "table", "path": "nope://x.csv"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "webdataset", "shard": "x"}, ValueError, "did you mean 'shards'"),
+        ({"kind": "synthetic", "seed": -1}, ValueError, "a seed of at least 0"),
         ({"kind": "mixture", "parts": ()}, ValueError, "expected parts"),
         ({"kind": "mixture", "parts": ({"kind": "synthetic"},)}, ValueError, "a weight"),
     ],
@@ -377,3 +384,36 @@ def test_a_label_of_no_class_is_none_in_a_mixture():
     first.classes = ("a", "b")
     mixture = Mixture([first, first], [1.0, 1.0])
     assert [mixture[i]["labels"] for i in range(3)] == [0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("features.json", b""),
+        ("features.json", b"null"),
+        ("features.json", b"[" * 5000),
+        ("features.json", None),
+        ("dataset_info.json", b"{}"),
+        ("dataset_info.json", b"\xff"),
+        ("pairs-train.array_record-00000-of-00001", b"junk"),
+        ("pairs-train.array_record-00000-of-00001", None),
+    ],
+)
+def test_a_damaged_tfds_directory_is_one_line_that_names_it(prepared, tmp_path, name, content):
+    shutil.copytree(prepared, tmp_path / "1.0.0")
+    path = tmp_path / "1.0.0" / name
+    path.write_bytes(content) if content is not None else path.unlink()
+    with pytest.raises(UserError, match=f"{tmp_path}/1.0.0") as error:
+        SourceConfig.from_plain({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"}).open()
+    assert "\n" not in str(error.value)
+
+
+def test_tfds_records_that_are_not_all_there_or_damaged_are_told(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "1.0.0")
+    config = SourceConfig.from_plain({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"})
+    write_records(tmp_path / "1.0.0/pairs-train.array_record-00000-of-00001", [b"x"] * 5)
+    with pytest.raises(BadSample, match="damaged record"):
+        config.open()[0]
+    write_records(tmp_path / "1.0.0/pairs-train.array_record-00000-of-00001", [b"x"] * 4)
+    with pytest.raises(UserError, match=r"expected 5 records in .*-of-00001, got 4"):
+        config.open()

@@ -98,6 +98,9 @@ def test_a_config_names_a_generator(toy, params, reference):
     assert run(section, toy, params).num_images == {"samples": 5}
     with pytest.raises(ValueError, match="num_sample"):
         build_evaluation("it", {**section, "source": {**source, "num_sample": 5}})
+    for wrong in ({"num_samples": 0}, {"grid": (0, 2)}, {"codebook_sizes": ()}, {"seed": -1}):
+        with pytest.raises(ValueError, match="of at least"):
+            build_evaluation("it", {**section, "source": source | wrong})
 
 
 def test_codes_alone_are_counted_without_inception(toy, params, random_ids):

@@ -135,6 +135,7 @@ def read_bytes(path: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: no file can be called so: it has a NUL, or half a character.
     """
     if is_local(path):
         with open(path, "rb") as file:
