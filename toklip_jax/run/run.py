@@ -17,6 +17,7 @@ from toklip_jax.run.identity import steps_trained
 from toklip_jax.run.stages import train_stage
 from toklip_jax.run.tokenizer import keep_tokenizer
 from toklip_jax.tasks.base import initial_weights
+from toklip_jax.training.ownership import checkpoints_place
 from toklip_jax.training.sinks import check_wandb
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
 
@@ -164,9 +165,11 @@ def _check_models(experiment, has_weights):
 
 
 def _check_starts(experiment, workdir, has_weights):
-    """Checks that the weights that each stage starts from will exist when it does."""
+    """Checks that what each stage starts from, and the place of its checkpoints, will be there."""
     made = set()
     for stage in experiment.stages:
+        if stage.loop.checkpoints and is_main_host():
+            checkpoints_place(stage.loop.checkpoints)
         is_done = has_weights(stage.name)
         for part, source in {} if is_done else initial_weights(stage).items():
             name = source.removeprefix(STAGE_PREFIX)
