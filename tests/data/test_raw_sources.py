@@ -238,6 +238,14 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
         ({"kind": "image_folder", "root": "nope://x"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "table", "path": "nope://x.csv"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "webdataset", "shard": "x"}, ValueError, "did you mean 'shards'"),
+        ({"kind": "array_record", "files": "{{0..999999999999}}"}, ValueError, "at most 1,048,576"),
+        (
+            {"kind": "array_record", "files": "{{0..9999}}{{0..9999}}"},
+            ValueError,
+            "correct its ran",
+        ),
+        ({"kind": "table", "path": "{}/pipe.csv"}, OSError, "Invalid argument: .*pipe.csv"),
+        ({"kind": "webdataset", "shards": "{}/pipe.csv"}, OSError, "Invalid argument: .*pipe.csv"),
         ({"kind": "synthetic", "seed": -1}, ValueError, "a seed of at least 0"),
         ({"kind": "mixture", "parts": ()}, ValueError, "expected parts"),
         ({"kind": "mixture", "parts": ({"kind": "synthetic"},)}, ValueError, "a weight"),
@@ -245,6 +253,7 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
 )
 def test_a_wrong_source_is_one_clear_error(tmp_path, config, error, message):
     (tmp_path / "t.csv").write_bytes(b"text,file,n\nx,a.jpg,3\n")
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "head.csv").write_bytes(b"image,text\n")
     (tmp_path / "ragged.csv").write_bytes(b"image,text\na,b,c\n")
     (tmp_path / "twice.csv").write_bytes(b"image,text,text\na,b,c\n")

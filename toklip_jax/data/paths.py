@@ -4,6 +4,7 @@ import collections
 import contextlib
 import errno
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from toklip_jax.core.errors import NotFound, StorageFailed, UserError
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BLOCK = 2**22  # bytes read ahead from remote files
+_MOST = 2**20  # files that patterns name
 _OPEN_FILES = 128  # per process; limits of 1,024 are common, and a data set may have more shards
 # What fsspec puts before another URL, as in "simplecache::gs://bucket/0.tar".
 _OUTER = ("filecache", "simplecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir")
@@ -40,7 +42,13 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns or not all(patterns):
         raise UserError(f"expected paths or patterns of files, got {patterns!r}: name at least one")
-    return [path for pattern in patterns for one in _braces(pattern) for path in _glob(one)]
+    named = [one for pattern in patterns for one in itertools.islice(_braces(pattern), _MOST + 1)]
+    if len(named) > _MOST:
+        raise UserError(
+            f"expected patterns that name at most {_MOST:,} files, got more of {patterns[0]!r}: "
+            f"correct its range"
+        )
+    return [path for one in named for path in _glob(one)]
 
 
 def expand_home(path: str | pathlib.Path) -> str:
@@ -121,8 +129,10 @@ def open_file(path: str, block_size: int = _BLOCK) -> io.BufferedReader:
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: it is a directory, a pipe or a device.
     """
     if is_local(path):
+        size_of_file(path)  # a pipe would be waited for
         return open(path, "rb")
     system, name = file_system(path)
     with storage_errors(path):
@@ -264,12 +274,15 @@ def _one_line(error):
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _braces(pattern):
+def _braces(pattern) -> Iterator[str]:
     match = _BRACES.search(pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
     head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [head + choice + rest for choice in _choices(match[1]) for rest in _braces(tail)]
+    for choice in _choices(match[1]):
+        for rest in _braces(tail):
+            yield head + choice + rest
 
 
 def _choices(text):
@@ -279,7 +292,7 @@ def _choices(text):
     first, last = (int(number) for number in bounds.groups())
     if last < first:
         raise UserError(f"expected a range upward, got {{{text}}}: swap its ends")
-    return [str(number).zfill(len(bounds[1])) for number in range(first, last + 1)]
+    return (str(number).zfill(len(bounds[1])) for number in range(first, last + 1))
 
 
 def _glob(path):

@@ -42,7 +42,8 @@ class Mixture:
         Raises:
             ValueError: no parts, an empty one, or weights that don't fit or aren't positive.
         """
-        is_fit = len(parts) == len(weights) and all(0 < w < math.inf for w in weights)
+        is_positive = all(w > 0 for w in weights) and sum(weights) < math.inf
+        is_fit = len(parts) == len(weights) and is_positive
         if not parts or not is_fit:
             raise UserError(
                 f"expected parts with a positive weight each, got {len(parts)} with {weights}"
