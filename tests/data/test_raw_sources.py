@@ -246,6 +246,7 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
         ),
         ({"kind": "table", "path": "{}/pipe.csv"}, OSError, "Invalid argument: .*pipe.csv"),
         ({"kind": "webdataset", "shards": "{}/pipe.csv"}, OSError, "Invalid argument: .*pipe.csv"),
+        ({"kind": "synthetic", "vocab_size": 2**40}, ValueError, "vocab_size of at most"),
         ({"kind": "synthetic", "seed": -1}, ValueError, "a seed of at least 0"),
         ({"kind": "mixture", "parts": ()}, ValueError, "expected parts"),
         ({"kind": "mixture", "parts": ({"kind": "synthetic"},)}, ValueError, "a weight"),
@@ -288,6 +289,7 @@ def test_weights_that_do_not_fit_are_refused():
         ([part], [0.0]),
         ([part], [1.0, 1.0]),
         ([part], [-1.0]),
+        ([part, part], [1e308, 1e308]),
     ]:
         with pytest.raises(ValueError, match="positive weight each"):
             Mixture(parts, weights)
