@@ -215,6 +215,12 @@ def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
         {"fields": [5]},
         {"format": [2]},
         {"classes": 3},
+        {"classes": [1, 2]},
+        {"hashes": []},
+        {"hashes": {"vq": 3}},
+        {"transform": 3},
+        {"compute": None},
+        {"has_captions": "yes"},
     ],
 )
 def test_a_damaged_header_is_named(cache, changes):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
@@ -84,10 +85,10 @@ def _kept_for(path):
     """The fields of the config that the tokenizer was kept for, or None where none is readable."""
     try:
         return _asked(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def _asked(config):
-    text = config.get("text")
-    return {name: text.get(name) for name in FIELDS} if isinstance(text, dict) else {}
+    text = config.get("text") if isinstance(config, Mapping) else None
+    return {name: text.get(name) for name in FIELDS} if isinstance(text, Mapping) else {}

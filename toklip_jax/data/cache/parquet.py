@@ -94,7 +94,7 @@ def _table(header: Header, records: list[bytes], id_offset: int):
         "num_tokens": header.num_tokens,
         "image_size": header.image_size,
         "crops": header.crops,
-        "vq_sha256": header.hashes["vq"],
+        "vq_sha256": header.hashes.get("vq", ""),
     }
     return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(about)})
 
