@@ -125,6 +125,15 @@ def test_an_interrupted_evaluation_of_samples_goes_on(toy, params, reference, ra
     assert counted.batches == 1
 
 
+def test_a_reference_that_is_missing_is_named_before_anything_is_made(
+    toy, params, random_ids, tmp_path
+):
+    section = {"kind": "generation", "source": Counting(random_ids)}
+    with pytest.raises(FileNotFoundError, match="reference statistics at"):
+        run({**section, "reference": f"{tmp_path}/none.npz"}, toy, params)
+    assert section["source"].batches == 0
+
+
 class Counting:
     """A generator that counts the batches it makes."""
 

@@ -109,13 +109,14 @@ class Suite:
             kept: where rows are kept; None to keep none.
         """
         plan = self._plan(has_baselines)
+        # Before anything is encoded: files of class names may be missing, or not fit the data.
+        wanted = {n: one.texts(self._sources(one)) for n, one in self._evaluations.items()}
         images = {key: self._encode_set(params, kept, key, plan[key]) for key in plan}
         results = {}
         for name, evaluation in self._evaluations.items():
-            sources = self._sources(evaluation)
             texts = {
                 kind: self._encode_texts(params, kept, texts)
-                for kind, texts in evaluation.texts(sources).items()
+                for kind, texts in wanted[name].items()
             }
             keys = {part: set_key(source) for part, source in evaluation.sets().items()}
             mine = {part: images[key] for part, key in keys.items() if key in images}
