@@ -100,7 +100,7 @@ def _builder(directory, name, data_dir):
         return tfds.builder_from_directory(directory)
     builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     if not builder.info.splits:
-        raise FileNotFoundError(f"no splits in {builder.data_dir}")
+        raise _absent(name, f"no splits in {builder.data_dir}")
     return builder
 
 
@@ -121,14 +121,18 @@ def _library_errors(where, split):
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         if isinstance(error, absent):
-            raise NotFound(
-                f"expected a prepared data set at {where}, found none ({reason}): name the "
-                f"directory of its version"
-            ) from error
+            raise _absent(where, reason) from error
         raise UserError(
             f"expected a whole data set of TFDS at {where} with the split {split}, got an error of "
             f"TFDS ({reason}): correct the name or the split, or prepare it again"
         ) from error
+
+
+def _absent(where, reason) -> NotFound:
+    return NotFound(
+        f"expected a prepared data set at {where}, found none ({reason}): name the directory of "
+        f"its version"
+    )
 
 
 def _features(image, text, label) -> dict[str, str]:
