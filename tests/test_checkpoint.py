@@ -262,3 +262,27 @@ with Checkpoints(sys.argv[1]) as checkpoints:
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
         print(count)
 """
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 9000])
+def test_notes_of_orbax_that_are_damaged_cost_no_checkpoint(content, tmp_path):
+    saved(tmp_path, 2, 4)
+    (tmp_path / "4" / "_CHECKPOINT_METADATA").write_bytes(content)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(state()).step) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+
+
+def test_notes_of_orbax_that_were_changed_are_one_clear_error(tmp_path):
+    saved(tmp_path, 2)
+    (tmp_path / "2" / "_CHECKPOINT_METADATA").write_text('{"init_timestamp_nsecs": "x"}')
+    with pytest.raises(ValueError, match=f"own notes in {tmp_path}.*: delete the file"):
+        Checkpoints(tmp_path)
+
+
+def test_metadata_of_a_state_that_is_nested_too_deep_is_damage(tmp_path):
+    saved(tmp_path, 2, 4)
+    (tmp_path / "4" / "state" / "_METADATA").write_bytes(b"[" * 9000)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(state()).step) == 2
+    assert (tmp_path / "broken-4").exists()

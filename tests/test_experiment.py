@@ -1,6 +1,7 @@
 """A config is read once: into frozen, checked dataclasses, with all that is wrong said at once."""
 
 import dataclasses
+import math
 import pathlib
 import runpy
 
@@ -115,6 +116,15 @@ def test_all_errors_are_said_at_once(config):
         ({"source": {}}, "expected a section source"),
         ({"vq__augment": {"max_shft": 1.0}}, "vq.augment.*did you mean 'max_shift'"),
         ({"vq__augment": {"max_shift": -1.0}}, "max_shift of at least 0"),
+        ({"vq__augment": {"max_scale": math.nan}}, "max_scale of at least 1"),
+        ({"image_size": 2**40}, "image_size of at least 1 pixel.* at most 65536"),
+        ({"teacher__model__vision__image_size": 2**40}, "at most 1,048,576 patches"),
+        ({"teacher__model__text": None}, "a SigLIP with its text tower"),
+        ({"teacher__model__vision__rotary_base": math.nan}, "rotary_base above 1, got nan"),
+        ({"vq__loss__l1_weight": math.nan}, "a finite l1_weight of at least 0, got nan"),
+        ({"vq__loss__entropy_weight": -1.0}, "entropy_weight of at least 0, got -1"),
+        ({"teacher__loss__contrastive_block": -1}, "contrastive_block of at least 0"),
+        ({"toklip__loss__distillation_weight": math.inf}, "distillation_weight .* got inf"),
         ({"vq__loop__evaluate_every": 2}, "expected a section vq.validation"),
         ({"models__teachr": "stage:teacher"}, "did you mean 'teacher'"),
         ({"models__vq": "stage:vq"}, "models.vq only without models.toklip"),

@@ -47,6 +47,7 @@ def test_a_field_that_the_file_leaves_out_is_taken_from_a_flag():
         (["--workdir=runs/y"], "expected --workdir once"),
         (["--config.vq.loop.steps=many"], "many"),
         (["--config.evaluate=('pair',)"], "did you mean 'pairs'"),
+        (["--config.vq.loop.checkpoints=foo://b/x"], "in loop.checkpoints, got foo://b/x"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message, capsys):
@@ -55,6 +56,30 @@ def test_wrong_flags_are_one_line(flags, message, capsys):
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import sys\ndef get_config(): sys.exit(3)", "in --config: SystemExit: 3"),
+        ("def get_config(): return {}", "config.py to return a ConfigDict, got another"),
+        ("def (", "in --config: SyntaxError"),
+    ],
+)
+def test_a_config_file_that_gives_no_config_is_one_line(
+    content, message, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "config.py").write_text(content)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["main", "--config=~/config.py", "--workdir=runs/x"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_effort_that_is_no_number_is_refused(capsys):
+    assert plan.main(["plan", f"--config={TINY}", "--effort=nan"]) == 2
+    assert "expected --effort from -1 to 1, got nan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])

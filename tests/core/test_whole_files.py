@@ -1,8 +1,10 @@
 import os
+import pathlib
 
 import pytest
 
-from toklip_jax.core.whole_files import read_object, write_json, write_whole
+from toklip_jax.core.home import expand_user
+from toklip_jax.core.whole_files import MAX_BYTES, read_object, write_json, write_whole
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
@@ -34,6 +36,7 @@ NO_OBJECTS = {
     "null": b"null",
     "no text": b"\xff\xfe{",
     "too deep": b"[" * 100_000,
+    "too large": b"{" + b" " * MAX_BYTES + b"}",
 }
 
 
@@ -44,3 +47,9 @@ def test_what_is_no_json_object_is_one_line_that_names_the_file_and_the_remedy(c
     with pytest.raises(ValueError, match=r"config.json is damaged \(.*\): restore it") as raised:
         read_object(path, "restore it")
     assert "\n" not in str(raised.value)
+
+
+def test_the_home_of_nobody_stays_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_user("~/a") == tmp_path / "a"
+    assert expand_user("~no_such_user/a") == pathlib.Path("~no_such_user/a")

@@ -25,7 +25,7 @@ from toklip_jax.data.cache import (
 )
 from toklip_jax.data.config import TextDataConfig
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.record_files import write_records
+from toklip_jax.data.record_files import read_records, write_records
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -215,6 +215,12 @@ def test_what_is_no_finished_cache_is_refused(cache, tmp_path):
         {"fields": [5]},
         {"format": [2]},
         {"classes": 3},
+        {"classes": [1, 2]},
+        {"hashes": []},
+        {"hashes": {"vq": 3}},
+        {"transform": 3},
+        {"compute": None},
+        {"has_captions": "yes"},
     ],
 )
 def test_a_damaged_header_is_named(cache, changes):
@@ -307,6 +313,14 @@ def test_records_of_another_cache_are_named(cache):
     source = SourceConfig.from_plain(source_config(cache)).open()
     with pytest.raises(BadSample, match="damaged record"):
         source[0]
+
+
+@pytest.mark.parametrize("change", [lambda r: r[:5], lambda r: r + b"\xff", lambda r: b""])
+def test_a_record_that_is_not_this_caches_is_not_exported(cache, tmp_path, change):
+    path = str(next(cache.glob("part-00000*")))
+    write_records(path, [change(record) for record in read_records(path)])
+    with pytest.raises(ValueError, match=r"records of this cache in .*part-00000.*in row 0"):
+        export_parquet(cache, tmp_path / "parquet")
 
 
 def test_headers_are_read_as_they_were_written(cache):

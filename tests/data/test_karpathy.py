@@ -89,3 +89,24 @@ def test_a_wrong_file_or_argument_is_one_clear_error(tmp_path, content, change, 
     config = {"kind": "karpathy", "annotations": str(path), "images": str(tmp_path)}
     with pytest.raises(error, match=message):
         SourceConfig.from_plain(config | change).open()
+
+
+def test_annotations_that_take_many_times_their_size_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("toklip_jax.data.sources.karpathy._CONTAINERS", 1000)
+    path = tmp_path / "dataset.json"
+    path.write_bytes(b'{"images": [' + b"[]," * 1000 + b"[]]}")
+    config = {"kind": "karpathy", "annotations": str(path), "images": ""}
+    with pytest.raises(ValueError, match=r"of which 1,000 are lists and objects.*dataset\.json"):
+        SourceConfig.from_plain(config).open()
+
+
+def test_names_and_captions_that_are_no_text_spoil_their_own_row_only(tmp_path, raw, tokenizer):
+    rows = [row(i, "test", 1) for i in range(3)]
+    config = write(tmp_path, rows, raw) | {"num_captions": 1}
+    rows[0]["filename"], rows[1]["sentences"][0]["raw"] = "\ud800.jpg", "\ud800"
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": rows}))
+    config = SourceConfig.from_plain(config)
+    (batch,) = evaluation_batches(config, Batching(3, 16), tokenizer=tokenizer)
+    assert batch["mask"].tolist() == [False, False, True]
+    causes = {cause for _, cause in batch["skipped"]}
+    assert causes == {"missing image", "non-UTF-8 text"}

@@ -11,8 +11,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import RangeReader
+from toklip_jax.data.record_files import write_records
 from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
 from toklip_jax.data.sources.mixture import Mixture
@@ -193,6 +195,11 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
         ({"directory": None, "name": "no_such_set"}, FileNotFoundError, "data set at no_such_set"),
         ({"directory": None, "name": "mnist"}, FileNotFoundError, "no splits in .*mnist"),
         ({"name": "mnist"}, ValueError, "directory or name"),
+        ({"split": "train["}, ValueError, r"with the split train\[, got an error of TFDS"),
+        ({"split": "train[5:2]"}, ValueError, "correct the name or the split"),
+        ({"directory": "s3://b/x"}, ValueError, "TFDS at s3://b/x .*s3fs"),
+        ({"directory": None, "name": "mnist:9.9.9"}, ValueError, "TFDS at mnist:9.9.9"),
+        ({"directory": None, "name": ""}, ValueError, "an error of TFDS"),
     ],
 )
 def test_a_wrong_tfds_config_is_one_clear_error(prepared, change, error, message):
@@ -231,12 +238,23 @@ def test_a_tfds_set_without_random_access_says_how_to_prepare_it(prepared, tmp_p
         ({"kind": "image_folder", "root": "nope://x"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "table", "path": "nope://x.csv"}, ValueError, "fsspec opens, got nope:"),
         ({"kind": "webdataset", "shard": "x"}, ValueError, "did you mean 'shards'"),
+        ({"kind": "array_record", "files": "{{0..999999999999}}"}, ValueError, "at most 1,048,576"),
+        (
+            {"kind": "array_record", "files": "{{0..9999}}{{0..9999}}"},
+            ValueError,
+            "correct its ran",
+        ),
+        ({"kind": "table", "path": "{}/pipe.csv"}, OSError, "Invalid argument: .*pipe.csv"),
+        ({"kind": "webdataset", "shards": "{}/pipe.csv"}, OSError, "Invalid argument: .*pipe.csv"),
+        ({"kind": "synthetic", "vocab_size": 2**40}, ValueError, "vocab_size of at most"),
+        ({"kind": "synthetic", "seed": -1}, ValueError, "a seed of at least 0"),
         ({"kind": "mixture", "parts": ()}, ValueError, "expected parts"),
         ({"kind": "mixture", "parts": ({"kind": "synthetic"},)}, ValueError, "a weight"),
     ],
 )
 def test_a_wrong_source_is_one_clear_error(tmp_path, config, error, message):
     (tmp_path / "t.csv").write_bytes(b"text,file,n\nx,a.jpg,3\n")
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "head.csv").write_bytes(b"image,text\n")
     (tmp_path / "ragged.csv").write_bytes(b"image,text\na,b,c\n")
     (tmp_path / "twice.csv").write_bytes(b"image,text,text\na,b,c\n")
@@ -271,6 +289,7 @@ def test_weights_that_do_not_fit_are_refused():
         ([part], [0.0]),
         ([part], [1.0, 1.0]),
         ([part], [-1.0]),
+        ([part, part], [1e308, 1e308]),
     ]:
         with pytest.raises(ValueError, match="positive weight each"):
             Mixture(parts, weights)
@@ -314,3 +333,99 @@ def test_a_file_stays_open_while_it_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pread", slow_pread)
     assert reader.read(str(tmp_path / "a"), 2, 3) == b"234"
+
+
+class Failing(fsspec.AbstractFileSystem):
+    """Storage whose errors are its own package's: no OSError, and no name in them."""
+
+    protocol = "failing"
+
+    def _fail(self, *args, **options):
+        raise RuntimeError("403: the token\nhas expired")
+
+    info = ls = find = glob = isdir = cat_file = open = _fail
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "table", "path": "failing://x.csv"},
+        {"kind": "table", "path": "failing://x.parquet"},
+        {"kind": "webdataset", "shards": "failing://x.tar"},
+        {"kind": "webdataset", "shards": "failing://x/*.tar"},
+        {"kind": "image_folder", "root": "failing://x"},
+        {"kind": "karpathy", "annotations": "failing://x.json", "images": ""},
+    ],
+)
+def test_what_storage_raises_is_one_line_that_names_the_address(config):
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    with pytest.raises(UserError, match=r"read failing://x.*403: the token has expired"):
+        SourceConfig.from_plain(config).open()
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [("failing://x.png", "unreadable image"), ("nope://x.png", "an address that can't be opened")],
+)
+def test_an_address_in_one_row_that_fails_is_a_bad_sample(tmp_path, address, cause):
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    (tmp_path / "t.csv").write_text(f"image,text\n{address},a\n")
+    source = SourceConfig.from_plain({"kind": "table", "path": f"{tmp_path}/t.csv"}).open()
+    with pytest.raises(BadSample, match=cause):
+        source[0]
+
+
+def test_a_missing_file_of_a_chain_and_a_url_without_its_parts_are_named():
+    for url in ("zip://a.csv::memory://none.zip", "reference://x.csv"):
+        with pytest.raises(UserError, match=url):
+            SourceConfig.from_plain({"kind": "table", "path": url}).open()
+
+
+def test_array_records_that_are_replaced_are_named_by_the_process_that_comes_later(tmp_path, raw):
+    write_array_record(tmp_path / "a", records(raw, 3))
+    os.utime(tmp_path / "a", (0, 0))  # clocks of file systems are coarse
+    source = SourceConfig.from_plain({"kind": "array_record", "files": f"{tmp_path}/a"}).open()
+    assert source[2]["label"] == 2
+    write_array_record(tmp_path / "a", records(raw, 2))
+    with pytest.raises(UserError, match=r"/a as it was .* changed since: start the run again"):
+        pickle.loads(pickle.dumps(source))[2]
+
+
+def test_a_label_of_no_class_is_none_in_a_mixture():
+    first = ArraySource(labels=np.array([0, -1, 2]))
+    first.classes = ("a", "b")
+    mixture = Mixture([first, first], [1.0, 1.0])
+    assert [mixture[i]["labels"] for i in range(3)] == [0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("features.json", b""),
+        ("features.json", b"null"),
+        ("features.json", b"[" * 5000),
+        ("features.json", None),
+        ("dataset_info.json", b"{}"),
+        ("dataset_info.json", b"\xff"),
+        ("pairs-train.array_record-00000-of-00001", b"junk"),
+        ("pairs-train.array_record-00000-of-00001", None),
+    ],
+)
+def test_a_damaged_tfds_directory_is_one_line_that_names_it(prepared, tmp_path, name, content):
+    shutil.copytree(prepared, tmp_path / "1.0.0")
+    path = tmp_path / "1.0.0" / name
+    path.write_bytes(content) if content is not None else path.unlink()
+    with pytest.raises(UserError, match=f"{tmp_path}/1.0.0") as error:
+        SourceConfig.from_plain({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"}).open()
+    assert "\n" not in str(error.value)
+
+
+def test_tfds_records_that_are_not_all_there_or_damaged_are_told(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "1.0.0")
+    config = SourceConfig.from_plain({"kind": "tfds", "directory": f"{tmp_path}/1.0.0"})
+    write_records(tmp_path / "1.0.0/pairs-train.array_record-00000-of-00001", [b"x"] * 5)
+    with pytest.raises(BadSample, match="damaged record"):
+        config.open()[0]
+    write_records(tmp_path / "1.0.0/pairs-train.array_record-00000-of-00001", [b"x"] * 4)
+    with pytest.raises(UserError, match=r"expected 5 records in .*-of-00001, got 4"):
+        config.open()

@@ -8,6 +8,7 @@ import pytest
 
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.sources import SourceConfig
+from toklip_jax.data.sources.table import TableSource
 from toklip_jax.data.sources.table_files import RAGGED
 
 
@@ -101,6 +102,7 @@ def test_hugging_faces_images_are_their_bytes_or_their_path(tmp_path):
         ({"image": [1]}, {}, "paths, encoded images or {bytes, path} in the column 'image'"),
         ({"image": [["a"]]}, {}, "encoded images"),
         ({"image": [{"a": 1}]}, {}, "encoded images"),
+        ({"image": [{"bytes": 1, "path": "a"}]}, {}, "encoded images"),
         ({"image": ["a"], "t": [["one", "two"]]}, {"text": "t"}, "texts in the column 't' .* list"),
         ({"image": ["a"], "t": [7]}, {"text": "t"}, "got int64"),
         ({"image": ["a"], "y": [["a"]]}, {"label": "y"}, "whole numbers in the column 'y'"),
@@ -156,3 +158,63 @@ def test_a_parquet_file_gives_paths_or_the_images_themselves(tmp_path):
     for source in (paths, inline):
         with pytest.raises(BadSample, match="missing image"):
             source[2]
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b'image,"a, b"\n', "a, b"),
+        (b'image,"a ""b"""\n', 'a "b"'),
+        (b'"image","a\nb"\n', "a\nb"),
+        (b"\nimage,text\n", "text"),
+        (b"image,text\n", "image"),  # one column for two fields
+    ],
+)
+def test_a_column_may_have_any_name(tmp_path, monkeypatch, head, name):
+    source = table(tmp_path, (head + b"x,x\n").decode(), text=name)
+    assert all_texts(source, monkeypatch) == ["x"]
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", "\n", '"', "é", "\0"])
+def test_what_cannot_separate_columns_is_refused(tmp_path, delimiter):
+    with pytest.raises(ValueError, match="delimiter of one ASCII character"):
+        table(tmp_path, "image,text\na,b\n", delimiter=delimiter)
+
+
+def test_a_name_of_a_column_that_is_no_text_is_one_clear_error(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"image,te\xff\na,b\n")
+    with pytest.raises(ValueError, match=r"expected a CSV of 2 columns, got .*t\.csv"):
+        TableSource(f"{tmp_path}/t.csv", text="te\ufffd")
+
+
+def test_parquet_whose_text_is_none_spoils_its_own_row_only(tmp_path):
+    """Parquet says that it is UTF-8, and nothing checks it."""
+    (tmp_path / "a").write_bytes(b"img")
+    raw = pyarrow.array([b"\xff", b"a"], pyarrow.binary())
+    odd = pyarrow.StringArray.from_buffers(2, *raw.buffers()[1:])
+    texts = parquet(tmp_path, {"image": ["a", "a"], "t": odd}, text="t")
+    with pytest.raises(UnicodeDecodeError):
+        texts[0]["text"].decode()
+    assert texts[1]["text"] == "a"
+    images = parquet(tmp_path, {"image": odd})
+    with pytest.raises(BadSample, match="missing image"):
+        images[0]
+    assert images[1] == {"image": b"img"}
+
+
+def test_parquet_that_stands_for_more_than_it_may_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("toklip_jax.data.sources.table_files._DECODED_BYTES", 2**16)
+    columns = {"image": ["x" * 1000] * 10_000}
+    with pytest.raises(ValueError, match=r"at most .* GiB in .* image of .*t\.parquet"):
+        parquet(tmp_path, columns)
+    assert len(parquet(tmp_path, {"image": [f"{i}" for i in range(5000)]})) == 5000
+
+
+def test_a_page_of_parquet_that_fails_its_checksum_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    columns = pyarrow.table({"image": [f"{i:09}" for i in range(999)]})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pyarrow.parquet.write_table(columns, path, **options)
+    path.write_bytes(path.read_bytes().replace(b"000000500", b"000000400"))
+    with pytest.raises(ValueError, match=r"expected a Parquet file, got .*t\.parquet: .*CRC"):
+        TableSource(str(path), text=None)

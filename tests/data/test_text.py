@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from toklip_jax.core.errors import UserError
+from toklip_jax.data.health import BadSample
+from toklip_jax.data.images.decode import token_ids
 from toklip_jax.data.text import CLEANERS, TextTokenizer, train_tokenizer
 
 CAPTIONS = ["an emoji of a red apple", "an emoji of a green apple", "a red car, a green car"]
@@ -163,3 +166,44 @@ def test_a_home_directory_in_a_tokenizers_path_is_expanded(tokenizer, tmp_path, 
 def test_ids_of_nothing_are_told_from_those_of_a_text(tokenizer):
     ids = tokenizer(["...", "one"])
     assert [tokenizer.is_empty(row) for row in ids] == [True, False]
+
+
+WITHOUT_UNKNOWN = {
+    "words": models.WordLevel({"<pad>": 0, "<eos>": 1}, "<unk>"),
+    "unigrams": models.Unigram([("<pad>", 0.0), ("<eos>", 0.0)], None, False),
+    "pairs": models.BPE({"<pad>": 0, "<eos>": 1}, [], unk_token="<unk>"),
+}
+
+
+@pytest.mark.parametrize("model", WITHOUT_UNKNOWN.values(), ids=WITHOUT_UNKNOWN)
+def test_a_text_that_a_tokenizer_cannot_encode_is_the_users(model):
+    with pytest.raises(UserError, match="texts that the text tokenizer can encode, got others"):
+        TextTokenizer(Tokenizer(model), 8)(["dog"])
+
+
+def test_a_panic_of_the_library_names_the_file(tmp_path, capfd):
+    """What its Rust code raises is no Exception."""
+    content = json.loads(gemma_like().to_str())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"could not read .*x\.json \(Precompiled"):
+        TextTokenizer.load(tmp_path / "x.json", 8)
+
+
+def test_a_file_without_the_tokens_is_named(tmp_path):
+    Tokenizer(models.BPE()).save(f"{tmp_path}/x.json")
+    with pytest.raises(UserError, match=r"the token <pad>.* \(in .*x\.json\)"):
+        TextTokenizer.load(tmp_path / "x.json", 8)
+
+
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(2**26 + 1)
+    with pytest.raises(UserError, match=r"at most 67108864 bytes, got .*x\.json"):
+        TextTokenizer.load(tmp_path / "x.json", 8)
+
+
+def test_a_caption_that_a_tokenizer_cannot_encode_is_a_bad_sample():
+    tokenizer = TextTokenizer(Tokenizer(WITHOUT_UNKNOWN["words"]), 8)
+    with pytest.raises(BadSample, match="a caption that the tokenizer can't encode"):
+        token_ids("dog", tokenizer)

@@ -80,12 +80,22 @@ def test_statistics_without_spatial_ones_serve_fid_alone(tmp_path):
         ({"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "expected finite mu"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2], [0, 1]])}, "that is not symmetric"),
         ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "holds no numbers"),
+        ({"mu": np.array(["1", "2"]), "sigma": np.eye(2)}, "holds no numbers"),
+        ({"mu": np.zeros(2, complex), "sigma": np.eye(2)}, "expected numbers, got complex128"),
+        ({"mu": np.zeros(2), "sigma": np.diag([1.0, -1.0])}, "a negative variance"),
         ({"mu": np.array([{}, {}]), "sigma": np.eye(2)}, "damaged or holds no numbers"),
     ],
 )
 def test_files_without_usable_statistics_are_named(tmp_path, arrays, message):
     np.savez(tmp_path / "ref.npz", **arrays)
     with pytest.raises(ValueError, match=message):
+        read_statistics(tmp_path / "ref.npz")
+
+
+def test_statistics_that_grow_beyond_a_limit_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("toklip_jax.evaluation.fid.MAX_BYTES", 2**12)
+    np.savez_compressed(tmp_path / "ref.npz", mu=np.zeros(99), sigma=np.zeros((99, 99)))
+    with pytest.raises(ValueError, match=r"at most 4096 bytes in .*ref\.npz, got .* of sigma"):
         read_statistics(tmp_path / "ref.npz")
 
 

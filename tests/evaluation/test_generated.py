@@ -98,6 +98,9 @@ def test_a_config_names_a_generator(toy, params, reference):
     assert run(section, toy, params).num_images == {"samples": 5}
     with pytest.raises(ValueError, match="num_sample"):
         build_evaluation("it", {**section, "source": {**source, "num_sample": 5}})
+    for wrong in ({"num_samples": 0}, {"grid": (0, 2)}, {"codebook_sizes": ()}, {"seed": -1}):
+        with pytest.raises(ValueError, match="of at least"):
+            build_evaluation("it", {**section, "source": source | wrong})
 
 
 def test_codes_alone_are_counted_without_inception(toy, params, random_ids):
@@ -120,6 +123,15 @@ def test_an_interrupted_evaluation_of_samples_goes_on(toy, params, reference, ra
     again = run({**section, "source": counted}, toy, params, kept=Kept(tmp_path, "weights"))
     assert again.to_plain() == whole.to_plain()
     assert counted.batches == 1
+
+
+def test_a_reference_that_is_missing_is_named_before_anything_is_made(
+    toy, params, random_ids, tmp_path
+):
+    section = {"kind": "generation", "source": Counting(random_ids)}
+    with pytest.raises(FileNotFoundError, match="reference statistics at"):
+        run({**section, "reference": f"{tmp_path}/none.npz"}, toy, params)
+    assert section["source"].batches == 0
 
 
 class Counting:

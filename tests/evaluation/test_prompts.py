@@ -159,8 +159,10 @@ def test_labels_of_two_data_sets_are_compared_by_the_names_of_their_classes():
     labels, train = np.array([1, 0, 1]), ("ant", "cat", "dog")
     assert labels_by_name(labels, ("cat", "dog"), train).tolist() == [2, 1, 2]
     assert labels_by_name(labels, ("dog", "cat", "cow"), train).tolist() == [1, 2, 1]
-    for own, others in ((None, train), (train, None), (train, train)):
-        assert labels_by_name(labels, own, others).tolist() == [1, 0, 1]
+    assert labels_by_name(labels, train, train).tolist() == [1, 0, 1]
+    for own, others in ((None, train), (train, None), (None, None)):
+        with pytest.warns(UserWarning, match="compared by their numbers"):
+            assert labels_by_name(labels, own, others).tolist() == [1, 0, 1]
     with pytest.raises(ValueError, match=r"1 others, such as 'cow' beside 'ant': name them alike"):
         labels_by_name(labels, ("cat", "cow"), train)
 
@@ -187,3 +189,12 @@ def test_classes_that_are_no_names_say_what_to_pass():
     with pytest.warns(UserWarning, match="called by numbers, such as 0"):
         assert class_rows("", numbers)[0] == ("0", "1")
     assert class_rows("", types.SimpleNamespace(classes=("cat", "n01440764")))[0][0] == "cat"
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), None])
+def test_a_label_of_an_image_without_one_is_no_last_class(classes):
+    """Many data sets number what has no label -1, which Python takes for the last place."""
+    with pytest.raises(ValueError, match="got -1: leave images without a label out"):
+        labels_by_name(np.array([0, -1]), classes, ("dog", "cat"))
+    with pytest.raises(ValueError, match=r"in \[0, 2\), got 2"):
+        labels_by_name(np.array([2]), ("cat", "dog"), ("cat", "dog"))

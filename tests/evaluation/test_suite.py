@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from toklip_jax.data.sources.image_folder import NO_CLASS
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.evaluation import encode as encoding
 from toklip_jax.evaluation.fid import Reference, write_statistics
@@ -77,7 +78,7 @@ def test_a_tokenizer_that_does_not_fit_the_models_is_refused():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """21 noisy pictures of three colours, of which one can't be read."""
+    """21 noisy pictures of three colours, of which one can't be read, and one of no class."""
     root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         (root / name).mkdir()
@@ -87,6 +88,7 @@ def folder(tmp_path_factory):
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
     broken = root / "green" / "3.png"
     broken.write_bytes(broken.read_bytes()[:80])
+    (root / "outside.png").touch()
     return root
 
 
@@ -160,10 +162,11 @@ def test_every_kind_gives_its_rows_and_figures(results):
     assert np.sum(confusion["counts"], axis=1).tolist() == [7, 6, 7]
 
 
-def test_a_picture_that_cant_be_read_is_left_out_and_counted(results):
+def test_a_picture_that_cant_be_read_or_has_no_class_is_left_out_and_counted(results):
     for name in ("classes", "captions", "pictures"):
         assert results[name].num_images == {"test": 20}
-        assert results[name].skipped == {"truncated image": 1}
+        no_class = {NO_CLASS: 1} if name != "captions" else {}
+        assert results[name].skipped == {"truncated image": 1} | no_class
     # Its two captions are left out too.
     recall = results["captions"].rows[1]["text_to_image_r10"]
     assert (recall.value * 40) % 1 == pytest.approx(0, abs=1e-9)

@@ -16,7 +16,8 @@ from toklip_jax.experiment import read_experiment
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.identity import inputs_of, steps_trained, training_record
-from toklip_jax.run.run import _check_finished, run
+from toklip_jax.run.run import _check_finished, _check_path, run
+from toklip_jax.run.stages import _warn_of_warmup
 from toklip_jax.run.tokenizer import expect_kept, keep_tokenizer
 from toklip_jax.weights import training_of
 from toklip_jax.weights.description import Description
@@ -239,3 +240,18 @@ def test_a_restart_that_deletes_what_it_starts_from_is_refused_before_it_deletes
     with pytest.raises(ValueError, match=r"toklip.init.* stay there, got 'stage:"):
         run(context.experiment, workdir, restart=True)
     assert sorted(path for path in workdir.rglob("*") if path.is_file()) == before
+
+
+def test_weights_in_a_home_directory_are_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "vq.pt").touch()
+    _check_path("toklip.init.vq", "~/vq.pt")
+    with pytest.raises(ValueError, match="found nothing at ~"):
+        _check_path("toklip.init.vq", "~/none.pt")
+
+
+def test_a_warm_up_that_outlasts_the_training_is_said(tmp_path, caplog):
+    _warn_of_warmup(stage_of(context_of(tmp_path), "vq"))
+    assert caplog.text == ""
+    _warn_of_warmup(stage_of(context_of(tmp_path, **{"vq.optimizer.warmup_steps": 10}), "vq"))
+    assert "never reaches learning_rate: lower vq.optimizer.warmup_steps" in caplog.text

@@ -16,8 +16,10 @@ from toklip_jax.cli.convert import main as convert
 from toklip_jax.files import LazyArray, find_sharded, read_sharded, write_sharded
 from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.parallel.fetching import fetch
+from toklip_jax.training.workdir import weights_path
 from toklip_jax.weights import Weights, fingerprint, load_weights, read_weights, save_weights
 from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.read import read_role
 
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 FORMAT_1 = pathlib.Path(__file__).parent / "format_1"
@@ -140,3 +142,13 @@ def test_parameters_on_a_mesh_are_written_whole(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     name = "params.safetensors"
     assert (tmp_path / "w" / name).read_bytes() == (FORMAT_1 / "toklip" / name).read_bytes()
+
+
+def test_a_home_directory_in_the_path_of_weights_is_expanded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(FORMAT_1 / "vq", tmp_path / "vq")
+    assert read_role("vq", "~/vq").source == load_weights(FORMAT_1 / "vq").source
+    assert weights_path("~/vq", tmp_path) == tmp_path / "vq"
+    assert convert(["inspect", "~/vq"]) == 0
+    assert convert(["inspect", "~no_such_user/vq"]) == 2
+    assert "found nothing" in capsys.readouterr().err

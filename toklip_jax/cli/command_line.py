@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,7 @@ from toklip_jax.parallel.preemption import stopping_at_once
 
 RETRY = 1  # a failure to start: another try may succeed
 TRACEBACK = ("--traceback", "-traceback", "--traceback=true")
+CONFIG = re.compile(r"(--?config=)(~.*)")  # shells leave the ~ in --config=~/x.py
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
@@ -54,6 +56,7 @@ def parse(
         print(_help(about, _flags(define)))
         raise SystemExit(SUCCESS)
     expect_given_once(argv[1:])
+    argv = [CONFIG.sub(lambda found: found[1] + os.path.expanduser(found[2]), a) for a in argv]
     as_in_file = _flags()
     _read(as_in_file, argv, known_only=True)
     if as_in_file.config is not None:
@@ -153,11 +156,13 @@ def _read(values, argv, known_only=False) -> list[str]:
         rest = values(argv, known_only)
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
-    except Exception as error:  # the config's own code runs here, and may raise anything
+    except (Exception, SystemExit) as error:  # the config's own code, which may raise anything
         raise UserError(f"in --config: {type(error).__name__}: {_one_line(error)}") from error
     # ml_collections defers its own error.
     if values["config"].value is not None and not isinstance(values.config, ConfigDict):
         name = config_flags.get_config_filename(values["config"])
+        if os.path.isfile(name):
+            raise UserError(f"expected get_config() in {name} to return a ConfigDict, got another")
         raise UserError(f"expected --config to name a Python file, found none at {name}")
     return rest
 

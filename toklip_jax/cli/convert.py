@@ -12,6 +12,7 @@ import numpy as np
 
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError, exit_status
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
@@ -171,7 +172,7 @@ def _parser():
             name, parents=parents, help=run.__doc__, description=run.__doc__
         )
         for argument, options in arguments.items():
-            command.add_argument(argument, type=pathlib.Path, **options)
+            command.add_argument(argument, type=expand_user, **options)
         command.set_defaults(run=run)
         return command
 
@@ -206,7 +207,7 @@ def _read(path: pathlib.Path, hints: Hints, is_ema: bool | None) -> Weights:
 
 
 def _with_tokenizer(weights: Weights, source: str) -> Weights:
-    path = pathlib.Path(source).expanduser()
+    path = expand_user(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise NotFound(f"expected a tokenizer.json at {path}, found nothing")

@@ -7,13 +7,13 @@ The second exports an existing cache; `--parquet` together with `--config` does 
 """
 
 import functools
-import pathlib
 
 import jax
 from absl import flags
 
 from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache import expect_complete, export_parquet
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
@@ -50,9 +50,7 @@ def _work(values, experiment) -> None:
         header = encode(experiment, values.output, values.workdir, **shares)
         expect_complete(header, values.output)
         if is_main_host():
-            size = sum(
-                path.stat().st_size for path in pathlib.Path(values.output).expanduser().iterdir()
-            )
+            size = sum(path.stat().st_size for path in expand_user(values.output).iterdir())
             print(
                 f"{values.output}: {header.num_samples} samples in {header.num_shards} shards, "
                 f"{size / 2**20:,.1f} MiB"

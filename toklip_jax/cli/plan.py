@@ -10,6 +10,7 @@ parameters and batches are shapes.
 import dataclasses
 import functools
 import json
+import math
 
 import jax
 from absl import flags
@@ -36,6 +37,8 @@ def _parse(argv):
 
 
 def _prepare(values, experiment):
+    if math.isnan(values.effort):  # which is within all bounds of flags
+        raise UserError(f"expected --effort from -1 to 1, got {values.effort}")
     return functools.partial(_plan, experiment, values)
 
 

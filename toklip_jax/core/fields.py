@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,6 +109,17 @@ def check_names(names: Any, where: str) -> tuple[str, ...]:
     if twice := [name for name in names if list(names).count(name) > 1]:
         raise UserError(f"expected each name once in {where}, got {twice[0]!r} twice")
     return tuple(names)
+
+
+def check_not_negative(section: Any, *names: str) -> None:
+    """Checks that fields of a dataclass are finite numbers of at least 0.
+
+    Raises:
+        ValueError: one isn't.
+    """
+    for name in names:
+        if not 0 <= getattr(section, name) < math.inf:  # NaN fails too
+            raise UserError(f"expected a finite {name} of at least 0, got {getattr(section, name)}")
 
 
 def type_hints(annotated: Callable[..., Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from toklip_jax.core.errors import UserError
 
+MAX_BYTES = 2**25  # of a json object: ten times the results of the largest codebooks; takes 1 GB
+
 
 def write_whole(path: str | pathlib.Path, content: str) -> None:
     """Writes a text file so that whoever reads it finds the old content or the new, never a part.
@@ -41,8 +43,11 @@ def read_object(path: pathlib.PurePath, remedy: str) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it holds no json object.
     """
+    data = path.read_bytes()
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path} is damaged (it has more than {MAX_BYTES} bytes): {remedy}")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict):

@@ -1,21 +1,26 @@
 """Paths of data files: brace and glob patterns, and bytes from local disks or fsspec."""
 
 import collections
+import contextlib
 import errno
+import io
+import itertools
 import os
 import pathlib
 import re
 import stat
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import fsspec
 
-from toklip_jax.core.errors import UserError
+from toklip_jax.core.errors import NotFound, StorageFailed, UserError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BLOCK = 2**22  # bytes read ahead from remote files
+_MOST = 2**20  # files that patterns name
 _OPEN_FILES = 128  # per process; limits of 1,024 are common, and a data set may have more shards
 # What fsspec puts before another URL, as in "simplecache::gs://bucket/0.tar".
 _OUTER = ("filecache", "simplecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir")
@@ -37,7 +42,13 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns or not all(patterns):
         raise UserError(f"expected paths or patterns of files, got {patterns!r}: name at least one")
-    return [path for pattern in patterns for one in _braces(pattern) for path in _glob(one)]
+    named = [one for pattern in patterns for one in itertools.islice(_braces(pattern), _MOST + 1)]
+    if len(named) > _MOST:
+        raise UserError(
+            f"expected patterns that name at most {_MOST:,} files, got more of {patterns[0]!r}: "
+            f"correct its range"
+        )
+    return [path for one in named for path in _glob(one)]
 
 
 def expand_home(path: str | pathlib.Path) -> str:
@@ -49,6 +60,8 @@ def expand_home(path: str | pathlib.Path) -> str:
         ValueError: several paths joined by "::", which only open_clip splits.
     """
     path = os.fspath(path)
+    if "\0" in path:
+        raise UserError(f"expected a path, got {path!r}, which has a NUL: correct it")
     outer, joined, _ = path.partition("::")
     if joined and outer.split("://")[0] not in _OUTER:
         raise UserError(
@@ -81,10 +94,50 @@ def file_system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     try:
         return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # packages that are missing, or what theirs make of the URL
         raise UserError(
-            f"expected a local path, or a URL that fsspec opens, got {path} ({error})"
+            f"expected a local path, or a URL that fsspec opens, got {path} ({_one_line(error)})"
         ) from error
+
+
+@contextlib.contextmanager
+def storage_errors(path: str) -> Iterator[None]:
+    """Names the URL in what its file system raises, which may be of any kind and say anything.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it could not be read.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise NotFound(f"expected a file, found none at {path}: check the path") from error
+    except Exception as error:
+        raise StorageFailed(
+            f"expected to read {path}, got {_one_line(error)}: check its address, this user's "
+            f"rights to it, and the network"
+        ) from error
+
+
+def open_file(path: str, block_size: int = _BLOCK) -> io.BufferedReader:
+    """Opens a file for reading.
+
+    Args:
+        block_size: bytes read ahead from a remote one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it is a directory, a pipe or a device.
+    """
+    if is_local(path):
+        size_of_file(path)  # a pipe would be waited for
+        return open(path, "rb")
+    system, name = file_system(path)
+    with storage_errors(path):
+        file = system.open(name, "rb", block_size=block_size)
+    return io.BufferedReader(_RemoteFile(file, path))
 
 
 def read_bytes(path: str) -> bytes:
@@ -92,12 +145,14 @@ def read_bytes(path: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: no file can be called so: it has a NUL, or half a character.
     """
     if is_local(path):
         with open(path, "rb") as file:
             return file.read()
     system, name = file_system(path)
-    return system.cat_file(name)
+    with storage_errors(path):
+        return system.cat_file(name)
 
 
 def size_of_file(path: str) -> int:
@@ -123,7 +178,8 @@ def file_state(path: str) -> dict[str, Any]:
         found = os.stat(path)
         return {"size": found.st_size, "version": str(found.st_mtime_ns)}
     system, name = file_system(path)
-    info = system.info(name)
+    with storage_errors(path):
+        info = system.info(name)
     versions = {"etag", "mtime", "lastmodified", "last_modified", "updated", "created", "md5hash"}
     found = sorted((k, str(v)) for k, v in info.items() if k.lower() in versions)
     return {"size": info["size"], "version": repr(found)}
@@ -167,7 +223,8 @@ class RangeReader:
             file = self._open(path)  # kept until it is read: another thread may let go of it
             return os.pread(file.fileno(), size, start)
         system, name = file_system(path)
-        return system.cat_file(name, start=start, end=start + size)
+        with storage_errors(path):
+            return system.cat_file(name, start=start, end=start + size)
 
     def _open(self, path):
         with self._lock:
@@ -181,12 +238,51 @@ class RangeReader:
             return self._files[path]
 
 
-def _braces(pattern):
+class _RemoteFile(io.RawIOBase):
+    """A file of fsspec whose errors name it."""
+
+    def __init__(self, file, path):
+        self._file, self._path = file, path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        with storage_errors(self._path):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with storage_errors(self._path):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _one_line(error):
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _braces(pattern) -> Iterator[str]:
     match = _BRACES.search(pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
     head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [head + choice + rest for choice in _choices(match[1]) for rest in _braces(tail)]
+    for choice in _choices(match[1]):
+        for rest in _braces(tail):
+            yield head + choice + rest
 
 
 def _choices(text):
@@ -196,7 +292,7 @@ def _choices(text):
     first, last = (int(number) for number in bounds.groups())
     if last < first:
         raise UserError(f"expected a range upward, got {{{text}}}: swap its ends")
-    return [str(number).zfill(len(bounds[1])) for number in range(first, last + 1)]
+    return (str(number).zfill(len(bounds[1])) for number in range(first, last + 1))
 
 
 def _glob(path):
@@ -204,7 +300,8 @@ def _glob(path):
     if not any(mark in path for mark in "*?[") or (is_local(path) and os.path.exists(path)):
         return [path]
     system, name = file_system(path)
-    found = sorted(system.glob(name))
+    with storage_errors(path):
+        found = sorted(system.glob(name))
     if not found:
         raise UserError(f"expected files that match {path}, found none: check the pattern")
     return found if is_local(path) else [system.unstrip_protocol(match) for match in found]

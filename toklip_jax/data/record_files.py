@@ -3,11 +3,14 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import grain
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
+from toklip_jax.data.paths import expect_unchanged, file_state
 
 # A group is what one read fetches; with one record a group, random access reads nothing in vain.
 _OPTIONS = "group_size:1"
@@ -52,13 +55,35 @@ def count_records(path: str | pathlib.Path) -> int:
         return reader.num_records()
 
 
-@contextlib.contextmanager
-def damage_is_a_bad_sample() -> Iterator[None]:
-    """Makes a `BadSample` of what the library raises of a record that is damaged."""
-    try:
-        yield
-    except RuntimeError:
-        raise BadSample("damaged record") from None
+class RecordFiles:
+    """The records of several files by index, those of one file after those of another.
+
+    The files are the same in each process that reads them: one that was replaced since is named.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self._states = {path: file_state(path) for path in paths}
+        self._records = grain.sources.ArrayRecordDataSource(list(paths))
+        self._is_checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_is_checked": False}
+
+    def __getitem__(self, index: int) -> bytes:
+        """Returns a record.
+
+        Raises:
+            BadSample: it is damaged.
+            ValueError: a file was replaced since it was opened.
+        """
+        if not self._is_checked:
+            for path, state in self._states.items():
+                expect_unchanged(path, state)
+            self._is_checked = True
+        try:
+            return self._records[index]
+        except RuntimeError:
+            raise BadSample("damaged record") from None
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.sources import ARRAYS, SourceKind, register
 from toklip_jax.data.text import TextTokenizer
@@ -73,6 +74,11 @@ def open_emoji(
         num_captions: drawn per concept, by `seed`; training picks among them.
     """
     check_name("part", part, ["train", "test", "references"])
+    if num_captions < 1 or seed < 0:
+        raise UserError(
+            f"expected num_captions of at least 1 and a seed of at least 0, got {num_captions} and "
+            f"{seed}"
+        )
     parts = named_split(split, size)
     pictures = getattr(parts, part)
     table = tokenizer and caption_table(pictures.concepts, tokenizer, num_captions, seed)

@@ -12,8 +12,11 @@ import zipfile
 import numpy as np
 
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
+from toklip_jax.core.home import expand_user
+from toklip_jax.files.stored_zip import ShortReads
 from toklip_jax.metrics import Frechet, Gaussian, frechet_distance
 
+MAX_BYTES = 2**28  # of an array: 5,792 features in float64; Inception's are 2,048
 MAX_ASYMMETRY = 1e-3  # of a covariance, against its largest entry: half precision's
 
 
@@ -65,12 +68,12 @@ def read_statistics(path: str | pathlib.Path) -> Reference:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or one whose statistics are missing or malformed.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand_user(path)
     if not path.is_file():
         raise NotFound(f"expected reference statistics at {path}, found nothing")
     if not zipfile.is_zipfile(path):
         raise UserError(f"expected an .npz of reference statistics, got another file: {path}")
-    with _open_npz(path) as data:
+    with ShortReads(path) as file, _open_npz(file, path) as data:
         pool = _gaussian(data, path, "mu", "sigma")
         if pool is None:
             raise UserError(
@@ -104,9 +107,9 @@ def write_statistics(path: str | pathlib.Path, reference: Reference) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _open_npz(path):
+def _open_npz(file, path):
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(file, allow_pickle=False)
     except Exception as error:  # zipfile and numpy raise whatever damage makes of them
         raise UserError(f"{path} is damaged: {error}: fetch it again") from error
 
@@ -118,8 +121,9 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
         return None
     if missing := [name for name in names if name not in data.files]:
         raise UserError(f"expected {mean_name} and {covariance_name} in {path}, {missing} missing")
+    _expect_small(data.zip, path, names)
     try:
-        mean, covariance = (np.asarray(data[name], np.float64) for name in names)
+        mean, covariance = (_numbers(data[name]) for name in names)
     except Exception as error:  # zipfile and numpy raise whatever damage makes of them
         raise UserError(f"{path} is damaged or holds no numbers: {error}") from error
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not mean.size:
@@ -133,4 +137,24 @@ def _gaussian(data, path, mean_name, covariance_name) -> Gaussian | None:
         raise UserError(
             f"expected a covariance in {path}, got a {covariance_name} that is not symmetric"
         )
+    if np.diagonal(covariance).min() < 0:
+        raise UserError(
+            f"expected a covariance in {path}, got a {covariance_name} with a negative variance"
+        )
     return Gaussian(mean, covariance)
+
+
+def _expect_small(archive, path, names):
+    """Checks how large arrays become: compressed zeros take a thousandth."""
+    for info in archive.infolist():
+        if info.filename.removesuffix(".npy") in names and info.file_size > MAX_BYTES:
+            raise UserError(
+                f"expected statistics of at most {MAX_BYTES} bytes in {path}, got {info.file_size} "
+                f"of {info.filename}: take a file of fewer features"
+            )
+
+
+def _numbers(array):
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"expected numbers, got {array.dtype}")
+    return np.asarray(array, np.float64)

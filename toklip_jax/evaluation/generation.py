@@ -45,6 +45,8 @@ class Generation(Evaluation):
         if not (self.real or self.reference):
             return {"samples": available_outputs(models, ("ids",), "generation")}
         features = available_outputs(models, ("inception",), "generation")
+        if self.reference:
+            read_statistics(self.reference)  # before hours of encoding, as it may be missing
         wanted = {"samples": (*features, *present_outputs(models, ("ids",)))}
         return wanted | ({"real": features} if self.real else {})
 

@@ -65,12 +65,8 @@ def label_rows(
         ValueError: a label outside the map, or one that is no class of the list; says which.
     """
     labels = np.asarray(labels)
-    outside = labels[(labels < 0) | (labels >= len(rows))]
-    if len(outside):
-        raise UserError(
-            f"expected labels of {source} in [0, {len(rows)}), got {outside[0]}: pass classes=... "
-            f"with a name for each of its classes"
-        )
+    remedy = "pass classes=... with a name for each of its classes"
+    _expect_within(labels, len(rows), source, remedy)
     found = rows[labels]
     if np.any(found == NO_ROW):
         raise UserError(
@@ -91,15 +87,23 @@ def labels_by_name(
 
     Args:
         own: the classes of the labels' data set; None where it doesn't know, and then the labels
-            stay as they are, as they do where the other doesn't know.
+            stay as they are, after a warning, as they do where the other doesn't know.
         others: those of the other data set.
         source: the labels' data set, for the message.
 
     Raises:
-        ValueError: a label whose class the other data set doesn't have; names it.
+        ValueError: a label of no class, or whose class the other data set doesn't have; names it.
     """
     labels = np.asarray(labels)
-    if own is None or others is None or tuple(own) == tuple(others):
+    expect_labels(labels, own, source)
+    if own is None or others is None:
+        warnings.warn(
+            "labels of the training and the test images are compared by their numbers, as not both "
+            "data sets know the names of their classes: see to it that both number them alike",
+            stacklevel=2,
+        )
+        return labels
+    if tuple(own) == tuple(others):
         return labels
     places = {name: place for place, name in enumerate(others)}
     if unknown := [own[label] for label in np.unique(labels) if own[label] not in places]:
@@ -109,6 +113,16 @@ def labels_by_name(
             f"or leave those images out"
         )
     return np.array([places.get(name, NO_ROW) for name in own], np.int32)[labels]
+
+
+def expect_labels(labels: Int[AnyArray, " b"], classes: Sequence[str] | None, source: str) -> None:
+    """Checks that labels are places among a data set's classes, or at least not negative.
+
+    Raises:
+        ValueError: one is not, such as -1, which many data sets have for images without a label.
+    """
+    most = np.iinfo(np.int64).max if classes is None else len(classes)
+    _expect_within(np.asarray(labels), most, source, "leave images without a label out")
 
 
 def expect_names(source_classes: Sequence[str], source: str = "the data set") -> None:
@@ -129,6 +143,13 @@ def expect_names(source_classes: Sequence[str], source: str = "the data set") ->
             f"are they in the prompts: unless they show numbers, {_advice(source_classes)}",
             stacklevel=2,
         )
+
+
+def _expect_within(labels, number, source, remedy):
+    outside = labels[(labels < 0) | (labels >= number)]
+    if len(outside):
+        wanted = f"in [0, {number})" if number < np.iinfo(np.int64).max else "of at least 0"
+        raise UserError(f"expected labels of {source} {wanted}, got {outside[0]}: {remedy}")
 
 
 def _by_wnid(classes, source_classes, source):

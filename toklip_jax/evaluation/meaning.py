@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.image_sets import ImageSource
-from toklip_jax.evaluation.label_maps import labels_by_name
+from toklip_jax.evaluation.label_maps import expect_labels, labels_by_name
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.probe import knn, linear_probe
@@ -51,6 +51,7 @@ class Meaning(Evaluation):
     def score(self, data: Encodings) -> Scores:
         train, test = data.images["train"], data.images["test"]
         classes = {part: getattr(source, "classes", None) for part, source in data.sources.items()}
+        expect_labels(train["labels"], classes["train"], "the training images")
         test_labels = labels_by_name(test["labels"], classes["test"], classes["train"])
         table = []
         for output, label in FEATURES.items():

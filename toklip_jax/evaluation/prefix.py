@@ -10,7 +10,7 @@ from typing import ClassVar
 from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.base import Encodings, Evaluation, Scores, Sources
 from toklip_jax.evaluation.image_sets import ImageSource
-from toklip_jax.evaluation.label_maps import label_rows, labels_by_name
+from toklip_jax.evaluation.label_maps import expect_labels, label_rows, labels_by_name
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.outputs import available_outputs
 from toklip_jax.evaluation.outputs.features import PREFIXES
@@ -75,6 +75,7 @@ class Prefix(Evaluation):
             return []
         train, test = data.images["train"], data.images["test"]
         classes = {part: getattr(source, "classes", None) for part, source in data.sources.items()}
+        expect_labels(train["labels"], classes["train"], "the training images")
         test_labels = labels_by_name(test["labels"], classes["test"], classes["train"])
         rows = [{"model": "linear probe, mean token"}, {"model": "kNN, mean token"}]
         for i, share in enumerate(PREFIXES):

@@ -10,7 +10,7 @@ import os
 
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
-from toklip_jax.data.paths import read_bytes
+from toklip_jax.data.paths import expand_home, read_bytes
 
 CLASS_LISTS = ("imagenet", "imagenet_a", "imagenet_r")
 # ImageNet-v2 and ImageNet-Sketch have the classes of ImageNet.
@@ -110,7 +110,7 @@ def _packaged_lines(file):
 
 def _read_lines(what, path, names):
     try:
-        data = read_bytes(os.path.expanduser(path))
+        data = read_bytes(expand_home(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         if not _is_path(path):
             check_name(f"a text file or {what}", path, names)

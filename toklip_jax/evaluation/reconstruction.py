@@ -61,6 +61,8 @@ class Reconstruct(Evaluation):
     ) -> dict[str, tuple[str, ...]]:
         outputs = available_outputs(models, ("ids", "psnr", "ssim"), "reconstruction")
         outputs += present_outputs(models, ("inception", "inception_restored"))
+        if self.reference and "inception" in outputs:
+            read_statistics(self.reference)  # before hours of encoding, as it may be missing
         if not (has_baselines and self.baseline):
             return {"test": outputs}
         return {"test": (*outputs, "pixels"), "baseline": ("pixels",)}

@@ -17,7 +17,8 @@ class Result:
         rows: the rows of its table, see `base.Scores`.
         details: see there.
         num_images: set of images -> how many were evaluated.
-        skipped: cause -> images that could not be read.
+        skipped: cause -> images that could not be read, or that a data set left out when it was
+            opened.
     """
 
     kind: str

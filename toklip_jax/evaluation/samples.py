@@ -113,6 +113,11 @@ class RandomIds:
     def __post_init__(self):
         for name in ("grid", "codebook_sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes = (*self.grid, *self.codebook_sizes)
+        if not self.grid or not self.codebook_sizes or min(self.num_samples, *sizes) < 1:
+            raise UserError(f"expected num_samples and sizes of at least 1, got {self}")
+        if self.seed < 0:
+            raise UserError(f"expected a seed of at least 0 for random_ids, got {self.seed}")
 
     def __len__(self) -> int:
         return self.num_samples

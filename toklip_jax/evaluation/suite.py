@@ -1,5 +1,6 @@
 """Evaluations run together: each set of images is encoded once, for all of them."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -108,13 +109,14 @@ class Suite:
             kept: where rows are kept; None to keep none.
         """
         plan = self._plan(has_baselines)
+        # Before anything is encoded: files of class names may be missing, or not fit the data.
+        wanted = {n: one.texts(self._sources(one)) for n, one in self._evaluations.items()}
         images = {key: self._encode_set(params, kept, key, plan[key]) for key in plan}
         results = {}
         for name, evaluation in self._evaluations.items():
-            sources = self._sources(evaluation)
             texts = {
                 kind: self._encode_texts(params, kept, texts)
-                for kind, texts in evaluation.texts(sources).items()
+                for kind, texts in wanted[name].items()
             }
             keys = {part: set_key(source) for part, source in evaluation.sets().items()}
             mine = {part: images[key] for part, key in keys.items() if key in images}
@@ -198,7 +200,8 @@ class Suite:
                     has_baselines=has_baselines,
                 )
             )
-            return _result(self._kinds[name], scores, images).to_plain()
+            problems = [getattr(s, "problems", []) for s in self._sources(evaluation).values()]
+            return _result(self._kinds[name], scores, images, problems).to_plain()
 
         return Result.from_plain(call_on_main(score))
 
@@ -222,8 +225,9 @@ class Suite:
         return Parts(kept.directory, key)
 
 
-def _result(kind, scores: Scores, encoded: Mapping[str, Encoded]) -> Result:
-    skipped: dict[str, int] = {}
+def _result(kind, scores: Scores, encoded: Mapping[str, Encoded], problems) -> Result:
+    # What a data set left out when it was opened is as absent as what could not be read.
+    skipped = dict(collections.Counter(cause for part in problems for _, cause in part))
     for part in encoded.values():
         for cause, count in part.skipped.items():
             skipped[cause] = skipped.get(cause, 0) + count

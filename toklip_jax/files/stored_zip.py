@@ -34,7 +34,7 @@ class StoredZip:
 
     def __init__(self, file: MappedFile):
         self._file, self._bytes = file, file.bytes
-        with _ShortReads(file.path) as raw, zipfile.ZipFile(raw) as archive:
+        with ShortReads(file.path) as raw, zipfile.ZipFile(raw) as archive:
             infos = archive.infolist()
         self._infos = {info.filename: info for info in infos}
         self._views: dict[str, np.ndarray] = {}
@@ -95,7 +95,7 @@ class StoredZip:
         return offset + 30 + name_length + int.from_bytes(head[28:30], "little")
 
 
-class _ShortReads(io.FileIO):
+class ShortReads(io.FileIO):
     """A file that gives nobody more at a time than a zip's directory may have.
 
     `zipfile` reads the directory at once, and makes an object of each of its entries.

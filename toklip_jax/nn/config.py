@@ -131,6 +131,8 @@ class TransformerConfig:
                 raise UserError(f"expected a {name} of at least 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"expected a dropout in [0, 1), got {self.dropout}")
+        if not 1 < self.rotary_base < math.inf:
+            raise UserError(f"expected a finite rotary_base above 1, got {self.rotary_base}")
         for name in ("init_std", "norm_eps"):
             if not 0 <= getattr(self, name) < math.inf:  # NaN fails too
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")

@@ -1,11 +1,11 @@
 """`python -m toklip_jax.report runs/demo --phrase="a red apple"`: writes a run's page."""
 
 import argparse
-import pathlib
 import sys
 
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import exit_status
+from toklip_jax.core.home import expand_user
 from toklip_jax.report.write import write_report
 
 
@@ -26,10 +26,10 @@ def _parser():
     parser = argparse.ArgumentParser(
         "python -m toklip_jax.report", description="Writes one self-contained page about a run."
     )
-    parser.add_argument("workdir", type=pathlib.Path, help="the run's directory")
+    parser.add_argument("workdir", type=expand_user, help="the run's directory")
     parser.add_argument(
         "--output",
-        type=pathlib.Path,
+        type=expand_user,
         help="the page, and nothing else; by default WORKDIR/report/index.html and its pictures",
     )
     parser.add_argument(

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_type
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import read_object
 from toklip_jax.training.logging import METRICS_NAME, read_metrics
 from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
@@ -118,7 +119,7 @@ def read_run(workdir: str | pathlib.Path) -> Run:
     Raises:
         ValueError: no run there, or files that are damaged or of an older version.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = expand_user(workdir)
     if not (workdir / CONFIG).exists():
         raise UserError(f"expected a run with a {CONFIG} in {workdir}, found none")
     config = _read_config(workdir / CONFIG)

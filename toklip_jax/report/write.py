@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from toklip_jax.api import Tokenizer
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.sources import registered
@@ -65,7 +66,7 @@ def write_report(
     """
     run = read_run(workdir)
     notes = import_extensions(run.imports, imports)
-    path = run.workdir / PAGE if output is None else pathlib.Path(output)
+    path = run.workdir / PAGE if output is None else expand_user(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     place = Output(path.parent if output is None else None)
     weights, reason = _weights(run)

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from toklip_jax.core.errors import Preempted, TryAgain, UserError
+from toklip_jax.core.errors import Preempted, TryAgain, UserError, line_for_user
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import DATA, HEADER, Header, load_header
 from toklip_jax.data.health import BadSamples
@@ -52,8 +53,8 @@ def encode(
         ValueError: from the config; another cache in `output`; too many bad samples.
         Preempted: told to stop by SIGTERM, or worker processes were lost; whole shards stay.
     """
-    encoder = _encoder(experiment, pathlib.Path(workdir).expanduser())
-    output = pathlib.Path(output).expanduser()
+    encoder = _encoder(experiment, expand_user(workdir))
+    output = expand_user(output)
     call_on_main(lambda: _claim(output, encoder))
     shards = {i: output / encoder.header.shard(i) for i in range(encoder.header.num_shards)}
     missing = [i for i in shards if i % hosts == host and not shards[i].exists()]
@@ -72,7 +73,7 @@ def encode(
                 print(f"host {host}: {found}", file=sys.stderr)
                 must_stop = True
             except (UserError, OSError) as found:
-                error = str(found)
+                error = line_for_user(found) or str(found)
     if bad.counts:
         print(f"host {host} left out {bad.report()}")
     return encoder.header

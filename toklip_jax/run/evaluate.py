@@ -153,4 +153,4 @@ def _write(workdir, results, provenance) -> None:
 def _title(name, result):
     sizes = ", ".join(f"{count} images of {part}" for part, count in result.num_images.items())
     skipped = sum(result.skipped.values())
-    return f"{name} ({sizes}{f', {skipped} unreadable left out' if skipped else ''})"
+    return f"{name} ({sizes}{f', {skipped} left out' if skipped else ''})"

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache import expect_complete, load_header
 from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import call_on_all, call_on_main, is_main_host
@@ -16,6 +17,7 @@ from toklip_jax.run.identity import steps_trained
 from toklip_jax.run.stages import train_stage
 from toklip_jax.run.tokenizer import keep_tokenizer
 from toklip_jax.tasks.base import initial_weights
+from toklip_jax.training.ownership import checkpoints_place
 from toklip_jax.training.sinks import check_wandb
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
 
@@ -53,7 +55,7 @@ def run(
         )
     if profile is not None and mode == "eval":
         raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
-    workdir = pathlib.Path(workdir).expanduser()  # shells leave the ~ of --workdir=~/run
+    workdir = expand_user(workdir)  # shells leave the ~ of --workdir=~/run
     mesh = make_mesh(experiment.mesh)
     call_on_all(lambda: _check(experiment, workdir, mode, restart))
 
@@ -168,9 +170,11 @@ def _check_models(experiment, has_weights):
 
 
 def _check_starts(experiment, workdir, has_weights):
-    """Checks that the weights that each stage starts from will exist when it does."""
+    """Checks that what each stage starts from, and the place of its checkpoints, will be there."""
     made = set()
     for stage in experiment.stages:
+        if stage.loop.checkpoints and is_main_host():
+            checkpoints_place(stage.loop.checkpoints)
         is_done = has_weights(stage.name)
         for part, source in {} if is_done else initial_weights(stage).items():
             name = source.removeprefix(STAGE_PREFIX)
@@ -184,11 +188,7 @@ def _check_starts(experiment, workdir, has_weights):
 
 
 def _check_path(where, source):
-    if (
-        source
-        and not source.startswith(STAGE_PREFIX)
-        and not pathlib.Path(source).expanduser().exists()
-    ):
+    if source and not source.startswith(STAGE_PREFIX) and not expand_user(source).exists():
         raise UserError(f"expected weights in {where}, found nothing at {source}")
 
 

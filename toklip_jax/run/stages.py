@@ -1,6 +1,7 @@
 """The stages of a run: each trains one model and leaves its weights for those that follow."""
 
 import functools
+import logging
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -11,7 +12,7 @@ from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
-from toklip_jax.parallel.hosts import barrier, call_on_main
+from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.identity import data_of, inputs_of, steps_trained, training_record
 from toklip_jax.tasks.base import StageConfig
@@ -21,6 +22,8 @@ from toklip_jax.tasks.validation import validation
 from toklip_jax.training.identity import Identity
 from toklip_jax.training.loop import Evaluate, LoopContext, train
 from toklip_jax.weights import Weights, save_weights
+
+logger = logging.getLogger(__name__)
 
 
 def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
@@ -33,6 +36,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     reached = call_on_main(lambda: steps_trained(stage, context))
     if reached >= stage.loop.steps:
         return weights
+    _warn_of_warmup(stage)
     task, experiment = task_of(stage.task), context.experiment
     objective, params = task.start(stage, context.start)
     text = context.text_tokenizer(objective.text_config) if task.needs_text else None
@@ -76,6 +80,16 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     record = training_record(stage, context, inputs)
     _save(stage, context, objective, objective.model_params(params), record)
     return weights
+
+
+def _warn_of_warmup(stage):
+    warmup, steps = stage.optimizer.warmup_steps, stage.loop.steps
+    if warmup >= steps and is_main_host():
+        logger.warning(
+            "the learning rate of %s rises for %s steps and training ends after %s, so that it "
+            "never reaches learning_rate: lower %s.optimizer.warmup_steps",
+            stage.name, warmup, steps, stage.name,
+        )  # fmt: skip
 
 
 def _accept(stage, context, reached):

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
 from toklip_jax.experiment import Experiment
@@ -49,7 +51,7 @@ def is_kept(experiment: Experiment, path: pathlib.Path) -> bool:
     """
     name = experiment.text.tokenizer
     is_asked_as_before = _kept_for(path.with_name(CONFIG_NAME)) == _asked(experiment.description)
-    if is_asked_as_before and not (name and pathlib.Path(name).exists()):
+    if is_asked_as_before and not (name and expand_user(name).exists()):
         return True  # trained by the run, of the hub, or a file that has been moved away
     made = make_tokenizer(experiment.text, experiment.source)
     if made is None:
@@ -83,10 +85,10 @@ def _kept_for(path):
     """The fields of the config that the tokenizer was kept for, or None where none is readable."""
     try:
         return _asked(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def _asked(config):
-    text = config.get("text")
-    return {name: text.get(name) for name in FIELDS} if isinstance(text, dict) else {}
+    text = config.get("text") if isinstance(config, Mapping) else None
+    return {name: text.get(name) for name in FIELDS} if isinstance(text, Mapping) else {}

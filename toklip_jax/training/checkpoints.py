@@ -10,6 +10,7 @@ A directory may be local or a bucket's (`gs://`, `s3://`): Orbax and etils' path
 import contextlib
 import gc
 import itertools
+import json
 import logging
 import math
 import sys
@@ -30,6 +31,7 @@ from toklip_jax.training.reading import Damaged, read_together
 _log = logging.getLogger(__name__)
 BROKEN_PREFIX = "broken-"  # a damaged checkpoint is renamed to this and its step
 STATE, DESCRIPTION = "state", "description"  # items of a checkpoint
+NOTES = "_CHECKPOINT_METADATA"  # Orbax's own file in a checkpoint
 UNREADABLE = (OSError, ValueError, LookupError, TypeError)
 
 
@@ -171,15 +173,33 @@ class Checkpoints:
             ) from error
 
     def _open(self):
-        return ocp.CheckpointManager(
-            self.directory,
-            options=self._options,
-            # Given by name, as a new manager reads no metadata otherwise.
-            item_handlers={
-                STATE: ocp.StandardCheckpointHandler(),
-                DESCRIPTION: ocp.JsonCheckpointHandler(),
-            },
-        )
+        call_on_main(self._set_notes_aside)
+        try:
+            return ocp.CheckpointManager(
+                self.directory,
+                options=self._options,
+                # Given by name, as a new manager reads no metadata otherwise.
+                item_handlers={
+                    STATE: ocp.StandardCheckpointHandler(),
+                    DESCRIPTION: ocp.JsonCheckpointHandler(),
+                },
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            raise Damaged(
+                f"expected Orbax's own notes in {self.directory}/*/{NOTES}, got others ({error}): "
+                f"delete the file that was changed, without which the checkpoint can be read"
+            ) from error
+
+    def _set_notes_aside(self):
+        """Renames Orbax's notes on a checkpoint, its times, where no manager could read them."""
+        for path in self.directory.glob(f"[0-9]*/{NOTES}"):
+            try:
+                reason = "" if isinstance(json.loads(path.read_bytes()), dict) else "no object"
+            except (ValueError, RecursionError) as error:
+                reason = str(error)
+            if reason:
+                path.rename(path.with_name(f"{BROKEN_PREFIX}notes"))
+                _log.warning("%s is damaged (%s): the checkpoint is read without", path, reason)
 
     def _where(self, step):
         return f"checkpoint {step} in {self.directory}"

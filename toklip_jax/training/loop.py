@@ -28,7 +28,7 @@ from toklip_jax.training.logging import RunLog, has_log
 from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.ownership import claim_checkpoints
+from toklip_jax.training.ownership import checkpoints_place, claim_checkpoints
 from toklip_jax.training.profile import Profile
 from toklip_jax.training.speed import Speed
 from toklip_jax.training.state import (
@@ -159,7 +159,7 @@ class _Loop:
         """Returns the checkpoints' directory: the run's, or another one that it has claimed."""
         if not self.config.checkpoints:
             return epath.Path(self.directory)
-        directory = epath.Path(self.config.checkpoints).expanduser() / self.context.title
+        directory = checkpoints_place(self.config.checkpoints) / self.context.title
         run_id, is_known = self.identity.run, has_log(self.directory)
         if run_id:
             workdir = self.directory.parent

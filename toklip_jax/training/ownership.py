@@ -13,6 +13,23 @@ from toklip_jax.core.whole_files import read_object
 RUN_NAME = "run.json"
 
 
+def checkpoints_place(place: str) -> epath.Path:
+    """Returns the directory that a config's `loop.checkpoints` names, with its "~" expanded.
+
+    Raises:
+        ValueError: a URL of a protocol that isn't known, or whose package isn't installed.
+    """
+    try:
+        path = epath.Path(place).expanduser()
+        path.exists()  # which imports the package of its protocol
+        return path
+    except (ImportError, LookupError, ValueError, TypeError) as error:
+        raise UserError(
+            f"expected a directory, or a bucket that can be opened, in loop.checkpoints, got "
+            f"{place} ({type(error).__name__}: {error}): correct it, or install the package"
+        ) from error
+
+
 def claim_checkpoints(
     directory: epath.Path, run_id: str, workdir: pathlib.Path, is_known: bool
 ) -> None:
@@ -44,7 +61,7 @@ def owned_directories(config: Mapping[str, Any], run_id: str) -> Iterator[epath.
         loop = section.get("loop") if isinstance(section, dict) else None
         place = loop.get("checkpoints") if isinstance(loop, dict) else None
         if place and isinstance(place, str):
-            owner = epath.Path(place).expanduser() / stage / RUN_NAME
+            owner = checkpoints_place(place) / stage / RUN_NAME
             if owner.exists() and _read_owner(owner).get("id") == run_id:
                 yield owner.parent
 

@@ -23,6 +23,7 @@ DELAYS_OF_DAMAGE = (0.5,)
 MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # What readers raise for content that they can't parse.
 PARSING = (ValueError, LookupError, TypeError, AttributeError, EOFError, AssertionError)
+PARSING += (RecursionError,)
 # In the ValueErrors of TensorStore: the states of a service, and the error that a system call met.
 PASSING = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED|INTERNAL|UNKNOWN"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import read_object, write_json
 from toklip_jax.training.config_change import check_same
 from toklip_jax.training.lock import LOCK_NAME, DirectoryLock
@@ -133,4 +134,4 @@ def weights_path(source: str, workdir: pathlib.Path) -> pathlib.Path:
     """Returns where the weights are that a config names: those of a stage, or a path."""
     if source.startswith(STAGE_PREFIX):
         return weights_directory(workdir, source.removeprefix(STAGE_PREFIX))
-    return pathlib.Path(source).expanduser()
+    return expand_user(source)

@@ -5,6 +5,7 @@ import pathlib
 
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_type
+from toklip_jax.core.home import expand_user
 from toklip_jax.models.base import Hints, family_of, registered
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
@@ -37,7 +38,7 @@ def read_weights(
         ValueError: sizes given for a converted directory, which says its own; see also
             `load_weights`, `read_checkpoint`, `convert_checkpoint`.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand_user(path)
     for name, value in {"num_heads": num_heads, "text_num_heads": text_num_heads}.items():
         check_type(value, int | None, name)
     check_type(is_causal, bool | None, "is_causal")
@@ -61,7 +62,7 @@ def read_role(role: str, path: str | pathlib.Path) -> Weights:
     """
     if not str(path):
         raise UserError(missing_message(role, "no path"))
-    if not pathlib.Path(path).expanduser().exists():
+    if not expand_user(path).exists():
         raise NotFound(missing_message(role, f"{path}, which does not exist"))
     weights = read_weights(path)
     if family_of(weights.config).role != role:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.core.fields import check_type, type_hints
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache.fields import DTYPES, Field, lay_out
 from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.images.sizes import sides_of
@@ -180,7 +182,7 @@ def load_header(directory: str | pathlib.Path) -> Header:
         FileNotFoundError: no cache there.
         ValueError: damaged, or of another format.
     """
-    path = pathlib.Path(directory).expanduser() / HEADER
+    path = expand_user(directory) / HEADER
     if not path.is_file():
         raise NotFound(
             f"expected a cache in {directory}, found no {HEADER}: make one with `{ENCODE} "
@@ -211,7 +213,7 @@ def expect_complete(header: Header, directory: str | pathlib.Path) -> list[str]:
     Raises:
         ValueError: some are not there.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = expand_user(directory)
     there = {path.name for path in directory.iterdir() if path.is_file()}
     numbers = range(header.num_shards)
     # The first that is missing comes soon, even where a damaged header asks for millions.
@@ -244,7 +246,7 @@ def _from_format_1(data) -> Header:
 
 
 def _from_format_2(data) -> Header:
-    fields = tuple(Field(**field | {"shape": tuple(field["shape"])}) for field in data["fields"])
+    fields = tuple(_checked(Field, f | {"shape": tuple(f["shape"])}) for f in data["fields"])
     if unknown := {field.dtype for field in fields} - set(DTYPES):
         raise UserError(f"unknown types {sorted(unknown)}")
     values = {field.name: data[field.name] for field in dataclasses.fields(Header)}
@@ -252,7 +254,13 @@ def _from_format_2(data) -> Header:
         values[name] = tuple(values[name])
     if not isinstance(values["image_size"], int):
         values["image_size"] = tuple(values["image_size"])
-    return Header(**values | {"fields": fields})
+    return _checked(Header, values | {"fields": fields})
+
+
+def _checked(cls, values):
+    """Returns `cls(**values)`, values of the types that it says."""
+    hints = type_hints(cls)
+    return cls(**{name: check_type(value, hints[name], name) for name, value in values.items()})
 
 
 _READERS = {1: _from_format_1, 2: _from_format_2}

@@ -16,6 +16,7 @@ import pathlib
 import numpy as np
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache.header import Header, expect_complete, load_header
 from toklip_jax.data.record_files import read_records
 
@@ -43,14 +44,33 @@ def export_parquet(
     largest = 2**31 - max(header.codebook_sizes)
     if not 0 <= id_offset <= largest:
         raise UserError(f"expected an id_offset from 0 to {largest}, got {id_offset}")
-    output = pathlib.Path(output).expanduser()
+    output = expand_user(output)
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for path in expect_complete(header, directory)[host::hosts]:
         target = output / pathlib.Path(path).with_suffix(".parquet").name
-        _write(target, _table(header, read_records(path), id_offset))
+        records = read_records(path)
+        _expect_whole(header, records, path)
+        _write(target, _table(header, records, id_offset))
         written.append(target)
     return written
+
+
+def _expect_whole(header, records, path):
+    """Checks the records' lengths, and that captions are text."""
+    size = header.record_bytes
+    for row, record in enumerate(records):
+        caption = record[size:]
+        try:
+            caption.decode()
+            is_whole = len(record) >= size and (header.has_captions or not caption)
+        except UnicodeDecodeError:
+            is_whole = False
+        if not is_whole:
+            raise UserError(
+                f"expected records of this cache in {path}, got another in row {row}: the shard is "
+                f"of another cache, or damaged; encode again"
+            )
 
 
 def _table(header: Header, records: list[bytes], id_offset: int):
@@ -74,7 +94,7 @@ def _table(header: Header, records: list[bytes], id_offset: int):
         "num_tokens": header.num_tokens,
         "image_size": header.image_size,
         "crops": header.crops,
-        "vq_sha256": header.hashes["vq"],
+        "vq_sha256": header.hashes.get("vq", ""),
     }
     return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(about)})
 

@@ -126,18 +126,22 @@ def token_ids(text: Any, tokenizer: TextTokenizer) -> Int32[np.ndarray, " t"]:
 
     Raises:
         BadSample: there is none, or nothing that cleaning leaves; or it isn't UTF-8, or is too long
-            to be one.
+            to be one, or the tokenizer doesn't know its words.
     """
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadSample("non-UTF-8 text") from None
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        if isinstance(text, str):
+            text.encode("utf-8")  # json may hold halves of characters
+    except UnicodeError:
+        raise BadSample("non-UTF-8 text") from None
     if not isinstance(text, str) or not text.strip():
         raise BadSample("missing caption")
     if len(text) > MAX_TEXT:
         raise BadSample("too long a caption")
-    (ids,) = tokenizer([text])
+    try:
+        (ids,) = tokenizer([text])
+    except UserError:
+        raise BadSample("a caption that the tokenizer can't encode") from None
     if tokenizer.is_empty(ids):
         raise BadSample("missing caption")
     return ids

@@ -23,7 +23,7 @@ class ShiftAndScale:
     max_scale: float = 1.15
 
     def __post_init__(self):
-        if self.max_shift < 0 or self.max_scale < 1:
+        if not (0 <= self.max_shift < math.inf and 1 <= self.max_scale < math.inf):
             raise UserError(
                 f"expected max_shift of at least 0 and max_scale of at least 1, got {self}"
             )

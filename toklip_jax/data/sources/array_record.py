@@ -12,17 +12,11 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import grain
-
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import base_name, expand, is_local
-from toklip_jax.data.record_files import (
-    count_records,
-    damage_is_a_bad_sample,
-    write_records,
-)
+from toklip_jax.data.record_files import RecordFiles, count_records, write_records
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 
 _FOOTER = 2**17  # bytes; the places of small files' records, and their sizes
@@ -69,7 +63,7 @@ class ArrayRecordSource:
                 f"path and the range"
             )
         self._offsets = Offsets(map(count_records, self.files))
-        self._records = grain.sources.ArrayRecordDataSource(self.files)
+        self._records = RecordFiles(self.files)
         if len(self) == 0:
             raise UserError(f"expected records in {files!r}, found none: write them again")
         self.has_labels = self._has_label(0)
@@ -83,8 +77,7 @@ class ArrayRecordSource:
         Raises:
             BadSample: the record is damaged, or wasn't written by `write_array_record`.
         """
-        with damage_is_a_bad_sample():
-            data = self._records[index]
+        data = self._records[index]
         try:
             (length,) = _LENGTH.unpack_from(data)
             end = _LENGTH.size + length

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any
 
-import grain
 import numpy as np
 
 from toklip_jax.core.errors import UserError
@@ -12,7 +11,7 @@ from toklip_jax.data.cache import HEADER, Header, expect_complete, load_header
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.paths import expand_home
-from toklip_jax.data.record_files import count_records, damage_is_a_bad_sample
+from toklip_jax.data.record_files import RecordFiles, count_records
 from toklip_jax.data.sources.base import IDS, SourceKind
 from toklip_jax.data.transforms import Sample
 
@@ -55,7 +54,7 @@ class CacheSource:
             raise UserError(f"expected records in {directory}, found none: encode again")
         self._files = [path for path, _ in filled]
         self._offsets = Offsets(n for _, n in filled)
-        self._records = grain.sources.ArrayRecordDataSource(self._files)
+        self._records = RecordFiles(self._files)
         for path, first in zip(self._files, self._offsets.starts, strict=False):
             self._expect_fitting(path, first, numbers[path])
 
@@ -68,8 +67,7 @@ class CacheSource:
         Raises:
             BadSample: its record is damaged.
         """
-        with damage_is_a_bad_sample():
-            record = self._records[index]
+        record = self._records[index]
         size, length = self.header.record_bytes, len(record)
         if length < size or (length > size and not self.header.has_captions):
             raise BadSample("damaged record")

@@ -11,7 +11,7 @@ import numpy as np
 
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.health import Problem
-from toklip_jax.data.paths import expand_home, file_system, is_local, join
+from toklip_jax.data.paths import expand_home, file_system, is_local, join, storage_errors
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 from toklip_jax.data.sources.records import read_image_bytes
 
@@ -144,7 +144,9 @@ class _Listing:
 
 def _list(root) -> _Listing:
     system, base = file_system(root)
-    if not system.isdir(base):
+    with storage_errors(root):
+        is_there = system.isdir(base)
+    if not is_there:
         raise NotFound(f"expected a directory of classes, found none at {root}")
     if is_local(root):
         problems: list[Problem] = []
@@ -153,8 +155,9 @@ def _list(root) -> _Listing:
             directories = [entry.name for entry in entries if _is_directory(entry)]
         return _Listing(directories, files, problems)
     base = base.rstrip("/")
-    files = [path[len(base) + 1 :] for path in system.find(base)]
-    below = system.ls(base, detail=True)
+    with storage_errors(root):
+        files = [path[len(base) + 1 :] for path in system.find(base)]
+        below = system.ls(base, detail=True)
     directories = [one["name"] for one in below if one["type"] == "directory"]
     return _Listing([name.rstrip("/").rsplit("/", 1)[-1] for name in directories], files, [])
 

@@ -10,6 +10,10 @@ from toklip_jax.data.paths import expand_home, join, read_bytes
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 from toklip_jax.data.sources.records import read_image_bytes
 
+# COCO's annotations have 11 million values, of which 1.6 million are lists and objects. A file may
+# be small and take many times its size.
+_VALUES, _CONTAINERS = 2**24, 2**22
+
 
 class KarpathySource:
     """Records of `image` (bytes) and `text`, the first of an image's captions; `texts` gives all.
@@ -43,7 +47,7 @@ class KarpathySource:
             check_name(f"a split of {annotations}", split, splits)
             rows = [row for row in rows if row["split"] == split]
             self._names = [_name(row) for row in rows]
-            self._texts = [_captions(row, num_captions) for row in rows]
+            self._texts = [_captions(row, num_captions, annotations) for row in rows]
         except (KeyError, TypeError, AttributeError) as error:
             raise _wrong_layout(annotations, f"missing or wrong: {error}") from error
 
@@ -82,6 +86,11 @@ def _read(path):
         raise NotFound(
             f"expected annotations of Karpathy's splits, found no file {path}: check the path"
         ) from None
+    if data.count(b",") > _VALUES or data.count(b"[") + data.count(b"{") > _CONTAINERS:
+        raise UserError(
+            f"expected annotations of at most {_VALUES:,} values, of which {_CONTAINERS:,} are "
+            f"lists and objects, got more in {path}: leave out what isn't used, such as tokens"
+        )
     try:
         rows = json.loads(data)["images"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -95,12 +104,12 @@ def _name(row):
     return "/".join(part for part in (row.get("filepath"), row["filename"]) if part)
 
 
-def _captions(row, number):
+def _captions(row, number, path):
     captions = [sentence["raw"] for sentence in row["sentences"]][:number]
     if len(captions) < number or not all(caption.strip() for caption in captions):
         raise UserError(
-            f"expected {number} captions for each image, got {captions} for {_name(row)}: set "
-            f"num_captions to what every image has"
+            f"expected {number} captions for each image in {path}, got {captions} for "
+            f"{_name(row)}: set num_captions to what every image has"
         )
     return captions
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.fingerprints import data_fingerprint
-from toklip_jax.data.health import Problem
+from toklip_jax.data.health import BadSample, Problem
+from toklip_jax.data.labels import label_of
 from toklip_jax.data.offsets import Offsets
 from toklip_jax.data.reader import following, key_of
 from toklip_jax.data.sources.base import PARTS, Source, SourceKind, weighted_parts
@@ -41,7 +42,8 @@ class Mixture:
         Raises:
             ValueError: no parts, an empty one, or weights that don't fit or aren't positive.
         """
-        is_fit = len(parts) == len(weights) and all(0 < w < math.inf for w in weights)
+        is_positive = all(w > 0 for w in weights) and sum(weights) < math.inf
+        is_fit = len(parts) == len(weights) and is_positive
         if not parts or not is_fit:
             raise UserError(
                 f"expected parts with a positive weight each, got {len(parts)} with {weights}"
@@ -64,8 +66,8 @@ class Mixture:
         sample = self.parts[part][row]
         if self._renumbered is None:
             return sample
-        labels = {n: self._renumbered[part][sample[n]] for n in LABELS if n in sample}
-        return sample | labels
+        places = self._renumbered[part]
+        return sample | {n: _renumber(sample[n], places) for n in LABELS if n in sample}
 
     def key(self, index: int) -> str:
         """Returns the name that the part gives the sample."""
@@ -90,6 +92,15 @@ def _join_classes(parts):
     joined = tuple(dict.fromkeys(itertools.chain(*names)))
     places = {name: place for place, name in enumerate(joined)}
     return joined, [np.array([places[name] for name in own], np.int32) for own in names]
+
+
+def _renumber(label, places):
+    """The place of a label's class; None for one of no class, such as -1 for images without."""
+    try:
+        number = label_of(label)
+    except BadSample:
+        return None
+    return places[number] if 0 <= number < len(places) else None
 
 
 def open_mixture(

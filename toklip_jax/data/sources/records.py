@@ -4,6 +4,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import is_local, read_bytes, size_of_file
 
@@ -34,7 +35,9 @@ def errors_are_bad_samples() -> Iterator[None]:
             raise
         is_absent = error.errno in _ABSENT or isinstance(error, FileNotFoundError)
         raise BadSample("missing image" if is_absent else "unreadable image") from None
-    except ValueError as error:
-        if "null byte" not in str(error):
+    except UserError:
+        raise BadSample("an address that can't be opened") from None
+    except ValueError as error:  # no file can be called so
+        if "null byte" not in str(error) and not isinstance(error, UnicodeError):
             raise
         raise BadSample("missing image") from None

@@ -43,6 +43,10 @@ def open_synthetic(
     """
     if min(num_samples, context_length, vocab_size, num_captions, num_classes) < 1:
         raise UserError("expected numbers of at least 1 for a synthetic source, got one below")
+    if vocab_size > 2**31:
+        raise UserError(f"expected a vocab_size of at most {2**31}, got {vocab_size}")
+    if seed < 0:
+        raise UserError(f"expected a seed of at least 0 for a synthetic source, got {seed}")
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_samples, *sides_of(image_size), 3), np.uint8)
     shape = (num_samples, num_captions, context_length)

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.data.fingerprints import hash_of_file
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.paths import (
     base_name,
@@ -21,6 +22,8 @@ from toklip_jax.data.sources.table_files import (
     read_csv,
     read_parquet,
 )
+
+_NO_TEXT = b"\xff"  # stands for what is no UTF-8 either
 
 
 class TableSource:
@@ -67,8 +70,9 @@ class TableSource:
         self.has_labels = label is not None
         self._is_parquet = self.path.endswith((".parquet", ".pq"))
         self._encloses = not self._is_parquet and check_quotes(self.path, delimiter, quotes)
+        self._state = file_state(self.path)
         self._table, self.problems = self._read()
-        self._state, self._length = file_state(self.path), self._table.num_rows
+        self._length = self._table.num_rows
         if self._length == 0:
             raise UserError(f"expected rows in {path}, found none: check the file")
         check_types(self._table, self.columns, path)
@@ -86,7 +90,7 @@ class TableSource:
             BadSample: no image, or one that can't be read.
         """
         rows = self._rows()
-        record = {field: rows.column(name)[index].as_py() for field, name in self.columns.items()}
+        record = {f: _value(rows.column(name)[index]) for f, name in self.columns.items()}
         record["image"] = self._image(record["image"])
         return record
 
@@ -94,9 +98,11 @@ class TableSource:
         """Returns the table's name and the row, from 0."""
         return f"{base_name(self.path)}:{index}"
 
-    def identity(self) -> list[int]:
-        """Returns the file's size and the rows left out of it."""
-        return [self._state["size"], len(self.problems)]
+    def identity(self) -> list[Any]:
+        """Returns a hash of the file and the number of rows left out of it."""
+        digest = hash_of_file(self.path)
+        expect_unchanged(self.path, self._state)
+        return [digest, len(self.problems)]
 
     def _rows(self):
         if self._table is None:
@@ -105,7 +111,7 @@ class TableSource:
         return self._table
 
     def _read(self) -> tuple[Any, list[Problem]]:
-        columns = list(self.columns.values())
+        columns = list(dict.fromkeys(self.columns.values()))  # one may serve for two fields
         if self._is_parquet:
             return read_parquet(self.path, columns), []
         return read_csv(self.path, columns, self.delimiter, self._encloses)
@@ -115,11 +121,20 @@ class TableSource:
             value = value.get("bytes") or value.get("path")
         if not value:
             raise BadSample("missing image")
+        if value == _NO_TEXT:
+            raise BadSample("missing image")
         if isinstance(value, bytes) and self._is_parquet:
             return value
         path = os.path.expanduser(os.fsdecode(value))
         is_whole = os.path.isabs(path) or not is_local(path)
         return read_image_bytes(path if is_whole else join(self.root, path))
+
+
+def _value(scalar):
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:  # Parquet's strings need not be UTF-8
+        return _NO_TEXT
 
 
 TABLE = SourceKind("table", TableSource, ENCODED)

@@ -4,6 +4,7 @@ Whether quotes enclose a CSV's values is told by `quotes`. Its default is what s
 are: yes where commas separate the columns, no where tabs do, as in CC3M and CC12M.
 """
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,7 +16,7 @@ from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.health import BadSample, Problem
 from toklip_jax.data.labels import label_of
-from toklip_jax.data.paths import base_name, file_system
+from toklip_jax.data.paths import base_name, file_state, open_file
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,10 @@ RAGGED = "a row of another number of columns"
 _LARGE_BLOCK = 2**30  # bytes parsed at once where a value is longer than Arrow's usual block
 _LONGEST_VALUE = 2**31 - 1
 _LINES_TRIED = 1000
+_NO_DELIMITERS = '"\r\n\0'
+_DECODED_BYTES = 2**29  # of a Parquet file's columns, where that is more than
+_EXPANSION = 10  # times the file's size
+_ROWS = 256  # decoded before they are counted
 
 
 def read_parquet(path: str, columns: Sequence[str]) -> Any:
@@ -37,10 +42,10 @@ def read_parquet(path: str, columns: Sequence[str]) -> Any:
 
     with _open(path) as file:
         try:
-            table = pyarrow.parquet.ParquetFile(file)
+            table = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
             for column in columns:
                 _check_column(column, table.schema_arrow.names, path)
-            return table.read(columns)
+            return _read_bounded(table, columns, path)
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"expected a Parquet file, got {path}: {_line(error)}") from error
 
@@ -64,7 +69,7 @@ def read_csv(
         _check_column(column, names, path)
     try:
         return _parse(path, columns, delimiter, encloses)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError) as error:
         raise UserError(
             f"expected a CSV of {len(names)} columns, got {path}: {_line(error)}"
         ) from error
@@ -80,8 +85,11 @@ def check_quotes(path: str, delimiter: str, quotes: bool | None) -> bool:
         ValueError: quotes that don't enclose whole values, so that rows would be joined; or a
             delimiter of several characters.
     """
-    if len(delimiter) != 1:
-        raise UserError(f"expected a delimiter of one character, got {delimiter!r}")
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in _NO_DELIMITERS:
+        raise UserError(
+            f"expected a delimiter of one ASCII character other than quotes and line breaks, got "
+            f"{delimiter!r}"
+        )
     encloses = delimiter != "\t" if quotes is None else quotes
     if encloses:
         lines = _lines_within_quotes(path, delimiter)
@@ -122,6 +130,25 @@ def check_types(table: Any, columns: Mapping[str, str], path: str) -> None:
             )
 
 
+def _read_bounded(table, columns, path):
+    """Reads some rows at a time: a few bytes of a Parquet file may stand for gigabytes."""
+    import pyarrow
+
+    most = max(_DECODED_BYTES, _EXPANSION * file_state(path)["size"])
+    batches, size = [], 0
+    for batch in table.iter_batches(_ROWS, columns=columns):
+        batches.append(batch)
+        size += batch.nbytes
+        if size > most:
+            raise UserError(
+                f"expected at most {most / 2**30:.2g} GiB in the columns {', '.join(columns)} of "
+                f"{path}, which each process holds in memory, got more: split the table, or write "
+                f"its images as a webdataset"
+            )
+    fields = [table.schema_arrow.field(name) for name in columns]
+    return pyarrow.Table.from_batches(batches, pyarrow.schema(fields)).combine_chunks()
+
+
 def _parse(path, columns, delimiter, encloses):
     """Parses in parallel, or, where a row is odd, row by row, so that it can be named."""
     import pyarrow
@@ -154,11 +181,12 @@ def _parse(path, columns, delimiter, encloses):
 
 
 def _names(path, delimiter, encloses):
+    if encloses:  # so that names may hold delimiters
+        with _csv_reader(path, delimiter, "utf-8-sig") as reader:
+            return next(filter(None, reader), [""])
     with _open(path) as file:
         head = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n")
     names = head.split(delimiter)
-    if encloses:
-        return [name.strip('"') for name in names]
     if any(name.startswith('"') for name in names):
         raise UserError(
             f"expected names of columns without quotes in {path}, got {head[:80]!r}: set "
@@ -173,12 +201,18 @@ def _lines_within_quotes(path, delimiter) -> int:
     Raises:
         ValueError: quotes that don't enclose whole values, so that Arrow would join rows.
     """
+    with _csv_reader(path, delimiter, "latin-1") as reader:
+        return -sum(1 for _ in reader) + reader.line_num
+
+
+@contextlib.contextmanager
+def _csv_reader(path, delimiter, encoding):
     with _open(path) as file:
-        text = io.TextIOWrapper(file, "latin-1", newline="")
+        text = io.TextIOWrapper(file, encoding, "replace", newline="")
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         usual = csv.field_size_limit(_LONGEST_VALUE)
         try:
-            return -sum(1 for _ in reader) + reader.line_num
+            yield reader
         except csv.Error as error:
             raise UserError(
                 f"expected quotes that enclose whole values in {path}, got others in line "
@@ -229,7 +263,8 @@ def _is_image(kind):
     if not pyarrow.types.is_struct(kind):
         return _is_text(kind)
     fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-    return bool(fields.keys() & {"bytes", "path"})
+    used = [fields[name] for name in ("bytes", "path") if name in fields]
+    return bool(used) and all(_is_text(one) or pyarrow.types.is_null(one) for one in used)
 
 
 def _is_number(kind):
@@ -261,7 +296,6 @@ def _line(error):
 
 def _open(path) -> Any:
     try:
-        system, name = file_system(path)
-        return system.open(name, "rb")
+        return open_file(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise NotFound(f"expected a table, found no file {path}: check the path") from None

@@ -23,7 +23,14 @@ import numpy as np
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import Problem
-from toklip_jax.data.paths import base_name, expand_home, file_state, file_system, is_local
+from toklip_jax.data.paths import (
+    base_name,
+    expand_home,
+    file_state,
+    file_system,
+    is_local,
+    open_file,
+)
 from toklip_jax.data.sources.tar_members import read_members
 from toklip_jax.data.sources.tar_samples import FIELDS, Extensions, Samples, read_samples
 
@@ -89,7 +96,7 @@ def load_index(
 def scan(tar: str, extensions: Extensions) -> Samples:
     """Reads a tar's headers."""
     size = file_state(tar)["size"]
-    with _open(tar) as file:
+    with open_file(tar, _BLOCK) as file:
         return read_samples(read_members(file, size), extensions, base_name(tar))
 
 
@@ -103,13 +110,6 @@ def _rows(samples: Samples) -> np.ndarray:
         found = [fields.get(field, _ABSENT) for _, fields in samples.rows]
         rows[field] = np.array(found, np.int64).reshape(-1, 2)
     return rows
-
-
-def _open(tar) -> Any:
-    if is_local(tar):
-        return open(tar, "rb")
-    system, name = file_system(tar)
-    return system.open(name, "rb", block_size=_BLOCK)
 
 
 def _places(tar, depends, directory):

@@ -1,12 +1,15 @@
 """Data sets of TensorFlow Datasets as ArrayRecord, read without TensorFlow."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_name
+from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import expand_home
+from toklip_jax.data.record_files import count_records
 from toklip_jax.data.sources.base import ENCODED, SourceKind
 
 
@@ -48,18 +51,23 @@ class TfdsSource:
         if (directory is None) == (name is None):
             raise UserError(f"expected directory or name, got {directory!r} and {name!r}")
         directory, data_dir = (path and expand_home(path) for path in (directory, data_dir))
-        builder = _builder(directory, name, data_dir)
+        with _library_errors(directory, name, split):
+            builder = _builder(directory, name, data_dir)
+            self.features = _features(image, text, label)
+            self._rows = _rows(builder, split, self.features)
         self.name, self.split, self._full_name = builder.name, split, builder.info.full_name
-        fields = {"image": image, "text": text, "label": label}
-        self.features = {field: f for field, f in fields.items() if f is not None}
-        self._rows = _rows(builder, split, self.features)
         self.classes, self.has_labels = _classes(builder, label), label is not None
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._rows[index]
+        """Returns a record.
+
+        Raises:
+            BadSample: it is damaged.
+        """
+        row = self._row(index)
         return {field: row[feature] for field, feature in self.features.items()}
 
     def key(self, index: int) -> str:
@@ -69,6 +77,14 @@ class TfdsSource:
     def identity(self) -> list[str]:
         """Returns the data set's name with its version, and the split."""
         return [self._full_name, self.split]
+
+    def _row(self, index):
+        try:
+            return self._rows[index]
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # of the record's reader, or of the parsers of its features
+            raise BadSample("damaged record") from None
 
 
 TFDS = SourceKind("tfds", TfdsSource, ENCODED)
@@ -80,24 +96,48 @@ _KINDS = {"text": "OSU", "label": "iub"}  # of numpy's types
 def _builder(directory, name, data_dir):
     import tensorflow_datasets as tfds
 
+    if directory is not None:
+        return tfds.builder_from_directory(directory)
+    builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    if not builder.info.splits:
+        raise _absent(None, name, f"no splits in {builder.data_dir}")
+    return builder
+
+
+@contextlib.contextmanager
+def _library_errors(directory, name, split):
+    """Makes errors of the user of what TFDS raises of a name, a split or a damaged directory."""
+    import tensorflow_datasets as tfds
+
     absent = (
         FileNotFoundError,
         tfds.core.registered.DatasetNotFoundError,
         tfds.core.dataset_info.DatasetInfoFileError,
     )
     try:
-        if directory is not None:
-            return tfds.builder_from_directory(directory)
-        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-        if not builder.info.splits:
-            raise NotFound(f"no splits in {builder.data_dir}")
-        return builder
-    except absent as error:
-        raise NotFound(
-            f"expected a prepared data set at {directory or name}, found none "
-            f"({str(error).splitlines()[0]}): "
-            f"{'name the directory of its version' if directory else 'set data_dir to where it is'}"
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, absent):
+            raise _absent(directory, name, reason) from error
+        raise UserError(
+            f"expected a whole data set of TFDS at {directory or name} with the split {split}, got an error of "
+            f"TFDS ({reason}): correct the name or the split, or prepare it again"
         ) from error
+
+
+def _absent(directory, name, reason) -> NotFound:
+    remedy = "name the directory of its version" if directory else "set data_dir to where it is"
+    return NotFound(
+        f"expected a prepared data set at {directory or name}, found none ({reason}): {remedy}"
+    )
+
+
+def _features(image, text, label) -> dict[str, str]:
+    fields = {"image": image, "text": text, "label": label}
+    return {field: feature for field, feature in fields.items() if feature is not None}
 
 
 def _rows(builder, split, features):
@@ -115,12 +155,24 @@ def _rows(builder, split, features):
             )
     decoders = {features["image"]: tfds.decode.SkipDecoding()}
     try:
-        return builder.as_data_source(split, decoders=decoders)
+        rows = builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise UserError(
             f"expected {builder.name} in a format of random access: prepare it with "
             f'file_format="array_record"'
         ) from error
+    _check_files(builder.info.splits[split.split("[")[0]])
+    return rows
+
+
+def _check_files(split):
+    """Checks that a split's files are there and have as many records as it says."""
+    for path, number in zip(split.filepaths, split.shard_lengths, strict=True):
+        if (found := count_records(str(path))) != number:
+            raise UserError(
+                f"expected {number} records in {path}, got {found}: fetch it again, or prepare the "
+                f"data set again"
+            )
 
 
 def _classes(builder, label):

@@ -1,11 +1,12 @@
 """Turns texts into token ids of a fixed length, as the released models take them."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Int32
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.data.text.cleaning import CLEANERS, clean_text
 
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"  # Gemma's spelling; ids 0, 1 and (in ours) 2
 TOKENIZER_FILE = "tokenizer.json"
+_MAX_BYTES = 2**26  # Gemma's, of 256,000 tokens, has 34 MB
 
 
 class TextTokenizer:
@@ -65,7 +68,7 @@ class TextTokenizer:
             FileNotFoundError: there is no such file, nor such a model on the hub.
             ValueError: the file is no tokenizer.
         """
-        name = pathlib.Path(name).expanduser()
+        name = expand_user(name)
         is_hub_id = str(name).count("/") == 1 and pathlib.Path(name).suffix != ".json"
         if is_hub_id and not pathlib.Path(name).exists():
             return cls.from_hub(name, context_length, clean)
@@ -81,22 +84,29 @@ class TextTokenizer:
             FileNotFoundError: there is no such file.
             ValueError: the file is no tokenizer.
         """
-        path = pathlib.Path(path).expanduser()
+        path = expand_user(path)
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
             raise NotFound(
                 f"expected a Hugging Face {TOKENIZER_FILE}, found no file {path}: a tokenizer "
                 f"in another format becomes one by transformers' AutoTokenizer and save_pretrained"
             )
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            reason = str(error).splitlines()[0]
+        if path.stat().st_size > _MAX_BYTES:
             raise UserError(
-                f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} ({reason}): "
-                f"save it again with Tokenizer.save"
-            ) from error
-        return cls(tokenizer, context_length, clean)
+                f"expected a Hugging Face {TOKENIZER_FILE} of at most {_MAX_BYTES} bytes, got "
+                f"{path}, which is larger: save it again with Tokenizer.save(path, pretty=False)"
+            )
+        with _library_errors(
+            lambda reason: (
+                f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} "
+                f"({reason}): save it again with Tokenizer.save"
+            )
+        ):
+            tokenizer = Tokenizer.from_file(str(path))
+        try:
+            return cls(tokenizer, context_length, clean)
+        except UserError as error:
+            raise UserError(f"{error} (in {path})") from error
 
     @classmethod
     def from_hub(
@@ -163,12 +173,18 @@ class TextTokenizer:
         Texts that are too long are truncated; the first time, a warning is logged.
 
         Raises:
-            ValueError: not a sequence of strings.
+            ValueError: not a sequence of strings, or one that the tokenizer can't encode.
         """
         _check_texts(texts)
         room = self.context_length - 1
         cleaned = [clean_text(text, self.clean) for text in texts]
-        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
+        with _library_errors(
+            lambda reason: (
+                f"expected texts that the text tokenizer can encode, got others "
+                f"({reason}): name a tokenizer that has an unknown token, or correct them"
+            )
+        ):
+            encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
         ids = np.full((len(cleaned), self.context_length), self._pad_id, np.int32)  # [b, t]
         for row, encoding in zip(ids, encodings, strict=True):
             kept = encoding.ids[:room]
@@ -222,6 +238,21 @@ def train_tokenizer(
     cleaned = sorted({clean_text(caption, clean) for caption in captions})
     tokenizer.train_from_iterator(cleaned, trainer)
     return tokenizer
+
+
+@contextlib.contextmanager
+def _library_errors(message: Callable[[str], str]) -> Iterator[None]:
+    """Raises `message(reason)` for what `tokenizers` raises: Exception itself, and Rust's panics.
+
+    The latter are no Exceptions, and their class can't be imported.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(message(reason)) from error
 
 
 def _without_stored_settings(tokenizer: Tokenizer) -> Tokenizer:

@@ -7,6 +7,7 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.nn.config import TransformerConfig
 
 POOLS = ("map", "flatten")
+MAX_TOKENS = 2**20  # of an image; 1,024 in the largest released model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,11 @@ class VisionConfig(TransformerConfig):
             raise UserError(
                 f"expected patch_size to divide image_size, got {self.patch_size} and "
                 f"{self.image_size}"
+            )
+        if self.num_tokens > MAX_TOKENS:
+            raise UserError(
+                f"expected an image_size of at most {MAX_TOKENS:,} patches, got {self.image_size} "
+                f"with patch_size {self.patch_size}"
             )
 
     @property

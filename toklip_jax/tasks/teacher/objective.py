@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from toklip_jax.core.fields import check_not_negative
 from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import init_params
 from toklip_jax.models.siglip.config import TeacherConfig, expect_text
@@ -43,6 +44,7 @@ class TeacherObjective(ModelObjective):
     def __post_init__(self):
         expect_text(self.model_config)
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
+        check_not_negative(self, "contrastive_block")
 
     @property
     def model(self) -> Teacher:

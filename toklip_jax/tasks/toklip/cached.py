@@ -142,21 +142,21 @@ def _check_sizes(header: Header, directory, objective):
 
 
 def _check_transform(header: Header, directory, stage, compute):
-    if header.transform["resize"]:
+    if header.transform.get("resize"):
         raise UserError(
             f"expected a cache of random crops to train on, got whole pictures in {directory}: "
             f"encode with encode.resize=''"
         )
     augment = json.loads(json.dumps(dict(stage.augment)))
-    if header.transform["augment"] != augment:
+    if (theirs := header.transform.get("augment")) != augment:
         raise UserError(
-            f"expected a cache of crops by the stage's augment {augment}, got "
-            f"{header.transform['augment']} in {directory}: {ENCODE_AGAIN}, or set augment to that"
+            f"expected a cache of crops by the stage's augment {augment}, got {theirs} in "
+            f"{directory}: {ENCODE_AGAIN}, or set augment to that"
         )
-    if header.compute["vq_dtype"] != compute.vq_dtype:
+    if (theirs := header.compute.get("vq_dtype")) != compute.vq_dtype:
         raise UserError(
-            f"expected ids computed in compute.vq_dtype {compute.vq_dtype}, got "
-            f"{header.compute['vq_dtype']} in {directory}: {ENCODE_AGAIN}, or set vq_dtype to that"
+            f"expected ids computed in compute.vq_dtype {compute.vq_dtype}, got {theirs} in "
+            f"{directory}: {ENCODE_AGAIN}, or set vq_dtype to that"
         )
 
 

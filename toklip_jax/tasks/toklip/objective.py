@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_not_negative
 from toklip_jax.evaluation.models import Model, Models
 from toklip_jax.losses.plain import distillation_losses
 from toklip_jax.models.registry import init_params
@@ -68,6 +69,8 @@ class TokLIPObjective(ModelObjective):
             default = self.trained_by({"contrastive": self.contrastive})
             object.__setattr__(self, "trainable", default)
         check_contrastive(self.contrastive, self.model_config.has_logit_bias)
+        weights = ("contrastive_weight", "distillation_weight", "token_weight")
+        check_not_negative(self, "contrastive_block", *weights)
         grids = self.model_config.vision.grid, self.teacher_config.grid
         if self.token_weight and grids[0] != grids[1]:
             raise UserError(

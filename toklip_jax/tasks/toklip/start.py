@@ -42,7 +42,6 @@ def start_toklip(teacher: Weights, vq: Weights, is_causal: bool = True, seed: in
             f"expected a SigLIP 2 teacher and a VQ tokenizer, got "
             f"{family_of(teacher.config).title} and {family_of(vq.config).title}"
         )
-    expect_text(teacher.config)
     config = start_config(teacher.config, vq.config, is_causal)
     tower = teacher.params["image_tower"]
     encoder = {name: value for name, value in tower.items() if name not in LEFT_OUT}
@@ -69,8 +68,10 @@ def start_config(teacher: TeacherConfig, vq: VQConfig, is_causal: bool) -> TokLI
     """Returns the config of the TokLIP made of a teacher and a VQ tokenizer.
 
     Raises:
-        ValueError: the VQ's grid doesn't fit the teacher's images, or its pooling.
+        ValueError: the VQ's grid doesn't fit the teacher's images, or its pooling; or the teacher
+            has no text tower.
     """
+    expect_text(teacher)
     vision = dataclasses.replace(teacher.vision, is_causal=is_causal, patch_size=vq.smallest_size)
     if vision.pool != "map" and vision.grid != teacher.vision.grid:
         raise UserError(

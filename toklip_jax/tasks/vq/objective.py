@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_not_negative
 from toklip_jax.evaluation.models import Models
 from toklip_jax.models.registry import VQConfig, build_model, init_params
 from toklip_jax.nn.config import Compute
@@ -38,6 +39,10 @@ class VQObjective(ModelObjective):
     commitment_weight: float = 0.25
     entropy_weight: float = 0.0
     trainable: tuple[str, ...] = (".*",)
+
+    def __post_init__(self):
+        weights = ("l1_weight", "codebook_weight", "commitment_weight", "entropy_weight")
+        check_not_negative(self, *weights)
 
     @property
     def model(self) -> nn.Module:
