@@ -75,3 +75,14 @@ def test_the_package_raises_errors_of_the_user_as_such():
             if is_call and node.func.id in NOT_RAISED:
                 wrong.append(f"{path.name}:{node.lineno} makes a {node.func.id}")
     assert not wrong
+
+
+def test_every_kind_of_value_error_of_the_package_is_the_user_s():
+    """A class of its own that is no UserError would end a command with a traceback."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+            if set(bases) & {*NOT_RAISED, "OSError"} and "UserError" not in [node.name, *bases]:
+                wrong.append(f"{path.name}:{node.lineno} {node.name}")
+    assert not wrong
