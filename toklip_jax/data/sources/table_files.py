@@ -5,6 +5,7 @@ are: yes where commas separate the columns, no where tabs do, as in CC3M and CC1
 """
 
 import csv
+import hashlib
 import io
 import itertools
 import logging
@@ -120,6 +121,12 @@ def check_types(table: Any, columns: Mapping[str, str], path: str) -> None:
                 f"expected whole numbers in the column {columns['label']!r} of {path}, got "
                 f"{labels[0]!r}: number the classes, or set label=None"
             )
+
+
+def hash_of_file(path: str) -> str:
+    """Returns a table's SHA-256, in hex."""
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parse(path, columns, delimiter, encloses):
