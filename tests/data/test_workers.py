@@ -1,7 +1,6 @@
 """Worker processes end with the main process, and are replaced where they are lost."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import grain
 import numpy as np
 import pytest
 
+from tests.kill_resume import is_alive
 from toklip_jax.core.errors import TryAgain
 from toklip_jax.data import workers
 from toklip_jax.data.workers import MAX_LOST, read_ahead
@@ -74,14 +74,6 @@ if __name__ == "__main__":
     for line in sys.stdin:
         print(*itertools.islice(stream, 50), flush=True)
 """
-
-
-def is_alive(pid):
-    try:
-        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.fixture
