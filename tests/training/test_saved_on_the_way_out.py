@@ -31,6 +31,19 @@ def failing(error, at):
     return source
 
 
+def evaluation_that_fails_once(error):
+    """Returns the evaluation, and the parameters that it has seen so far."""
+    seen = []
+
+    def evaluate(params):
+        seen.append(float(params["slope"]["a"]))
+        if len(seen) == 1:
+            raise error
+        return {"r1": 0.5}
+
+    return evaluate, seen
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     return fit(tmp_path_factory.mktemp("unbroken"), 8, **RARELY)["slope"]["a"]
@@ -60,14 +73,7 @@ def test_too_many_bad_samples(tmp_path):
 
 @pytest.mark.parametrize("best", ["", "r1"])
 def test_an_evaluation_that_raises_and_is_made_up_for(best, tmp_path, unbroken):
-    seen = []
-
-    def evaluate(params):
-        seen.append(float(params["slope"]["a"]))
-        if len(seen) == 1:
-            raise OSError("no picture can be read")
-        return {"r1": 0.5}
-
+    evaluate, seen = evaluation_that_fails_once(OSError("no picture can be read"))
     options = {"context": LoopContext(evaluate=evaluate), "evaluate_every": 4, "best": best}
     with pytest.raises(OSError, match="no picture"):
         fit(tmp_path, 8, **options, **RARELY)
@@ -79,14 +85,7 @@ def test_an_evaluation_that_raises_and_is_made_up_for(best, tmp_path, unbroken):
 
 
 def test_the_last_evaluation_is_made_up_for_too(tmp_path):
-    seen = []
-
-    def evaluate(params):
-        seen.append(float(params["slope"]["a"]))
-        if len(seen) == 1:
-            raise RuntimeError("out of memory")
-        return {"r1": 0.5}
-
+    evaluate, seen = evaluation_that_fails_once(RuntimeError("out of memory"))
     options = {"context": LoopContext(evaluate=evaluate), "evaluate_every": 8}
     with pytest.raises(RuntimeError):
         fit(tmp_path, 8, **options, **RARELY)
@@ -130,6 +129,15 @@ def test_a_save_that_fails_hides_no_error(tmp_path, monkeypatch, caplog):
     with pytest.raises(ValueError, match="a bad sample"):
         fit(tmp_path, 8, source=failing(ValueError("a bad sample"), at=2), **RARELY)
     assert "step 2 could not be saved (no space left) after: a bad sample" in caplog.text
+
+
+def test_a_host_that_ends_alone_saves_no_step(tmp_path, monkeypatch, caplog):
+    """The others may be at another step, or gone: a save needs all of them."""
+    monkeypatch.setattr(loop, "all_arrive", lambda name, seconds: False)
+    with pytest.raises(ValueError, match="a bad sample"):
+        fit(tmp_path, 8, source=failing(ValueError("a bad sample"), at=2), **RARELY)
+    assert saved_step(tmp_path) is None
+    assert "step 2 is not saved: not all hosts have ended at it" in caplog.text
 
 
 def test_parameters_are_never_saved_from_a_step_that_broke_off(tmp_path, monkeypatch, caplog):
