@@ -43,7 +43,7 @@ class DirectoryLock:
         self._file.flush()
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Releases the directory."""
         self._file.close()
 
     def _is_taken(self) -> bool:
@@ -54,6 +54,6 @@ class DirectoryLock:
                 return False
             print(
                 f"{self._file.name} can't be locked ({error.strerror}), as its filesystem has no "
-                f"locks: see to it that one run at a time uses the directory"
+                f"locks: make sure that only one run at a time uses the directory"
             )
         return True
