@@ -97,10 +97,14 @@ def reading(tmp_path):
     program.communicate()
 
 
-def test_a_worker_ends_when_the_main_process_is_killed(reading):
+def test_a_worker_leaves_signals_to_the_main_process_and_ends_with_it(reading):
     program, worker = reading
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline().split() == [str(i) for i in range(1, 51)]
     assert is_alive(worker)
-    os.kill(worker, signal.SIGINT)  # the main process's to answer
     program.kill()
     program.wait()
     deadline = time.monotonic() + 15
