@@ -1,7 +1,10 @@
 import os
+import pathlib
+import re
 
 import pytest
 
+import toklip_jax
 from toklip_jax.core.whole_files import read_object, write_json, write_whole
 
 
@@ -44,3 +47,15 @@ def test_what_is_no_json_object_is_one_line_that_names_the_file_and_the_remedy(c
     with pytest.raises(ValueError, match=r"config.json is damaged \(.*\): restore it") as raised:
         read_object(path, "restore it")
     assert "\n" not in str(raised.value)
+
+
+# These write drafts that are renamed, files in a new directory that is, or notes for people.
+WRITERS = {"description.py", "header.py", "ownership.py", "safetensors.py", "sharded.py"}
+WRITERS |= {"faults.py", "parts.py", "tar_index.py", "whole_files.py"}
+
+
+def test_no_other_module_writes_a_file_in_place():
+    package = pathlib.Path(toklip_jax.__file__).parent
+    writing = re.compile(r"\.write_(text|bytes)\(|open\([^()]*\"wb?\"")
+    found = {path.name for path in package.rglob("*.py") if writing.search(path.read_text())}
+    assert found == WRITERS
