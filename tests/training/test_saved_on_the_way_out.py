@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax
 import pytest
@@ -84,6 +85,21 @@ def test_an_evaluation_that_raises_and_is_made_up_for(best, tmp_path, unbroken):
     assert logged == [4, 8]
 
 
+def test_an_evaluation_starts_after_a_save(tmp_path):
+    """A process that is killed within it saves nothing more."""
+    seen, saved = [], tmp_path / "checkpoints" / "4"
+
+    def evaluate(params):
+        deadline = time.monotonic() + 20
+        while not saved.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(saved.exists())
+        return {"r1": 0.5}
+
+    fit(tmp_path, 5, context=LoopContext(evaluate=evaluate), evaluate_every=4, **RARELY)
+    assert seen[0]
+
+
 def test_the_last_evaluation_is_made_up_for_too(tmp_path):
     evaluate, seen = evaluation_that_fails_once(RuntimeError("out of memory"))
     options = {"context": LoopContext(evaluate=evaluate), "evaluate_every": 8}
@@ -121,11 +137,12 @@ def test_a_signal(is_within, tmp_path, unbroken):
     assert fit(tmp_path, 8, **options, **RARELY)["slope"]["a"] == unbroken
 
 
-def test_a_save_that_fails_hides_no_error(tmp_path, monkeypatch, caplog):
-    def full(self, step, state, metrics=None):
+@pytest.mark.parametrize("part", ["save", "wait"])
+def test_a_save_that_fails_hides_no_error(part, tmp_path, monkeypatch, caplog):
+    def full(self, *arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr(loop.Checkpoints, "save", full)
+    monkeypatch.setattr(loop.Checkpoints, part, full)
     with pytest.raises(ValueError, match="a bad sample"):
         fit(tmp_path, 8, source=failing(ValueError("a bad sample"), at=2), **RARELY)
     assert "step 2 could not be saved (no space left) after: a bad sample" in caplog.text
