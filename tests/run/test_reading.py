@@ -53,3 +53,14 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(door, tmp_path)
     }[door]
     with pytest.raises(ValueError, match=r"at most 8 ids, the model's vocab_size, got one of \d\d"):
         read(tower)
+
+
+def test_a_cache_is_made_with_the_tokenizer_that_the_runs_stages_were_trained_with(tmp_path):
+    tower = tiny_run["TEACHER"].text
+    for name, words in (("run", "one two"), ("other", "three four")):
+        (tmp_path / name).mkdir()
+        TextTokenizer(train_tokenizer([words], 16), 6).save(tmp_path / name)
+    text = {"tokenizer": str(tmp_path / "other" / "tokenizer.json"), "context_length": 6}
+    context = context_of(tmp_path / "run", text=text)
+    with pytest.raises(ValueError, match="which is another: name that one"):
+        encode._tokenizer(context.experiment, context.workdir, tower)
