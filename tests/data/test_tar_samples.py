@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from toklip_jax.data.sources.tar_members import BLOCK, BrokenTar, read_members
+from toklip_jax.data.sources.tar_members import BLOCK, MAX_EXTENDED, BrokenTar, read_members
 from toklip_jax.data.sources.tar_samples import (
     AFTER_END,
     BROKEN,
@@ -126,6 +126,13 @@ def test_pax_records_that_lie_are_a_broken_tar(records):
     info = special("x", b"x", size=len(records))
     header = info.tobuf(tarfile.GNU_FORMAT)
     data = header + records + bytes(-len(records) % BLOCK) + tar_of(("a.jpg", b"1"))
+    assert samples_of(data).problems == [("t", BROKEN)]
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+def test_an_extended_header_of_megabytes_is_a_broken_tar(kind):
+    header = special("x", kind, size=MAX_EXTENDED + BLOCK).tobuf(tarfile.GNU_FORMAT)
+    data = header + bytes(MAX_EXTENDED + BLOCK) + tar_of(("a.jpg", b"1"))
     assert samples_of(data).problems == [("t", BROKEN)]
 
 
