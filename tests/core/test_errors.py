@@ -49,6 +49,13 @@ def test_what_the_user_can_fix_is_one_line(error, line, capsys):
         exit_status(raising(error), has_traceback=True)
 
 
+def test_no_name_in_an_error_can_steer_a_terminal(capsys):
+    assert exit_status(raising(NotFound("expected a file, found none at \x1b[2J\x07.tar"))) == 2
+    told = capsys.readouterr().err
+    assert told.rstrip("\n").isprintable()
+    assert told.endswith(".tar\n")
+
+
 @pytest.mark.parametrize(
     "error",
     [ValueError("a bug"), OSError("a bug"), KeyError("a"), ConnectionResetError(104, "reset")],
