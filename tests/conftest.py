@@ -6,6 +6,9 @@ the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped
 
 import os
 import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -39,6 +42,41 @@ def highest_precision():
     """Float32 products as such, on every backend."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture
+def run_on_two_hosts():
+    """`run_on_two_hosts(code, *arguments)` runs code in two processes at once.
+
+    Each is told its number, the port of localhost where they meet, and the arguments. Returns the
+    status and the output of each.
+    """
+
+    def run(code, *arguments, devices=1):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        flags = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        )
+        hosts = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, *map(str, (number, port, *arguments))],
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        try:
+            outputs = [host.communicate(timeout=200)[0] for host in hosts]
+        finally:
+            for host in hosts:
+                host.kill()
+        return [(host.returncode, out) for host, out in zip(hosts, outputs, strict=True)]
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -141,11 +141,12 @@ def _expect_no_orphans(path):
     left, deadline = json.loads(path.read_text()), time.monotonic() + ORPHAN_SECONDS
     while left and time.monotonic() < deadline:
         time.sleep(0.1)
-        left = [pid for pid in left if _is_alive(pid)]
+        left = [pid for pid in left if is_alive(pid)]
     assert not left, f"workers outlived their main process by {ORPHAN_SECONDS} s: {left}"
 
 
-def _is_alive(pid):
+def is_alive(pid):
+    """Returns whether a process is running; one that has ended and waits for its parent is not."""
     try:
         status = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -52,7 +52,7 @@ def test_sections_become_what_they_describe(config):
     assert experiment.description["vq"]["batch_size"] == 8
 
 
-def test_pictures_are_turned_everywhere_where_the_config_says_so(config):
+def test_the_config_says_whether_pictures_are_turned(config):
     assert not read_experiment(config).reading.exif_orientation
     assert read_experiment(changed(config, exif_orientation=True)).reading.exif_orientation
     with pytest.raises(UserError, match="exif_orientation"):

@@ -7,6 +7,7 @@ import pytest
 from toklip_jax.cli import convert, encode, plan
 from toklip_jax.cli.command_line import experiment_of
 from toklip_jax.cli.train import main, parse
+from toklip_jax.core.errors import UserError
 
 TINY = pathlib.Path(__file__).parents[1] / "training" / "tiny_run.py"
 
@@ -106,6 +107,13 @@ def test_help_of_the_converter_and_flags_given_twice(capsys):
     assert ended.value.code == 0
     assert convert.main(["to-jax", "a.pt", "b", "--num-heads=2", "--num_heads=3"]) == 2
     assert "expected --num_heads once" in capsys.readouterr().err
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(capsys):
+    flags = [f"--config={TINY}", "--workdir=runs/x", "--config.vqq.loop.steps=3"]
+    with pytest.raises(UserError, match="did you mean 'vq'"):
+        main(["main", *flags, "--traceback"])
+    assert main(["main", *flags]) == 2
 
 
 def test_an_error_of_the_program_is_none_of_the_user(monkeypatch, capsys):

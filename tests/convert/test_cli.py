@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 
 import toklip_jax
 from toklip_jax.cli.convert import main
@@ -206,3 +207,11 @@ def test_a_text_tokenizer_is_kept_with_the_weights(toklip, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(tmp_path / "jax", moved)
     np.testing.assert_array_equal(by_text, toklip_jax.load(moved).text_features(["a dog"]))
+
+
+def test_a_text_tokenizer_of_more_ids_is_not_kept(toklip, tmp_path, capsys):
+    words = tokenizers.models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 3000})
+    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
+    assert convert("to-jax", toklip, tmp_path / "jax", "--tokenizer", tmp_path) == 2
+    assert "got one of 3001" in capsys.readouterr().err
+    assert not (tmp_path / "jax").exists()

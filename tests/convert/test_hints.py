@@ -1,9 +1,11 @@
 """What shapes can't tell is passed; what a file has no use for is refused."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
+from toklip_jax.cli.convert import main as convert
 from toklip_jax.models.base import Hints, Recognised
 from toklip_jax.models.registry import FAMILIES
 
@@ -25,3 +27,24 @@ def test_a_hint_reaches_the_family_or_is_refused(family, hint):
         with pytest.raises(ValueError, match=f"expected no {name} with weights of .*leave it out"):
             Recognised(fake, {}).infer(Hints(**hint))
         assert not seen
+
+
+CONVERTED = pathlib.Path(__file__).parents[1] / "weights" / "format_1"
+
+
+@pytest.mark.parametrize("flag", ["--num-heads=2", "--weights=raw"])
+@pytest.mark.parametrize(
+    "command", ["inspect teacher", "to-jax teacher OUT", "start teacher vq OUT"]
+)
+def test_a_converted_directory_takes_none(command, flag, tmp_path, capsys):
+    name, *paths = command.split()
+    paths = [str(tmp_path / "out" if path == "OUT" else CONVERTED / path) for path in paths]
+    assert convert([name, *paths, flag]) == 2
+    assert "with the converted directory" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_choice_of_weights_is_for_the_files_beside_a_converted_directory(tmp_path, capsys):
+    flags = [str(tmp_path / "vq.pt"), str(tmp_path / "out"), "--weights=raw"]
+    assert convert(["start", str(CONVERTED / "teacher"), *flags]) == 2
+    assert "vq.pt, found nothing" in capsys.readouterr().err

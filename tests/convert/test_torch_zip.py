@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.convert.torch_files import Named, encode, tensor, write
+from toklip_jax.cli.convert import main
 from toklip_jax.files import MappedFile
 from toklip_jax.files.torch_zip import Inert, UnsafeFileError, read_torch_zip
 from toklip_jax.weights.checkpoint_file import read_checkpoint
@@ -71,6 +72,13 @@ def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(path, tmp_path, nam
     with pytest.raises(UnsafeFileError, match=name.replace(" ", ".")):
         read(path)
     assert not victim.exists()
+
+
+def test_the_command_refuses_such_a_file_in_one_line(path, capsys):
+    write(path, {"w": tensor((2, 3)), "x": Named("os system", "true")})
+    assert main(["inspect", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: refused {path}: its pickle names os.system")
 
 
 def test_an_unknown_class_is_inert_and_never_imported(path):

@@ -49,6 +49,13 @@ def test_what_the_user_can_fix_is_one_line(error, line, capsys):
         exit_status(raising(error), has_traceback=True)
 
 
+def test_no_name_in_an_error_can_steer_a_terminal(capsys):
+    assert exit_status(raising(NotFound("expected a file, found none at \x1b[2J\x07.tar"))) == 2
+    told = capsys.readouterr().err
+    assert told.rstrip("\n").isprintable()
+    assert told.endswith(".tar\n")
+
+
 @pytest.mark.parametrize(
     "error",
     [ValueError("a bug"), OSError("a bug"), KeyError("a"), ConnectionResetError(104, "reset")],
@@ -74,4 +81,15 @@ def test_the_package_raises_errors_of_the_user_as_such():
             is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             if is_call and node.func.id in NOT_RAISED:
                 wrong.append(f"{path.name}:{node.lineno} makes a {node.func.id}")
+    assert not wrong
+
+
+def test_every_kind_of_value_error_of_the_package_is_the_user_s():
+    """A class of its own that is no UserError would end a command with a traceback."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+            if set(bases) & {*NOT_RAISED, "OSError"} and "UserError" not in [node.name, *bases]:
+                wrong.append(f"{path.name}:{node.lineno} {node.name}")
     assert not wrong

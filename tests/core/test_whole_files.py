@@ -1,8 +1,10 @@
 import os
 import pathlib
+import re
 
 import pytest
 
+import toklip_jax
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import MAX_BYTES, read_object, write_json, write_whole
 
@@ -53,3 +55,15 @@ def test_the_home_of_nobody_stays_as_it_is(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert expand_user("~/a") == tmp_path / "a"
     assert expand_user("~no_such_user/a") == pathlib.Path("~no_such_user/a")
+
+
+# These write drafts that are renamed, files in a new directory that is, or notes for people.
+WRITERS = {"description.py", "header.py", "ownership.py", "safetensors.py", "sharded.py"}
+WRITERS |= {"faults.py", "parts.py", "tar_index.py", "whole_files.py"}
+
+
+def test_no_other_module_writes_a_file_in_place():
+    package = pathlib.Path(toklip_jax.__file__).parent
+    writing = re.compile(r"\.write_(text|bytes)\(|open\([^()]*\"wb?\"")
+    found = {path.name for path in package.rglob("*.py") if writing.search(path.read_text())}
+    assert found == WRITERS

@@ -8,6 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from tests.data import small_cache
+from toklip_jax.data.record_files import write_records
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
 WORDS = "one red blue green circle square small large"
@@ -68,3 +70,21 @@ def raw():
 @pytest.fixture(scope="session")
 def tokenizer():
     return TextTokenizer(train_tokenizer([WORDS], 64), 8)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache of ten samples of which number 5 could not be read, in three shards."""
+    small_cache.write_cache(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def several_ids(tmp_path):
+    """A cache of three videos with two ids a place, and its ids [3, crops, 6, 2]."""
+    header, crops = small_cache.several_ids_header(), small_cache.CROPS
+    ids = np.random.default_rng(0).integers(0, header.codebook_sizes, (3, crops, 6, 2))
+    header.save(tmp_path)
+    packed = [header.pack({"ids": ids[i], "index": np.array([i])}, str(i)) for i in range(3)]
+    write_records(tmp_path / header.shard(0), packed)
+    return tmp_path, ids

@@ -28,7 +28,7 @@ def image_folder(root, raw):
 def table(root, raw):
     (root / "t.csv").write_text("image,text\na,b\n")
     yield {"kind": "table", "path": f"{root}/t.csv"}
-    (root / "t.csv").write_text("image,text\na,c\n")  # as many bytes
+    (root / "t.csv").write_text("image,text\nb,a\n")  # as many bytes
 
 
 def array_record(root, raw):

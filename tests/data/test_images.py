@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 import toklip_jax
+from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.images import (
     Decode,
@@ -19,6 +20,7 @@ from toklip_jax.data.images import (
     shortest_side_crop,
     squash,
 )
+from toklip_jax.data.sources import SourceConfig
 from toklip_jax.ops.pixels import to_uint8, to_unit_range
 
 RESIZE = {"squash": squash, "shortest": shortest_side_crop}
@@ -210,7 +212,7 @@ def test_no_other_module_opens_pictures():
     assert found == ["formats.py"]
 
 
-def test_pictures_are_turned_where_that_is_asked_for():
+def test_pictures_are_turned_where_that_is_asked_for(tmp_path):
     image = PIL.Image.fromarray(
         np.array([[[0] * 3, [255] * 3]], np.uint8).repeat(20, 0).repeat(10, 1)
     )
@@ -225,6 +227,15 @@ def test_pictures_are_turned_where_that_is_asked_for():
             for asked in (False, True)
         )
         assert (plain["images"][8, 2, 0] < 50, turned["images"][8, 2, 0] > 200) == (True, True)
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "0.jpg").write_bytes(record["image"])
+    source = SourceConfig("image_folder", {"root": str(tmp_path)})
+    for asked in (False, True):
+        batching = Batching(1, 16, exif_orientation=asked)
+        trained = next(training_batches(source, batching, has_text=False)(0))
+        (evaluated,) = evaluation_batches(source, batching)
+        for batch in (trained, evaluated):
+            assert (batch["images"][0, 8, 2, 0] > 200) == asked
 
 
 def test_a_broken_image_file_is_named(tmp_path):

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import shutil
+import tarfile
 
 import fsspec
 import numpy as np
@@ -18,7 +19,7 @@ from toklip_jax.data.record_files import write_records
 from toklip_jax.data.sources import ARRAYS, ENCODED, ArraySource, SourceConfig
 from toklip_jax.data.sources.array_record import write_array_record
 from toklip_jax.data.sources.mixture import Mixture
-from toklip_jax.data.sources.records import read_image_bytes
+from toklip_jax.data.sources.records import MAX_IMAGE_BYTES, read_image_bytes
 
 
 def records(raw, number, first=0):
@@ -124,6 +125,20 @@ def test_an_image_that_cannot_be_read_is_a_bad_sample_but_a_full_process_is_an_e
             read_image_bytes("x")
 
 
+def test_an_image_file_of_a_gigabyte_is_a_bad_sample_that_is_never_read(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    os.truncate(tmp_path / "a.jpg", MAX_IMAGE_BYTES + 1)  # without a block on the disk
+    with pytest.raises(BadSample, match="too large a file"):
+        read_image_bytes(str(tmp_path / "a.jpg"))
+    header = tarfile.TarInfo("b.jpg")
+    header.size = MAX_IMAGE_BYTES + 1
+    (tmp_path / "0.tar").write_bytes(header.tobuf())
+    os.truncate(tmp_path / "0.tar", MAX_IMAGE_BYTES + 2**20)
+    source = SourceConfig("webdataset", {"shards": f"{tmp_path}/0.tar"}).open()
+    with pytest.raises(BadSample, match="too large a file"):
+        source[0]
+
+
 def test_folders_and_tables_are_read_through_fsspec(raw):
     memory = fsspec.filesystem("memory")
     memory.pipe("/folder/cat/a.jpg", b"img")
@@ -195,11 +210,11 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
         ({"directory": None, "name": "no_such_set"}, FileNotFoundError, "data set at no_such_set"),
         ({"directory": None, "name": "mnist"}, FileNotFoundError, "no splits in .*mnist"),
         ({"name": "mnist"}, ValueError, "directory or name"),
-        ({"split": "train["}, ValueError, r"with the split train\[, got an error of TFDS"),
+        ({"split": "train["}, ValueError, r"with the split train\[, but TFDS fails"),
         ({"split": "train[5:2]"}, ValueError, "correct the name or the split"),
         ({"directory": "s3://b/x"}, ValueError, "TFDS at s3://b/x .*s3fs"),
         ({"directory": None, "name": "mnist:9.9.9"}, ValueError, "TFDS at mnist:9.9.9"),
-        ({"directory": None, "name": ""}, ValueError, "an error of TFDS"),
+        ({"directory": None, "name": ""}, ValueError, "but TFDS fails"),
     ],
 )
 def test_a_wrong_tfds_config_is_one_clear_error(prepared, change, error, message):

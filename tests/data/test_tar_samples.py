@@ -2,10 +2,11 @@
 
 import io
 import tarfile
+import time
 
 import pytest
 
-from toklip_jax.data.sources.tar_members import BLOCK, BrokenTar, read_members
+from toklip_jax.data.sources.tar_members import BLOCK, MAX_EXTENDED, BrokenTar, read_members
 from toklip_jax.data.sources.tar_samples import (
     AFTER_END,
     BROKEN,
@@ -126,6 +127,32 @@ def test_pax_records_that_lie_are_a_broken_tar(records):
     header = info.tobuf(tarfile.GNU_FORMAT)
     data = header + records + bytes(-len(records) % BLOCK) + tar_of(("a.jpg", b"1"))
     assert samples_of(data).problems == [("t", BROKEN)]
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+def test_an_extended_header_of_megabytes_is_a_broken_tar(kind):
+    header = special("x", kind, size=MAX_EXTENDED + BLOCK).tobuf(tarfile.GNU_FORMAT)
+    data = header + bytes(MAX_EXTENDED + BLOCK) + tar_of(("a.jpg", b"1"))
+    assert samples_of(data).problems == [("t", BROKEN)]
+
+
+HEADERS = 4000
+
+
+@pytest.mark.parametrize("kind", ["files", "joined", "pax", "long names", "zeros"])
+def test_headers_are_read_in_time_that_grows_with_their_number(kind):
+    files = [tarfile.TarInfo(f"{i}.jpg").tobuf(tarfile.GNU_FORMAT) for i in range(HEADERS)]
+    data = {
+        "files": b"".join(files),
+        "joined": bytes(BLOCK).join(files),
+        "pax": HEADERS * special("x", b"x").tobuf(tarfile.GNU_FORMAT) + files[0],
+        "long names": HEADERS * special("x", b"L").tobuf(tarfile.GNU_FORMAT) + files[0],
+        "zeros": files[0] + bytes(HEADERS * BLOCK) + b"no header",
+    }[kind]
+    begin = time.process_time()
+    samples = samples_of(data)
+    assert time.process_time() - begin < 3  # about 0.1 s; the square of their number takes minutes
+    assert samples.problems
 
 
 def test_tars_that_were_joined_are_all_read_and_never_mixed():

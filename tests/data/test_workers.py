@@ -1,7 +1,6 @@
 """Worker processes end with the main process, and are replaced where they are lost."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import grain
 import numpy as np
 import pytest
 
+from tests.kill_resume import is_alive
 from toklip_jax.core.errors import TryAgain
 from toklip_jax.data import workers
 from toklip_jax.data.workers import MAX_LOST, read_ahead
@@ -76,14 +76,6 @@ if __name__ == "__main__":
 """
 
 
-def is_alive(pid):
-    try:
-        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.fixture
 def reading(tmp_path):
     """A program that reads with a worker process, and its id."""
@@ -105,10 +97,14 @@ def reading(tmp_path):
     program.communicate()
 
 
-def test_a_worker_ends_when_the_main_process_is_killed(reading):
+def test_a_worker_leaves_signals_to_the_main_process_and_ends_with_it(reading):
     program, worker = reading
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline().split() == [str(i) for i in range(1, 51)]
     assert is_alive(worker)
-    os.kill(worker, signal.SIGINT)  # the main process's to answer
     program.kill()
     program.wait()
     deadline = time.monotonic() + 15

@@ -1,9 +1,6 @@
 """Mean, TopK and CodeUsage: counted, masked, merged."""
 
 import math
-import socket
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -150,9 +147,9 @@ def test_one_process_merges_to_itself():
 
 WORKER = """
 import sys, jax, numpy as np
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+rank, port = map(int, sys.argv[1:])
+jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
 from toklip_jax.metrics import CodeUsage, Mean, TopK, merge_across_hosts
-rank = int(sys.argv[2])
 mean = merge_across_hosts(Mean.from_values(np.array([0.1, 1e9 + 1 / 3])[rank:rank + 1]))
 hits = merge_across_hosts(TopK.from_ranks(np.arange(3 + rank), (1, 3)))
 huge = merge_across_hosts(CodeUsage(counts=(np.array([2**40, rank]),)))
@@ -161,15 +158,7 @@ print(repr(mean.total), mean.weight, hits.hits.tolist(), hits.count, huge.counts
 
 
 @pytest.mark.slow
-def test_two_processes_merge_to_the_sum_without_rounding():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, address, str(rank)], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    outputs = [worker.communicate(timeout=120)[0].splitlines()[-1] for worker in workers]
-    assert outputs == [f"{0.1 + (1e9 + 1 / 3)!r} 2.0 [2, 6] 7 [{2**41}, 1]"] * 2
+def test_two_processes_merge_to_the_sum_without_rounding(run_on_two_hosts):
+    expected = f"{0.1 + (1e9 + 1 / 3)!r} 2.0 [2, 6] 7 [{2**41}, 1]\n"
+    outputs = [output for _, output in run_on_two_hosts(WORKER)]
+    assert all(expected in output for output in outputs), outputs

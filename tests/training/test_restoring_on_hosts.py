@@ -1,10 +1,5 @@
 """Two real processes restore one checkpoint, which one of them can't read at first, or ever."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 
 WORKER = """
@@ -51,24 +46,7 @@ with Checkpoints(folder, keep=3) as checkpoints:
 @pytest.mark.parametrize(
     ("failures", "printed"), [(1, "taken 20.0"), (9, "both met checkpoint 20 in")]
 )
-def test_both_take_the_same_step_or_both_end(failures, printed, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    arguments = [port, str(tmp_path), str(failures)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), *arguments],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=60)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert all(output.splitlines()[-1].startswith(printed) for output in outputs), outputs
+def test_both_take_the_same_step_or_both_end(run_on_two_hosts, failures, printed, tmp_path):
+    outputs = [output for _, output in run_on_two_hosts(WORKER, tmp_path, failures)]
+    assert all(printed in output for output in outputs), outputs
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax
 import pytest
@@ -29,6 +30,19 @@ def failing(error, at):
             yield batch
 
     return source
+
+
+def evaluation_that_fails_once(error):
+    """Returns the evaluation, and the parameters that it has seen so far."""
+    seen = []
+
+    def evaluate(params):
+        seen.append(float(params["slope"]["a"]))
+        if len(seen) == 1:
+            raise error
+        return {"r1": 0.5}
+
+    return evaluate, seen
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +74,7 @@ def test_too_many_bad_samples(tmp_path):
 
 @pytest.mark.parametrize("best", ["", "r1"])
 def test_an_evaluation_that_raises_and_is_made_up_for(best, tmp_path, unbroken):
-    seen = []
-
-    def evaluate(params):
-        seen.append(float(params["slope"]["a"]))
-        if len(seen) == 1:
-            raise OSError("no picture can be read")
-        return {"r1": 0.5}
-
+    evaluate, seen = evaluation_that_fails_once(OSError("no picture can be read"))
     options = {"context": LoopContext(evaluate=evaluate), "evaluate_every": 4, "best": best}
     with pytest.raises(OSError, match="no picture"):
         fit(tmp_path, 8, **options, **RARELY)
@@ -78,15 +85,23 @@ def test_an_evaluation_that_raises_and_is_made_up_for(best, tmp_path, unbroken):
     assert logged == [4, 8]
 
 
-def test_the_last_evaluation_is_made_up_for_too(tmp_path):
-    seen = []
+def test_an_evaluation_starts_after_a_save(tmp_path):
+    """A process that is killed within it saves nothing more."""
+    seen, saved = [], tmp_path / "checkpoints" / "4"
 
     def evaluate(params):
-        seen.append(float(params["slope"]["a"]))
-        if len(seen) == 1:
-            raise RuntimeError("out of memory")
+        deadline = time.monotonic() + 20
+        while not saved.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(saved.exists())
         return {"r1": 0.5}
 
+    fit(tmp_path, 5, context=LoopContext(evaluate=evaluate), evaluate_every=4, **RARELY)
+    assert seen[0]
+
+
+def test_the_last_evaluation_is_made_up_for_too(tmp_path):
+    evaluate, seen = evaluation_that_fails_once(RuntimeError("out of memory"))
     options = {"context": LoopContext(evaluate=evaluate), "evaluate_every": 8}
     with pytest.raises(RuntimeError):
         fit(tmp_path, 8, **options, **RARELY)
@@ -122,14 +137,24 @@ def test_a_signal(is_within, tmp_path, unbroken):
     assert fit(tmp_path, 8, **options, **RARELY)["slope"]["a"] == unbroken
 
 
-def test_a_save_that_fails_hides_no_error(tmp_path, monkeypatch, caplog):
-    def full(self, step, state, metrics=None):
+@pytest.mark.parametrize("part", ["save", "wait"])
+def test_a_save_that_fails_hides_no_error(part, tmp_path, monkeypatch, caplog):
+    def full(self, *arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr(loop.Checkpoints, "save", full)
+    monkeypatch.setattr(loop.Checkpoints, part, full)
     with pytest.raises(ValueError, match="a bad sample"):
         fit(tmp_path, 8, source=failing(ValueError("a bad sample"), at=2), **RARELY)
     assert "step 2 could not be saved (no space left) after: a bad sample" in caplog.text
+
+
+def test_a_host_that_ends_alone_saves_no_step(tmp_path, monkeypatch, caplog):
+    """The others may be at another step, or gone: a save needs all of them."""
+    monkeypatch.setattr(loop, "all_arrive", lambda name, seconds: False)
+    with pytest.raises(ValueError, match="a bad sample"):
+        fit(tmp_path, 8, source=failing(ValueError("a bad sample"), at=2), **RARELY)
+    assert saved_step(tmp_path) is None
+    assert "step 2 is not saved: not all hosts have ended at it" in caplog.text
 
 
 def test_parameters_are_never_saved_from_a_step_that_broke_off(tmp_path, monkeypatch, caplog):

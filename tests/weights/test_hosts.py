@@ -1,10 +1,6 @@
 """Weights that are sharded over two hosts: both take part in saving, and learn how it ended."""
 
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 FORMAT_1 = pathlib.Path(__file__).parent / "format_1" / "toklip"
 
@@ -36,29 +32,12 @@ for path, error in ((out / "whole", FileExistsError), (out / "file" / "weights",
 """
 
 
-def test_two_hosts_save_one_model_and_agree_on_a_failure(tmp_path):
-    with socket.socket() as sock:
-        sock.bind(("localhost", 0))
-        port = sock.getsockname()[1]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SAVE, str(host), str(port), str(FORMAT_1), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for host in range(2)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    for host, (process, output) in enumerate(zip(processes, outputs, strict=True)):
-        assert process.returncode == 0, output[-3000:]
+def test_two_hosts_save_one_model_and_agree_on_a_failure(run_on_two_hosts, tmp_path):
+    ended = run_on_two_hosts(SAVE, FORMAT_1, tmp_path, devices=2)
+    for host, (status, output) in enumerate(ended):
+        assert status == 0, output[-3000:]
         assert f"host {host}: expected a new directory" in output
-    assert "host 1: host 0 could not write" in outputs[1]
+    assert "host 1: host 0 could not write" in ended[1][1]
     name = "params.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (FORMAT_1 / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "whole"]

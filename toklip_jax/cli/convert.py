@@ -114,11 +114,16 @@ def verify(args: argparse.Namespace) -> int:
 def start(args: argparse.Namespace) -> int:
     """Writes the weights that TokLIP's training starts from, of a teacher and a VQ tokenizer."""
     _expect_new(args.out)
-    is_ema = _is_ema(args)
-    teacher = _read(args.teacher, Hints(args.num_heads, args.text_num_heads), is_ema)
+    files = [path for path in (args.teacher, args.vq) if not is_converted(path)]
+
+    def read(path, hints):
+        is_chosen = path in files or not files  # a directory needs no --weights beside a file
+        return _read(path, hints, _is_ema(args) if is_chosen else None)
+
+    teacher = read(args.teacher, Hints(args.num_heads, args.text_num_heads))
     if args.tokenizer:
         teacher = _with_tokenizer(teacher, args.tokenizer)
-    vq = _read(args.vq, Hints(is_l2_normalised=not args.no_l2), is_ema)
+    vq = read(args.vq, Hints(is_l2_normalised=not args.no_l2))
     vq = vq.with_layout(teacher.is_scanned)
     joined = start_toklip(teacher, vq, is_causal=not args.full_attention, seed=args.seed)
     print("\n".join(joined.report))
@@ -199,7 +204,7 @@ def _is_ema(args):
 
 def _read(path: pathlib.Path, hints: Hints, is_ema: bool | None) -> Weights:
     if is_converted(path):
-        expect_no_hints(hints, path)
+        expect_no_hints(hints, path, is_ema)
         return load_weights(path)
     checkpoint = read_checkpoint(path, is_ema)
     _print_taken(checkpoint)

@@ -1,4 +1,4 @@
-"""Which sample stands at which index of a source, as one hash.
+"""Hashes which sample is at which index of a source.
 
 The order of training is a function of the step and of the number of samples, and rows that were
 encoded are kept by their index. So data that grew, or stand in another order, are other data.

@@ -132,6 +132,6 @@ def name_left_out(source: Any) -> None:
 
 
 def shown(name: str) -> str:
-    """Returns a sample's name without what could steer a terminal: names come from files."""
+    """Returns a sample's name without control characters: names come from files."""
     name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,4 +1,4 @@
-"""Labels as data sets store them, to the int32 of batches."""
+"""Reads labels, as data sets store them, as the int32 of batches."""
 
 import re
 from typing import Any

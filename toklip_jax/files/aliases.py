@@ -16,7 +16,7 @@ SAME = ""
 
 @dataclasses.dataclass(frozen=True)
 class Alias:
-    """How one tensor of the map is made of another package's.
+    """A tensor of the map, and how it is made from another package's.
 
     Attributes:
         target: the map's name; `{i}` stands for a number.

@@ -14,6 +14,8 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+from toklip_jax.core.errors import UserError
+
 SCALARS = (str, bytes, int, float, bool, type(None))
 MAX_PICKLE_BYTES = 32 * 2**20  # a state dict of ten thousand tensors takes about 2 MiB
 MAX_INSTRUCTIONS = 2_000_000  # about 45 for a tensor
@@ -21,7 +23,7 @@ MAX_INDEX = 2**32  # of the memo; pickles count from 0
 MAX_KEY = 2**60  # integers below have different hashes: of larger ones, any number may share one
 
 
-class PickleError(ValueError):
+class PickleError(UserError):
     """Not a pickle, or one that uses instructions no checkpoint needs."""
 
 

@@ -15,6 +15,7 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyLazy, LazyArray
 
@@ -41,7 +42,7 @@ class Rule:
     reason: str = ""
 
 
-class MapError(ValueError):
+class MapError(UserError):
     """All that does not fit between a checkpoint and a model, in one report."""
 
 

@@ -90,7 +90,7 @@ DANGEROUS_DEPTH = max(module.count(".") for module in DANGEROUS_MODULES) + 1
 MAX_AXIS = 2**48
 
 
-class UnsafeFileError(ValueError):
+class UnsafeFileError(UserError):
     """The file's pickle names code that it would have run."""
 
 

@@ -89,7 +89,7 @@ def _softmax(logits, is_causal, positions, segments):
 def _visible(
     shape: tuple[int, int], is_causal: bool, positions: tuple | None, segments: tuple | None
 ) -> Bool[Array, "*b t s"] | None:
-    """Which keys each query sees, or None where all see all; `attention` states the rule."""
+    """Returns which keys each query sees (see `attention`), or None where all see all."""
     conditions = []
     if positions is not None:
         ours, theirs = positions

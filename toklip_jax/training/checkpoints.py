@@ -261,7 +261,7 @@ class Checkpoints:
         return aside.name
 
     def _saved_figures(self) -> dict[int, float]:
-        """The figure of each checkpoint that `best` compares; damaged ones have none."""
+        """Returns the figure by which `best` compares each checkpoint; damaged ones have none."""
 
         def read():
             found = {}
@@ -292,7 +292,7 @@ def _read_description(path):
 
 @contextlib.contextmanager
 def _silent():
-    """Keeps tracebacks off the terminal: of reads that Orbax gives up when another has failed."""
+    """Hides the tracebacks of reads that Orbax gives up once another read has failed."""
     asyncio, hook = logging.getLogger("asyncio"), sys.unraisablehook
     level = asyncio.level
     asyncio.setLevel(logging.CRITICAL + 1)

@@ -66,7 +66,7 @@ def other_inputs(theirs: Mapping[str, str], mine: Mapping[str, str]) -> list[str
 
 
 def _expect_data(where, theirs, mine, allow_change):
-    """The order of samples is a function of the step and of what there is."""
+    """Compares the data: the order of samples is a function of the step and of what there is."""
     if not theirs or not mine or theirs == mine:
         return
     said = (
@@ -82,7 +82,10 @@ def _expect_data(where, theirs, mine, allow_change):
 
 
 def _other_frozen(theirs, mine):
-    """Those that both use in the same type: a run may switch to a cache, or to another type."""
+    """Returns the names of parameters whose values differ, though both use them in one type.
+
+    A run may switch to a cache, or to another type.
+    """
     return [
         name
         for name in sorted(theirs.keys() & mine)

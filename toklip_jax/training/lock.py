@@ -43,7 +43,7 @@ class DirectoryLock:
         self._file.flush()
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Releases the directory."""
         self._file.close()
 
     def _is_taken(self) -> bool:

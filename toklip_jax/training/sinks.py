@@ -17,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.whole_files import write_whole
 
 WANDB_ID = "wandb_id"  # in a stage's directory
 
@@ -127,8 +128,8 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
 
 
 def _kept_id(directory):
-    """The id of the run, new for a new run: names of directories are used more than once."""
+    """Returns the run's id, a new one for a new run: names of directories are reused."""
     path = directory / WANDB_ID
     if not path.exists():
-        path.write_text(uuid.uuid4().hex)
+        write_whole(path, uuid.uuid4().hex)
     return path.read_text().strip()

@@ -43,7 +43,7 @@ class Workdir:
         write_json(self.path / CONFIG_NAME, self._config, sort_keys=True)
 
     def close(self) -> None:
-        """Lets others use the directory."""
+        """Releases the directory."""
         self._lock.close()
 
 

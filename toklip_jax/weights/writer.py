@@ -1,4 +1,4 @@
-"""Named arrays into files of PyTorch's world; never over an existing one."""
+"""Writes named arrays to files that PyTorch reads; never over an existing one."""
 
 import os
 import pathlib

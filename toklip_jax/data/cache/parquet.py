@@ -1,4 +1,4 @@
-"""A cache as Parquet, for trainers of language models: a file a shard, a row a crop.
+"""A cache as Parquet, for trainers of language models: one file per shard, one row per crop.
 
 Columns: `image_tokens`, a list of ids with an offset added, so that they follow a language model's
 own; `caption`, null where the source had no texts. The schema's metadata holds the offset and what

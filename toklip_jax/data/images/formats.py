@@ -54,6 +54,6 @@ def to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 
 @functools.cache
 def _known_formats():
-    """Those of `FORMATS` that this Pillow was built with."""
+    """Returns those of `FORMATS` that this Pillow was built with."""
     PIL.Image.init()
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)

@@ -28,10 +28,10 @@ Place = tuple[int, int]  # offset and size
 
 @dataclasses.dataclass(frozen=True)
 class Extensions:
-    """Which members of a tar make a sample, by what follows the first dot of their names.
+    """The members of a tar that make a sample, told by what follows the first dot of their names.
 
-    Of several members of a sample that would do, the one whose extension is named first is taken.
-    Members whose names begin with a dot are none.
+    Where several members of a sample would do, the one whose extension is named first is taken.
+    Members whose names begin with a dot are ignored.
     """
 
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")

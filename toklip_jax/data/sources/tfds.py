@@ -123,8 +123,8 @@ def _library_errors(directory, name, split):
         if isinstance(error, absent):
             raise _absent(directory, name, reason) from error
         raise UserError(
-            f"expected a whole data set of TFDS at {directory or name} with the split {split}, got an error of "
-            f"TFDS ({reason}): correct the name or the split, or prepare it again"
+            f"expected a complete TFDS data set at {directory or name} with the split {split}, but "
+            f"TFDS fails ({reason}): correct the name or the split, or prepare it again"
         ) from error
 
 
