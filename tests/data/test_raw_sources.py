@@ -212,8 +212,8 @@ def test_tfds_is_read_without_tensorflow_and_without_decoding(prepared):
         ({"name": "mnist"}, ValueError, "directory or name"),
         ({"split": "train["}, ValueError, r"with the split train\[, but TFDS fails"),
         ({"split": "train[5:2]"}, ValueError, "correct the name or the split"),
-        ({"directory": "s3://b/x"}, ValueError, "TFDS at s3://b/x .*s3fs"),
-        ({"directory": None, "name": "mnist:9.9.9"}, ValueError, "TFDS at mnist:9.9.9"),
+        ({"directory": "s3://b/x"}, ValueError, "TFDS data set at s3://b/x .*s3fs"),
+        ({"directory": None, "name": "mnist:9.9.9"}, ValueError, "TFDS data set at mnist:9.9.9"),
         ({"directory": None, "name": ""}, ValueError, "but TFDS fails"),
     ],
 )
