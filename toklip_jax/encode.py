@@ -4,8 +4,14 @@ import sys
 
 from toklip_jax.core.large_pages import use_large_pages
 
-if __name__ == "__main__":
-    use_large_pages()  # which may start the command again, so nothing large is imported before
-    from toklip_jax.cli.encode import main
 
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit status; all that is large is imported here."""
+    from toklip_jax.cli import encode
+
+    return encode.main(argv)
+
+
+if __name__ == "__main__":
+    use_large_pages()  # may start the command again
     sys.exit(main(sys.argv))

@@ -45,7 +45,7 @@ def test_every_field_of_the_loop_and_the_optimizer_exists():
 
 
 def test_every_flag_of_a_program_of_ours_exists():
-    sources = {"main": "main.py", "plan": "cli/plan.py", "encode": "cli/encode.py"}
+    sources = {"main": "cli/train.py", "plan": "cli/plan.py", "encode": "cli/encode.py"}
     for program, path in sources.items():
         source = (ROOT / "toklip_jax" / path).read_text()
         flags = set(re.findall(rf"toklip_jax\.{program} .*", TEXT))
@@ -53,7 +53,7 @@ def test_every_flag_of_a_program_of_ours_exists():
         assert named
         for flag in named - {"workdir"}:
             assert f'"{flag}"' in source, flag
-    paths = ("main.py", "cli/command_line.py")
+    paths = ("cli/train.py", "cli/command_line.py")
     main = "".join((ROOT / "toklip_jax" / path).read_text() for path in paths)
     for flag in ("restart", "traceback", "allow_config_change", "profile"):
         assert f"--{flag}" in TEXT

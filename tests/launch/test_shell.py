@@ -31,7 +31,7 @@ def test_no_process_is_ended_by_name(path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_flag_of_main_that_a_script_names_exists(name):
-    main = (LAUNCH.parent / "toklip_jax" / "main.py").read_text()
+    main = (LAUNCH.parent / "toklip_jax" / "cli" / "train.py").read_text()
     text = (LAUNCH / name).read_text()
     command = "\n".join(line for line in text.splitlines() if "toklip_jax.main" in line)
     flags = set(re.findall(r"--(\w+)=\"?\$", command))

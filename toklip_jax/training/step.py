@@ -57,17 +57,14 @@ def make_step(
         loss, metrics, grads = gradients(
             objective, state.params, frozen, batch, rng, chunks=accumulation
         )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = objective.constrain(optax.apply_updates(state.params, updates))
+        ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        old = state.params, state.opt_state, state.ema
-
-        def update():
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = objective.constrain(optax.apply_updates(state.params, updates))
-            ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
-            return params, opt_state, ema
-
-        kept = _update_if(is_finite & ~is_missing, update, old)
+        old, new = (state.params, state.opt_state, state.ema), (params, opt_state, ema)
+        is_kept = is_finite & ~is_missing
+        kept = jax.tree.map(lambda n, o: jnp.where(is_kept, n, o), new, old)
         is_skipped = ~is_finite & ~is_missing
         metrics = metrics | {
             "loss": loss,
@@ -147,22 +144,6 @@ def gradients(
     grads, sums = jax.lax.scan(add_chunk, grads, chunked)
     loss, metrics = averages(*jax.tree.map(lambda x: jnp.sum(x, axis=0), sums), weight)
     return loss + between[0], metrics | between[1], grads
-
-
-def _update_if(condition: jax.Array, update: Callable[[], Any], old: Any) -> Any:
-    """Returns what `update` gives where the condition holds, and `old` elsewhere.
-
-    On a CPU it is a branch, for which the old state, donated, is overwritten in place; choosing
-    between two states makes XLA copy some of its arrays first. On TPUs a branch takes more memory
-    than the choice (docs/performance.md).
-    """
-
-    def choose():
-        return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(), old)
-
-    return jax.lax.platform_dependent(
-        cpu=lambda: jax.lax.cond(condition, update, lambda: old), default=choose
-    )
 
 
 def _split(tree, chunks):

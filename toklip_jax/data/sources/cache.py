@@ -27,7 +27,7 @@ class CacheSource:
 
     Attributes:
         header: the cache's.
-        classes: names of the labels, if the cache knows them.
+        classes: names of the labels, or None if the cache does not know them.
     """
 
     def __init__(self, directory: str):
@@ -39,7 +39,7 @@ class CacheSource:
         """
         directory = expand_home(directory)
         self.header = load_header(directory)
-        self.classes = self.header.classes
+        self.classes = self.header.classes or None  # an empty list: names were not known
         paths = expect_complete(self.header, directory)
         counts = [count_records(path) for path in paths]
         for path, count in zip(paths, counts, strict=True):
