@@ -16,11 +16,12 @@ PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loa
 # with recordings, and all of `make test-all`, is compiled as users compile.
 PLAIN_CODE = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
 	--xla_llvm_disable_expensive_passes=true $(XLA_FLAGS)"
+RECORDED = $(addprefix tests/,api evaluation models nn ops training)# as in tests/conftest.py
 NONE_CHOSEN = 5# pytest's status where ARGS choose no test
 
 test: $(VENV)/.installed
 	$(PLAIN_CODE) $(PYTEST) -m "not slow and not recorded" $(ARGS) || test $$? = $(NONE_CHOSEN)
-	$(PYTEST) -m "not slow and recorded" $(ARGS) || test $$? = $(NONE_CHOSEN)
+	$(PYTEST) -m "not slow and recorded" $(or $(ARGS),$(RECORDED)) || test $$? = $(NONE_CHOSEN)
 
 # The slow tests too: kills, full-size plans (where libtpu is installed), three stages on two hosts.
 test-all: $(VENV)/.installed

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.siglip.sizes import TINY_TEXT, tiny
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.nn.config import Compute
@@ -23,7 +24,8 @@ BOUND = 1e-5  # relative to the largest entry of each array
 @pytest.fixture(scope="module")
 def case():
     text = dataclasses.replace(TINY_TEXT, context_length=4)
-    config = dataclasses.replace(TOKLIP_SIZES["tiny"], text=text, has_logit_bias=True)
+    vq = LlamaGenConfig(64, channels=32, multipliers=(1,), num_res_blocks=1, stem_patch=16)
+    config = dataclasses.replace(TOKLIP_SIZES["tiny"], vq=vq, text=text, has_logit_bias=True)
     rng = np.random.default_rng(0)
     batch = {
         "images": rng.integers(0, 256, (8, 64, 64, 3), np.uint8),

@@ -49,9 +49,8 @@ def free_port():
         return sock.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    "stages", [("teacher",), pytest.param(("vq", "teacher", "toklip"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # what it is made of runs on two hosts in the default suite too
+@pytest.mark.parametrize("stages", [("teacher",), ("vq", "teacher", "toklip")])
 def test_two_processes_give_the_losses_and_the_evaluation_of_one(stages, tmp_path):
     last = stages[-1]
     flags = (
