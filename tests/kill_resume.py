@@ -66,11 +66,13 @@ def compare(directory, times, steps, seed, events=KILLS, workers=0):
         child = run(workdir, plan, steps, workers, directory)
         resumed_at.append(_newest(workdir))
         done[event] += 1
+        is_early = child.returncode == 0
+        assert not is_early, f"it ended before {event} number {time_number}: take more --steps"
         if event == "full":
             _expect_told(child)
             (directory / "disk" / FILLER).unlink()
             continue
-        assert child.returncode == -signal.SIGKILL, f"ended before {event}: {child.stderr}"
+        assert child.returncode == -signal.SIGKILL, f"{child.returncode}: {child.stderr}"
         _expect_no_orphans(directory / CHILDREN)
         if event == "flip":
             done["flipped"] += _flip_a_bit(workdir, rng)
