@@ -18,6 +18,13 @@ NUMBERS = ("api", "evaluation", "models", "nn", "ops", "training")  # whose reco
 # They start first, so that no process is left with one of them at the end.
 LONGEST = ("test_main.py", "test_processes.py", "test_suite.py", "test_cached_run.py")
 LONGEST += ("test_real_data.py", "test_toy_tokenizer.py", "test_accumulation.py")
+LONGEST += (
+    "test_sharded.py",
+    "test_chunks_of_every_task.py",
+    "test_checkpoint.py",
+    "test_paths.py",
+)
+LONGEST += ("test_paths.py", "test_contrastive.py", "test_cli.py", "test_nearest.py", "test_generated.py")
 
 
 @pytest.fixture(scope="session")

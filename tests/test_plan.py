@@ -40,6 +40,7 @@ def plan_of(*flags, devices=8):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_eight_local_devices_are_planned_for():
     """Of a stage that starts from other stages, which say its sizes."""
     flags = ("--config.compute.is_scanned=True", "--config.compute.remat=full")

@@ -176,6 +176,7 @@ assert gathers and max(c.size for c in gathers) < table, max(gathers, key=lambda
 """
 
 
+@pytest.mark.slow
 def test_constraints_change_no_result_and_gather_no_table():
     """Values and gradients, of images and from a cache, on 2 x 2 x 2 devices against one."""
     done = subprocess.run(

@@ -93,6 +93,7 @@ def test_a_run_on_tars_skips_what_is_broken_and_validates(finished):
     assert "00001.tar:000010005" in log
 
 
+@pytest.mark.slow  # the order of samples with workers has fast tests (tests/data/test_build.py)
 def test_workers_change_no_loss(config, finished, tmp_path):
     command = [sys.executable, "-m", "toklip_jax.main", f"--config={config}"]
     command += [f"--workdir={tmp_path}", "--config.num_workers=2"]
