@@ -16,15 +16,11 @@ import pytest
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 NUMBERS = ("api", "evaluation", "models", "nn", "ops", "training")  # whose recordings are numbers
 # They start first, so that no process is left with one of them at the end.
-LONGEST = ("test_main.py", "test_processes.py", "test_suite.py", "test_cached_run.py")
-LONGEST += ("test_real_data.py", "test_toy_tokenizer.py", "test_accumulation.py")
-LONGEST += (
-    "test_sharded.py",
-    "test_chunks_of_every_task.py",
-    "test_checkpoint.py",
-    "test_paths.py",
-)
-LONGEST += ("test_paths.py", "test_contrastive.py", "test_cli.py", "test_nearest.py", "test_generated.py")
+LONGEST = """
+    test_main test_processes test_suite test_cached_run test_real_data test_toy_tokenizer
+    test_accumulation test_sharded test_chunks_of_every_task test_checkpoint test_paths
+    test_contrastive test_cli test_nearest test_generated
+""".split()
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +100,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name in NUMBERS and "golden" in getattr(item, "fixturenames", ()):
             item.add_marker("recorded")
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter):
