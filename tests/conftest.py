@@ -4,6 +4,7 @@ The small recordings are in `tests/golden`. The large ones (VQ checkpoints, grad
 the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped, with a message.
 """
 
+import gc
 import os
 import pathlib
 import socket
@@ -93,6 +94,12 @@ def _compile_once(tmp_path_factory):
     # For the processes that tests start.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_collect():
+    """What earlier files left is no longer searched: Orbax collects garbage at every save."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
