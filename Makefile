@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-all lint clean
 
-# Large pages for large arrays: up to a quarter fewer seconds a step (docs/performance.md).
-demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
 

@@ -1,7 +1,7 @@
 """Large pages for the memory of commands that compute on a CPU.
 
 XLA allocates the temporaries of a program again each time that it runs, and glibc hands them back
-to Linux each time, which then has to find and clear every page anew. In pages of 2 MiB instead of
+to Linux each time, which then has to find and clear every page again. In pages of 2 MiB instead of
 4 KiB that costs a fraction (docs/performance.md). glibc reads the setting when a program starts.
 """
 
@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-SWITCH = "TOKLIP_LARGE_PAGES"  # "0" turns it off; "1" says that the program was started with it
+SWITCH = "TOKLIP_LARGE_PAGES"  # "0" turns it off
 TUNABLES = "GLIBC_TUNABLES"
 SETTING = "glibc.malloc.hugetlb=1"
 MIN_GLIBC = (2, 35)  # the first that has the setting
@@ -33,8 +33,8 @@ def use_large_pages() -> None:
 
 
 def say_if_used() -> None:
-    """Prints a line where this program was started with large pages by itself."""
-    if os.environ.get(SWITCH) == "1":
+    """Prints a line where this program was started with large pages."""
+    if SETTING in os.environ.get(TUNABLES, ""):
         print(f"memory in large pages, for speed on a CPU ({SWITCH}=0 turns them off)")
 
 
@@ -46,12 +46,12 @@ def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
     if not are_useful(environment):
         return dict(environment)
     tunables = ":".join(filter(None, (environment.get(TUNABLES), SETTING)))
-    return {**environment, TUNABLES: tunables, SWITCH: "1"}
+    return {**environment, TUNABLES: tunables}
 
 
 def are_useful(environment: Mapping[str, str]) -> bool:
     """Returns whether a program in this environment would be faster with large pages."""
-    if environment.get(SWITCH) in ("0", "1") or "malloc.hugetlb" in environment.get(TUNABLES, ""):
+    if environment.get(SWITCH) == "0" or "malloc.hugetlb" in environment.get(TUNABLES, ""):
         return False
     return _glibc() >= MIN_GLIBC and _are_on_request() and _is_on_cpu(environment)
 
