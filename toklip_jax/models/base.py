@@ -103,13 +103,15 @@ class Hints:
         num_heads: the number of heads of the image tower or the token encoder.
         text_num_heads: the number of heads of the text tower.
         is_causal: whether the token encoder is causal.
-        is_l2_normalised: whether a VQ codebook is used at unit length, as released ones are.
+        is_l2_normalised: whether a VQ codebook is used at unit length, as LlamaGen's is.
+        family: the name of the model family, where several have the same names.
     """
 
     num_heads: int | None = None
     text_num_heads: int | None = None
     is_causal: bool | None = None
     is_l2_normalised: bool = True
+    family: str | None = None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -148,6 +150,8 @@ class ForeignKeys:
             to slash paths that begin with `target`.
         hints: the fields of `Hints` that `infer` reads; others are refused.
         dialects: other packages' names for the same.
+        fits: `fits(tensors, prefix)` tells whether tensors with these marks are this family's,
+            where other families have the same names.
     """
 
     marks: tuple[str, ...]
@@ -155,6 +159,16 @@ class ForeignKeys:
     rules: Callable[[Any, str, str], Sequence[Rule]]
     hints: tuple[str, ...] = ()
     dialects: tuple[Dialect, ...] = ()
+    fits: Callable[[Tensors, str], bool] = lambda tensors, prefix: True
+
+    def match(self, tensors: Tensors, prefix: str = "", is_named: bool = False) -> bool:
+        """Tells whether tensors whose names begin with `prefix` are this family's.
+
+        Args:
+            is_named: whether the caller has said that they are, so that the names alone decide.
+        """
+        has_names = all(prefix + mark in tensors for mark in self.marks)
+        return has_names and (is_named or self.fits(tensors, prefix))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,19 +259,25 @@ def family_of(config: Any) -> Family:
     )
 
 
-def find_family(tensors: Tensors, prefix: str = "", role: str | None = None) -> Family:
+def find_family(
+    tensors: Tensors, prefix: str = "", role: str | None = None, name: str | None = None
+) -> Family:
     """Returns the family that named tensors are of.
 
     Args:
         prefix: the beginning of the names.
         role: look only among the families of this role.
+        name: the family's, where the caller has said it.
 
     Raises:
         ValueError: none; says which there are and what the names look like.
     """
     candidates = [f for f in registered() if f.keys and role in (None, f.role)]
+    if name is not None:
+        check_name("a model family with PyTorch files", name, [f.name for f in candidates])
+        candidates = [f for f in candidates if f.name == name]
     for family in candidates:
-        if all(prefix + mark in tensors for mark in family.keys.marks):
+        if family.keys.match(tensors, prefix, name is not None):
             return family
     known = ", ".join(family.title for family in candidates)
     some = [printable(name) for name in tensors if name.startswith(prefix)][:4]
@@ -287,7 +307,7 @@ class Recognised:
             ValueError: a hint that these weights have no use for, or one that is missing.
         """
         for name in hints.given:
-            if name not in self.family.keys.hints:
+            if name != "family" and name not in self.family.keys.hints:
                 raise UserError(
                     f"expected no {name} with weights of {self.family.title}, which have no use "
                     f"for it, got {getattr(hints, name)}: leave it out"
@@ -296,21 +316,26 @@ class Recognised:
         return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
 
 
-def recognise(tensors: Tensors) -> Recognised:
+def recognise(tensors: Tensors, name: str | None = None) -> Recognised:
     """Returns what named tensors are, whatever package named them, and below which attribute.
+
+    Args:
+        name: the family's, where the caller has said it; a TokLIP's is that of its VQ tokenizer.
 
     Raises:
         ValueError: of no known family, or without a part that these names promise.
     """
     for names in (tensors, _without_attribute(tensors)):
         for family in registered():
-            if family.keys and all(mark in names for mark in family.keys.marks):
+            is_meant = name in (None, family.name) or family.role == "toklip"
+            is_named = name == family.name
+            if is_meant and family.keys and family.keys.match(names, is_named=is_named):
                 return Recognised(family, names)
         for family, dialect in _dialects():
-            if all(mark in names for mark in dialect.marks):
+            if name in (None, family.name) and all(mark in names for mark in dialect.marks):
                 sizes = dialect.sizes(names)
                 return Recognised(family, dialect.translate(names), dialect.title, sizes)
-    return Recognised(find_family(tensors), tensors)
+    return Recognised(find_family(tensors, name=name), tensors)
 
 
 def _dialects():

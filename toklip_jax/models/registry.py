@@ -24,14 +24,17 @@ from toklip_jax.models.base import (
     register,
     registered,
 )
+from toklip_jax.models.chameleon.family import CHAMELEON
+from toklip_jax.models.ibq.family import IBQ
 from toklip_jax.models.inception.family import INCEPTION
 from toklip_jax.models.llamagen.family import LLAMAGEN
 from toklip_jax.models.siglip.family import SIGLIP
+from toklip_jax.models.taming.family import TAMING
 from toklip_jax.models.toklip.family import TOKLIP
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.layout import to_unrolled
 
-FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, INCEPTION)
+FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, IBQ, CHAMELEON, TAMING, INCEPTION)
 for _family in FAMILIES:
     register(_family)
 

@@ -13,13 +13,17 @@ GROUP_NORM_EPS = 1e-6
 class Encoder(nn.Module):
     """Encodes images as latents, through levels of residual blocks.
 
-    Each level but the last halves the resolution. Attention follows each residual block of the last
-    level, and stands in the middle.
+    Each level but the last halves the resolution. Attention follows each residual block of some
+    levels, and stands in the middle.
+
+    Attributes:
+        attention_levels: levels with attention, counted from the highest resolution.
     """
 
     channels: int
     multipliers: tuple[int, ...]
     num_res_blocks: int
+    attention_levels: tuple[int, ...]
     z_channels: int
     dtype: jnp.dtype
 
@@ -31,7 +35,7 @@ class Encoder(nn.Module):
             width = self.channels * multiplier
             for j in range(self.num_res_blocks):
                 x = ResBlock(width, self.dtype, name=f"levels_{i}_res_{j}")(x)
-                if i == last:
+                if i in self.attention_levels:
                     x = AttentionBlock(self.dtype, name=f"levels_{i}_attn_{j}")(x)
             if i != last:
                 x = Downsample(self.dtype, name=f"levels_{i}_downsample")(x)
@@ -43,12 +47,16 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Decodes latents to images: the encoder's mirror, with one more residual block in each level.
 
-    Levels are counted from the lowest resolution; attention stands in the first.
+    Its modules' names count levels from the lowest resolution.
+
+    Attributes:
+        attention_levels: as the encoder's, counted from the highest resolution.
     """
 
     channels: int
     multipliers: tuple[int, ...]
     num_res_blocks: int
+    attention_levels: tuple[int, ...]
     out_channels: int
     dtype: jnp.dtype
 
@@ -61,7 +69,7 @@ class Decoder(nn.Module):
             width = self.channels * multiplier
             for j in range(self.num_res_blocks + 1):
                 x = ResBlock(width, self.dtype, name=f"levels_{i}_res_{j}")(x)
-                if i == 0:
+                if last - i in self.attention_levels:
                     x = AttentionBlock(self.dtype, name=f"levels_{i}_attn_{j}")(x)
             if i != last:
                 x = Upsample(self.dtype, name=f"levels_{i}_upsample")(x)

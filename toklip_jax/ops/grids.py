@@ -18,3 +18,15 @@ def square_grid(n: int) -> tuple[int, int]:
             f"{n}"
         )
     return side, side
+
+
+def image_grid(size: tuple[int, ...], factor: int) -> tuple[int, int]:
+    """Returns an image's grid where each place has `factor` pixels a side.
+
+    Raises:
+        ValueError: the factor does not divide the sides, or it is no image's size.
+    """
+    if len(size) != 2 or any(side % factor or side < factor for side in size):
+        shown = "x".join(map(str, size))
+        raise UserError(f"expected image sides divisible by {factor}, got {shown}: resize them")
+    return size[0] // factor, size[1] // factor

@@ -1,6 +1,7 @@
-"""Nearest code: which row of a codebook is closest to each vector.
+"""Nearest code: which row of a codebook is closest to each vector, or most alike.
 
-argmin_z |v - e_z|^2 = argmax_z (2 v . e_z - |e_z|^2); the lowest index wins a tie.
+argmin_z |v - e_z|^2 = argmax_z (2 v . e_z - |e_z|^2); by the inner product, argmax_z v . e_z. The
+lowest index wins a tie.
 """
 
 import functools
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.ops.nearest_blocked import (
+    METRICS,
+    penalty_of,
     scores_of,
     search_in_blocks,
     squares_of,
@@ -20,7 +23,10 @@ from toklip_jax.ops.nearest_pallas import search_on_gpu, search_on_tpu
 
 
 def nearest_code(
-    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], implementation: str | None = None
+    vectors: Float[Array, "n c"],
+    codebook: Float[Array, "z c"],
+    implementation: str | None = None,
+    metric: str = METRICS[0],
 ) -> Int[Array, " n"]:
     """Returns the index of the nearest row of `codebook` for each vector, int32.
 
@@ -41,9 +47,10 @@ def nearest_code(
             lowered for: the Pallas kernels on TPUs and on NVIDIA's GPUs (Ampere and later, as XLA's
             Triton has it), `blocked` elsewhere. A kernel runs interpreted where its platform is
             not.
+        metric: "euclidean", or "inner_product" for the row of the greatest inner product.
 
     Raises:
-        ValueError: an unknown implementation, no codes, or widths that differ.
+        ValueError: an unknown implementation or metric, no codes, or widths that differ.
     """
     if vectors.shape[1:] != codebook.shape[1:] or not len(codebook):
         raise UserError(
@@ -54,23 +61,29 @@ def nearest_code(
         raise UserError(
             f"expected an implementation of {sorted(IMPLEMENTATIONS)}, got {implementation!r}"
         )
+    if metric not in METRICS:
+        raise UserError(f"expected a metric of {METRICS}, got {metric!r}")
     vectors, codebook = jax.lax.stop_gradient((vectors, codebook))
     codebook = varying_as(codebook, vectors)
     if not len(vectors):
         return jnp.zeros(0, jnp.int32)
     if implementation is not None:
-        return IMPLEMENTATIONS[implementation](vectors, codebook)
+        return IMPLEMENTATIONS[implementation](vectors, codebook, metric)
     return jax.lax.platform_dependent(
-        vectors, codebook, tpu=search_on_tpu, cuda=search_on_gpu, default=search_in_blocks
+        vectors,
+        codebook,
+        tpu=functools.partial(search_on_tpu, metric=metric),
+        cuda=functools.partial(search_on_gpu, metric=metric),
+        default=functools.partial(search_in_blocks, metric=metric),
     )
 
 
 def nearest_code_reference(
-    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"]
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
 ) -> Int[Array, " n"]:
     """The same in its shortest form, with all [n, z] scores at once."""
     vectors, codebook = vectors.astype(jnp.float32), codebook.astype(jnp.float32)
-    scores = scores_of(vectors, codebook, squares_of(codebook))
+    scores = scores_of(vectors, codebook, penalty_of(codebook, metric))
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
@@ -84,10 +97,11 @@ def squared_distances(
 
 
 def _interpreted_elsewhere(kernel, platform):
-    def search(vectors, codebook):
-        interpreted = functools.partial(kernel, interpret=True)
+    def search(vectors, codebook, metric=METRICS[0]):
+        compiled = functools.partial(kernel, metric=metric)
+        interpreted = functools.partial(compiled, interpret=True)
         return jax.lax.platform_dependent(
-            vectors, codebook, default=interpreted, **{platform: kernel}
+            vectors, codebook, default=interpreted, **{platform: compiled}
         )
 
     return search

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+METRICS = ("euclidean", "inner_product")
 NARROW = 16  # widest codes whose scores are summed one by one (`chain`)
 GROUP = 128  # codes whose maximum is taken before the arg max
 ROWS = 64  # vectors scored at a time; from 512 on (8 M scores), XLA on CPU is ten times slower
@@ -16,20 +17,21 @@ PREPARED = 2**18  # numbers of the codebook (1 MiB) that are prepared at a time
 
 
 def search_in_blocks(
-    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"]
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
 ) -> Int[Array, " n"]:
     """Blocks of vectors against the codebook, itself in blocks where it is large; ids are int32."""
     z, c = codebook.shape
     size = min(z, max(GROUP, PREPARED // c))
     at_a_time = ROWS if c <= NARROW else max(ROWS, min(WIDE_ROWS, SCORES // size))
     if size == z:
-        search = _searcher(codebook)
+        search = _searcher(codebook, metric)
         return by_rows(lambda block: search(block)[1], vectors, at_a_time)
 
     def chunk(rows):
         def against(i, found):
             start = jnp.minimum(i * size, z - size)  # the last block may overlap the one before
-            search = _searcher(jax.lax.dynamic_slice_in_dim(codebook, start, size))
+            codes = jax.lax.dynamic_slice_in_dim(codebook, start, size)
+            search = _searcher(codes, metric)
             scores, new_ids = by_rows(search, rows, at_a_time)
             best, ids = found
             is_better = scores > best
@@ -45,7 +47,7 @@ def search_in_blocks(
 def scores_of(
     vectors: Float[Array, "n c"], codes: Float[Array, "z c"], penalty: Float[Array, " z"]
 ) -> Float[Array, "n z"]:
-    """Returns 2 v . e - penalty, float32, where the penalty is |e|^2: greatest for the nearest."""
+    """Returns 2 v . e - penalty, float32, greatest for the nearest; `penalty_of` gives the last."""
     return 2 * jnp.matmul(vectors, codes.T, precision=jax.lax.Precision.HIGHEST) - penalty
 
 
@@ -62,6 +64,11 @@ def squares_of(codes: Float[Array, "z c"]) -> Float[Array, " z"]:
     Hence the barrier: a sum that is fused into a product is rounded as the product's library does.
     """
     return jax.lax.optimization_barrier(jnp.sum(codes.astype(jnp.float32) ** 2, axis=-1))
+
+
+def penalty_of(codes: Float[Array, "z c"], metric: str) -> Float[Array, " z"]:
+    """Returns what a metric subtracts from twice the inner product: |e|^2, or nothing."""
+    return squares_of(codes) if metric == "euclidean" else jnp.zeros(len(codes), jnp.float32)
 
 
 def by_rows(function: Callable[[Array], Any], vectors: Array, rows: int) -> Any:
@@ -110,14 +117,14 @@ def chain(left: Any, right: Any) -> Array:
     return total
 
 
-def _searcher(codebook) -> Callable:
+def _searcher(codebook, metric) -> Callable:
     """Prepares codes; returns a function from vectors [r, c] to their best scores and ids."""
     codebook = codebook.astype(jnp.float32)
     z, c = codebook.shape
     group = min(GROUP, z)
     # Padded codes never win: their score is -inf, and equal scores go to the lowest index.
     codes = jnp.pad(codebook, ((0, -z % group), (0, 0)))
-    penalty = jnp.pad(squares_of(codebook), (0, -z % group), constant_values=jnp.inf)
+    penalty = jnp.pad(penalty_of(codebook, metric), (0, -z % group), constant_values=jnp.inf)
     return (_recomputing if c <= NARROW else _holding)(codes, penalty, group)
 
 
@@ -135,7 +142,7 @@ def _recomputing(codes, penalty, group):
     columns = columns.swapaxes(1, 2)  # [g, c + 1, group]
     # Else their making is fused into every use of them.
     grouped, columns = jax.lax.optimization_barrier((grouped, columns))
-    longest = jnp.sqrt(jnp.max(jnp.where(penalty < jnp.inf, penalty, 0)))
+    longest = jnp.sqrt(jnp.max(squares_of(codes)))
 
     def search(block):
         block = block.astype(jnp.float32)

@@ -5,9 +5,10 @@ the tile it came from: three operations a score, none of them across columns. On
 have been seen are the columns compared, and the lowest index among the best is taken.
 
 Narrow codes are scored in float32 without a matrix unit, which would be mostly idle and rounds to
-bfloat16 or TF32: 2 (v_0 e_0 + ... + v_c e_c) - |e|^2, summed in this order, as on CPUs. (GPUs and
-CPUs round a product and its addition at once, TPUs each.) Wider codes use the matrix unit at its
-highest precision: six passes of bfloat16 on TPUs, float32 by IEEE on GPUs.
+bfloat16 or TF32: 2 (v_0 e_0 + ... + v_c e_c) - |e|^2, summed in this order, as on CPUs; the inner
+product alone has no |e|^2. (GPUs and CPUs round a product and its addition at once, TPUs each.)
+Wider codes use the matrix unit at its highest precision: six passes of bfloat16 on TPUs, float32 by
+IEEE on GPUs.
 """
 
 import functools
@@ -19,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.ops.nearest_blocked import NARROW, by_rows, chain, shape_like, squares_of
+from toklip_jax.ops.nearest_blocked import METRICS, NARROW, by_rows, chain, penalty_of, shape_like
 
 LANES = 128  # of a TPU's vector registers
 TPU_ROWS = 256  # a grid step's vectors: spread over lanes, 1 MiB at c = 8
@@ -35,7 +36,10 @@ LAST = jnp.iinfo(jnp.int32).max
 
 
 def search_on_tpu(
-    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], interpret: bool = False
+    vectors: Float[Array, "n c"],
+    codebook: Float[Array, "z c"],
+    metric: str = METRICS[0],
+    interpret: bool = False,
 ) -> Int[Array, " n"]:
     """Vectors lie on sublanes and codes on lanes; ids are int32."""
     z, c = codebook.shape
@@ -43,7 +47,7 @@ def search_on_tpu(
     size = TPU_CODES if is_narrow else min(max(TPU_WIDE // c // LANES, 1) * LANES, TPU_CODES // 2)
     size = min(size, -(-z // LANES) * LANES)
     codes = 2 * codebook.astype(jnp.float32).T if is_narrow else codebook
-    penalty = _penalty(codebook, size)[None]  # [1, z]
+    penalty = _penalty(codebook, size, metric)[None]  # [1, z]
     kernel = _tpu_narrow if is_narrow else _tpu_wide
 
     def search(block):
@@ -56,12 +60,15 @@ def search_on_tpu(
 
 
 def search_on_gpu(
-    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], interpret: bool = False
+    vectors: Float[Array, "n c"],
+    codebook: Float[Array, "z c"],
+    metric: str = METRICS[0],
+    interpret: bool = False,
 ) -> Int[Array, " n"]:
     """A program for each block of vectors; ids are int32."""
     is_narrow = codebook.shape[1] <= NARROW
     size = GPU_NARROW if is_narrow else GPU_WIDE
-    penalty = _penalty(codebook, size)
+    penalty = _penalty(codebook, size, metric)
     if is_narrow:
         codebook = 2 * codebook.astype(jnp.float32).T  # so that neighbours are read together
 
@@ -78,9 +85,9 @@ def search_on_gpu(
     return by_rows(search, vectors, GPU_COPY)
 
 
-def _penalty(codes, size):
-    """|e|^2, [z], and infinity up to a multiple of `size`: what is read there never wins."""
-    return jnp.pad(squares_of(codes), (0, -len(codes) % size), constant_values=jnp.inf)
+def _penalty(codes, size, metric):
+    """What the metric subtracts, [z], and infinity up to a multiple of `size`, which never wins."""
+    return jnp.pad(penalty_of(codes, metric), (0, -len(codes) % size), constant_values=jnp.inf)
 
 
 def _tpu_call(kernel, vectors, codes, penalty, size, interpret):

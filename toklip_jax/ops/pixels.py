@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 Images = np.ndarray | jax.Array
 
@@ -27,3 +27,18 @@ def to_uint8(images: Float[Images, "*shape"]) -> UInt8[Images, "*shape"]:
     xp = np if isinstance(images, np.ndarray) else jnp
     values = xp.clip(images.astype(xp.float32), -1, 1)
     return xp.rint((values + 1) * 127.5).astype(xp.uint8)
+
+
+def space_to_depth(images: Float[Array, "b h w c"], patch: int) -> Float[Array, "b H W C"]:
+    """Folds patch x patch pixels into channels; `depth_to_space` unfolds them."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, c * patch**2)
+
+
+def depth_to_space(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b H W C"]:
+    """Unfolds channels, in the order (row, column, channel), into patch x patch pixels."""
+    b, h, w, c = x.shape
+    c //= patch**2
+    x = x.reshape(b, h, w, patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, c)

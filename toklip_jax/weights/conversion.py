@@ -19,7 +19,7 @@ def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
             that are not finite; names the file.
     """
     with naming(checkpoint.file.path):
-        recognised = recognise(checkpoint.tensors)
+        recognised = recognise(checkpoint.tensors, hints.family)
         family, config = recognised.family, recognised.infer(hints)
         rules = family.keys.rules(config, "", "")
         flat, carried = to_jax(recognised.tensors, rules, param_shapes(config))

@@ -23,6 +23,7 @@ def read_weights(
     is_causal: bool | None = None,
     is_l2_normalised: bool = True,
     is_ema: bool | None = None,
+    family: str | None = None,
 ) -> Weights:
     """Reads a converted directory, or a PyTorch checkpoint with the sizes its shapes can't tell.
 
@@ -32,6 +33,8 @@ def read_weights(
             holds it.
         is_ema: whether to take the running mean of a checkpoint's weights, or the raw ones; None
             takes the mean where there are both, and says so.
+        family: the name of the model family, where several have the same names in PyTorch: of a
+            VQ tokenizer, or of that within TokLIP.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -43,7 +46,8 @@ def read_weights(
         check_type(value, int | None, name)
     check_type(is_causal, bool | None, "is_causal")
     check_type(is_ema, bool | None, "is_ema")
-    hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised)
+    check_type(family, str | None, "family")
+    hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised, family)
     if is_converted(path):
         expect_no_hints(hints, path, is_ema)
         return load_weights(path)

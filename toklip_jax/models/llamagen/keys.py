@@ -1,10 +1,11 @@
 """The names that LlamaGen's VQ checkpoints have, alone or within another model's file."""
 
-from toklip_jax.files.layouts import conv_rules, norm_rules
+from toklip_jax.files.layouts import conv_rules
 from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import count_layers, shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.vqgan_names import attention_rules, end_rules, res_rules
 
 MAX_LEVELS, MAX_RES_BLOCKS = 10, 8  # VQ-16 has 5 and 2
 USAGE = "a counter of codes lately used in training, no parameter"
@@ -50,39 +51,19 @@ def _coder_rules(source, target):
     """The encoder or the decoder: both have the same names."""
     level = f"{source}.conv_blocks.{{i}}"
     return [
-        *conv_rules(f"{source}.conv_in", f"{target}/conv_in"),
-        *_res_rules(f"{level}.res.{{j}}", f"{target}/levels_{{i}}_res_{{j}}"),
-        *_attention_rules(f"{level}.attn.{{j}}", f"{target}/levels_{{i}}_attn_{{j}}"),
+        *end_rules(source, target),
+        *res_rules(f"{level}.res.{{j}}", f"{target}/levels_{{i}}_res_{{j}}"),
+        *attention_rules(f"{level}.attn.{{j}}", f"{target}/levels_{{i}}_attn_{{j}}"),
         *conv_rules(f"{level}.downsample.conv", f"{target}/levels_{{i}}_downsample/conv"),
         *conv_rules(f"{level}.upsample.conv", f"{target}/levels_{{i}}_upsample/conv"),
-        *_res_rules(f"{source}.mid.0", f"{target}/mid_res_0"),
-        *_attention_rules(f"{source}.mid.1", f"{target}/mid_attn"),
-        *_res_rules(f"{source}.mid.2", f"{target}/mid_res_1"),
-        *norm_rules(f"{source}.norm_out", f"{target}/norm_out"),
-        *conv_rules(f"{source}.conv_out", f"{target}/conv_out"),
-    ]
-
-
-def _res_rules(source, target):
-    return [
-        *norm_rules(f"{source}.norm1", f"{target}/norm1"),
-        *conv_rules(f"{source}.conv1", f"{target}/conv1"),
-        *norm_rules(f"{source}.norm2", f"{target}/norm2"),
-        *conv_rules(f"{source}.conv2", f"{target}/conv2"),
-        *conv_rules(f"{source}.nin_shortcut", f"{target}/shortcut"),
-    ]
-
-
-def _attention_rules(source, target):
-    return [
-        *norm_rules(f"{source}.norm", f"{target}/norm"),
-        *(rule for name in "qkv" for rule in conv_rules(f"{source}.{name}", f"{target}/{name}")),
-        *conv_rules(f"{source}.proj_out", f"{target}/proj"),
+        *res_rules(f"{source}.mid.0", f"{target}/mid_res_0"),
+        *attention_rules(f"{source}.mid.1", f"{target}/mid_attn"),
+        *res_rules(f"{source}.mid.2", f"{target}/mid_res_1"),
     ]
 
 
 KEYS = ForeignKeys(
-    ("quantize.embedding.weight", "encoder.conv_in.weight"),
+    ("quantize.embedding.weight", "encoder.conv_blocks.0.res.0.conv1.weight"),
     infer,
     rules,
     hints=("is_l2_normalised",),

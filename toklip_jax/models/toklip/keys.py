@@ -14,7 +14,8 @@ VQ = f"{siglip.TRUNK}vq."  # what the names of the VQ tokenizer's tensors begin 
 
 def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> TokLIPConfig:
     """Returns the config of a TokLIP checkpoint, whichever VQ tokenizer it holds."""
-    vq = find_family(tensors, prefix + VQ, "vq").keys.infer(tensors, hints, prefix + VQ)
+    family = find_family(tensors, prefix + VQ, "vq", hints.family)
+    vq = family.keys.infer(tensors, hints, prefix + VQ)
     named = siglip.fitting_size(tensors, SIZES.values(), prefix)
     patch_size = vq.smallest_size
     grid = square_grid(shape_of(tensors, f"{prefix}{siglip.TRUNK}pos_embed", 3)[1])

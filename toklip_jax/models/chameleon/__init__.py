@@ -1,0 +1,1 @@
+"""Chameleon's VQ tokenizer (arXiv 2405.09818)."""

@@ -1,0 +1,150 @@
+"""The convolutional VQ tokenizers: VQGAN's encoder and decoder around any quantiser."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from toklip_jax.core.errors import UserError
+from toklip_jax.models.base import VQConfig
+from toklip_jax.models.vq import VQModel
+from toklip_jax.nn.convolutional import Decoder, Encoder, conv
+from toklip_jax.nn.quantisers import Quantiser
+from toklip_jax.ops.grids import image_grid
+from toklip_jax.ops.pixels import depth_to_space, space_to_depth
+from toklip_jax.parallel.sharding import BATCH_AXES, constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalVQConfig:
+    """Sizes of a convolutional tokenizer; the defaults are LlamaGen's VQ-16's.
+
+    Attributes:
+        codebook_size: number of codes.
+        codebook_dim: length of a code vector.
+        channels: width of the convolutions at full resolution.
+        multipliers: factors of `channels`, level by level; each level but the last halves the
+            resolution.
+        num_res_blocks: blocks in an encoder's level; the decoder's have one more.
+        z_channels: channels of the encoder's output, before the 1x1 convolution to `codebook_dim`.
+        stem_patch: space-to-depth factor before the first convolution and after the last; 1 in
+            all released weights. 2 or 4 makes small images cheap on CPUs.
+    """
+
+    codebook_size: int = 16_384
+    codebook_dim: int = 8
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 256
+    stem_patch: int = 1
+
+    def __post_init__(self):
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        for name in ("codebook_size", "codebook_dim", "channels", "num_res_blocks", "z_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"expected a {name} of at least 1, got {getattr(self, name)}")
+        if not self.multipliers or min(*self.multipliers, self.stem_patch) < 1:
+            raise UserError(
+                f"expected multipliers and a stem_patch of at least 1, got {self.multipliers} and "
+                f"{self.stem_patch}"
+            )
+        if self.channels % 32:
+            raise UserError(
+                f"expected channels divisible by 32 (the group norm's groups), got {self.channels}"
+            )
+
+    codes_per_place = 1
+    licence = ""
+    has_decoder = True
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return (self.codebook_size,)
+
+    @property
+    def code_dim(self) -> int:
+        return self.codebook_dim
+
+    @property
+    def attention_levels(self) -> tuple[int, ...]:
+        """Levels with attention, counted from the highest resolution."""
+        return (len(self.multipliers) - 1,)
+
+    @property
+    def downsample(self) -> int:
+        """Pixels of a place's side."""
+        return self.stem_patch * 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def smallest_size(self) -> tuple[int, int]:
+        return self.downsample, self.downsample
+
+    def grid_of(self, *size: int) -> tuple[int, int]:
+        """Returns (height, width) of the grid of ids of an image of this height and width.
+
+        Raises:
+            ValueError: the down-sampling does not divide the sides, or it is no image's size.
+        """
+        return image_grid(size, self.downsample)
+
+
+def vq_inputs(config: VQConfig) -> tuple[jax.ShapeDtypeStruct]:
+    """Returns the shape of what initialisation runs a tokenizer of images on."""
+    return (jax.ShapeDtypeStruct((1, *config.smallest_size, 3), jnp.float32),)
+
+
+class ConvolutionalVQ(VQModel):
+    """Encoder, 1x1 convolution, quantiser, 1x1 convolution, decoder."""
+
+    config: ConvolutionalVQConfig
+
+    def setup(self):
+        config, dtype = self.config, self.compute.vq_jax_dtype
+        sizes = {
+            "channels": config.channels,
+            "multipliers": config.multipliers,
+            "num_res_blocks": config.num_res_blocks,
+            "attention_levels": config.attention_levels,
+            "dtype": dtype,
+        }
+        self.encoder = Encoder(z_channels=config.z_channels, **sizes)
+        self.quant_conv = conv(config.code_dim, dtype, None, kernel=1)
+        self.quantiser = self._build_quantiser()
+        # Its parameters are the tokenizer's own, as they have always been in files.
+        nn.share_scope(self, self.quantiser)
+        self.post_quant_conv = conv(config.z_channels, dtype, None, kernel=1)
+        if config.has_decoder:
+            self.decoder = Decoder(out_channels=3 * config.stem_patch**2, **sizes)
+
+    def _build_quantiser(self) -> Quantiser:
+        raise NotImplementedError
+
+    def _latents(self, images: Float[Array, "b h w 3"]):
+        grid = self.config.grid_of(*images.shape[1:3])
+        images = constrain(images, BATCH_AXES, None, None, None)
+        # Accelerators round float32 products to bfloat16 by default, which would change ids.
+        precision = "highest" if self.compute.vq_dtype == "float32" else None
+        with jax.default_matmul_precision(precision):
+            x = self.quant_conv(self.encoder(space_to_depth(images, self.config.stem_patch)))
+        return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
+
+    def _decode(self, code_vectors, grid):
+        b, _, c = code_vectors.shape
+        x = code_vectors.reshape(b, *grid, c)  # [b, h, w, c]
+        x = constrain(x, BATCH_AXES, None, None, None)
+        x = self.post_quant_conv(x)
+        if not self.config.has_decoder:
+            return self._without_decoder(b, grid)
+        x = self.decoder(x).astype(jnp.float32)
+        return depth_to_space(x, self.config.stem_patch)
+
+    def _without_decoder(self, b, grid):
+        if self.is_initializing():
+            return jnp.zeros((b, *(self.config.downsample * side for side in grid), 3))
+        raise UserError(
+            "expected weights with a decoder, got an encoder's alone: images can be tokenized, but "
+            "ids can't be decoded; take the file of the whole tokenizer"
+        )

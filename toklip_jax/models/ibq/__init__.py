@@ -1,0 +1,1 @@
+"""IBQ, index backpropagation quantization (arXiv 2412.02692)."""

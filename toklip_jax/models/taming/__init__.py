@@ -1,0 +1,1 @@
+"""taming-transformers' VQGAN (arXiv 2012.09841)."""

@@ -1,0 +1,73 @@
+"""The methods that VQ tokenizers have in common: all but the encoder, quantiser and decoder."""
+
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from toklip_jax.models.base import VQOutput
+from toklip_jax.nn.config import Compute
+from toklip_jax.ops.grids import square_grid
+
+
+class VQModel(nn.Module):
+    """The base of VQ tokenizers. Interface: `models.base.VQConfig`.
+
+    A family's module sets `self.quantiser` (`nn.quantisers.Quantiser`) in `setup`, and defines
+    `_latents` and `_decode`.
+    """
+
+    config: Any
+    compute: Compute
+
+    def __call__(self, images: Float[Array, "b *size 3"]) -> VQOutput:
+        """Reconstructs through the quantiser; decoder gradients pass straight to the encoder."""
+        latents, grid = self._latents(images)
+        quantised = self.quantiser.train(latents)
+        restored = self._decode(quantised.vectors, grid)
+        losses = self.quantiser.row_losses(quantised)
+        return VQOutput(restored, quantised.ids, quantised.latents, losses)
+
+    def tokenize(self, images: Float[Array, "b *size 3"]) -> Int[Array, "b n *q"]:
+        """Returns the ids of each place of the grid, row by row, int32."""
+        return self.quantiser.encode(self._latents(images)[0])
+
+    def encode(self, images: Float[Array, "b *size 3"]) -> Float[Array, "b n c"]:
+        """Returns the images' code vectors, float32; gradients pass straight to the encoder."""
+        return self.quantiser.train(self._latents(images)[0]).vectors
+
+    def latents(self, images: Float[Array, "b *size 3"]) -> Float[Array, "b n c"]:
+        """Returns what the search compares with the codes, float32."""
+        return self.quantiser.normalise(self._latents(images)[0])
+
+    def code_vectors(self, ids: Int[Array, "b n *q"]) -> Float[Array, "b n c"]:
+        """Returns the vectors that ids stand for, float32, as the quantiser hands them on."""
+        return self.quantiser.lookup(ids)
+
+    def detokenize(
+        self, ids: Int[Array, "b n *q"], grid: tuple[int, ...] | None = None
+    ) -> Float[Array, "b *size 3"]:
+        """Returns images, float32, nominally in [-1, 1]; of a square grid unless told.
+
+        Raises:
+            ValueError: n is not a square number and no grid was given.
+        """
+        return self._decode(self.code_vectors(ids), grid or square_grid(ids.shape[1]))
+
+    def between_rows(
+        self, latents: Float[Array, "b n c"], mask: Bool[Array, " b"] | None = None
+    ) -> dict[str, Float[Array, ""]]:
+        """Returns the losses that compare rows: see `nn.quantisers.Quantiser`."""
+        return self.quantiser.between_rows(latents, mask)
+
+    def _latents(
+        self, images: Float[Array, "b *size 3"]
+    ) -> tuple[Float[Array, "b n c"], tuple[int, ...]]:
+        """Returns the latents before the quantiser, and the grid."""
+        raise NotImplementedError
+
+    def _decode(
+        self, code_vectors: Float[Array, "b n c"], grid: tuple[int, ...]
+    ) -> Float[Array, "b *size 3"]:
+        """Returns the images of code vectors, float32."""
+        raise NotImplementedError

@@ -1,0 +1,7 @@
+"""Quantisers turn latents into ids, and ids into vectors; each is a module of its own."""
+
+from toklip_jax.nn.quantisers.base import Quantised, Quantiser
+from toklip_jax.nn.quantisers.inner_product import InnerProductQuantiser
+from toklip_jax.nn.quantisers.vector import VectorQuantiser
+
+__all__ = ["InnerProductQuantiser", "Quantised", "Quantiser", "VectorQuantiser"]

@@ -1,0 +1,32 @@
+"""What quantisers with a codebook share: the search, the lookup, and fresh codes."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.ops.nearest import nearest_code
+from toklip_jax.parallel.sharding import map_sharded_rows
+
+
+def search_codes(
+    latents: Float[Array, "b n c"], codes: Float[Array, "z c"], metric: str = "euclidean"
+) -> Int[Array, "b n"]:
+    """Returns the ids of the nearest codes, int32, each device searching for its own rows."""
+
+    def search(latents, codes):
+        b, n, c = latents.shape
+        return nearest_code(latents.reshape(-1, c), codes, metric=metric).reshape(b, n)
+
+    return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))
+
+
+def rows_of(codebook: Float[Array, "z c"], ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+    """Returns rows of a codebook; NaN for ids outside it."""
+    ids = jnp.where(ids < 0, len(codebook), ids)  # negative ids would count from its end
+    return jnp.take(codebook, ids, axis=0)
+
+
+def init_codebook(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "*q z c"]:
+    """Returns fresh codes from U(-1/z, 1/z), as VQ-VAEs draw them."""
+    bound = 1 / shape[-2]
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
