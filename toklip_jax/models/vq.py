@@ -60,6 +60,12 @@ class VQModel(nn.Module):
         """Returns the losses that compare rows: see `nn.quantisers.Quantiser`."""
         return self.quantiser.between_rows(latents, mask)
 
+    def compared(
+        self, latents: Float[Array, "b n c"], ids: Int[Array, "b n *q"]
+    ) -> Float[Array, "q m c"]:
+        """Returns the vectors that codes were compared with: see `nn.quantisers.Quantiser`."""
+        return self.quantiser.compared(latents, ids)
+
     def _latents(
         self, images: Float[Array, "b *size 3"]
     ) -> tuple[Float[Array, "b n c"], tuple[int, ...]]:

@@ -15,7 +15,8 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.training.state import Params
 
 Batch = dict[str, Any]
-Result = tuple[jax.Array, dict[str, jax.Array]]
+Result = tuple[jax.Array, dict[str, Any]]
+STATISTICS = "statistics"  # among metrics: arrays by name, for `refresh` and not for the log
 
 
 @flax.struct.dataclass
@@ -27,7 +28,8 @@ class Encoded:
         loss_sum: sum over these rows of the losses that need no other rows, float32 scalar.
         weight: the divisor of the sum: the number of rows that count, or of their tokens. It
             depends on no trainable parameter.
-        metrics: float32 scalars, sums that the same weight divides.
+        metrics: float32 scalars, sums that the same weight divides. `STATISTICS` among them are
+            arrays by name.
         rows: arrays [b, ...] that `compare` finds in its batch; no gradient passes.
     """
 
@@ -85,23 +87,40 @@ class Objective:
         """Returns trainable parameters, clipped to their bounds after an update."""
         return params
 
+    def refresh(self, params: Params, statistics: dict[str, Any], rng: jax.Array) -> Params:
+        """Returns trainable parameters, with those that no gradient trains brought up to date.
+
+        It runs after an update: for running statistics, or codes that no latent chooses.
+
+        Args:
+            statistics: the `STATISTICS` of `encode`, averaged, and of `compare`.
+        """
+        del statistics, rng
+        return params
+
     def model_params(self, params: Params) -> Params:
         """Returns the parameters of the model whose weights the stage saves."""
         return params
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array) -> Result:
-        """Returns the loss to minimise and metrics, all float32 scalars."""
+        """Returns the loss to minimise and metrics: float32 scalars, and perhaps `STATISTICS`."""
         batch = self.prepare(params, batch)
         encoded = self.encode(params, batch, rng)
         between, metrics = self.compare(params, encoded.features, batch | encoded.rows)
         loss, own = averages(encoded.loss_sum, encoded.metrics, encoded.weight)
-        return loss + between, own | metrics
+        return loss + between, join_metrics(own, metrics)
 
 
 def averages(loss_sum: Any, metrics: dict[str, Any], weight: Any) -> Result:
     """Returns the loss and metrics as averages of the given sums; 0 if nothing counts."""
     weight = jnp.where(weight > 0, weight, 1)
-    return loss_sum / weight, {name: total / weight for name, total in metrics.items()}
+    return loss_sum / weight, jax.tree.map(lambda total: total / weight, metrics)
+
+
+def join_metrics(own: dict[str, Any], between: dict[str, Any]) -> dict[str, Any]:
+    """Returns the metrics of `encode` and of `compare` together."""
+    statistics = own.get(STATISTICS, {}) | between.get(STATISTICS, {})
+    return own | between | ({STATISTICS: statistics} if statistics else {})
 
 
 def sum_rows(values: Float[Array, " b"], mask: Bool[Array, " b"] | None = None) -> Float[Array, ""]:

@@ -9,11 +9,11 @@ import optax
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.parallel.sharding import Rules, batch_sharding, shardings
-from toklip_jax.training.objective import Objective, averages
+from toklip_jax.training.objective import STATISTICS, Objective, averages, join_metrics
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from toklip_jax.training.state import Params, TrainState, merge, with_zeros
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 MISSING = "is_missing"  # in a batch: bool [b], rows that stand for others that could not be read
 
 
@@ -57,8 +57,11 @@ def make_step(
         loss, metrics, grads = gradients(
             objective, state.params, frozen, batch, rng, chunks=accumulation
         )
+        statistics = metrics.pop(STATISTICS, {})
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = objective.constrain(optax.apply_updates(state.params, updates))
+        if statistics:
+            params = objective.refresh(params, statistics, jax.random.fold_in(rng, 1))
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -143,7 +146,7 @@ def gradients(
     chunked = prepared, _split(cotangents, chunks), rngs
     grads, sums = jax.lax.scan(add_chunk, grads, chunked)
     loss, metrics = averages(*jax.tree.map(lambda x: jnp.sum(x, axis=0), sums), weight)
-    return loss + between[0], metrics | between[1], grads
+    return loss + between[0], join_metrics(metrics, between[1]), grads
 
 
 def _split(tree, chunks):

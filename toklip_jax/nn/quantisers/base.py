@@ -45,6 +45,19 @@ class Quantiser(nn.Module):
         """Returns latents as they are compared with the codes, float32."""
         return latents.astype(jnp.float32)
 
+    def compared(
+        self, latents: Float[Array, "b n c"], ids: Int[Array, "b n *q"]
+    ) -> Float[Array, "q m c"]:
+        """Returns all vectors that were compared with the codes of each codebook, float32.
+
+        They are what a code that no latent chooses can be replaced by.
+
+        Args:
+            latents, ids: those of `Quantised`.
+        """
+        del ids
+        return latents.reshape(1, -1, latents.shape[-1])
+
     def row_losses(self, quantised: Quantised) -> dict[str, Float[Array, " b"]]:
         """Returns the losses of each row alone: "codebook" and "commitment"."""
         latents, codes = quantised.latents, quantised.codes
