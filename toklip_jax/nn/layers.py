@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.ops.activations import activation, gated
+from toklip_jax.ops.products import dot_general
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
@@ -42,6 +43,7 @@ class Mlp(nn.Module):
             features,
             use_bias=self.has_bias,
             dtype=self.dtype,
+            dot_general=dot_general,
             kernel_init=normal if self.init_std else nn.initializers.xavier_uniform(),
             name=name,
         )
@@ -68,7 +70,8 @@ class Projection(nn.Module):
         ndim = len(self.in_shape)
         shape = self.in_shape + self.out_shape
         kernel = self.param("kernel", self._init(), shape, jnp.float32).astype(self.dtype)
-        y = jnp.tensordot(x.astype(self.dtype), kernel, ndim)
+        axes = tuple(range(x.ndim - ndim, x.ndim)), tuple(range(ndim))
+        y = dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
         if not self.has_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, self.out_shape, jnp.float32)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.ops.products import einsum
 
 # Stands for -inf where all logits of a row may be masked, whose softmax would be NaN.
 MASKED = float(jnp.finfo(jnp.float32).min)
@@ -60,7 +61,7 @@ def attention(
     logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)
     logits = logits * query.shape[-1] ** -0.5
     weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
-    return jnp.einsum("bkts,bske->btke", weights, value)
+    return einsum("bkts,bske->btke", weights, value)
 
 
 def _grouped(query, key, value, is_causal, positions, segments):
@@ -70,7 +71,7 @@ def _grouped(query, key, value, is_causal, positions, segments):
     logits = jnp.einsum("btgje,bsge->bgjts", query, key, preferred_element_type=jnp.float32)
     logits = logits * e**-0.5
     weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
-    return jnp.einsum("bgjts,bsge->btgje", weights, value).reshape(b, t, k, e)
+    return einsum("bgjts,bsge->btgje", weights, value).reshape(b, t, k, e)
 
 
 def _softmax(logits, is_causal, positions, segments):

@@ -16,6 +16,7 @@ from toklip_jax.nn.norms import build_norm
 from toklip_jax.nn.pooling import build_pool
 from toklip_jax.nn.transformer import Stack
 from toklip_jax.ops.activations import activation
+from toklip_jax.ops.products import dot_general
 
 MAPPING_RATIO = 4  # hidden size of the mapping MLP, in widths
 
@@ -118,6 +119,7 @@ class CodeMapping(nn.Module):
         return nn.Dense(
             features,
             dtype=self.dtype,
+            dot_general=dot_general,
             kernel_init=uniform(bound),
             bias_init=uniform(bound),
             name=name,

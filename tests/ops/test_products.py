@@ -1,0 +1,73 @@
+"""Products of narrow types: the CPU's way against the plain one, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.ops.products import dot_general, einsum
+
+AXES = (((1,), (0,)), ((), ()))
+
+
+def drawn(dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    left, right, weights = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, [(48, 64), (64, 32), (48, 32)], strict=True)
+    )
+    return left.astype(dtype), right.astype(dtype), weights
+
+
+def plain(left, right):
+    return jax.lax.dot_general(left, right, AXES)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_products_are_float32_sums_rounded_once(dtype):
+    left, right, _ = drawn(dtype)
+    want = (np.float32(left) @ np.float32(right)).astype(np.float32)
+    got = jax.jit(lambda a, b: dot_general(a, b, AXES))(left, right)
+    assert got.dtype == dtype
+    unit = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float32(got), want, rtol=unit, atol=1e-5)
+    same = jax.jit(lambda a, b: einsum("nc,cd->nd", a, b))(left, right)
+    np.testing.assert_array_equal(np.float32(same), np.float32(got))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_gradients_are_those_of_the_plain_product(dtype):
+    left, right, weights = drawn(dtype)
+
+    def gradients(product):
+        def loss(left, right):
+            return jnp.sum(weights * product(left, right).astype(jnp.float32))
+
+        return jax.jit(jax.grad(loss, (0, 1)))(left, right)
+
+    ours = gradients(lambda a, b: dot_general(a, b, AXES))
+    for got, want in zip(ours, gradients(plain), strict=True):
+        assert got.dtype == want.dtype == dtype
+        atol = 0.1 if dtype == "bfloat16" else 0  # the plain product sums in bfloat16
+        np.testing.assert_allclose(np.float32(got), np.float32(want), atol=atol, rtol=0.02)
+
+
+def test_float32_products_are_left_as_they_are():
+    left, right, _ = drawn("float32")
+    ours = jax.make_jaxpr(lambda a, b: dot_general(a, b, AXES))(left, right)
+    assert str(ours) == str(jax.make_jaxpr(plain)(left, right))
+
+
+def test_a_type_that_is_asked_for_is_given():
+    left, right, _ = drawn("bfloat16")
+    got = dot_general(left, right, AXES, preferred_element_type=jnp.float32)
+    assert got.dtype == jnp.float32
+
+
+def test_other_platforms_get_the_plain_product():
+    left, right, _ = drawn("bfloat16")
+    function = jax.jit(lambda a, b: dot_general(a, b, AXES))
+    text = function.trace(left, right).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tensor<48x32xf32>" not in text
+    text = function.trace(left, right).lower(lowering_platforms=("cpu",)).as_text()
+    assert "tensor<48x32xf32>" in text
