@@ -47,7 +47,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Decodes latents to images: the encoder's mirror, with one more residual block in each level.
 
-    Its modules' names count levels from the lowest resolution.
+    Its modules' names count levels from the lowest resolution. If it is given codes, they condition
+    every norm: see `ConditionedNorm`.
 
     Attributes:
         attention_levels: as the encoder's, counted from the highest resolution.
@@ -61,30 +62,36 @@ class Decoder(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w z"]) -> Float[Array, "b H W c"]:
+    def __call__(
+        self, x: Float[Array, "b h w z"], codes: Float[Array, "b i j e"] | None = None
+    ) -> Float[Array, "b H W c"]:
         x = conv(self.channels * self.multipliers[-1], self.dtype, "conv_in")(x)
-        x = middle(x, self.dtype)
+        x = middle(x, self.dtype, codes)
         last = len(self.multipliers) - 1
         for i, multiplier in enumerate(reversed(self.multipliers)):
             width = self.channels * multiplier
             for j in range(self.num_res_blocks + 1):
-                x = ResBlock(width, self.dtype, name=f"levels_{i}_res_{j}")(x)
+                x = ResBlock(width, self.dtype, name=f"levels_{i}_res_{j}")(x, codes)
                 if last - i in self.attention_levels:
-                    x = AttentionBlock(self.dtype, name=f"levels_{i}_attn_{j}")(x)
+                    x = AttentionBlock(self.dtype, name=f"levels_{i}_attn_{j}")(x, codes)
             if i != last:
                 x = Upsample(self.dtype, name=f"levels_{i}_upsample")(x)
-        x = jax.nn.swish(group_norm(self.dtype, "norm_out")(x))
+        x = jax.nn.swish(norm(x, self.dtype, "norm_out", codes))
         return conv(self.out_channels, self.dtype, "conv_out")(x)
 
 
-def middle(x: Float[Array, "b h w c"], dtype: jnp.dtype) -> Float[Array, "b h w c"]:
+def middle(
+    x: Float[Array, "b h w c"],
+    dtype: jnp.dtype,
+    codes: Float[Array, "b i j e"] | None = None,
+) -> Float[Array, "b h w c"]:
     """Applies a residual, an attention and a residual block, at the lowest resolution.
 
     Its modules are the caller's: they are named in its scope.
     """
-    x = ResBlock(x.shape[-1], dtype, name="mid_res_0")(x)
-    x = AttentionBlock(dtype, name="mid_attn")(x)
-    return ResBlock(x.shape[-1], dtype, name="mid_res_1")(x)
+    x = ResBlock(x.shape[-1], dtype, name="mid_res_0")(x, codes)
+    x = AttentionBlock(dtype, name="mid_attn")(x, codes)
+    return ResBlock(x.shape[-1], dtype, name="mid_res_1")(x, codes)
 
 
 class ResBlock(nn.Module):
@@ -94,9 +101,13 @@ class ResBlock(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        y = conv(self.width, self.dtype, "conv1")(jax.nn.swish(group_norm(self.dtype, "norm1")(x)))
-        y = conv(self.width, self.dtype, "conv2")(jax.nn.swish(group_norm(self.dtype, "norm2")(y)))
+    def __call__(
+        self, x: Float[Array, "b h w c"], codes: Float[Array, "b i j e"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        y = jax.nn.swish(norm(x, self.dtype, "norm1", codes))
+        y = conv(self.width, self.dtype, "conv1")(y)
+        y = jax.nn.swish(norm(y, self.dtype, "norm2", codes))
+        y = conv(self.width, self.dtype, "conv2")(y)
         if x.shape[-1] != self.width:
             x = conv(self.width, self.dtype, "shortcut", kernel=1)(x)
         return x + y
@@ -108,15 +119,52 @@ class AttentionBlock(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], codes: Float[Array, "b i j e"] | None = None
+    ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        y = group_norm(self.dtype, "norm")(x)
+        y = norm(x, self.dtype, "norm", codes)
         query, key, value = (
             conv(c, self.dtype, name, kernel=1)(y).reshape(b, h * w, 1, c)
             for name in ("q", "k", "v")
         )
         out = attention(query, key, value).reshape(b, h, w, c)
         return x + conv(c, self.dtype, "proj", kernel=1)(out)
+
+
+def norm(
+    x: Float[Array, "b h w c"],
+    dtype: jnp.dtype,
+    name: str,
+    codes: Float[Array, "b i j e"] | None = None,
+) -> Float[Array, "b h w c"]:
+    """Applies a group norm, conditioned on codes if there are any, as a module of the caller's."""
+    if codes is None:
+        return group_norm(dtype, name)(x)
+    return ConditionedNorm(dtype, name=name)(x, codes)
+
+
+class ConditionedNorm(nn.Module):
+    """norm(x) * scale(codes) + shift(codes), a group norm that sees codes (MoVQ, arXiv 2209.09002).
+
+    Scale and shift are 1x1 convolutions of the codes, each of which stands for a patch of x: they
+    are computed once a code, and repeated over its patch.
+    """
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], codes: Float[Array, "b i j e"]
+    ) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        _, i, j, _ = codes.shape
+        scale, shift = (
+            conv(c, self.dtype, name, kernel=1)(codes).reshape(b, i, 1, j, 1, c)
+            for name in ("scale", "shift")
+        )
+        patches = group_norm(self.dtype, "norm")(x).reshape(b, i, h // i, j, w // j, c)
+        return (patches * scale + shift).reshape(b, h, w, c)
 
 
 class Downsample(nn.Module):
@@ -159,3 +207,23 @@ def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
     return nn.GroupNorm(
         num_groups=32, epsilon=GROUP_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name
     )
+
+
+def causal_conv(
+    features: int,
+    kernel: tuple[int, int, int],
+    dtype: jnp.dtype,
+    name: str | None,
+    stride: int = 1,
+) -> nn.Conv:
+    """Returns a convolution over time and both sides, zero-padded.
+
+    A frame of its output sees frames up to the last of those it replaces, and no later ones.
+
+    Args:
+        kernel: its size in (time, height, width).
+        stride: in time.
+    """
+    time, *sides = kernel
+    padding = ((time - stride, 0), *((side // 2, side // 2) for side in sides))
+    return nn.Conv(features, kernel, (stride, 1, 1), padding=padding, dtype=dtype, name=name)
