@@ -4,6 +4,7 @@ from toklip_jax.files.rules import Rule
 
 LINEAR = "o i -> i o"
 CONV = "o i h w -> h w i o"
+CONV_3D = "o i t h w -> t h w i o"
 PACKED_IN, PACKED_IN_BIAS = "(p k e) d -> d p k e", "(p k e) -> p k e"  # q, k, v or k, v
 HEADS_IN, HEADS_IN_BIAS = "(k e) d -> d k e", "(k e) -> k e"
 HEADS_OUT = "d (k e) -> k e d"

@@ -22,9 +22,9 @@ class VQModel(nn.Module):
 
     def __call__(self, images: Float[Array, "b *size 3"]) -> VQOutput:
         """Reconstructs through the quantiser; decoder gradients pass straight to the encoder."""
-        latents, grid = self._latents(images)
+        latents, grid = self._latents_in_training(images)
         quantised = self.quantiser.train(latents)
-        restored = self._decode(quantised.vectors, grid)
+        restored = self._decode_in_training(quantised.vectors, grid)
         losses = self.quantiser.row_losses(quantised)
         return VQOutput(restored, quantised.ids, quantised.latents, losses)
 
@@ -77,3 +77,11 @@ class VQModel(nn.Module):
     ) -> Float[Array, "b *size 3"]:
         """Returns the images of code vectors, float32."""
         raise NotImplementedError
+
+    def _latents_in_training(self, images):
+        """Returns `_latents`; a tokenizer with batch statistics takes those of this batch."""
+        return self._latents(images)
+
+    def _decode_in_training(self, code_vectors, grid):
+        """Returns `_decode`; a tokenizer with batch statistics takes those of this batch."""
+        return self._decode(code_vectors, grid)

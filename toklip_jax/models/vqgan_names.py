@@ -1,6 +1,7 @@
 """The names that VQGAN's encoder and decoder have in PyTorch, which its descendants kept."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from toklip_jax.files.layouts import conv_rules, norm_rules
@@ -10,6 +11,7 @@ from toklip_jax.models.base import Tensors
 
 MAX_LEVELS, MAX_RES_BLOCKS = 10, 8  # released tokenizers have up to 5 and 4
 MARKS = ("encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight")
+NormRules = Callable[[str, str], list[Rule]]  # of a norm's name in PyTorch, and its path here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,50 +77,52 @@ def encoder_rules(source: str, target: str) -> list[Rule]:
     ]
 
 
-def decoder_rules(source: str, target: str, levels: int) -> list[Rule]:
+def decoder_rules(
+    source: str, target: str, levels: int, norm: NormRules = norm_rules
+) -> list[Rule]:
     """Returns the map of `nn.convolutional.Decoder`, which counts its levels the other way."""
-    found = [*end_rules(source, target), *middle_rules(f"{source}.mid", target)]
+    found = [*end_rules(source, target, norm), *middle_rules(f"{source}.mid", target, norm)]
     for i in range(levels):
         level, ours = f"{source}.up.{levels - 1 - i}", f"{target}/levels_{i}"
-        found += res_rules(f"{level}.block.{{j}}", f"{ours}_res_{{j}}")
-        found += attention_rules(f"{level}.attn.{{j}}", f"{ours}_attn_{{j}}")
+        found += res_rules(f"{level}.block.{{j}}", f"{ours}_res_{{j}}", norm)
+        found += attention_rules(f"{level}.attn.{{j}}", f"{ours}_attn_{{j}}", norm)
         found += conv_rules(f"{level}.upsample.conv", f"{ours}_upsample/conv")
     return found
 
 
-def end_rules(source: str, target: str) -> list[Rule]:
+def end_rules(source: str, target: str, norm: NormRules = norm_rules) -> list[Rule]:
     """Returns the rules of the first convolution, the last norm and the last convolution."""
     return [
         *conv_rules(f"{source}.conv_in", f"{target}/conv_in"),
-        *norm_rules(f"{source}.norm_out", f"{target}/norm_out"),
+        *norm(f"{source}.norm_out", f"{target}/norm_out"),
         *conv_rules(f"{source}.conv_out", f"{target}/conv_out"),
     ]
 
 
-def middle_rules(source: str, target: str) -> list[Rule]:
+def middle_rules(source: str, target: str, norm: NormRules = norm_rules) -> list[Rule]:
     """Returns the rules of `nn.convolutional.middle`."""
     return [
-        *res_rules(f"{source}.block_1", f"{target}/mid_res_0"),
-        *attention_rules(f"{source}.attn_1", f"{target}/mid_attn"),
-        *res_rules(f"{source}.block_2", f"{target}/mid_res_1"),
+        *res_rules(f"{source}.block_1", f"{target}/mid_res_0", norm),
+        *attention_rules(f"{source}.attn_1", f"{target}/mid_attn", norm),
+        *res_rules(f"{source}.block_2", f"{target}/mid_res_1", norm),
     ]
 
 
-def res_rules(source: str, target: str) -> list[Rule]:
+def res_rules(source: str, target: str, norm: NormRules = norm_rules) -> list[Rule]:
     """Returns the rules of a residual block."""
     return [
-        *norm_rules(f"{source}.norm1", f"{target}/norm1"),
+        *norm(f"{source}.norm1", f"{target}/norm1"),
         *conv_rules(f"{source}.conv1", f"{target}/conv1"),
-        *norm_rules(f"{source}.norm2", f"{target}/norm2"),
+        *norm(f"{source}.norm2", f"{target}/norm2"),
         *conv_rules(f"{source}.conv2", f"{target}/conv2"),
         *conv_rules(f"{source}.nin_shortcut", f"{target}/shortcut"),
     ]
 
 
-def attention_rules(source: str, target: str) -> list[Rule]:
+def attention_rules(source: str, target: str, norm: NormRules = norm_rules) -> list[Rule]:
     """Returns the rules of an attention block."""
     return [
-        *norm_rules(f"{source}.norm", f"{target}/norm"),
+        *norm(f"{source}.norm", f"{target}/norm"),
         *(rule for name in "qkv" for rule in conv_rules(f"{source}.{name}", f"{target}/{name}")),
         *conv_rules(f"{source}.proj_out", f"{target}/proj"),
     ]
