@@ -17,11 +17,12 @@ import PIL.Image
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES, simplest
-from toklip_jax.models.base import VQConfig, ids_shape
+from toklip_jax.models.base import VQConfig, ids_shape, sides_taken
 from toklip_jax.ops.pixels import to_unit_range
 
 RANGE_SLACK = 1e-5  # rounding of float images at the ends of their range
 _NOT_NUMBERS = {"O": "objects", "S": "bytes", "U": "text"}  # by numpy's kinds of dtypes
+_KINDS = {2: ("images", ("h", "w")), 3: ("videos", ("frames", "h", "w"))}  # by number of sides
 
 
 @runtime_checkable
@@ -47,12 +48,12 @@ class Inputs(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """RGB images, uint8 or float in [-1, 1], as arrays, or Pillow images, which are resized.
+    """RGB images or videos, uint8 or float in [-1, 1], or Pillow images, which are resized.
 
     Attributes:
         vq: config of the VQ tokenizer.
         size: (height, width), or (frames, height, width) of videos; None takes every size that has
-            a grid.
+            a grid, of whatever the tokenizer takes: images, videos, or both.
         resize: how Pillow images are resized, one of `data.images.RESIZES`.
     """
 
@@ -106,13 +107,17 @@ class Images:
 
     @property
     def _expected(self):
-        names = ("frames", "h", "w")[-self._num_sides :]
-        size = names if self.size is None else self.size
-        return f"expected images [b, {', '.join(map(str, size))}, 3]"
+        shapes = []
+        for count in self._sides:
+            name, letters = _KINDS[count]
+            sides = ", ".join(map(str, self.size or letters))
+            shapes.append(f"{name} [b, {sides}, 3]")
+        return f"expected {' or '.join(shapes)}"
 
     @property
-    def _num_sides(self):
-        return len(self.vq.smallest_size if self.size is None else self.size)
+    def _sides(self) -> tuple[int, ...]:
+        """How many sides an image or a video may have."""
+        return sides_taken(self.vq) if self.size is None else (len(self.size),)
 
     def _check_list(self, images):
         if len(images) == 0:
@@ -140,7 +145,7 @@ class Images:
                 f"{self._expected} or a list of Pillow images, got {_NOT_NUMBERS[array.dtype.kind]}"
                 f": open files with PIL.Image.open, and pass a list"
             )
-        is_like_images = array.shape[-1:] == (3,) or array.ndim > self._num_sides + 1
+        is_like_images = array.shape[-1:] == (3,) or array.ndim > min(self._sides) + 1
         raise UserError(
             f"{self._expected} of uint8, or float in [-1, 1], got {array.dtype} "
             f"{tuple(array.shape)}: "
@@ -160,14 +165,36 @@ class Images:
         return RESIZES[self.resize](image, self.size)
 
     def _check_shape(self, shape):
-        num_sides = self._num_sides
-        if len(shape) == num_sides + 2 and shape[0] > 0 and shape[-1] == 3:
+        if len(shape) - 2 in self._sides and shape[0] > 0 and shape[-1] == 3:
             if self.size is None:
                 self.vq.grid_of(*shape[1:-1])
                 return
             if shape[1:-1] == self.size:
                 return
-        raise UserError(f"{self._expected}, got {tuple(shape)}: {_advice(shape, num_sides)}")
+        raise UserError(f"{self._expected}, got {tuple(shape)}: {self._advice(shape)}")
+
+    def _advice(self, shape):
+        """Returns advice on an array of another shape."""
+        sides, count = self._sides, len(shape) - 2
+        if count not in sides and count + 1 in sides and shape[-1] == 3:
+            return "add a batch axis with images[None]"
+        if count == 3 and sides == (2,) and shape[0] > 0 and shape[-1] == 3:
+            return self._advice_on_videos()
+        if count not in sides or shape[0] == 0:
+            return f"pass a batch of RGB {' or '.join(_KINDS[n][0] for n in sides)}"
+        if shape[-1] != 3 and 3 in (before := shape[1:count]):
+            channels = 1 + before.index(3)
+            axes = (*(axis for axis in range(len(shape)) if axis != channels), channels)
+            return f"move the channels last with images.transpose{axes}"
+        if shape[-1] != 3:
+            return "convert them to RGB"
+        return f"resize them, or load with image_size={simplest(shape[1:-1])}"
+
+    def _advice_on_videos(self):
+        frames = "pass frames as images, with videos.reshape(-1, *videos.shape[2:])"
+        if 3 in sides_taken(self.vq):
+            return f"{frames}, or load the VQ tokenizer alone and without image_size"
+        return f"it takes no videos; {frames}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,17 +282,3 @@ class Vectors:
 
     def prepare(self, vectors: Any) -> Any:
         return vectors.astype(np.float32, copy=False)
-
-
-def _advice(shape, num_sides):
-    """Returns advice on an array of another shape."""
-    if len(shape) == num_sides + 1 and shape[-1] == 3:
-        return "add a batch axis with images[None]"
-    if len(shape) != num_sides + 2 or shape[0] == 0:
-        return f"pass a batch of RGB {'images' if num_sides == 2 else 'videos'}"
-    if shape[1] == 3 and shape[-1] != 3:
-        axes = (0, *range(2, num_sides + 2), 1)
-        return f"move the channels last with images.transpose{axes}"
-    if shape[-1] != 3:
-        return "convert them to RGB"
-    return f"resize them, or load with image_size={simplest(shape[1:-1])}"

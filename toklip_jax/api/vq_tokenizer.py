@@ -14,7 +14,7 @@ from toklip_jax.api.program import Method, map_chunks, run_method
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
-from toklip_jax.models.base import VQConfig
+from toklip_jax.models.base import VQConfig, sides_taken
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.weights import Weights, place_params
@@ -24,11 +24,14 @@ class VQTokenizer(LoadedModel):
     """A VQ tokenizer with its parameters.
 
     Results are JAX arrays. Images are those that `Tokenizer.tokenize` takes, of any size that has
-    a grid unless `image_size` was given. Ids are integers [b, n], or [b, n, q] where a place has q
-    ids. See `LoadedModel` for what the methods have in common.
+    a grid unless `image_size` was given. Videos, if the tokenizer takes them, are arrays
+    [b, frames, h, w, 3], uint8 or float in [-1, 1]; where it takes images too, the number of axes
+    tells which they are. Ids are integers [b, n], or [b, n, q] where a place has q ids. See
+    `LoadedModel` for what the methods have in common.
 
     Attributes:
-        image_size: (height, width) of the images, or None for any size.
+        image_size: (height, width) of the images, or (frames, height, width) of the videos, or None
+            for any size.
     """
 
     def __init__(
@@ -49,7 +52,8 @@ class VQTokenizer(LoadedModel):
         """Returns ids, int32, row by row of the grid.
 
         Raises:
-            ValueError: images of another shape, type or range, or of a size without a grid.
+            ValueError: images of another shape, type or range, or of a size without a grid; videos
+                if the tokenizer takes none.
         """
         return self._call("tokenize", images)
 
@@ -67,18 +71,16 @@ class VQTokenizer(LoadedModel):
         """Returns images, RGB float32, clipped to [-1, 1].
 
         Args:
-            grid: the ids' grid, (height, width) or (frames, height, width); by default that of
-                `image_size`, or a square.
+            grid: the ids' grid, (height, width), or (time, height, width) of a video; by default
+                that of `image_size`, or an image's square.
 
         Raises:
             ValueError: ids of another shape, type or range, or of no square number without a grid;
                 a grid of another number of sides than the tokenizer's.
         """
         grid = self._grid if grid is None else self._checked(grid)
-        if grid is None and len(self.config.smallest_size) != 2:
-            raise UserError(
-                "expected grid=(frames, height, width) with the ids of videos, got none"
-            )
+        if grid is None and 2 not in sides_taken(self.config):
+            raise UserError("expected grid=(time, height, width) with the ids of videos, got none")
         method = self._detokenize(grid)
 
         def function(chunk):
@@ -127,13 +129,14 @@ class VQTokenizer(LoadedModel):
         }
 
     def _checked(self, grid):
-        count = len(self.config.smallest_size)
+        counts = sides_taken(self.config)
         try:
             sides = tuple(operator.index(side) for side in grid)
         except TypeError:
             sides = ()
-        if len(sides) != count or min(sides) < 1:
-            raise UserError(f"expected a grid of {count} whole numbers of at least 1, got {grid!r}")
+        if len(sides) not in counts or min(sides) < 1:
+            shown = " or ".join(map(str, counts))
+            raise UserError(f"expected a grid of {shown} whole numbers of at least 1, got {grid!r}")
         return sides
 
     def _detokenize(self, grid):

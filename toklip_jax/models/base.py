@@ -44,6 +44,8 @@ class VQConfig(Protocol):
         codebook_sizes: how many values each of them has.
         code_dim: length of the vector that a place's ids stand for.
         licence: tag of the licence that the published weights have, "" where there are none.
+
+    A tokenizer of images that takes videos too says so by `takes_videos = True`: see `sides_taken`.
     """
 
     @property
@@ -70,6 +72,12 @@ class VQConfig(Protocol):
     def smallest_size(self) -> tuple[int, ...]:
         """The smallest (height, width), or (frames, height, width), that has a grid."""
         ...
+
+
+def sides_taken(config: VQConfig) -> tuple[int, ...]:
+    """Returns the numbers of sides that inputs may have: 2 of images, 3 of videos, or both."""
+    own = len(config.smallest_size)
+    return (own, 3) if own == 2 and getattr(config, "takes_videos", False) else (own,)
 
 
 def ids_shape(config: VQConfig, grid: Sequence[int]) -> tuple[int, ...]:
