@@ -83,7 +83,7 @@ def missing_message(role: str, got: str) -> str:
 
 def how_to_get(role: str) -> str:
     """Returns how to get the published weights of a role, or "" where that isn't known."""
-    return "; ".join(family.download for family in registered() if family.role == role)
+    return "; ".join(f.download for f in registered() if f.role == role and f.download)
 
 
 def is_converted(path: str | pathlib.Path) -> bool:
