@@ -25,6 +25,7 @@ from toklip_jax.models.base import (
     registered,
 )
 from toklip_jax.models.chameleon.family import CHAMELEON
+from toklip_jax.models.emu3.family import EMU3
 from toklip_jax.models.ibq.family import IBQ
 from toklip_jax.models.inception.family import INCEPTION
 from toklip_jax.models.llamagen.family import LLAMAGEN
@@ -34,7 +35,8 @@ from toklip_jax.models.toklip.family import TOKLIP
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.layout import to_unrolled
 
-FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, IBQ, CHAMELEON, TAMING, INCEPTION)
+# Emu3's files have all names by which IBQ's, Chameleon's and taming's are told: it goes first.
+FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, EMU3, IBQ, CHAMELEON, TAMING, INCEPTION)
 for _family in FAMILIES:
     register(_family)
 
