@@ -86,6 +86,12 @@ def ids_shape(config: VQConfig, grid: Sequence[int]) -> tuple[int, ...]:
     return (n,) if config.codes_per_place == 1 else (n, config.codes_per_place)
 
 
+def place_size(config: VQConfig) -> tuple[int, ...]:
+    """Returns the part of an image that a place of the grid stands for, in pixels, as its size."""
+    size = config.smallest_size
+    return tuple(side // n for side, n in zip(size, config.grid_of(*size), strict=True))
+
+
 @flax.struct.dataclass
 class VQOutput:
     """One pass through a VQ tokenizer, as its training sees it.

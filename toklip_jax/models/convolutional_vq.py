@@ -137,14 +137,6 @@ class ConvolutionalVQ(VQModel):
         x = constrain(x, BATCH_AXES, None, None, None)
         x = self.post_quant_conv(x)
         if not self.config.has_decoder:
-            return self._without_decoder(b, grid)
+            return self._without_decoder(b, [self.config.downsample * side for side in grid])
         x = self.decoder(x).astype(jnp.float32)
         return depth_to_space(x, self.config.stem_patch)
-
-    def _without_decoder(self, b, grid):
-        if self.is_initializing():
-            return jnp.zeros((b, *(self.config.downsample * side for side in grid), 3))
-        raise UserError(
-            "expected weights with a decoder, got an encoder's alone: images can be tokenized, but "
-            "ids can't be decoded; take the file of the whole tokenizer"
-        )

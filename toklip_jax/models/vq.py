@@ -1,10 +1,13 @@
 """The methods that VQ tokenizers have in common: all but the encoder, quantiser and decoder."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import VQOutput
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.grids import square_grid
@@ -85,3 +88,19 @@ class VQModel(nn.Module):
     def _decode_in_training(self, code_vectors, grid):
         """Returns `_decode`; a tokenizer with batch statistics takes those of this batch."""
         return self._decode(code_vectors, grid)
+
+    def _without_decoder(self, b: int, size: Sequence[int]) -> Float[Array, "b *size 3"]:
+        """Stands in for `_decode` where the weights have no decoder: zeros in initialisation.
+
+        Args:
+            size: (height, width) of the images that a decoder would give.
+
+        Raises:
+            ValueError: something is really to be decoded.
+        """
+        if self.is_initializing():
+            return jnp.zeros((b, *size, 3))
+        raise UserError(
+            "expected weights with a decoder, got an encoder's alone: images can be tokenized, but "
+            "ids can't be decoded; take the file of the whole tokenizer"
+        )

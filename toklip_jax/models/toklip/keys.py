@@ -3,7 +3,14 @@
 from toklip_jax.files.layouts import linear_rules
 from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import shape_of
-from toklip_jax.models.base import ForeignKeys, Hints, Tensors, family_of, find_family
+from toklip_jax.models.base import (
+    ForeignKeys,
+    Hints,
+    Tensors,
+    family_of,
+    find_family,
+    place_size,
+)
 from toklip_jax.models.siglip import keys as siglip
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.sizes import SIZES
@@ -17,7 +24,7 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> TokLIPConfig:
     family = find_family(tensors, prefix + VQ, "vq", hints.family)
     vq = family.keys.infer(tensors, hints, prefix + VQ)
     named = siglip.fitting_size(tensors, SIZES.values(), prefix)
-    patch_size = vq.smallest_size
+    patch_size = place_size(vq)
     grid = square_grid(shape_of(tensors, f"{prefix}{siglip.TRUNK}pos_embed", 3)[1])
     vision = siglip.infer_vision(
         tensors,

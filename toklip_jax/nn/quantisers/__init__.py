@@ -2,6 +2,13 @@
 
 from toklip_jax.nn.quantisers.base import Quantised, Quantiser
 from toklip_jax.nn.quantisers.inner_product import InnerProductQuantiser
+from toklip_jax.nn.quantisers.residual import ResidualQuantiser
 from toklip_jax.nn.quantisers.vector import VectorQuantiser
 
-__all__ = ["InnerProductQuantiser", "Quantised", "Quantiser", "VectorQuantiser"]
+__all__ = [
+    "InnerProductQuantiser",
+    "Quantised",
+    "Quantiser",
+    "ResidualQuantiser",
+    "VectorQuantiser",
+]
