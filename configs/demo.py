@@ -2,28 +2,51 @@
 
 A VQ tokenizer, a SigLIP-style teacher, then TokLIP on the frozen VQ with the teacher's frozen text
 tower. Trained on six drawing styles, evaluated on a seventh.
+
+`--config=configs/demo.py:vq=sign` takes another quantiser in the same network, at the same rate of
+10 bits a place: one of `QUANTISERS`.
 """
 
 from ml_collections import ConfigDict, FieldReference
+from toklip_jax.models.conv_vq.config import ConvVQConfig
 
 import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji"
-from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_name
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
+from toklip_jax.nn.quantisers import QuantiserConfig
 
 SIZE, CONTEXT, VOCABULARY, WIDTH = 48, 16, 2048, 128
 
-VQ = LlamaGenConfig(
-    1024, channels=64, multipliers=(1,), num_res_blocks=1, z_channels=64, stem_patch=8
-)
+BITS = 10  # of a place's ids together
+SIZES = {
+    "channels": 64, "multipliers": (1,), "num_res_blocks": 1, "z_channels": 64, "stem_patch": 8
+}  # fmt: skip
+QUANTISERS = {
+    "l2": QuantiserConfig("l2", 2**BITS, 8),  # LlamaGen's
+    "plain": QuantiserConfig("plain", 2**BITS, 8),  # VQGAN's
+    "ibq": QuantiserConfig("inner_product", 2**BITS, 8),
+    "residual": QuantiserConfig("residual", 2 ** (BITS // 2), 8, 2),  # VILA-U's
+    "several": QuantiserConfig("several", 2 ** (BITS // 2), 4, 2),  # UniTok's
+    "sign": QuantiserConfig("sign", 2**BITS, BITS),  # Open-MAGVIT2's
+}
 TEACHER = TeacherConfig(
     VisionConfig(WIDTH, 4, 4, 4 * WIDTH, image_size=SIZE, patch_size=8, pool="flatten"),
     TextConfig(WIDTH, 1, 4, 4 * WIDTH, vocab_size=VOCABULARY, context_length=CONTEXT),
 )
 
 
-def get_config() -> ConfigDict:
-    """Returns the demo's configuration; override any field with `--config.a.b=value`."""
+def get_config(options: str = "vq=l2") -> ConfigDict:
+    """Returns the demo's configuration; override any field with `--config.a.b=value`.
+
+    Args:
+        options: "vq=NAME", where the name is one of `QUANTISERS`.
+
+    Raises:
+        ValueError: other options.
+    """
+    vq = ConvVQConfig(**SIZES, quantiser=QUANTISERS[_chosen(options)])
     # Another split or size goes for training and evaluations alike.
     split, size = FieldReference("test"), FieldReference(SIZE)
     return ConfigDict(
@@ -40,7 +63,7 @@ def get_config() -> ConfigDict:
             **_evaluating(split, size),
             "vq": {
                 "objective": "vq",
-                "model": config_to_dict(VQ),
+                "model": config_to_dict(vq),
                 # Less commitment than LlamaGen's 0.25 and a little entropy: more codes in use.
                 "loss": {"commitment_weight": 0.1, "entropy_weight": 3e-4},
                 "optimizer": _optimizer(3e-3, 100, weight_decay=0.0),
@@ -78,6 +101,14 @@ def get_config() -> ConfigDict:
             },
         }
     )
+
+
+def _chosen(options):
+    """The name of the quantiser that "vq=NAME" asks for."""
+    field, _, name = options.partition("=")
+    if field != "vq":
+        raise UserError(f"expected configs/demo.py:vq=NAME, got {options!r} after the colon")
+    return check_name("a quantiser of the demo", name, QUANTISERS)
 
 
 def _evaluating(split, size):

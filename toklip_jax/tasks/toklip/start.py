@@ -8,6 +8,7 @@ import numpy as np
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.files import MappedFiles
+from toklip_jax.models.base import place_size
 from toklip_jax.models.registry import VQConfig, family_of
 from toklip_jax.models.siglip.config import TeacherConfig, expect_text
 from toklip_jax.models.toklip.config import TokLIPConfig
@@ -72,7 +73,7 @@ def start_config(teacher: TeacherConfig, vq: VQConfig, is_causal: bool) -> TokLI
             has no text tower.
     """
     expect_text(teacher)
-    vision = dataclasses.replace(teacher.vision, is_causal=is_causal, patch_size=vq.smallest_size)
+    vision = dataclasses.replace(teacher.vision, is_causal=is_causal, patch_size=place_size(vq))
     if vision.pool != "map" and vision.grid != teacher.vision.grid:
         raise UserError(
             f"expected a VQ tokenizer that gives the teacher's {teacher.vision.num_tokens} "
