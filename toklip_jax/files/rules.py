@@ -17,7 +17,7 @@ import numpy as np
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
-from toklip_jax.files import AnyLazy, LazyArray
+from toklip_jax.files import AnyLazy, LazyArray, lazy_stack
 
 SAME = ""  # the pattern of a tensor that is taken as it is
 Shapes = Mapping[str, tuple[int, ...]]
@@ -31,7 +31,8 @@ class Rule:
         source: PyTorch's name; `{i}` and `{j}` stand for numbers, `{A}` and other capitals for a
             letter.
         target: slash path of ours, with the same placeholders; None carries the tensor along
-            unchanged, beside the parameters.
+            unchanged, beside the parameters. Where PyTorch has a tensor for each entry along a
+            parameter's first axis, `codebook[{i}]` is entry i of the parameter `codebook`.
         pattern: einops pattern from PyTorch's axes to ours.
         reason: why a carried tensor is no parameter.
     """
@@ -59,6 +60,7 @@ def to_jax(
     Raises:
         MapError: unknown, missing, duplicate or misshaped keys, or integers for parameters.
     """
+    whole, shapes = shapes, _with_entries(shapes, rules)
     params, carried, faults, origin = {}, {}, [], {}
     for name, array in tensors.items():
         rule, path = match(name, rules)
@@ -81,7 +83,7 @@ def to_jax(
     for path in sorted(set(shapes) - set(params)):
         faults.append(f"missing: {sources.get(path, path)} {shapes[path]}")
     _raise(faults)
-    return params, carried
+    return _joined(params, whole), carried
 
 
 def to_torch(
@@ -93,18 +95,19 @@ def to_torch(
     """
     shapes = {path: tuple(array.shape) for path, array in params.items()}
     names = reverse_names(rules, shapes)
-    faults = [f"unknown: {path} {shapes[path]}" for path in shapes if path not in names.values()]
-    _raise(faults)
+    covered = set(names.values())
+    shapes = _with_entries(shapes, rules)
+    _raise([f"unknown: {path} {shapes[path]}" for path in shapes if path not in covered])
     tensors = {}
     for name, path in names.items():
-        tensors[name] = _backward(params[path], match(name, rules)[0].pattern)
+        tensors[name] = _backward(_taken(params, path), match(name, rules)[0].pattern)
     return {**tensors, **carried}
 
 
 def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
-    """Returns PyTorch's name of every path that a rule covers."""
+    """Returns PyTorch's name of every path that a rule covers, or of each entry (see `Rule`)."""
     names = {}
-    for path in paths:
+    for path in _with_entries(paths, rules):
         for rule in rules:
             if rule.target and (found := template_regex(rule.target).fullmatch(path)):
                 names[rule.source.format(**found.groupdict())] = path
@@ -135,6 +138,42 @@ def torch_shape(pattern: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     sizes = dict(zip(right.split(), shape, strict=True)) | {"1": 1}
     groups = re.findall(r"\([^)]*\)|\S+", left)
     return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
+
+
+def _with_entries(shapes, rules):
+    """Shapes by path; a parameter whose rule names its entries has a path and shape for each."""
+    wholes = [rule.target.partition("[")[0] for rule in rules if rule.target and "[" in rule.target]
+    found = {}
+    for path, shape in shapes.items():
+        if any(template_regex(whole).fullmatch(path) for whole in wholes):
+            found |= {f"{path}[{i}]": tuple(shape[1:]) for i in range(shape[0])}
+        else:
+            found[path] = tuple(shape)
+    return found
+
+
+def _joined(params, shapes):
+    """Parameters by the paths of `shapes`, entries stacked."""
+    joined = {}
+    for path, array in params.items():
+        whole = path.partition("[")[0]
+        if whole == path:
+            joined[path] = array
+        elif whole not in joined:
+            entries = [params[f"{whole}[{i}]"] for i in range(shapes[whole][0])]
+            if len(dtypes := {str(entry.dtype) for entry in entries}) > 1:
+                _raise([f"of several types: the entries of {whole} are {sorted(dtypes)}"])
+            joined[whole] = lazy_stack(entries)
+    return joined
+
+
+def _taken(params, path):
+    """The parameter at `path`, or the entry of one."""
+    if path in params:
+        return params[path]
+    whole, _, place = path.removesuffix("]").partition("[")
+    array, i = params[whole], int(place)
+    return LazyArray(tuple(array.shape[1:]), array.dtype, lambda: np.asarray(array)[i])
 
 
 def _shape(array, expected):
