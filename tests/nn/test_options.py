@@ -54,7 +54,14 @@ MIXED = dataclasses.replace(
     positions="rotary_interleaved",
     rotary_base=100.0,
 )
-CASES = {"siglip": SIGLIP, "mixed": MIXED, "llamagen": LLAMAGEN, "qwen": QWEN}
+VITAMIN = dataclasses.replace(SIGLIP, has_mlp_norm=True)
+CASES = {
+    "siglip": SIGLIP,
+    "mixed": MIXED,
+    "llamagen": LLAMAGEN,
+    "qwen": QWEN,
+    "vitamin": VITAMIN,
+}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +106,9 @@ def plain_stack(params, x, config):
     for i in range(config.depth):
         block = params[f"blocks_{i}"]
         x = x + plain_attention(block["attn"], plain_norm(block["norm1"], x, config), config)
-        x = x + plain_mlp(block["mlp"], plain_norm(block["norm2"], x, config), config)
+        y = plain_norm(block["norm2"], x, config)
+        y = plain_norm(block["mlp_norm"], y, config) if config.has_mlp_norm else y
+        x = x + plain_mlp(block["mlp"], y, config)
     return x
 
 

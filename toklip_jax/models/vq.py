@@ -65,7 +65,7 @@ class VQModel(nn.Module):
 
     def compared(
         self, latents: Float[Array, "b n c"], ids: Int[Array, "b n *q"]
-    ) -> Float[Array, "q m c"]:
+    ) -> Float[Array, "q m e"]:
         """Returns the vectors that codes were compared with: see `nn.quantisers.Quantiser`."""
         return self.quantiser.compared(latents, ids)
 

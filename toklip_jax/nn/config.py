@@ -67,6 +67,7 @@ class TransformerConfig:
         norm: "layer", or "rms" (no mean, no bias).
         mlp: "pair", two linear layers with the activation between them; or "gated", in which an
             activated third layer multiplies the hidden units (SwiGLU with "silu").
+        has_mlp_norm: whether the MLP has a second norm, after the block's own (ViTamin).
         num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads query heads;
             0 means num_heads.
         head_dim: size of a head; 0 means width / num_heads.
@@ -95,6 +96,7 @@ class TransformerConfig:
     _: dataclasses.KW_ONLY
     norm: str = "layer"
     mlp: str = "pair"
+    has_mlp_norm: bool = False
     num_kv_heads: int = 0
     head_dim: int = 0
     has_qkv_bias: bool = True

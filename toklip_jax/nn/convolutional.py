@@ -179,14 +179,19 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the resolution by nearest neighbours, then applies a 3x3 convolution."""
+    """Doubles the resolution by nearest neighbours, then applies a 3x3 convolution.
+
+    Attributes:
+        width: channels of the output; 0 keeps the input's.
+    """
 
     dtype: jnp.dtype
+    width: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
         x = x.repeat(2, axis=1).repeat(2, axis=2)
-        return conv(x.shape[-1], self.dtype, "conv")(x)
+        return conv(self.width or x.shape[-1], self.dtype, "conv")(x)
 
 
 def conv(

@@ -160,7 +160,10 @@ class Block(nn.Module):
             init_std=config.init_std,
             name="mlp",
         )
-        x = x + dropout(mlp(build_norm(config, dtype, "norm2")(x)), config.dropout, keys[1])
+        y = build_norm(config, dtype, "norm2")(x)
+        if config.has_mlp_norm:
+            y = build_norm(config, dtype, "mlp_norm")(y)
+        x = x + dropout(mlp(y), config.dropout, keys[1])
         return constrain(x, BATCH_AXES, None, None), cache
 
 

@@ -47,7 +47,7 @@ class Quantiser(nn.Module):
 
     def compared(
         self, latents: Float[Array, "b n c"], ids: Int[Array, "b n *q"]
-    ) -> Float[Array, "q m c"]:
+    ) -> Float[Array, "q m e"]:
         """Returns all vectors that were compared with the codes of each codebook, float32.
 
         They are what a code that no latent chooses can be replaced by.
