@@ -21,7 +21,7 @@ def same(got, want):
 
 
 CONTAINERS = """
-state_dict model model_state_dict module net weights params student
+state_dict model model_state_dict module net weights params student trainer unitok
 ema model_ema ema_model state_dict_ema params_ema ema_state_dict
 """
 
@@ -40,6 +40,14 @@ def test_containers_within_containers():
     assert same(found.tensors, RAW)
     assert found.taken == "the running mean in ema.module.state_dict"
     assert set(found.dropped) == {"step", "ema.decay", "ema.module.n"}
+
+
+def test_unitoks_weights_lie_beside_a_discriminators_in_its_trainer():
+    trainer = {"unitok": RAW, "disc": {"c": ONE}, "optimizer": {"state": {}}}
+    found = find({"args": {"model": "vitamin_large"}, "epoch": 3, "trainer": trainer})
+    assert same(found.tensors, RAW)
+    assert found.taken == "those in trainer.unitok"
+    assert set(found.dropped) == {"args", "epoch", "trainer.disc", "trainer.optimizer"}
 
 
 def test_weights_beside_a_small_container_stay_the_weights():

@@ -21,6 +21,8 @@ RAW = (
     "weights",
     "params",
     "student",
+    "trainer",  # UniTok: trainer.unitok
+    "unitok",
 )
 RUNNING_MEANS = (
     "ema",
