@@ -32,12 +32,13 @@ from toklip_jax.models.llamagen.family import LLAMAGEN
 from toklip_jax.models.siglip.family import SIGLIP
 from toklip_jax.models.taming.family import TAMING
 from toklip_jax.models.toklip.family import TOKLIP
+from toklip_jax.models.unitok.family import UNITOK
 from toklip_jax.models.vila_u.family import VILA_U
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.layout import to_unrolled
 
 # Emu3's files have all names by which IBQ's, Chameleon's and taming's are told: it goes first.
-FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, EMU3, IBQ, CHAMELEON, TAMING, VILA_U, INCEPTION)
+FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, EMU3, IBQ, CHAMELEON, TAMING, VILA_U, UNITOK, INCEPTION)
 for _family in FAMILIES:
     register(_family)
 
