@@ -14,6 +14,7 @@ from toklip_jax.nn.convolutional import Upsample, conv
 from toklip_jax.nn.norms import layer_norm
 from toklip_jax.nn.transformer import Stack
 from toklip_jax.ops.activations import activation
+from toklip_jax.ops.depthwise import depthwise_conv
 
 EPS = 1e-6  # of both towers' norms
 EXPANSION = 4  # hidden channels of a convolutional block to its width
@@ -92,7 +93,7 @@ class MobileBlock(nn.Module):
         if self.resampling == "up":
             y = Upsample(dtype, name="upsample")(y)
         stride = 2 if self.resampling == "down" else 1
-        y = gelu(_depthwise(hidden, stride, dtype, "depthwise")(y))
+        y = gelu(DepthwiseConv(stride, dtype, name="depthwise")(y))
         return conv(self.width, dtype, "reduce", kernel=1)(y) + self._shortcut(x)
 
     def _shortcut(self, x):
@@ -105,13 +106,15 @@ class MobileBlock(nn.Module):
         return conv(self.width, self.dtype, "shortcut", kernel=1)(x)
 
 
-def _depthwise(channels, stride, dtype, name):
-    return nn.Conv(
-        channels,
-        (3, 3),
-        stride,
-        padding=1,
-        feature_group_count=channels,
-        dtype=dtype,
-        name=name,
-    )
+class DepthwiseConv(nn.Module):
+    """A 3x3 convolution of each channel by itself."""
+
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+        c = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, c))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        return depthwise_conv(x.astype(self.dtype), kernel, self.stride) + bias.astype(self.dtype)
