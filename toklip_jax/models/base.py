@@ -116,7 +116,7 @@ class Hints:
     Attributes:
         num_heads: the number of heads of the image tower or the token encoder.
         text_num_heads: the number of heads of the text tower.
-        is_causal: whether the token encoder is causal.
+        is_causal: whether the token encoder is causal; of UniTok alone, its two projections.
         is_l2_normalised: whether a VQ codebook is used at unit length, as LlamaGen's is.
         family: the name of the model family, where several have the same names.
     """

@@ -16,5 +16,5 @@ UNITOK = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
-    download="UniTok's is unitok_tokenizer.pth of FoundationVision/unitok_tokenizer at Hugging Face",
+    download="UniTok's is the file in FoundationVision/unitok_tokenizer at Hugging Face",
 )
