@@ -11,7 +11,7 @@ def depthwise_conv(
 
     It is written as a sum over the kernel's entries, each times a shifted map, which XLA fuses into
     one pass over memory. XLA's own grouped convolution takes 3 to 30 times as long on CPU, and its
-    gradient 3 to 7 times. Summed in float32; the result has the type of `x`. `costs.flops` doesn't
+    gradient 3 to 4 times. Summed in float32; the result has the type of `x`. `costs.flops` doesn't
     count it.
 
     Args:
