@@ -3,6 +3,7 @@
 from toklip_jax.nn.quantisers.base import Quantised, Quantiser
 from toklip_jax.nn.quantisers.inner_product import InnerProductQuantiser
 from toklip_jax.nn.quantisers.residual import ResidualQuantiser
+from toklip_jax.nn.quantisers.sign import SignQuantiser, check_bits
 from toklip_jax.nn.quantisers.vector import VectorQuantiser
 
 __all__ = [
@@ -10,5 +11,7 @@ __all__ = [
     "Quantised",
     "Quantiser",
     "ResidualQuantiser",
+    "SignQuantiser",
     "VectorQuantiser",
+    "check_bits",
 ]
