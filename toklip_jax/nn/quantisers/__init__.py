@@ -1,6 +1,7 @@
 """Quantisers turn latents into ids, and ids into vectors; each is a module of its own."""
 
 from toklip_jax.nn.quantisers.base import Quantised, Quantiser
+from toklip_jax.nn.quantisers.config import QuantiserConfig
 from toklip_jax.nn.quantisers.inner_product import InnerProductQuantiser
 from toklip_jax.nn.quantisers.residual import ResidualQuantiser
 from toklip_jax.nn.quantisers.sign import SignQuantiser, check_bits
@@ -10,6 +11,7 @@ __all__ = [
     "InnerProductQuantiser",
     "Quantised",
     "Quantiser",
+    "QuantiserConfig",
     "ResidualQuantiser",
     "SignQuantiser",
     "VectorQuantiser",
