@@ -18,23 +18,47 @@ from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionalVQConfig:
-    """Sizes of a convolutional tokenizer; the defaults are LlamaGen's VQ-16's.
+class OneCodebook:
+    """A codebook, of which each place of the grid has one code.
 
     Attributes:
         codebook_size: number of codes.
         codebook_dim: length of a code vector.
-        channels: width of the convolutions at full resolution.
-        multipliers: factors of `channels`, level by level; each level but the last halves the
-            resolution.
-        num_res_blocks: blocks in an encoder's level; the decoder's have one more.
-        z_channels: channels of the encoder's output, before the 1x1 convolution to `codebook_dim`.
-        stem_patch: space-to-depth factor before the first convolution and after the last; 1 in
-            all released weights. 2 or 4 makes small images cheap on CPUs.
     """
 
     codebook_size: int = 16_384
     codebook_dim: int = 8
+
+    codes_per_place = 1
+
+    def __post_init__(self):
+        _check_positive(self, "codebook_size", "codebook_dim")
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return (self.codebook_size,)
+
+    @property
+    def code_dim(self) -> int:
+        return self.codebook_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalSizes:
+    """Sizes of an encoder and a decoder, whatever quantiser stands between them.
+
+    The defaults are LlamaGen's VQ-16's.
+
+    Attributes:
+        channels: width of the convolutions at full resolution.
+        multipliers: factors of `channels`, level by level; each level but the last halves the
+            resolution.
+        num_res_blocks: blocks in an encoder's level; the decoder's have one more.
+        z_channels: channels of the encoder's output, before the 1x1 convolution to code vectors.
+        stem_patch: space-to-depth factor before the first convolution and after the last; 1 in
+            all released weights. 2 or 4 makes small images cheap on CPUs.
+    """
+
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
@@ -43,9 +67,7 @@ class ConvolutionalVQConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        for name in ("codebook_size", "codebook_dim", "channels", "num_res_blocks", "z_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"expected a {name} of at least 1, got {getattr(self, name)}")
+        _check_positive(self, "channels", "num_res_blocks", "z_channels")
         if not self.multipliers or min(*self.multipliers, self.stem_patch) < 1:
             raise UserError(
                 f"expected multipliers and a stem_patch of at least 1, got {self.multipliers} and "
@@ -56,17 +78,8 @@ class ConvolutionalVQConfig:
                 f"expected channels divisible by 32 (the group norm's groups), got {self.channels}"
             )
 
-    codes_per_place = 1
     licence = ""
     has_decoder = True
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        return (self.codebook_size,)
-
-    @property
-    def code_dim(self) -> int:
-        return self.codebook_dim
 
     @property
     def attention_levels(self) -> tuple[int, ...]:
@@ -91,6 +104,15 @@ class ConvolutionalVQConfig:
         return image_grid(size, self.downsample)
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalVQConfig(ConvolutionalSizes, OneCodebook):
+    """Sizes of a convolutional tokenizer with one codebook, whose fields come first."""
+
+    def __post_init__(self):
+        OneCodebook.__post_init__(self)
+        ConvolutionalSizes.__post_init__(self)
+
+
 def vq_inputs(config: VQConfig) -> tuple[jax.ShapeDtypeStruct]:
     """Returns the shape of what initialisation runs a tokenizer of images on."""
     return (jax.ShapeDtypeStruct((1, *config.smallest_size, 3), jnp.float32),)
@@ -99,7 +121,7 @@ def vq_inputs(config: VQConfig) -> tuple[jax.ShapeDtypeStruct]:
 class ConvolutionalVQ(VQModel):
     """Encoder, 1x1 convolution, quantiser, 1x1 convolution, decoder."""
 
-    config: ConvolutionalVQConfig
+    config: ConvolutionalSizes
 
     def setup(self):
         config, dtype = self.config, self.compute.vq_jax_dtype
@@ -140,3 +162,9 @@ class ConvolutionalVQ(VQModel):
             return self._without_decoder(b, [self.config.downsample * side for side in grid])
         x = self.decoder(x).astype(jnp.float32)
         return depth_to_space(x, self.config.stem_patch)
+
+
+def _check_positive(config, *names):
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"expected a {name} of at least 1, got {getattr(config, name)}")

@@ -25,10 +25,12 @@ from toklip_jax.models.base import (
     registered,
 )
 from toklip_jax.models.chameleon.family import CHAMELEON
+from toklip_jax.models.conv_vq.family import CONV_VQ
 from toklip_jax.models.emu3.family import EMU3
 from toklip_jax.models.ibq.family import IBQ
 from toklip_jax.models.inception.family import INCEPTION
 from toklip_jax.models.llamagen.family import LLAMAGEN
+from toklip_jax.models.magvit2.family import MAGVIT2
 from toklip_jax.models.siglip.family import SIGLIP
 from toklip_jax.models.taming.family import TAMING
 from toklip_jax.models.toklip.family import TOKLIP
@@ -38,7 +40,20 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.nn.layout import to_unrolled
 
 # Emu3's files have all names by which IBQ's, Chameleon's and taming's are told: it goes first.
-FAMILIES = (TOKLIP, SIGLIP, LLAMAGEN, EMU3, IBQ, CHAMELEON, TAMING, VILA_U, UNITOK, INCEPTION)
+FAMILIES = (
+    TOKLIP,
+    SIGLIP,
+    LLAMAGEN,
+    EMU3,
+    IBQ,
+    CHAMELEON,
+    TAMING,
+    VILA_U,
+    UNITOK,
+    MAGVIT2,
+    CONV_VQ,
+    INCEPTION,
+)
 for _family in FAMILIES:
     register(_family)
 

@@ -1,5 +1,7 @@
 """The convolutional encoder and decoder that VQGAN's descendants share."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -95,21 +97,25 @@ def middle(
 
 
 class ResBlock(nn.Module):
-    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 shortcut where the width changes."""
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 shortcut where the width changes.
+
+    Attributes:
+        has_bias: whether its convolutions have biases.
+    """
 
     width: int
     dtype: jnp.dtype
+    has_bias: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], codes: Float[Array, "b i j e"] | None = None
     ) -> Float[Array, "b h w d"]:
-        y = jax.nn.swish(norm(x, self.dtype, "norm1", codes))
-        y = conv(self.width, self.dtype, "conv1")(y)
-        y = jax.nn.swish(norm(y, self.dtype, "norm2", codes))
-        y = conv(self.width, self.dtype, "conv2")(y)
+        to_width = functools.partial(conv, self.width, self.dtype, has_bias=self.has_bias)
+        y = to_width("conv1")(jax.nn.swish(norm(x, self.dtype, "norm1", codes)))
+        y = to_width("conv2")(jax.nn.swish(norm(y, self.dtype, "norm2", codes)))
         if x.shape[-1] != self.width:
-            x = conv(self.width, self.dtype, "shortcut", kernel=1)(x)
+            x = to_width("shortcut", kernel=1)(x)
         return x + y
 
 
@@ -201,10 +207,19 @@ def conv(
     kernel: int = 3,
     stride: int = 1,
     padding: str | int | None = None,
+    has_bias: bool = True,
 ) -> nn.Conv:
     """Returns a square convolution, by default zero-padded so that it keeps the resolution."""
     padding = kernel // 2 if padding is None else padding
-    return nn.Conv(features, (kernel,) * 2, stride, padding=padding, dtype=dtype, name=name)
+    return nn.Conv(
+        features,
+        (kernel,) * 2,
+        stride,
+        padding=padding,
+        use_bias=has_bias,
+        dtype=dtype,
+        name=name,
+    )
 
 
 def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:

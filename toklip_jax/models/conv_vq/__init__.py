@@ -1,0 +1,1 @@
+"""A convolutional tokenizer with any quantiser, to be trained from scratch."""
