@@ -56,7 +56,7 @@ def test_its_names_become_llamagens(golden, weights):
 
 
 def test_llamagens_ids_are_the_default(weights, recorded):
-    want, images, config = recorded
+    want, images, _ = recorded
     out, inner = run(weights, images)
     np.testing.assert_array_equal(out.ids, flat(want["llamagen_l2_indices"]))
     np.testing.assert_array_equal(out.ids, flat(want["rownorm_indices"]))

@@ -116,7 +116,7 @@ def _description(tensors, prefix, raw_names):
     if not missing:
         return what
     some = ", ".join(map(printable, missing[:3])) + (", ..." if len(missing) > 3 else "")
-    return f"{what}, and {len(missing)} raw tensors that it leaves out ({some})"
+    return f"{what}, and raw what it leaves out ({len(missing)}: {some})"
 
 
 def _shown(prefix):
