@@ -108,6 +108,22 @@ def test_every_name_of_hugging_faces_janus_becomes_llamagens(golden):
     assert got.names == "Hugging Face's Janus names"
 
 
+def test_deepseeks_janus_has_llamagens_names_within_it(golden):
+    """344 of them: those that Hugging Face renamed, and a counter."""
+    renamed = json.loads(golden("full_keys/janus_to_llamagen_16384.json").read_text())
+    own = {renamed[name]: x for name, x in listed(golden, "janus_pro_vqmodel").items()}
+    own["quantize.codebook_used"] = np.broadcast_to(np.float32(0), (65_536,))
+    assert len(own) == 344
+    got = recognise(AROUND | {f"gen_vision_model.{name}": x for name, x in own.items()})
+    config = got.infer(Hints())
+    assert config == LLAMAGEN["vq_16"]
+    assert got.tensors == own
+    assert got.dropped.keys() == AROUND.keys()
+    rules = got.family.keys.rules(config, "", "")
+    params, carried = to_jax(got.tensors, rules, param_shapes(config))
+    assert (len(params), set(carried)) == (343, {"quantize.codebook_used"})
+
+
 @pytest.mark.parametrize("name", ["taming", "ibq", "chameleon"])
 def test_conversion_and_back_is_bit_exact(name, golden, tmp_path, capsys):
     source = golden(FIXTURES[name])
@@ -409,16 +425,19 @@ def test_llamagens_raw_rows_stay_raw_where_they_are_joined(golden, tmp_path):
         assert not read_weights(tmp_path / name).config.vq.is_l2_normalised
 
 
-@pytest.mark.parametrize("name", ["taming", "ibq", "chameleon", "janus"])
-def test_toklip_starts_on_any_tokenizer(name, golden, tmp_path, capsys):
-    """With the grid that the tokenizer gives the teacher's images."""
+@pytest.mark.parametrize("name", FIXTURES)
+def test_toklip_starts_on_any_tokenizer(name, golden, tmp_path):
+    """With the grid that the tokenizer gives the teacher's images: LlamaGen's here is finer."""
     teacher, vq = golden("teacher_tiny/checkpoint.safetensors"), golden(FIXTURES[name])
     family = {"janus": "llamagen"}.get(name, name)
     out = tmp_path / "start"
     assert convert("start", teacher, vq, out, f"--family={family}") == 0
     started, alone = read_weights(out), read_weights(vq, family=family)
     assert started.config.vq == alone.config
-    assert started.config.vision.grid == alone.config.grid_of(64, 64)
+    grid = alone.config.grid_of(64, 64)
+    assert grid == ((8, 8) if name == "llamagen" else (4, 4))
+    assert started.config.vision.grid == grid
+    assert len(started.params["token_encoder"]["pos_embed"]) == grid[0] * grid[1]
     same_params(started.params["vq"], alone.params)
     kernel = started.params["token_encoder"]["mapping"]["fc1"]["kernel"]
     assert kernel.shape[0] == alone.config.code_dim
