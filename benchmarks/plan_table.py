@@ -26,16 +26,22 @@ RESULTS = ROOT / "benchmarks" / "results"
 ROWS = (
     ("toklip_s_256", "v5e:16x16", 4096, 1),
     ("toklip_l_384", "v5e:16x16", 8192, 1),
+    ("toklip_xl_512", "v5e:16x16", 4096, 1),
     ("toklip_s_256", "v6e:16x16", 4096, 1),
     ("toklip_l_384", "v6e:16x16", 8192, 1),
+    ("toklip_xl_512", "v6e:16x16", 4096, 1),
     ("toklip_s_256", "v5p:4x4x8", 2048, 1),
     ("toklip_l_384", "v5p:4x4x8", 4096, 1),
+    ("toklip_xl_512", "v5p:4x4x8", 2048, 1),
     ("toklip_s_256", "v5e:16x16", 16384, 1),
     ("toklip_l_384", "v5e:16x16", 32768, 4),
     ("toklip_s_256", "v6e:16x16", 32768, 1),
     ("toklip_l_384", "v6e:16x16", 32768, 2),
     ("toklip_s_256", "v5p:4x4x8", 32768, 1),
     ("toklip_l_384", "v5p:4x4x8", 16384, 1),
+    ("toklip_xl_512", "v5e:16x16", 32768, 8),
+    ("toklip_xl_512", "v6e:16x16", 32768, 4),
+    ("toklip_xl_512", "v5p:4x4x8", 8192, 1),
 )
 
 

@@ -2,6 +2,7 @@
 
 The small recordings are in `tests/golden`. The large ones (VQ checkpoints, gradients) stay outside
 the repository: name their folder in `TOKLIP_GOLDEN`, or those tests are skipped, with a message.
+Those of other VQ tokenizers and of TokLIP-XL are in `golden_vq` beside that folder.
 """
 
 import gc
@@ -34,9 +35,10 @@ def golden():
         outside = os.environ.get("TOKLIP_GOLDEN")
         if outside is None:
             pytest.skip(f"NOT CHECKED: {name} is not in the clone and TOKLIP_GOLDEN is not set")
-        found = pathlib.Path(outside) / name
-        assert found.exists(), f"{found} is missing"
-        return found
+        folders = pathlib.Path(outside), pathlib.Path(outside).parent / "golden_vq"
+        found = [folder / name for folder in folders if (folder / name).exists()]
+        assert found, f"{name} is missing in {' and '.join(map(str, folders))}"
+        return found[0]
 
     return path
 

@@ -33,7 +33,9 @@ def changed(config, **fields):
     return ConfigDict(plain)
 
 
-@pytest.mark.parametrize("name", ["demo", "evaluate", "toklip_s_256", "toklip_l_384"])
+@pytest.mark.parametrize(
+    "name", ["demo", "evaluate", "toklip_s_256", "toklip_l_384", "toklip_xl_512"]
+)
 def test_the_configs_of_the_repository_are_read(name):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
     experiment = read_experiment(config)

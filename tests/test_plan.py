@@ -20,7 +20,7 @@ from toklip_jax.tasks.registry import task_of
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "training" / "tiny_run.py"
-RELEASED = ("toklip_s_256", "toklip_l_384")
+RELEASED = ("toklip_s_256", "toklip_l_384", "toklip_xl_512")
 
 
 def plan_of(*flags, devices=8):
@@ -73,7 +73,9 @@ def test_a_stage_is_planned_for_the_size_that_its_images_will_have(source, size,
     assert ("arrays keep their image_size" in caplog.text) == (size != (16, 16))
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("toklip_s_256", 256), ("toklip_l_384", 576)])
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("toklip_s_256", 256), ("toklip_l_384", 576), ("toklip_xl_512", 1024)]
+)
 def test_released_configs_name_their_sizes(name, tokens):
     (stage,) = read_experiment(released(name)).stages
     objective = task_of(stage.task).outline(stage, {}, Compute())

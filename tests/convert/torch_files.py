@@ -62,3 +62,23 @@ def write(path, tree, storages=None, raw=None, compression=zipfile.ZIP_STORED, n
         for name, data in names:
             archive.writestr(name, data)
     return path
+
+
+TORCH_TYPES = {"float32": "FloatStorage", "float16": "HalfStorage", "int32": "IntStorage"}
+
+
+def save(path, tree):
+    """Writes nested dicts of arrays and plain values, as `torch.save` does."""
+    storages = {}
+
+    def stored(value):
+        if isinstance(value, dict):
+            return {name: stored(inner) for name, inner in value.items()}
+        if not isinstance(value, np.ndarray):
+            return value
+        key = str(len(storages))
+        storages[key] = np.ascontiguousarray(value).tobytes()
+        kind = TORCH_TYPES[str(value.dtype)]
+        return tensor(value.shape, key=key, numel=value.size, dtype=kind)
+
+    return write(path, stored(tree), storages)

@@ -7,62 +7,18 @@ and 2.5e-5 for the VQ's inner levels and images, whose activations are large: he
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.models.registry import build_model
+from tests.models.stages import at, close, end_of_level, nhwc, run, stats_of
 from toklip_jax.models.toklip.model import similarity
-from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.weights.read import read_weights
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
-ATOL, VQ_ATOL = 2e-5, 1e-4
-
-
-@pytest.fixture(autouse=True)
-def _node(request):
-    close.node = request.node
-
-
-def close(got, want, atol=ATOL):
-    got = np.asarray(got)
-    error = float(np.max(np.abs(got - want)))
-    close.node.user_properties.append((f"largest error (bound {atol:g})", error))
-    np.testing.assert_allclose(got, want, atol=atol, rtol=1e-5)
-
-
-def nhwc(array):
-    return array.transpose(0, 2, 3, 1)
-
-
-def run(weights, inputs, method=None, **changes):
-    """Outputs and every submodule's output, by path."""
-    model = build_model(dataclasses.replace(weights.config, **changes), Compute(is_scanned=False))
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights.params)
-
-    @jax.jit
-    def apply(params, inputs):
-        return model.apply(
-            {"params": params},
-            inputs,
-            method=method,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-        )
-
-    out, state = apply(params, jnp.asarray(inputs))
-    return out, state.get("intermediates", {})
-
-
-def at(inner, path, index=0):
-    for name in path.split("/"):
-        inner = inner[name]
-    out = inner["__call__"][index]
-    return out[0] if isinstance(out, tuple) else out  # blocks give (output, cache)
+VQ_ATOL = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -184,22 +140,10 @@ def vq_levels_are_recorded(inner, want):
             last = [n for n in inner[half] if n.startswith(f"levels_{i}_") and n != "__call__"]
             stages[f"{short}_level{i}"] = end_of_level(last, i)
         for recorded, path in stages.items():
-            got = np.asarray(at(inner[half], path))
-            axes = (1, 2, 3)
-            stats = np.stack(
-                [got.mean(axes), got.std(axes, ddof=1), got.min(axes), got.max(axes)], 1
-            )
-            close(stats, want[f"{recorded}_stats"], VQ_ATOL)
+            got = at(inner[half], path)
+            close(stats_of(got), want[f"{recorded}_stats"], VQ_ATOL)
             if recorded in want:
                 close(got, nhwc(want[recorded]), VQ_ATOL)
-
-
-def end_of_level(names, i):
-    for kind in ("downsample", "upsample"):
-        if f"levels_{i}_{kind}" in names:
-            return f"levels_{i}_{kind}"
-    attention = [n for n in names if "_attn_" in n]
-    return max(attention or [n for n in names if "_res_" in n], key=lambda n: int(n.split("_")[-1]))
 
 
 @pytest.mark.parametrize("name", ["vq_tiny", "vq_tiny_8"])

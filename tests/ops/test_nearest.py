@@ -1,6 +1,7 @@
 """The search for the nearest code: every implementation against the plain one."""
 
 import importlib.util
+import itertools
 import os
 
 import jax
@@ -13,6 +14,7 @@ from toklip_jax.parallel.sharding import map_sharded_rows
 from toklip_jax.planning.plan import topology_devices
 
 FAST = [None, "blocked", "pallas_tpu", "pallas_gpu"]
+METRICS = ["euclidean", "inner_product"]
 LIMIT = 16 * 2**20  # bytes beside arguments and result
 
 
@@ -22,46 +24,63 @@ def drawn(n, z, c=8, dtype=jnp.float32):
     return vectors, jax.random.normal(keys[1], (z, c)).astype(dtype)
 
 
-def search(vectors, codebook, implementation=None):
-    return np.asarray(jax.jit(nearest_code, static_argnums=2)(vectors, codebook, implementation))
+def search(vectors, codebook, implementation=None, metric="euclidean"):
+    jitted = jax.jit(nearest_code, static_argnums=(2, 3))
+    return np.asarray(jitted(vectors, codebook, implementation, metric))
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("n", "z"), [(1, 1), (5, 3), (64, 128), (100, 129), (130, 1000)])
-def test_blocked_search_equals_the_plain_one_at_ragged_sizes(n, z):
+def test_blocked_search_equals_the_plain_one_at_ragged_sizes(n, z, metric):
     vectors, codebook = drawn(n, z)
-    ids = search(vectors, codebook)
+    ids = search(vectors, codebook, metric=metric)
     assert ids.dtype == np.int32
-    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain", metric))
     distances = ((np.asarray(vectors)[:, None] - np.asarray(codebook)[None]) ** 2).sum(-1)
-    np.testing.assert_array_equal(ids, distances.argmin(-1))
+    products = np.asarray(vectors, np.float64) @ np.asarray(codebook, np.float64).T
+    by_metric = {"euclidean": distances.argmin(-1), "inner_product": products.argmax(-1)}
+    np.testing.assert_array_equal(ids, by_metric[metric])
     np.testing.assert_allclose(squared_distances(vectors, codebook), distances, atol=1e-4)
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("implementation", ["pallas_tpu", "pallas_gpu"])
 @pytest.mark.parametrize("shape", [(1, 1, 8), (300, 1100, 3), (257, 129, 16)])
-def test_kernels_equal_the_plain_search_where_codes_are_narrow(implementation, shape):
+def test_kernels_equal_the_plain_search_where_codes_are_narrow(implementation, shape, metric):
     vectors, codebook = drawn(*shape)
-    ids = search(vectors, codebook, implementation)
-    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
+    ids = search(vectors, codebook, implementation, metric)
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain", metric))
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("shape", [(70, 300, 17), (300, 700, 192)])
-def test_all_equal_the_plain_search_where_codes_are_wide(implementation, shape):
+def test_all_equal_the_plain_search_where_codes_are_wide(implementation, shape, metric):
     """In eighths, so that no sum is rounded: libraries add many numbers in their own order."""
     vectors, codebook = (jnp.round(8 * x) / 8 for x in drawn(*shape))
-    ids = search(vectors, codebook, implementation)
-    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
+    ids = search(vectors, codebook, implementation, metric)
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain", metric))
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("c", [4, 20])
-def test_ties_go_to_the_lowest_index_within_and_across_blocks(implementation, c):
+def test_ties_go_to_the_lowest_index_within_and_across_blocks(implementation, c, metric):
     """Within a group or a tile, across them, across a TPU's grid steps (1,024 and 512 codes)."""
     codebook = jnp.zeros((2500, c)).at[jnp.array([7, 9, 135, 300, 1031, 2055, 2499])].set(1.0)
-    np.testing.assert_array_equal(search(jnp.ones((3, c)), codebook, implementation), [7, 7, 7])
+    ones = jnp.ones((3, c))
+    np.testing.assert_array_equal(search(ones, codebook, implementation, metric), [7, 7, 7])
     codebook = codebook.at[:2400].set(0)
-    np.testing.assert_array_equal(search(jnp.ones((3, c)), codebook, implementation), [2499] * 3)
+    np.testing.assert_array_equal(search(ones, codebook, implementation, metric), [2499] * 3)
+
+
+def test_the_inner_product_prefers_long_codes_to_near_ones():
+    """With |e|^2 the first code would win, and at unit length the second."""
+    codebook = jnp.asarray([[1.0, 0.0], [0.9, 0.9], [3.0, -3.0]])
+    vectors = jnp.asarray([[1.0, 0.1]])
+    for implementation in ("plain", *FAST):
+        assert search(vectors, codebook, implementation).tolist() == [0]
+        assert search(vectors, codebook, implementation, "inner_product").tolist() == [2]
 
 
 @pytest.mark.recorded  # what is fused decides how distances are rounded
@@ -82,18 +101,28 @@ def test_near_ties_are_decided_alike_by_all_but_libraries():
     assert np.max(found - exact.min(1)) < 40 * 2.0**-24 * 3 * largest
 
 
+@pytest.mark.parametrize("implementation", FAST)
+@pytest.mark.parametrize("c", [4, 20])
+def test_negative_products_still_beat_padded_codes(implementation, c):
+    """Blocks are padded with codes of zeros, whose product of 0 must not win."""
+    codebook = jnp.full((130, c), -1.0).at[77].set(-0.5)
+    ids = search(jnp.ones((3, c)), codebook, implementation, "inner_product")
+    np.testing.assert_array_equal(ids, [77] * 3)
+
+
 def test_a_hundred_thousand_vectors_get_the_plain_ids():
     vectors, codebook = drawn(100_000, 4096)
     plain = [search(part, codebook, "plain") for part in jnp.split(vectors, 10)]
     np.testing.assert_array_equal(search(vectors, codebook), np.concatenate(plain))
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("c", [8, 256])
-def test_codebooks_too_large_for_one_block_equal_the_plain_search(c):
+def test_codebooks_too_large_for_one_block_equal_the_plain_search(c, metric):
     """The codes' blocks overlap at the end, and so do the vectors'."""
     vectors, codebook = drawn(200, 2**18 // c + 777, c)
-    ids = search(vectors, codebook, "blocked")
-    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain"))
+    ids = search(vectors, codebook, "blocked", metric)
+    np.testing.assert_array_equal(ids, search(vectors, codebook, "plain", metric))
 
 
 @pytest.mark.parametrize("implementation", FAST)
@@ -101,15 +130,18 @@ def test_ids_do_not_depend_on_the_compute_type_of_exact_inputs(implementation):
     codebook = jnp.round(jax.random.normal(jax.random.key(0), (300, 8)) * 8) / 8
     vectors = codebook[::3].astype(jnp.bfloat16)
     np.testing.assert_array_equal(search(vectors, codebook, implementation), range(0, 300, 3))
+    plain = search(vectors.astype(jnp.float32), codebook, "plain", "inner_product")
+    np.testing.assert_array_equal(search(vectors, codebook, implementation, METRICS[1]), plain)
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("implementation", ["plain", *FAST])
 @pytest.mark.parametrize("c", [8, 20])
-def test_a_vector_with_a_nan_gets_the_first_code(implementation, c):
+def test_a_vector_with_a_nan_gets_the_first_code(implementation, c, metric):
     vectors, codebook = drawn(5, 300, c)
-    ids = search(vectors.at[2, 1].set(jnp.nan), codebook, implementation)
+    ids = search(vectors.at[2, 1].set(jnp.nan), codebook, implementation, metric)
     assert ids[2] == 0
-    np.testing.assert_array_equal(ids[3:], search(vectors, codebook, "plain")[3:])
+    np.testing.assert_array_equal(ids[3:], search(vectors, codebook, "plain", metric)[3:])
 
 
 def test_no_gradient_passes_and_no_vector_is_no_id():
@@ -128,12 +160,14 @@ def test_what_cannot_be_searched_is_refused():
         nearest_code(vectors, codebook[:0])
     with pytest.raises(ValueError, match="an implementation of"):
         nearest_code(vectors, codebook, "fastest")
+    with pytest.raises(ValueError, match="a metric of"):
+        nearest_code(vectors, codebook, metric="cosine")
     assert set(FAST) - {None} < set(IMPLEMENTATIONS)
 
 
-def extra_bytes(n, z, c, dtype="float32", sharding=None):
+def extra_bytes(n, z, c, dtype="float32", sharding=None, metric="euclidean"):
     shapes = [jax.ShapeDtypeStruct((rows, c), dtype, sharding=sharding) for rows in (n, z)]
-    compiled = jax.jit(nearest_code).lower(*shapes).compile()
+    compiled = jax.jit(lambda v, e: nearest_code(v, e, metric=metric)).lower(*shapes).compile()
     return compiled.memory_analysis().temp_size_in_bytes, compiled.as_text()
 
 
@@ -146,21 +180,24 @@ SIZES = [
 ]
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sizes", [sizes for sizes in SIZES if "float32" in sizes])
-def test_extra_memory_stays_below_16_mib(sizes):
-    assert extra_bytes(*sizes)[0] < LIMIT
+def test_extra_memory_stays_below_16_mib(sizes, metric):
+    assert extra_bytes(*sizes, metric=metric)[0] < LIMIT
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sizes", [*SIZES, (5, 3, 3, "float32"), (1000, 3000, 20, "float32")])
-def test_the_gpu_kernel_lowers_to_triton(sizes):
+def test_the_gpu_kernel_lowers_to_triton(sizes, metric):
     n, z, c, dtype = sizes
     shapes = [jax.ShapeDtypeStruct((rows, c), dtype) for rows in (n, z)]
+    search = jax.jit(lambda v, e: nearest_code(v, e, metric=metric))
     # From jax 0.12 on, lowering for a GPU that isn't there has to be told which.
     gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.sharding.AbstractMesh((1,), ("x",), auto, abstract_device=gpu)
     with jax.sharding.use_abstract_mesh(mesh):
-        lowered = jax.jit(nearest_code).trace(*shapes).lower(lowering_platforms=("cuda",))
+        lowered = search.trace(*shapes).lower(lowering_platforms=("cuda",))
     assert "xla.gpu.triton" in lowered.as_text()
 
 
@@ -174,10 +211,11 @@ def test_the_tpu_kernel_compiles_within_16_mib(topology):
     devices = np.array(topology_devices(topology))
     one = jax.sharding.Mesh(devices[:1], "x")
     whole = jax.sharding.NamedSharding(one, jax.sharding.PartitionSpec())
-    for sizes in [*SIZES, (5, 3, 3, "float32"), (1000, 3000, 20, "float32")]:
-        extra, text = extra_bytes(*sizes, whole)
+    small = [(5, 3, 3, "float32"), (1000, 3000, 20, "float32")]
+    for sizes, metric in itertools.product([*SIZES, *small], METRICS):
+        extra, text = extra_bytes(*sizes, sharding=whole, metric=metric)
         assert "tpu_custom_call" in text
-        assert extra < LIMIT, sizes
+        assert extra < LIMIT, (sizes, metric)
     types = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.sharding.Mesh(devices.reshape(2, 2), ("data", "fsdp"), axis_types=types)
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, 8), (32, 8))]

@@ -1,6 +1,7 @@
 """What is on a run's page, and what it says where something is missing."""
 
 import base64
+import dataclasses
 import html
 import html.parser
 import io
@@ -202,6 +203,15 @@ def test_models_of_public_sizes_stand_beside_what_was_published(report):
         ("TokLIP L", 80.0),
         ("SigLIP 2 So400m/16", 84.1),
     ]
+    assert [row.model for row in published_like(TOKLIP_SIZES["toklip_xl_512"])] == [
+        "TokLIP XL",
+        "SigLIP 2 So400m/16",
+    ]
+    for size, image_size in (("toklip_s_256", 512), ("toklip_xl_512", 256)):
+        config = TOKLIP_SIZES[size]
+        vision = dataclasses.replace(config.vision, image_size=image_size)
+        resized = dataclasses.replace(config, vision=vision)  # on another VQ than the published one
+        assert [row.model for row in published_like(resized)] == ["SigLIP 2 So400m/16"]
     assert published_like(TOKLIP_SIZES["tiny"]) == []
     section = results_section(read_run(report.workdir), TOKLIP_SIZES["toklip_s_256"])
     assert "64.06" in tag("div", section.body)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 import sys
+from collections.abc import Iterable, Mapping
 
 import flax.traverse_util
 import numpy as np
@@ -16,7 +17,7 @@ from toklip_jax.core.home import expand_user
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
-from toklip_jax.models.registry import Hints, recognise
+from toklip_jax.models.registry import Hints, family_of, recognise
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.tasks.toklip.start import start_toklip
 from toklip_jax.weights import Weights, load_weights, save_weights
@@ -27,10 +28,12 @@ from toklip_jax.weights.conversion import (
     convert_checkpoint,
     export_tensors,
 )
-from toklip_jax.weights.read import expect_no_hints, is_converted
+from toklip_jax.weights.read import expect_no_hints, is_converted, other_choice
+from toklip_jax.weights.vq_part import describe_vq, join_vq
 from toklip_jax.weights.writer import write_checkpoint
 
 MAX_NAMES = 40  # in a list of ignored or differing tensors
+MAX_ALONE = 4  # tensors of one reason that are listed one by one
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,36 +50,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     """Prints what a file or directory contains."""
-    if is_converted(args.file):
+    if args.vq is None and is_converted(args.file):
         expect_no_hints(_hints(args), args.file, _is_ema(args))
         weights = load_weights(args.file)
         print(f"{args.file}: converted weights ({printable(weights.source)})")
         print(f"layout: {'scanned' if weights.is_scanned else 'unrolled'}")
         _print_arrays(flax.traverse_util.flatten_dict(weights.params, sep="/"))
         _print_config(weights.config)
+        _print_lines(describe_vq(weights))
         return 0
-    checkpoint = read_checkpoint(args.file, _is_ema(args))
+    checkpoint, hints = _read_joined(args)
     print(f"{args.file}: {checkpoint.format} file")
     _print_arrays(checkpoint.tensors)
-    _print_taken(checkpoint)
     with naming(checkpoint.file.path):
-        recognised = recognise(checkpoint.tensors)
-        config = recognised.infer(_hints(args))
+        recognised = recognise(checkpoint.tensors, hints.family)
+    _print_groups("ignored", recognised.dropped)
     names = f", in {recognised.names}" if recognised.names else ""
     print(f"family: {recognised.family.title}{names}")
-    _print_config(config)
+    weights = convert_checkpoint(checkpoint, hints, expects_finite=False)
+    _print_config(weights.config)
+    _print_lines(describe_vq(weights))
     return 0
 
 
 def to_jax(args: argparse.Namespace) -> int:
     """Converts a PyTorch file into a directory."""
     _expect_new(args.out)
-    weights = _read(args.file, _hints(args), _is_ema(args))
+    if args.vq is None:
+        weights = _read(args.file, _hints(args), _is_ema(args))
+    else:
+        weights = convert_checkpoint(*_read_joined(args))
     if args.tokenizer:
         weights = _with_tokenizer(weights, args.tokenizer)
     weights = weights.with_layout(args.layout == "scanned", lazy_stack)
-    for name, reason in carried_reasons(weights).items():
-        print(f"kept, to be written back: {printable(name)}: {reason}")
+    _print_groups("kept, to be written back", carried_reasons(weights))
     save_weights(args.out, weights)
     print(f"wrote {args.out}: {printable(weights.source)}")
     return 0
@@ -92,10 +99,10 @@ def to_torch(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Compares a PyTorch file with a converted directory, tensor by tensor, bit for bit."""
-    checkpoint = read_checkpoint(args.file, _is_ema(args))
+    checkpoint, hints = _read_joined(args)
     weights = load_weights(args.directory)
     with naming(checkpoint.file.path):
-        expected = recognise(checkpoint.tensors).tensors
+        expected = recognise(checkpoint.tensors, hints.family).tensors
     got = export_tensors(weights)
     faults = [f"only in {args.file}: {printable(name)}" for name in expected if name not in got]
     faults += [f"only in {args.directory}: {name}" for name in got if name not in expected]
@@ -123,7 +130,7 @@ def start(args: argparse.Namespace) -> int:
     teacher = read(args.teacher, Hints(args.num_heads, args.text_num_heads))
     if args.tokenizer:
         teacher = _with_tokenizer(teacher, args.tokenizer)
-    vq = read(args.vq, Hints(is_l2_normalised=not args.no_l2))
+    vq = read(args.vq, _vq_hints(args))
     vq = vq.with_layout(teacher.is_scanned)
     joined = start_toklip(teacher, vq, is_causal=not args.full_attention, seed=args.seed)
     print("\n".join(joined.report))
@@ -161,7 +168,20 @@ def _parser():
     choice.add_argument(
         "--weights",
         choices=("ema", "raw"),
-        help="if a checkpoint has both: the running mean (the default), or the raw weights",
+        help="if a checkpoint has both: the running mean, or the raw weights (the default is the "
+        "mean of a whole model, and raw where a part of it alone has a mean, as in TokLIP-XL)",
+    )
+    choice.add_argument(
+        "--family",
+        help="the VQ tokenizer's family, where several have the same names, as 'ibq' and 'taming'",
+    )
+    other_file = argparse.ArgumentParser(add_help=False)
+    other_file.add_argument(
+        "--vq",
+        type=expand_user,
+        help="the VQ tokenizer of a TokLIP file that doesn't hold it, a file or a converted "
+        "directory; --weights and --family are then about it, and raw weights are the default, "
+        "which TokLIP was trained on",
     )
     out = argparse.ArgumentParser(add_help=False)
     out.add_argument(
@@ -184,31 +204,63 @@ def _parser():
     file = {"help": "a .pt, .safetensors or .npz, or a directory of safetensors with an index"}
     directory, new = {"help": "a converted directory"}, {"help": "a new directory"}
     either = {"help": "a file as `to-jax` takes, or a converted directory"}
-    add("inspect", inspect, sizes, choice, file=either)
-    add("to-jax", to_jax, sizes, choice, out, file=file, out=new)
+    add("inspect", inspect, sizes, choice, other_file, file=either)
+    add("to-jax", to_jax, sizes, choice, other_file, out, file=file, out=new)
     add("to-torch", to_torch, directory=directory, out={"help": "a new .safetensors or .pt"})
-    add("verify", verify, choice, file=file, directory=directory)
+    add("verify", verify, choice, other_file, file=file, directory=directory)
     command = add("start", start, sizes, choice, out, teacher=either, vq=either, out=new)
     command.add_argument("--seed", type=int, default=0, help="seed of the new mapping MLP")
     return parser
 
 
 def _hints(args):
-    is_causal = False if args.full_attention else None
-    return Hints(args.num_heads, args.text_num_heads, is_causal, not args.no_l2)
+    given = vars(args)  # `verify` takes no sizes
+    return Hints(
+        num_heads=given.get("num_heads"),
+        text_num_heads=given.get("text_num_heads"),
+        is_causal=False if given.get("full_attention") else None,
+        is_l2_normalised=not given.get("no_l2"),
+        family=args.family,
+    )
+
+
+def _vq_hints(args):
+    hints = _hints(args)
+    return Hints(is_l2_normalised=hints.is_l2_normalised, family=hints.family)
 
 
 def _is_ema(args):
     return None if args.weights is None else args.weights == "ema"
 
 
-def _read(path: pathlib.Path, hints: Hints, is_ema: bool | None) -> Weights:
+def _read(
+    path: pathlib.Path, hints: Hints, is_ema: bool | None, prefers_mean: bool = True
+) -> Weights:
     if is_converted(path):
         expect_no_hints(hints, path, is_ema)
         return load_weights(path)
-    checkpoint = read_checkpoint(path, is_ema)
+    checkpoint = read_checkpoint(path, is_ema, prefers_mean)
     _print_taken(checkpoint)
-    return convert_checkpoint(checkpoint, hints)
+    weights = convert_checkpoint(checkpoint, hints)
+    _print_groups("ignored", weights.dropped)
+    return weights
+
+
+def _read_joined(args) -> tuple[Checkpoint, Hints]:
+    """A file, with the VQ tokenizer of another one where that is named, and what was said of both.
+
+    TokLIP ran the raw weights of a VQ tokenizer: they are what is joined unless told otherwise.
+    """
+    is_ema, hints = _is_ema(args), _hints(args)
+    checkpoint = read_checkpoint(args.file, is_ema if args.vq is None else None)
+    _print_taken(checkpoint)
+    if args.vq is None:
+        return checkpoint, hints
+    vq = _read(args.vq, _vq_hints(args), is_ema, prefers_mean=False)
+    is_l2_normalised = getattr(vq.config, "is_l2_normalised", True)
+    family = family_of(vq.config).name
+    hints = dataclasses.replace(hints, is_l2_normalised=is_l2_normalised, family=family)
+    return join_vq(checkpoint, vq), hints
 
 
 def _with_tokenizer(weights: Weights, source: str) -> Weights:
@@ -237,17 +289,33 @@ def _print_arrays(arrays):
 
 def _print_taken(checkpoint: Checkpoint):
     if checkpoint.taken:
-        hint = "; --weights=raw takes the raw ones" if checkpoint.is_choice else ""
-        print(f"weights: {checkpoint.taken}{hint}")
+        other = other_choice(checkpoint, "--weights=ema", "--weights=raw")
+        print(printable_lines("; ".join(filter(None, (f"weights: {checkpoint.taken}", other)))))
     for name, reason in itertools.islice(checkpoint.dropped.items(), MAX_NAMES):
         print(f"ignored: {printable(name)}: {reason}")
     if len(checkpoint.dropped) > MAX_NAMES:
         print(f"ignored: {len(checkpoint.dropped) - MAX_NAMES} more")
 
 
+def _print_groups(what: str, reasons: Mapping[str, str]):
+    """A line for each tensor, or for all of a reason where they are many."""
+    groups = collections.defaultdict(list)
+    for name, reason in reasons.items():
+        groups[reason].append(printable(name))
+    for reason, names in groups.items():
+        if len(names) > MAX_ALONE:
+            names = [f"{len(names):,} tensors, {names[0]} among them"]
+        for name in names:
+            print(f"{what}: {name}: {reason}")
+
+
 def _print_config(config):
-    for name, value in config_to_dict(config).items():
-        print(printable_lines(f"{name}: {value}"))
+    _print_lines(f"{name}: {value}" for name, value in config_to_dict(config).items())
+
+
+def _print_lines(lines: Iterable[str]):
+    for line in lines:
+        print(printable_lines(line))
 
 
 def _is_same(a, b):

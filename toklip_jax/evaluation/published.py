@@ -42,17 +42,21 @@ TEACHERS = (
 def published_like(config: Any) -> list[Published]:
     """Returns the figures of the published models of this size and of their teachers, if any.
 
+    A model for images of another size than those of its kind that are published, or on another VQ
+    tokenizer than the published one for these images, has the teacher's beside it only.
+
     Args:
         config: a TokLIP's config; whether its attention is causal does not matter.
     """
-    rows = (*TOKLIP, *TEACHERS)
-    published = {row.image_size for row in rows}
+    published = {row.image_size for row in TOKLIP}
     families = [family for family in registered() if family.role == ROLE]
     named = [size for family in families for size in family.sizes.values()]
-    named = [size for size in named if size.vision.image_size in published]
-    if not any(_is_alike(config, size) for size in named):
+    alike = {size.vision.image_size for size in named if _is_alike(config, size)} & published
+    if not alike:
         return []
-    return [row for row in rows if row.image_size == config.vision.image_size]
+    image_size = config.vision.image_size
+    rows = (*(TOKLIP if image_size in alike else ()), *TEACHERS)
+    return [row for row in rows if row.image_size == image_size]
 
 
 def _is_alike(config, named):

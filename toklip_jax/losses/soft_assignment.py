@@ -162,7 +162,9 @@ SCORES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _block_size(latents, codebook, max_scores):
-    return min(len(codebook), max(1, max_scores // max(len(latents), 1)))
+    """Codes at a time: a power of two, so that codebooks of as many codes need no padded copy."""
+    most = max(1, max_scores // max(len(latents), 1))
+    return min(len(codebook), 2 ** (most.bit_length() - 1))
 
 
 def _product(axes, left, right):

@@ -118,6 +118,7 @@ class Hints:
         text_num_heads: the number of heads of the text tower.
         is_causal: whether the token encoder is causal; of UniTok alone, its two projections.
         is_l2_normalised: whether a VQ codebook is used at unit length, as LlamaGen's is.
+            Tokenizers that compare raw vectors have no use for it.
         family: the name of the model family, where several have the same names.
     """
 
@@ -166,6 +167,10 @@ class ForeignKeys:
         dialects: other packages' names for the same.
         fits: `fits(tensors, prefix)` tells whether tensors with these marks are this family's,
             where other families have the same names.
+        unused: beginnings of the names of tensors that stand beside the model in its files, each
+            with the reason why they are left aside.
+        inside: beginnings of the model's names within the files of larger models, everything else
+            in which is left aside.
     """
 
     marks: tuple[str, ...]
@@ -174,6 +179,8 @@ class ForeignKeys:
     hints: tuple[str, ...] = ()
     dialects: tuple[Dialect, ...] = ()
     fits: Callable[[Tensors, str], bool] = lambda tensors, prefix: True
+    unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    inside: tuple[str, ...] = ()
 
     def match(self, tensors: Tensors, prefix: str = "", is_named: bool = False) -> bool:
         """Tells whether tensors whose names begin with `prefix` are this family's.
@@ -183,6 +190,24 @@ class ForeignKeys:
         """
         has_names = all(prefix + mark in tensors for mark in self.marks)
         return has_names and (is_named or self.fits(tensors, prefix))
+
+    def expect_used(self, hints: Hints, title: str, names: Sequence[str] | None = None) -> None:
+        """Checks that hints are given only where these weights have a use for them.
+
+        Args:
+            title: the family's.
+            names: the fields of `Hints` to check; all but `family` unless given.
+
+        Raises:
+            ValueError: one is given that `infer` doesn't read.
+        """
+        names = [n for n in hints.given if n != "family"] if names is None else names
+        for name in names:
+            if name in hints.given and name not in self.hints:
+                raise UserError(
+                    f"expected no {name} with weights of {title}, which have no use for it, got "
+                    f"{getattr(hints, name)}: leave it out"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +228,7 @@ class Family:
         embeddings: patterns of parameters that stand below the first block, for layer decay.
         full_precision: patterns of parameters that stay float32 where the others are cast.
         download: how to get its published weights, for messages; "" where that isn't known.
+        image_size: the side in pixels of the images that its published weights were made for.
     """
 
     name: str
@@ -218,6 +244,7 @@ class Family:
     embeddings: tuple[str, ...] = ()
     full_precision: tuple[str, ...] = ()
     download: str = ""
+    image_size: int = 256
 
     def __post_init__(self):
         check_name("role", self.role, ROLES)
@@ -307,12 +334,14 @@ class Recognised:
     Attributes:
         names: whose they were before, for people; "" where they are the family's own.
         sizes: the fields of `Hints` that the dialect tells.
+        dropped: reasons for leaving tensors aside, by the names that they have in the file.
     """
 
     family: Family
     tensors: Tensors
     names: str = ""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def infer(self, hints: Hints) -> Any:
         """Returns the config of the model that the tensors are of.
@@ -320,12 +349,7 @@ class Recognised:
         Raises:
             ValueError: a hint that these weights have no use for, or one that is missing.
         """
-        for name in hints.given:
-            if name != "family" and name not in self.family.keys.hints:
-                raise UserError(
-                    f"expected no {name} with weights of {self.family.title}, which have no use "
-                    f"for it, got {getattr(hints, name)}: leave it out"
-                )
+        self.family.keys.expect_used(hints, self.family.title)
         told = {field: n for field, n in self.sizes.items() if getattr(hints, field) is None}
         return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
 
@@ -339,21 +363,54 @@ def recognise(tensors: Tensors, name: str | None = None) -> Recognised:
     Raises:
         ValueError: of no known family, or without a part that these names promise.
     """
-    for names in (tensors, _without_attribute(tensors)):
-        for family in registered():
-            is_meant = name in (None, family.name) or family.role == "toklip"
-            is_named = name == family.name
-            if is_meant and family.keys and family.keys.match(names, is_named=is_named):
-                return Recognised(family, names)
-        for family, dialect in _dialects():
-            if name in (None, family.name) and all(mark in names for mark in dialect.marks):
-                sizes = dialect.sizes(names)
-                return Recognised(family, dialect.translate(names), dialect.title, sizes)
-    return Recognised(find_family(tensors, name=name), tensors)
+    families = [family for family in registered() if family.keys]
+    meant = [f for f in families if name in (None, f.name) or f.role == "toklip"]
+    found = (
+        _match(tensors, meant, name)
+        or _inside(tensors, meant, name)
+        or _match(_without_attribute(tensors), meant, name)
+    )
+    return found or Recognised(find_family(tensors, name=name), tensors)
 
 
-def _dialects():
-    return [(f, dialect) for f in registered() if f.keys for dialect in f.keys.dialects]
+def _match(tensors, families, name):
+    """What tensors are by their names as they stand, or None."""
+    for family in families:
+        if family.keys.match(tensors, is_named=name == family.name):
+            kept, dropped = _used(tensors, family.keys)
+            return Recognised(family, kept, dropped=dropped)
+    for family, dialect in ((f, d) for f in families for d in f.keys.dialects):
+        if name in (None, family.name) and all(mark in tensors for mark in dialect.marks):
+            kept, dropped = _used(tensors, family.keys)
+            sizes = dialect.sizes(kept)
+            return Recognised(family, dialect.translate(kept), dialect.title, sizes, dropped)
+    return None
+
+
+def _inside(tensors, families, name):
+    """What the part of a larger model is whose names begin as a family says, or None."""
+    for family in families:
+        for prefix in family.keys.inside:
+            part = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+            if part and (found := _match(part, [family], name)):
+                title = found.names or "its own names"
+                why = f"of the model around {family.title}"
+                dropped = {n: why for n in tensors if not n.startswith(prefix)}
+                dropped |= {f"{prefix}{n}": reason for n, reason in found.dropped.items()}
+                names = f"{title}, within another model ({prefix}*)"
+                return dataclasses.replace(found, names=names, dropped=dropped)
+    return None
+
+
+def _used(tensors, keys):
+    """The tensors that are part of the model, and the reasons why the others are none."""
+    dropped = {
+        name: reason
+        for beginning, reason in keys.unused.items()
+        for name in tensors
+        if name.startswith(beginning)
+    }
+    return {name: x for name, x in tensors.items() if name not in dropped}, dropped
 
 
 def _without_attribute(tensors):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files.layouts import conv_rules, norm_rules
 from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import count_layers, shape_of
@@ -12,6 +13,11 @@ from toklip_jax.models.base import Tensors
 MAX_LEVELS, MAX_RES_BLOCKS = 10, 8  # released tokenizers have up to 5 and 4
 MARKS = ("encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight")
 NormRules = Callable[[str, str], list[Rule]]  # of a norm's name in PyTorch, and its path here
+# What Lightning's checkpoints of these tokenizers hold beside them.
+BESIDE = {
+    "loss.": "of the losses that it was trained by, no part of the tokenizer",
+    "model_ema.": "the running mean that was not taken, or a counter of it",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +38,25 @@ class Sizes:
         return fields
 
 
+def is_vqgans(tensors: Tensors, prefix: str = "") -> bool:
+    """Tells whether a decoder's levels are counted from the highest resolution, as VQGAN's are.
+
+    Hugging Face's Janus has the same names, counted from the lowest, which is upsampled first.
+    """
+    return f"{prefix}decoder.up.0.upsample.conv.weight" not in tensors
+
+
 def sizes_of(tensors: Tensors, prefix: str = "") -> Sizes:
-    """Returns the sizes of the encoder whose tensors' names begin with `prefix`."""
+    """Returns the sizes of the encoder whose tensors' names begin with `prefix`.
+
+    Raises:
+        ValueError: tensors that tell them are missing or misshaped, or the names are only alike.
+    """
+    if not is_vqgans(tensors, prefix):
+        raise UserError(
+            f"expected {prefix}decoder.up.0 to have the highest resolution, got an upsampling "
+            f"there, as Hugging Face's Janus has it: leave the family out, or say 'llamagen'"
+        )
     encoder = f"{prefix}encoder."
     width, channels_in, *_ = shape_of(tensors, f"{encoder}conv_in.weight", 4)
     levels = range(count_layers(tensors, encoder + r"down\.(\d+)\.", MAX_LEVELS))

@@ -20,6 +20,7 @@ class Weights:
         params: nested dict of arrays.
         is_scanned: whether layers are stacked.
         carried: tensors of a PyTorch file that are no parameters, by its names.
+        dropped: reasons for leaving tensors of a PyTorch file aside, by its names.
         tokenizer_path: the path of the text tokenizer, a `tokenizer.json`, or None.
         source: a note for people on what it was converted or trained from.
         file: the mapped file or files that the parameters are views of, or None.
@@ -33,6 +34,7 @@ class Weights:
     source: str = ""
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     file: AnyMapped | None = None
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def with_layout(self, is_scanned: bool, stack: Callable = np.stack) -> "Weights":
         """Returns the same weights with layers stacked, by `stack`, or apart."""

@@ -2,12 +2,11 @@
 
 import dataclasses
 import pathlib
-
-import numpy as np
+from collections.abc import Mapping
 
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.printable import printable
-from toklip_jax.files import AnyMapped, MappedFile, is_index, read_sharded
+from toklip_jax.files import AnyLazy, AnyMapped, MappedFile, is_index, read_sharded
 from toklip_jax.files.npz import is_npz, read_npz
 from toklip_jax.files.stored_zip import is_zip
 from toklip_jax.files.torch_legacy import is_legacy, read_torch_legacy
@@ -29,7 +28,7 @@ RESAVE = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Named arrays, read-only views of the mapped file or files.
+    """Named arrays, read-only views of the mapped file or files, or made of them when read.
 
     Attributes:
         format: "safetensors", "torch" or "npz".
@@ -38,17 +37,21 @@ class Checkpoint:
         taken: where in the file the weights were, "" where they are all there is.
         is_choice: whether the file has a running mean and the raw weights, and the caller named
             neither.
+        is_mean: whether the running mean was taken.
     """
 
     file: AnyMapped
     format: str
-    tensors: dict[str, np.ndarray]
+    tensors: Mapping[str, AnyLazy]
     dropped: dict[str, str]
     taken: str = ""
     is_choice: bool = False
+    is_mean: bool = False
 
 
-def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | pathlib.Path, is_ema: bool | None = None, prefers_mean: bool = True
+) -> Checkpoint:
     """Reads a `.safetensors` file, one of `torch.save`, or `.npz`; the content decides which.
 
     The weights are taken out of their container (`state_dict`, `model`, `ema`, ...), the prefixes
@@ -58,7 +61,9 @@ def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Che
         path: the path of the file; where safetensors files have an index, of the index, or of the
             directory that holds it.
         is_ema: whether to take the running mean of the weights, or the raw ones; None takes the
-            running mean where there is one.
+            running mean where there is one of the whole model, and the raw weights of a model of
+            whose part alone there is one.
+        prefers_mean: False takes the raw weights where there are both and `is_ema` is None.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,8 +81,16 @@ def read_checkpoint(path: str | pathlib.Path, is_ema: bool | None = None) -> Che
     if path.stat().st_size < 16:
         raise UserError(f"expected a checkpoint, got {path.stat().st_size} bytes in {path}")
     tree, kind, file = _read(path)
-    found = find_weights(tree, path, is_ema)
-    return Checkpoint(file, kind, found.tensors, found.dropped, found.taken, found.is_choice)
+    found = find_weights(tree, path, is_ema, prefers_mean)
+    return Checkpoint(
+        file,
+        kind,
+        found.tensors,
+        found.dropped,
+        taken=found.taken,
+        is_choice=found.is_choice,
+        is_mean=found.is_mean,
+    )
 
 
 def holds_checkpoint(directory: str | pathlib.Path) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
 from toklip_jax.files.torch_zip import Inert
+from toklip_jax.weights.running_means import Chosen, choose_weights
 
 # Where training scripts keep the weights, the ones to prefer first.
 RAW = (
@@ -47,41 +48,50 @@ class Found:
     dropped: dict[str, str]
     taken: str
     is_choice: bool
+    is_mean: bool
 
 
-def find_weights(tree: Any, path: pathlib.Path, is_ema: bool | None = None) -> Found:
+def find_weights(
+    tree: Any, path: pathlib.Path, is_ema: bool | None = None, prefers_mean: bool = True
+) -> Found:
     """Returns the arrays of the innermost container of weights, and what lay beside them.
 
     A container counts where it has at least as many arrays as lie beside it, so that a lone tensor
-    (`best_acc1`, `step`) hides none.
+    (`best_acc1`, `step`) hides none. A running mean may be a container or, by names without dots,
+    among the weights.
 
     Args:
         tree: the contents of the file at `path`.
-        is_ema: see `read_checkpoint`.
+        is_ema, prefers_mean: see `read_checkpoint`.
 
     Raises:
         ValueError: no named arrays, or not those that `is_ema` asks for.
     """
-    search = _Search(is_ema)
+    search = _Search(prefers_mean if is_ema is None else is_ema)
     tree = search.descend(tree) if isinstance(tree, dict) else {}
     if not _count_arrays(tree):
         raise UserError(
             f"expected named tensors in {path}, found none: save a state_dict by torch.save, or "
             f"safetensors"
         )
-    if is_ema is not None and is_ema != search.is_mean and (is_ema or search.is_mean):
+    tensors, rest = _named_arrays(tree, path)
+    # A container's running mean is that of all weights: there is no second choice within it.
+    chosen = Chosen(tensors) if search.is_mean else choose_weights(tensors, is_ema, prefers_mean)
+    is_mean = search.is_mean or chosen.is_mean
+    if is_ema is not None and is_ema != is_mean:
         wanted, found = ("a running mean of", "raw") if is_ema else ("raw", "a running mean of")
         raise UserError(f"expected {wanted} weights in {path}, found {found} weights only")
-    tensors, rest = _named_arrays(tree, path)
     dropped = search.dropped | {f"{search.prefix}{name}": why for name, why in rest.items()}
-    return Found(tensors, dropped, search.taken, search.is_choice and is_ema is None)
+    taken = "; ".join(filter(None, (search.taken, chosen.taken)))
+    is_choice = is_ema is None and (search.is_choice or chosen.is_choice)
+    return Found(chosen.tensors, dropped, taken, is_choice, is_mean)
 
 
 class _Search:
     """The way from the top of what was saved to the weights."""
 
-    def __init__(self, is_ema: bool | None):
-        self._wants_mean = is_ema is not False
+    def __init__(self, wants_mean: bool):
+        self._wants_mean = wants_mean
         self._fullest: dict[int, int] = {}  # by id of a dict, which lives as long as the tree
         self._visited: set[int] = set()
         self.dropped: dict[str, str] = {}

@@ -11,8 +11,13 @@ from toklip_jax.weights.checkpoint_file import Checkpoint
 from toklip_jax.weights.checks import expect_finite, finite, naming
 
 
-def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
+def convert_checkpoint(
+    checkpoint: Checkpoint, hints: Hints, expects_finite: bool = True
+) -> Weights:
     """Returns a checkpoint's weights, layers unrolled: views of the file where possible.
+
+    Args:
+        expects_finite: whether all numbers are read, and must be finite.
 
     Raises:
         ValueError: an unknown family, sizes that can't be told, keys that don't fit, or numbers
@@ -23,8 +28,9 @@ def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
         family, config = recognised.family, recognised.infer(hints)
         rules = family.keys.rules(config, "", "")
         flat, carried = to_jax(recognised.tensors, rules, param_shapes(config))
-        params = {n: x for n, x in recognised.tensors.items() if n not in carried}
-        expect_finite(params, checkpoint.file.release)
+        if expects_finite:
+            params = {n: x for n, x in recognised.tensors.items() if n not in carried}
+            expect_finite(params, checkpoint.file.release)
     taken = f" ({checkpoint.taken})" if checkpoint.taken else ""
     return Weights(
         config,
@@ -33,6 +39,7 @@ def convert_checkpoint(checkpoint: Checkpoint, hints: Hints) -> Weights:
         carried=carried,
         source=f"{family.title}, {checkpoint.file.path.name}{taken}",
         file=checkpoint.file,
+        dropped=recognised.dropped,
     )
 
 

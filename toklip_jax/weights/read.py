@@ -8,7 +8,7 @@ from toklip_jax.core.fields import check_type
 from toklip_jax.core.home import expand_user
 from toklip_jax.models.base import Hints, family_of, registered
 from toklip_jax.weights.base import Weights
-from toklip_jax.weights.checkpoint_file import holds_checkpoint, read_checkpoint
+from toklip_jax.weights.checkpoint_file import Checkpoint, holds_checkpoint, read_checkpoint
 from toklip_jax.weights.conversion import convert_checkpoint
 from toklip_jax.weights.directory import is_weights, load_weights
 
@@ -32,7 +32,8 @@ def read_weights(
             `.npz` file; or of safetensors files with an index, the index or the directory that
             holds it.
         is_ema: whether to take the running mean of a checkpoint's weights, or the raw ones; None
-            takes the mean where there are both, and says so.
+            takes the mean where there are both, or the raw ones where a part of the model alone has
+            a mean, and says so. With TokLIP-XL it chooses for the VQ tokenizer.
         family: the name of the model family, where several have the same names in PyTorch: of a
             VQ tokenizer, or of that within TokLIP.
 
@@ -52,9 +53,12 @@ def read_weights(
         expect_no_hints(hints, path, is_ema)
         return load_weights(path)
     checkpoint = read_checkpoint(path, is_ema)
-    if checkpoint.is_choice:
-        logger.warning("%s: took %s; is_ema=False takes the raw weights", path, checkpoint.taken)
-    return convert_checkpoint(checkpoint, hints)
+    _say_what_was_taken(checkpoint, path)
+    weights = convert_checkpoint(checkpoint, hints)
+    if weights.dropped:
+        why = ", ".join(sorted(set(weights.dropped.values())))
+        logger.info("%s: left %d tensors aside: %s", path, len(weights.dropped), why)
+    return weights
 
 
 def read_role(role: str, path: str | pathlib.Path) -> Weights:
@@ -86,6 +90,17 @@ def how_to_get(role: str) -> str:
     return "; ".join(f.download for f in registered() if f.role == role and f.download)
 
 
+def other_choice(checkpoint: Checkpoint, ema: str, raw: str) -> str:
+    """Returns what a caller who named neither can say to get the weights that were not taken.
+
+    Args:
+        ema, raw: the flags or arguments that take the running mean and the raw weights.
+    """
+    if not checkpoint.is_choice:
+        return ""
+    return f"{raw} takes the raw weights" if checkpoint.is_mean else f"{ema} takes the mean"
+
+
 def is_converted(path: str | pathlib.Path) -> bool:
     """Tells whether a path is read as a converted directory, not as a PyTorch checkpoint."""
     path = pathlib.Path(path)
@@ -100,3 +115,11 @@ def expect_no_hints(hints: Hints, directory: pathlib.Path, is_ema: bool | None =
             f"expected no {' or '.join(given)} with the converted directory {directory}, whose "
             f"config says it: leave it out, or load the PyTorch file"
         )
+
+
+def _say_what_was_taken(checkpoint, path):
+    """Logs which of several weights a file's are, as a warning where nobody has chosen."""
+    if other := other_choice(checkpoint, "is_ema=True", "is_ema=False"):
+        logger.warning("%s: took %s; %s", path, checkpoint.taken, other)
+    elif checkpoint.taken:
+        logger.info("%s: took %s", path, checkpoint.taken)

@@ -16,4 +16,6 @@ CHAMELEON = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    download="Chameleon: facebook/chameleon-7b on the Hugging Face hub",
+    image_size=512,
 )

@@ -4,7 +4,9 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.chameleon.config import ChameleonConfig
-from toklip_jax.models.vqgan_names import MARKS, sizes_of, vqgan_rules
+from toklip_jax.models.vqgan_names import MARKS, is_vqgans, sizes_of, vqgan_rules
+
+WITHIN = "model.vqmodel."  # Hugging Face's `ChameleonForConditionalGeneration`
 
 
 def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> ChameleonConfig:
@@ -26,7 +28,7 @@ def rules(config: ChameleonConfig, source: str = "", target: str = "") -> list[R
 
 def _fits(tensors: Tensors, prefix: str) -> bool:
     """Attention in no level tells it from others with the same names."""
-    return not sizes_of(tensors, prefix).attention_levels
+    return is_vqgans(tensors, prefix) and not sizes_of(tensors, prefix).attention_levels
 
 
-KEYS = ForeignKeys(MARKS, infer, rules, fits=_fits)
+KEYS = ForeignKeys(MARKS, infer, rules, fits=_fits, inside=(WITHIN,))

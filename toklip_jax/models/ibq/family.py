@@ -16,4 +16,5 @@ IBQ = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    download="IBQ: TencentARC/IBQ-Tokenizer-262144 on the Hugging Face hub",
 )

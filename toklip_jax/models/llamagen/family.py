@@ -16,4 +16,5 @@ LLAMAGEN = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    download="LlamaGen's VQ-16: peizesun/llamagen_t2i on the Hugging Face hub, vq_ds16_t2i.pt",
 )

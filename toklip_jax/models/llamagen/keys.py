@@ -5,10 +5,13 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import count_layers, shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.llamagen.config import LlamaGenConfig
+from toklip_jax.models.llamagen.janus import JANUS
 from toklip_jax.models.vqgan_names import attention_rules, end_rules, res_rules
 
 MAX_LEVELS, MAX_RES_BLOCKS = 10, 8  # VQ-16 has 5 and 2
 USAGE = "a counter of codes lately used in training, no parameter"
+# Janus's files: deepseek-ai's, and Hugging Face's `JanusForConditionalGeneration`.
+WITHIN = ("gen_vision_model.", "model.vqmodel.")
 
 
 def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> LlamaGenConfig:
@@ -67,4 +70,6 @@ KEYS = ForeignKeys(
     infer,
     rules,
     hints=("is_l2_normalised",),
+    dialects=(JANUS,),
+    inside=WITHIN,
 )

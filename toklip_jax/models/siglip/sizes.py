@@ -30,5 +30,6 @@ SIZES = {
     ),
     "siglip2_so400m_256": TeacherConfig(so400m(256, False), GEMMA_TEXT),
     "siglip2_so400m_384": TeacherConfig(so400m(384, False), GEMMA_TEXT),
+    "siglip2_so400m_512": TeacherConfig(so400m(512, False), GEMMA_TEXT),
     "tiny": TeacherConfig(tiny(False), TINY_TEXT),
 }

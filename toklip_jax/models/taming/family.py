@@ -16,4 +16,5 @@ TAMING = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    download="VQGAN: the model zoo of github.com/CompVis/taming-transformers",
 )

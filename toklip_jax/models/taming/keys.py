@@ -7,7 +7,7 @@ from toklip_jax.files.shapes import shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.taming.config import TamingConfig
 from toklip_jax.models.taming.sizes import SIZES
-from toklip_jax.models.vqgan_names import MARKS, sizes_of, vqgan_rules
+from toklip_jax.models.vqgan_names import BESIDE, MARKS, is_vqgans, sizes_of, vqgan_rules
 
 logger = logging.getLogger(__name__)
 
@@ -32,4 +32,4 @@ def rules(config: TamingConfig, source: str = "", target: str = "") -> list[Rule
     return vqgan_rules(len(config.multipliers), source, target)
 
 
-KEYS = ForeignKeys(MARKS, infer, rules)
+KEYS = ForeignKeys(MARKS, infer, rules, fits=is_vqgans, unused=BESIDE)

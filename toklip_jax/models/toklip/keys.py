@@ -1,5 +1,6 @@
 """The names of TokLIP's files: timm's and open_clip's, with the VQ tokenizer's own within them."""
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.files.layouts import linear_rules
 from toklip_jax.files.rules import Rule
 from toklip_jax.files.shapes import shape_of
@@ -17,11 +18,19 @@ from toklip_jax.models.toklip.sizes import SIZES
 from toklip_jax.ops.grids import square_grid
 
 VQ = f"{siglip.TRUNK}vq."  # what the names of the VQ tokenizer's tensors begin with
+VQ_HINTS = ("is_l2_normalised",)  # those of `Hints` that are the VQ tokenizer's
 
 
 def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> TokLIPConfig:
     """Returns the config of a TokLIP checkpoint, whichever VQ tokenizer it holds."""
+    if not holds_vq(tensors, prefix):
+        raise UserError(
+            f"expected TokLIP's VQ tokenizer among the tensors, as {prefix}{VQ}*, found none: it "
+            f"is in a file of its own; `python -m toklip_jax.convert to-jax FILE OUT --vq=VQ_FILE` "
+            f"joins the two"
+        )
     family = find_family(tensors, prefix + VQ, "vq", hints.family)
+    family.keys.expect_used(hints, family.title, VQ_HINTS)
     vq = family.keys.infer(tensors, hints, prefix + VQ)
     named = siglip.fitting_size(tensors, SIZES.values(), prefix)
     patch_size = place_size(vq)
@@ -51,9 +60,14 @@ def rules(config: TokLIPConfig, source: str = "", target: str = "") -> list[Rule
     ]
 
 
+def holds_vq(tensors: Tensors, prefix: str = "") -> bool:
+    """Tells whether the VQ tokenizer is among TokLIP's tensors, and not in a file of its own."""
+    return any(name.startswith(prefix + VQ) for name in tensors)
+
+
 KEYS = ForeignKeys(
     ("visual.trunk.vq_table.weight", "visual.trunk.vq_mapping.weight"),
     infer,
     rules,
-    hints=("num_heads", "text_num_heads", "is_causal", "is_l2_normalised"),
+    hints=("num_heads", "text_num_heads", "is_causal", *VQ_HINTS),
 )

@@ -8,7 +8,6 @@ from toklip_jax.core.fields import check_name
 from toklip_jax.nn.quantisers.base import Quantiser
 from toklip_jax.nn.quantisers.inner_product import InnerProductQuantiser
 from toklip_jax.nn.quantisers.residual import ResidualQuantiser
-from toklip_jax.nn.quantisers.residual import ResidualQuantiser
 from toklip_jax.nn.quantisers.several import SeveralCodebooks
 from toklip_jax.nn.quantisers.sign import SignQuantiser, check_bits
 from toklip_jax.nn.quantisers.vector import VectorQuantiser

@@ -42,7 +42,7 @@ class InnerProductQuantiser(Quantiser):
         codes = self.lookup(ids)
         b, n, c = latents.shape
         soft = soft_codes(latents.reshape(-1, c), self.codebook).reshape(b, n, c)
-        return Quantised(codes + soft - jax.lax.stop_gradient(soft), ids, latents, codes)
+        return Quantised(codes + (soft - jax.lax.stop_gradient(soft)), ids, latents, codes)
 
     def between_rows(
         self, latents: Float[Array, "b n c"], mask: Bool[Array, " b"] | None = None
