@@ -28,7 +28,7 @@ from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.tasks.vq.objective import MOMENTUM, VQObjective
 from toklip_jax.weights.checkpoint_file import read_checkpoint
 from toklip_jax.weights.conversion import export_tensors
-from toklip_jax.weights.read import read_weights
+from toklip_jax.weights.read import how_to_get, read_weights
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -448,6 +448,12 @@ def test_a_part_that_is_missing_or_damaged_is_named(golden, tmp_path):
         read_weights(path)
     assert "missing: encoder.time_res_stack.1.norm2.running_var" in str(error.value)
     assert "misshaped: decoder.mid.attn_1.norm.conv_b.weight is (4,)" in str(error.value)
+
+
+def test_the_advice_on_missing_weights_says_where_they_are():
+    parts = how_to_get("vq").split("; ")
+    assert all(parts)  # families without advice leave no gap
+    assert any("fetch BAAI/Emu3-VisionTokenizer from huggingface.co" in part for part in parts)
 
 
 @pytest.mark.parametrize(
