@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import toklip_jax
-from tests.models.test_parity import _node, at, close, nhwc, run  # noqa: F401
+from tests.models.stages import at, close, nhwc, run
 from toklip_jax.cli.convert import main as convert
 from toklip_jax.files.rules import match, reverse_names, torch_shape
 from toklip_jax.losses.sign_entropy import sign_entropies

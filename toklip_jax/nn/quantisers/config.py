@@ -97,9 +97,6 @@ METHODS = {
     "residual": Method(
         lambda c: ResidualQuantiser(c.codebook_size, c.dim, c.count), is_single=False
     ),
-    "residual": Method(
-        lambda c: ResidualQuantiser(c.codebook_size, c.dim, c.count), is_single=False
-    ),
     "several": Method(
         lambda c: SeveralCodebooks(c.count, c.codebook_size, c.dim), is_single=False, is_joined=True
     ),
