@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import flax.traverse_util
 import numpy as np
@@ -59,9 +59,7 @@ def inspect(args: argparse.Namespace) -> int:
         _print_config(weights.config)
         _print_lines(describe_vq(weights))
         return 0
-    checkpoint, hints = _read_joined(args)
-    print(f"{args.file}: {checkpoint.format} file")
-    _print_arrays(checkpoint.tensors)
+    checkpoint, hints = _read_joined(args, say=_print_file)
     with naming(checkpoint.file.path):
         recognised = recognise(checkpoint.tensors, hints.family)
     _print_groups("ignored", recognised.dropped)
@@ -246,14 +244,14 @@ def _read(
     return weights
 
 
-def _read_joined(args) -> tuple[Checkpoint, Hints]:
+def _read_joined(args, say: Callable | None = None) -> tuple[Checkpoint, Hints]:
     """A file, with the VQ tokenizer of another one where that is named, and what was said of both.
 
     TokLIP ran the raw weights of a VQ tokenizer: they are what is joined unless told otherwise.
     """
     is_ema, hints = _is_ema(args), _hints(args)
     checkpoint = read_checkpoint(args.file, is_ema if args.vq is None else None)
-    _print_taken(checkpoint)
+    (say or _print_taken)(checkpoint)
     if args.vq is None:
         return checkpoint, hints
     vq = _read(args.vq, _vq_hints(args), is_ema, prefers_mean=False)
@@ -285,6 +283,12 @@ def _print_arrays(arrays):
     dtypes = collections.Counter(str(x.dtype) for x in arrays.values())
     kinds = ", ".join(f"{number} {dtype}" for dtype, number in dtypes.items())
     print(f"{len(arrays)} tensors ({kinds}), {count:,} numbers, {size / 2**20:,.1f} MiB")
+
+
+def _print_file(checkpoint: Checkpoint):
+    print(f"{checkpoint.file.path}: {checkpoint.format} file")
+    _print_arrays(checkpoint.tensors)
+    _print_taken(checkpoint)
 
 
 def _print_taken(checkpoint: Checkpoint):
