@@ -180,3 +180,28 @@ def test_a_checkpoint_without_a_mean_needs_no_choice(raw, tmp_path, capsys):
     assert toklip_jax.load(path).config.codebook_size == 512
     assert convert(["inspect", str(path), "--weights=ema"]) == 2
     assert "expected a running mean of weights in" in capsys.readouterr().err
+
+
+def test_open_magvit2s_mean_is_taken_and_its_losses_are_left_aside(golden, tmp_path):
+    raw = tensors_of(golden("magvit2_tiny/checkpoint.safetensors"))
+    mean = noisy(raw)
+    path = torch_files.save(tmp_path / "a.ckpt", {"state_dict": lightning(raw, mean)})
+    for is_ema, want in ((None, mean), (False, raw)):
+        write_safetensors(tmp_path / f"{is_ema}.safetensors", want)
+        expected = read_weights(tmp_path / f"{is_ema}.safetensors")
+        weights = read_weights(path, is_ema=is_ema)
+        assert weights.config == expected.config
+        got, reference = flat(weights.params), flat(expected.params)
+        assert got.keys() == reference.keys()
+        assert all(np.array_equal(np.asarray(got[name]), x) for name, x in reference.items())
+        beside = {name.split(".")[0] for name in weights.dropped}
+        assert beside == {"loss", "model_ema"}
+
+
+def test_tamings_losses_are_left_aside(golden, tmp_path):
+    raw = tensors_of(golden("taming_tiny/checkpoint.safetensors"))
+    saved = lightning(raw, raw)
+    tree = {"state_dict": {n: x for n, x in saved.items() if not n.startswith("model_ema.")}}
+    weights = read_weights(torch_files.save(tmp_path / "last.ckpt", tree), family="taming")
+    assert weights.dropped.keys() == {name for name in saved if name.startswith("loss.")}
+    assert weights.source == "taming-transformers' VQGAN, last.ckpt (those in state_dict)"

@@ -29,6 +29,7 @@ FIXTURES = {
     "chameleon": "chameleon_tiny/checkpoint.safetensors",
     "janus": "janus_tiny/checkpoint.safetensors",
     "llamagen": "vq_tiny_8/checkpoint.safetensors",
+    "emu3": "emu3_tiny/checkpoint.safetensors",
 }
 XL = "toklip_xl_tiny/checkpoint.safetensors"
 XL_HEADS = ("--num-heads=4", "--text-num-heads=4")
@@ -214,6 +215,7 @@ PLACES = {
     "janus": ("gen_vision_model.", "model.vqmodel."),
     "llamagen": ("gen_vision_model.", "model.vqmodel."),
     "chameleon": ("model.vqmodel.",),
+    "emu3": ("model.vqmodel.",),
 }
 AROUND = {
     "model.language_model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), np.float16),
@@ -435,7 +437,7 @@ def test_toklip_starts_on_any_tokenizer(name, golden, tmp_path):
     started, alone = read_weights(out), read_weights(vq, family=family)
     assert started.config.vq == alone.config
     grid = alone.config.grid_of(64, 64)
-    assert grid == ((8, 8) if name == "llamagen" else (4, 4))
+    assert grid == ((8, 8) if name in ("llamagen", "emu3") else (4, 4))
     assert started.config.vision.grid == grid
     assert len(started.params["token_encoder"]["pos_embed"]) == grid[0] * grid[1]
     same_params(started.params["vq"], alone.params)

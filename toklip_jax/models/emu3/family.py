@@ -21,4 +21,5 @@ EMU3 = Family(
     full_precision=(r".*/(mean|var)",),  # running statistics
     download=f"for Emu3's, fetch {HUB} from huggingface.co and run `python -m toklip_jax.convert "
     f"to-jax DIRECTORY emu3`",
+    image_size=512,
 )

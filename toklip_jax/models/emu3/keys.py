@@ -10,6 +10,7 @@ from toklip_jax.models.vqgan_names import MARKS, decoder_rules, encoder_rules, s
 
 MAX_TEMPORAL_LEVELS = 6  # the published weights have 2
 TIME_CONV = "encoder.time_conv.{}.conv.conv.weight"
+WITHIN = "model.vqmodel."  # Hugging Face's `Emu3ForConditionalGeneration`
 BATCHES = "a counter of training's batches, no parameter"
 
 
@@ -73,4 +74,6 @@ def _batch_norm_rules(source: str, target: str) -> list[Rule]:
 
 
 # VQGAN's descendants without convolutions over time have the other marks too.
-KEYS = ForeignKeys((*MARKS, TIME_CONV.format(0)), infer, rules, dialects=(HUGGING_FACE,))
+KEYS = ForeignKeys(
+    (*MARKS, TIME_CONV.format(0)), infer, rules, dialects=(HUGGING_FACE,), inside=(WITHIN,)
+)
