@@ -10,6 +10,7 @@ import pytest
 import toklip_jax
 from tests.models.stages import at, close, nhwc, run
 from toklip_jax.cli.convert import main as convert
+from toklip_jax.files import write_safetensors
 from toklip_jax.files.rules import match, reverse_names, torch_shape
 from toklip_jax.losses.sign_entropy import sign_entropies
 from toklip_jax.losses.soft_assignment import TEMPERATURE
@@ -19,6 +20,7 @@ from toklip_jax.models.registry import Hints, build_model, find_family, param_sh
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import depth_to_space, to_unit_range
 from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.conversion import export_tensors
 from toklip_jax.weights.read import read_weights
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -199,6 +201,24 @@ def test_conversion_there_and_back_is_bit_exact(golden, tmp_path):
     for key in want:
         assert got[key].dtype == want[key].dtype == np.float16, key
         assert got[key].tobytes() == want[key].tobytes(), key
+
+
+@pytest.mark.parametrize("is_ema", [None, True, False])
+def test_a_lightning_file_gives_the_running_mean_or_the_raw_weights(golden, tmp_path, is_ema):
+    raw = {name: np.array(x) for name, x in read_checkpoint(golden(CHECKPOINT)).tensors.items()}
+    means = {f"model_ema.{name.replace('.', '')}": x / 2 for name, x in raw.items()}
+    beside = {
+        "model_ema.decay": np.float32(0.999).reshape(()),
+        "model_ema.num_updates": np.array(5, np.int32),
+        "loss.discriminator.main.0.weight": np.ones((2, 3), np.float16),
+    }
+    write_safetensors(tmp_path / "lightning.safetensors", raw | means | beside)
+    weights = read_weights(tmp_path / "lightning.safetensors", is_ema=is_ema)
+    factor = 1 if is_ema is False else 0.5
+    exported = export_tensors(weights)
+    assert set(exported) == set(raw)
+    for name, array in raw.items():
+        np.testing.assert_array_equal(np.asarray(exported[name]), factor * array, name)
 
 
 @pytest.mark.parametrize("prefix", ["", "visual.trunk.vq."])

@@ -4,7 +4,7 @@ from toklip_jax.files.layouts import conv_rules, linear_rules
 from toklip_jax.files.rules import Rule
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.magvit2.config import Magvit2Config
-from toklip_jax.models.vqgan_names import end_rules, res_rules, sizes_of
+from toklip_jax.models.vqgan_names import BESIDE, end_rules, res_rules, sizes_of
 
 
 def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> Magvit2Config:
@@ -53,5 +53,8 @@ def _common_rules(source, target):
 
 
 KEYS = ForeignKeys(
-    ("encoder.mid_block.0.conv1.weight", "decoder.adaptive.0.gamma.weight"), infer, rules
+    ("encoder.mid_block.0.conv1.weight", "decoder.adaptive.0.gamma.weight"),
+    infer,
+    rules,
+    unused=BESIDE,
 )
