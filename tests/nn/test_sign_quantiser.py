@@ -16,8 +16,8 @@ SPREAD = 2 * TEMPERATURE  # of latents that are unsure of some signs
 LIMIT = 16 * 2**20  # bytes beside arguments and results
 
 
-def call(method, inputs, bits=BITS):
-    return jax.jit(lambda x: SignQuantiser(bits).apply({}, x, method=method))(inputs)
+def call(method, *inputs, bits=BITS):
+    return jax.jit(lambda *x: SignQuantiser(bits).apply({}, *x, method=method))(*inputs)
 
 
 def latents_of(b, n, bits, scale=SPREAD):
@@ -26,17 +26,17 @@ def latents_of(b, n, bits, scale=SPREAD):
 
 def test_the_first_number_is_the_lowest_bit_and_zero_counts_as_negative():
     latents = jnp.array([[[1, -1, -1.0], [-1, -1, 1], [0, 2, -0.0], [-3, -2, -1]]])
-    np.testing.assert_array_equal(call("encode", latents, 3), [[1, 4, 2, 0]])
-    vectors = call("lookup", jnp.array([[1, 4, 2, 0]]), 3)
+    np.testing.assert_array_equal(call("encode", latents, bits=3), [[1, 4, 2, 0]])
+    vectors = call("lookup", jnp.array([[1, 4, 2, 0]]), bits=3)
     np.testing.assert_array_equal(vectors, [[[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [-1] * 3]])
 
 
 @pytest.mark.parametrize("bits", [1, 10, 30])
 def test_every_id_stands_for_the_vector_it_is_of(bits):
     ids = jnp.arange(2 ** min(bits, 10), dtype=jnp.int32)[None] << max(bits - 10, 0)
-    vectors = call("lookup", ids, bits)
+    vectors = call("lookup", ids, bits=bits)
     assert vectors.dtype == jnp.float32
-    got = call("encode", vectors, bits)
+    got = call("encode", vectors, bits=bits)
     assert got.dtype == jnp.int32
     np.testing.assert_array_equal(got, ids)
 
@@ -55,7 +55,7 @@ def test_gradients_of_the_vectors_go_straight_to_the_latents():
     def weighted(latents):
         return jnp.sum(weights * SignQuantiser(BITS).apply({}, latents, method="train").vectors)
 
-    np.testing.assert_array_equal(jax.grad(weighted)(latents), weights)
+    np.testing.assert_array_equal(jax.jit(jax.grad(weighted))(latents), weights)
     quantised = call("train", latents)
     np.testing.assert_allclose(quantised.vectors, jnp.sign(latents), atol=1e-6)
     np.testing.assert_array_equal(quantised.ids, call("encode", latents))
@@ -63,7 +63,7 @@ def test_gradients_of_the_vectors_go_straight_to_the_latents():
 
 def test_commitment_is_the_only_loss_of_a_row():
     latents = latents_of(3, 4, BITS, 1.0)
-    losses = SignQuantiser(BITS).apply({}, call("train", latents), method="row_losses")
+    losses = call("row_losses", call("train", latents))
     want = np.mean((np.asarray(latents) - np.sign(latents)) ** 2, axis=(1, 2))
     assert set(losses) == {"commitment"}
     np.testing.assert_allclose(losses["commitment"], want, rtol=1e-6)
@@ -108,15 +108,15 @@ def test_entropies_equal_the_plain_form_in_value_and_gradient(block_bits, mask):
 def test_entropy_is_the_loss_that_a_batch_reports():
     latents = latents_of(2, 5, BITS)
     mask = jnp.array([False, True])
-    between = SignQuantiser(BITS).apply({}, latents, mask, method="between_rows")
-    of_latents, of_codebook = plain(latents, mask)
+    between = call("between_rows", latents, mask)
+    of_latents, of_codebook = jax.jit(plain)(latents, mask)
     assert set(between) == {"entropy"}
     np.testing.assert_allclose(between["entropy"], of_latents - of_codebook, rtol=1e-4)
 
 
 def test_entropy_is_finite_where_latents_are_large_or_zero():
     latents = jnp.array([[[1e4, -1e4, 0.0], [0, 0, 0], [-50, 1e-20, 3]]])
-    value, gradient = jax.value_and_grad(sign_entropy)(latents)
+    value, gradient = jax.jit(jax.value_and_grad(sign_entropy))(latents)
     assert jnp.isfinite(value)
     assert jnp.isfinite(gradient).all()
 

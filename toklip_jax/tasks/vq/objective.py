@@ -101,6 +101,11 @@ class VQObjective(ModelObjective):
             return jnp.float32(0), metrics
         between = self._apply(params, features["latents"], batch.get("mask"), method="between_rows")
         weights = self._weights(between)
+        if "entropy" not in between:
+            raise UserError(
+                f"expected a quantiser with an entropy loss for entropy_weight "
+                f"{self.entropy_weight:g}, got {self.model_config}, which has none: set it to 0"
+            )
         total = sum(weights[name] * loss for name, loss in between.items())
         return total, metrics | between
 
