@@ -8,11 +8,11 @@ tower. Trained on six drawing styles, evaluated on a seventh.
 """
 
 from ml_collections import ConfigDict, FieldReference
-from toklip_jax.models.conv_vq.config import ConvVQConfig
 
 import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji"
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
+from toklip_jax.models.conv_vq.config import ConvVQConfig
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
 from toklip_jax.nn.quantisers import QuantiserConfig

@@ -3,10 +3,13 @@
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from toklip_jax.models.registry import registered
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "toklip_jax"
 # A name stands for the module or package and all in it. Rooms on one floor don't import each other.
@@ -108,6 +111,21 @@ ALLOWED = {
     "siglip": {"toklip_jax.evaluation.published"},
     "inception": {"toklip_jax.evaluation.fid"},
 }
+
+
+@pytest.mark.parametrize("room", ["training", "evaluation", "data", "api", "report", "run"])
+def test_no_vq_tokenizer_is_named_outside_the_models(room):
+    """So that changing the tokenizer changes no line there."""
+    families = [family.name for family in registered() if family.role == "vq"]
+    assert len(families) > 8
+    pattern = re.compile(rf"\b({'|'.join(families)})\b", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path in (PACKAGE / room).rglob("*.py")
+        for line in path.read_text().splitlines()
+        if pattern.search(line)
+    ]
+    assert found == []
 
 
 def test_init_files_only_hand_on_names():
