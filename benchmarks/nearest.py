@@ -5,10 +5,13 @@
 alternates, on fresh random unit vectors each time: ours; LlamaGen's formulation in PyTorch (sums of
 squares, einsum, argmin over all distances), where torch is installed; and the floor, XLA's fused
 matmul and max, which finds no index. Ids are checked before the clock runs. `benchmarks.run` keeps
-the figures of the sizes above, and of 262,144 codes of 256.
+the figures of the sizes above, and of 262,144 codes of 256. With `--metric=inner_product` the code
+of the greatest inner product is searched, and the PyTorch side is IBQ's: softmax and one-hot over
+all codes, and a product of the latter with the codebook, in place of which we look the code up.
 """
 
 import argparse
+import functools
 import json
 import statistics
 
@@ -22,21 +25,29 @@ from toklip_jax.ops.nearest import nearest_code
 CHECKED = 4096  # vectors whose ids are compared with the plain search's
 OF_FLOOR = {"cpu": 3.0, "gpu": 2.0}  # times the floor that it may take
 OF_TORCH = {"cpu": 10.0}  # times faster that it has to be
-EXTRA_MIB = 16.0
+OF_IBQ = 8.0  # times faster than IBQ's formulation, on a CPU
+EXTRA_MIB = {"euclidean": 16.0, "inner_product": 32.0}
 FLOOR_ROWS = 256  # vectors of the floor at a time; the fastest whole or in blocks counts
 
 
-def measure(vectors: int = 65_536, codes: int = 16_384, dim: int = 8, repeats: int = 8) -> dict:
+def measure(
+    vectors: int = 65_536,
+    codes: int = 16_384,
+    dim: int = 8,
+    repeats: int = 8,
+    metric: str = "euclidean",
+) -> dict:
     """Returns rows of the table, and the seconds of all.
 
     Raises:
         AssertionError: an id that is not the nearest code's, but for float32's rounding.
     """
-    search = jax.jit(nearest_code)
-    contestants = {"ours": search, "floor": jax.jit(floor)}
+    is_dot = metric == "inner_product"
+    search = jax.jit(functools.partial(nearest_code, metric=metric))
+    contestants = {"ours": jax.jit(nearest_row) if is_dot else search, "floor": jax.jit(floor)}
     contestants["floor in blocks"] = jax.jit(floor_blocks)
     if jax.default_backend() == "gpu":
-        contestants["plain"] = jax.jit(lambda v, e: nearest_code(v, e, "plain"))
+        contestants["plain"] = jax.jit(lambda v, e: nearest_code(v, e, "plain", metric))
     cases = {
         name: Case(
             lambda *inputs, search=search: jax.block_until_ready(search(*inputs)),
@@ -44,29 +55,30 @@ def measure(vectors: int = 65_536, codes: int = 16_384, dim: int = 8, repeats: i
         )
         for name, search in contestants.items()
     }
-    if (torch_search := torch_formulation()) is not None:
+    if (torch_search := ibq_formulation() if is_dot else torch_formulation()) is not None:
         cases["torch"] = Case(torch_search)
 
     def draw(random):
         return unit_vectors(random, vectors, codes, dim)
 
-    check(search, *draw(np.random.default_rng()))
+    check(search, *draw(np.random.default_rng()), metric)
     quiet = Quiet()
     seconds = alternate(cases, draw, repeats, quiet=quiet)
     shapes = [jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (vectors, codes)]
     memory = search.lower(*shapes).compile().memory_analysis()
-    what = f"{vectors} vectors of {dim} against {codes} codes"
+    what = f"{vectors} vectors of {dim} against {codes} codes" + is_dot * ", inner product"
     return {
         "machine": machine(),
-        "rows": rows(what, seconds, memory.temp_size_in_bytes / 2**20),
+        "rows": rows(what, seconds, memory.temp_size_in_bytes / 2**20, metric),
         "seconds": seconds,
         "quiet": quiet.record(),
     }
 
 
-def rows(what: str, seconds: dict[str, list[float]], extra_mib: float) -> list[dict]:
+def rows(what: str, seconds: dict[str, list[float]], extra_mib: float, metric: str) -> list[dict]:
     backend = jax.default_backend()
-    bars = {"torch": OF_TORCH.get(backend), "plain": None}
+    of_torch = OF_TORCH.get(backend) if metric == "euclidean" else OF_IBQ
+    bars = {"torch": of_torch if backend == "cpu" else None, "plain": None}
     least = min(statistics.median(seconds[name]) for name in ("floor", "floor in blocks"))
     of_floor = statistics.median(seconds["ours"]) / least
     return [
@@ -74,13 +86,17 @@ def rows(what: str, seconds: dict[str, list[float]], extra_mib: float) -> list[d
         {"what": f"{what}: times the floor", "value": of_floor}
         | against_bar(of_floor, OF_FLOOR.get(backend), is_most=True),
         {"what": f"{what}: extra memory", "value": extra_mib, "unit": "MiB"}
-        | against_bar(extra_mib, EXTRA_MIB, is_most=True),
+        | against_bar(extra_mib, EXTRA_MIB[metric], is_most=True),
     ]
 
 
 def unit_vectors(random, vectors, codes, dim):
     drawn = [random.standard_normal((rows, dim), np.float32) for rows in (vectors, codes)]
     return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in drawn]
+
+
+def nearest_row(vectors, codebook):
+    return jnp.take(codebook, nearest_code(vectors, codebook, metric="inner_product"), axis=0)
 
 
 def floor(vectors, codebook):
@@ -110,11 +126,35 @@ def torch_formulation():
     return search
 
 
-def check(search, vectors, codebook):
-    """Ids equal the plain search's; where not, the distances differ by rounding alone."""
+def ibq_formulation():
+    """IBQ's quantiser in evaluation, up to the chosen rows; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+    @torch.no_grad()
+    def search(vectors, codebook):
+        z, e = (torch.from_numpy(x).to(device) for x in (vectors, codebook))
+        logits = torch.einsum("bd,nd->bn", z, e)
+        soft = torch.softmax(logits, dim=1)
+        ids = soft.max(dim=1, keepdim=True)[1]
+        hard = torch.zeros_like(logits).scatter_(1, ids, 1.0)
+        return torch.einsum("bn,nd->bd", hard - soft.detach() + soft, e).cpu().numpy()
+
+    return search
+
+
+def check(search, vectors, codebook, metric="euclidean"):
+    """Ids equal the plain search's; where not, the distances differ by rounding alone.
+
+    The vectors are of unit length, so that distances tell of inner products too.
+    """
     some = np.random.default_rng(0).permutation(len(vectors))[:CHECKED]
     ids = np.asarray(search(vectors, codebook))[some]
-    plain = np.asarray(nearest_code(jnp.asarray(vectors[some]), jnp.asarray(codebook), "plain"))
+    inputs = jnp.asarray(vectors[some]), jnp.asarray(codebook)
+    plain = np.asarray(nearest_code(*inputs, "plain", metric))
     near = [
         np.sum((vectors[some] - codebook[i].astype(np.float64)) ** 2, axis=1) for i in (ids, plain)
     ]
@@ -128,6 +168,7 @@ def main():
     parser.add_argument("--codes", type=int, default=16_384)
     parser.add_argument("--dim", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--metric", default="euclidean")
     print(json.dumps(measure(**vars(parser.parse_args())), indent=2))
 
 

@@ -1,6 +1,7 @@
 """Runs the benchmarks and prints one table: what was measured, against what, and the bar.
 
     python -m benchmarks.run --suite=cpu
+    python -m benchmarks.run --suite=vq
     python -m benchmarks.run --suite=gpu
     python -m benchmarks.run --suite=gpu --rehearse
     python -m benchmarks.run --suite=cpu --only=limits,inference
@@ -34,6 +35,9 @@ from toklip_jax.core import large_pages
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
+VQ_TOKENIZERS = (
+    "llamagen", "taming", "chameleon", "emu3", "vila_u", "ibq", "magvit2", "unitok",
+)  # fmt: skip
 # Part -> module under `benchmarks` whose `measure` returns a dict, and its arguments.
 PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
     "cpu": {
@@ -48,6 +52,11 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "cache": ("cache", ()),
         "loading": ("loading", (27,)),  # layers, as many as S-256 has
         "host": ("host", ()),
+    },
+    # The VQ tokenizers at their published sizes; `--suite=vq`.
+    "vq": {
+        "search": ("nearest", (1024, 262_144, 256, 8, "inner_product")),
+        **{name: ("vq_tokenizers", (name,)) for name in VQ_TOKENIZERS},
     },
     # The shortest first: a run that is cut off has measured the most.
     "gpu": {
@@ -65,7 +74,8 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
 }
 # Whose `measure` takes `is_rehearsal`; the others take seconds anyway.
 REHEARSED = ("inference", "train_step", "attention")
-LONGEST = {"cpu": 900, "gpu": 1200}  # seconds of a part
+ON_CPUS = ("cpu", "vq")
+LONGEST = {"cpu": 900, "vq": 900, "gpu": 1200}  # seconds of a part
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,7 +131,7 @@ def run(suite: str, part: str, is_rehearsal: bool = False) -> dict[str, Any]:
 
 def processor(suite: str) -> str:
     """Returns the name of what a suite runs on, which its results' file has."""
-    if suite == "cpu":
+    if suite in ON_CPUS:
         return timing.processor()
     command = [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind)"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -141,7 +151,7 @@ def environment(suite: str) -> dict[str, str]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "PYTHONWARNINGS": "ignore",
     }
-    variables = {**os.environ, **variables} | ({"JAX_PLATFORMS": "cpu"} if suite == "cpu" else {})
+    variables = {**os.environ, **variables} | ({"JAX_PLATFORMS": "cpu"} if suite in ON_CPUS else {})
     return large_pages.with_large_pages(variables)
 
 
