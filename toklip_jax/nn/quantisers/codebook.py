@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.ops.nearest import nearest_code
@@ -9,9 +10,13 @@ from toklip_jax.parallel.sharding import map_sharded_rows
 
 
 def search_codes(
-    latents: Float[Array, "b n c"], codes: Float[Array, "z c"], metric: str = "euclidean"
+    latents: Float[Array, "b n c"], codes: ArrayLike, metric: str = "euclidean"
 ) -> Int[Array, "b n"]:
-    """Returns the ids of the nearest codes, int32, each device searching for its own rows."""
+    """Returns the ids of the nearest codes, int32, each device searching for its own rows.
+
+    Args:
+        codes: [z, c], float32.
+    """
 
     def search(latents, codes):
         b, n, c = latents.shape
@@ -20,8 +25,8 @@ def search_codes(
     return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))
 
 
-def rows_of(codebook: Float[Array, "z c"], ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
-    """Returns rows of a codebook; NaN for ids outside it."""
+def rows_of(codebook: ArrayLike, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+    """Returns rows of a codebook [z, c]; NaN for ids outside it."""
     ids = jnp.where(ids < 0, len(codebook), ids)  # negative ids would count from its end
     return jnp.take(codebook, ids, axis=0)
 
