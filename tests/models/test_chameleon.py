@@ -113,5 +113,6 @@ def test_our_crop_covers_what_the_original_crops_and_differs_in_the_filter_alone
     np.testing.assert_array_equal(theirs, want["original_u8"])
 
 
+@pytest.mark.plain
 def test_gradients_are_finite(weights, recorded):
     gradients_are_finite(weights, recorded[1][:2, :32, :32])

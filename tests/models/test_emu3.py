@@ -262,6 +262,7 @@ def is_running(path):
     return path.split("/")[-1] in ("mean", "var")
 
 
+@pytest.mark.plain
 def test_gradients_are_finite_and_reach_all_but_running_statistics(trained, tiny):
     images, out, _, grads = trained
     assert out.images.shape == images.shape

@@ -86,6 +86,7 @@ def test_a_tie_goes_to_the_lowest_id(weights, recorded):
     ties_are_decided_as_recorded(weights, images, want, config["tie_break"])
 
 
+@pytest.mark.plain
 def test_gradients_are_finite(weights, recorded):
     gradients_are_finite(weights, recorded[1][:2, :32, :32])
 

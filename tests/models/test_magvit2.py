@@ -151,6 +151,7 @@ def small_model():
     )
 
 
+@pytest.mark.plain
 def test_gradients_are_finite_and_reach_every_parameter():
     model, params, images = small_model()
 

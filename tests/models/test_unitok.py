@@ -276,6 +276,7 @@ def test_scanned_layers_and_bfloat16_towers_change_no_ids(small_images):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.plain
 def test_every_parameter_but_the_heads_gets_a_gradient(small_images):
     params, model = small_params(), build_model(SMALL, PLAIN)
 

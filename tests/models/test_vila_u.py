@@ -233,6 +233,7 @@ def test_training_losses_equal_the_recorded_one(weights, want, images, recorded_
     np.testing.assert_allclose(out.losses["codebook"].mean(), loss, 1e-5)
 
 
+@pytest.mark.plain
 def test_gradients_are_finite_and_reach_all_but_the_padding_row(weights, images):
     model = build_model(TINY, Compute(is_scanned=False))
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights.params)
@@ -288,7 +289,9 @@ def test_a_round_trip_is_bit_exact_and_says_why_tensors_are_kept(weights, tensor
 def test_a_round_trip_through_a_directory_is_bit_exact(separate, tmp_path, capsys):
     directory = tmp_path / "converted"
     assert convert(["to-jax", str(separate), str(directory), "--layout=scanned"]) == 0
-    assert "cluster_size_ema: a running mean" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cluster_size_ema" in out
+    assert "a running mean" in out
     assert convert(["verify", str(separate), str(directory)]) == 0
     assert "bit-exact" in capsys.readouterr().out
 
