@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from toklip_jax.nn.norms import GroupNorm
 from toklip_jax.ops.attention import attention
 
 GROUP_NORM_EPS = 1e-6
@@ -222,11 +223,9 @@ def conv(
     )
 
 
-def group_norm(dtype: jnp.dtype, name: str) -> nn.GroupNorm:
-    """Returns a group norm of 32 groups, whose float32 statistics use the two-pass formula."""
-    return nn.GroupNorm(
-        num_groups=32, epsilon=GROUP_NORM_EPS, dtype=dtype, use_fast_variance=False, name=name
-    )
+def group_norm(dtype: jnp.dtype, name: str) -> GroupNorm:
+    """Returns a group norm of 32 groups."""
+    return GroupNorm(32, GROUP_NORM_EPS, dtype, name=name)
 
 
 def causal_conv(
