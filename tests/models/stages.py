@@ -61,7 +61,7 @@ def end_of_level(names, i):
 
 
 def stats_of(rows):
-    """Mean, unbiased standard deviation, least and greatest number of each row, such as an image."""
+    """Mean, unbiased standard deviation, least and greatest number of each row, as of an image."""
     got = np.asarray(rows)
     axes = tuple(range(1, got.ndim))
     return np.stack([got.mean(axes), got.std(axes, ddof=1), got.min(axes), got.max(axes)], 1)

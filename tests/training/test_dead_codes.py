@@ -124,7 +124,7 @@ from jax.sharding import PartitionSpec as P
 from tests.training.test_dead_codes import CODE_USE, objective_of
 from toklip_jax.parallel.sharding import BATCH_AXES, make_mesh, shardings
 from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.step import create_state, jit_step, make_step
+from toklip_jax.training.step import create_state, make_step
 
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 1})
 objective = objective_of("plain")
@@ -139,7 +139,7 @@ want = jax.device_get(jax.jit(step)(state, {}, batch)[0].params)
 with jax.set_mesh(mesh):
     placed = jax.device_put(state, shardings(state, mesh, objective.sharding))
     put = jax.device_put(batch, jax.sharding.NamedSharding(mesh, P(BATCH_AXES)))
-    got = jit_step(step, mesh, placed, {}, objective.sharding)(placed, {}, put)[0].params
+    got = jax.jit(step)(placed, {}, put)[0].params
 got = jax.device_get(got)
 assert np.abs(want["codebook"] - jax.device_get(params["codebook"])).min(axis=1).max() > 0
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
