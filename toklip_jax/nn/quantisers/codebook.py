@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.ops.nearest import nearest_code
@@ -26,7 +26,7 @@ def search_codes(
     return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))
 
 
-def rows_of(codebook: ArrayLike, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+def rows_of(codebook: ArrayLike, ids: Integer[Array, "*b"]) -> Float[Array, "*b c"]:
     """Returns rows of a codebook [z, c]; NaN for ids outside it."""
     ids = jnp.asarray(ids, jnp.int32)  # the type of a cache's ids may not hold the number of codes
     ids = jnp.where(ids < 0, len(codebook), ids)  # negative ids would count from its end
