@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from toklip_jax.models.registry import FAMILIES as REGISTRY
 from toklip_jax.models.registry import registered
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "toklip_jax"
@@ -95,6 +96,11 @@ def test_only_the_experiment_and_the_command_line_see_a_config_dict():
         or "ConfigDict" in path.read_text()
     }
     assert users == {"toklip_jax.experiment", "toklip_jax.cli.command_line"}
+
+
+def test_every_family_is_in_the_list_but_the_one_that_joins_them():
+    folders = {family.config.__module__.split(".")[2] for family in REGISTRY}
+    assert folders - {"toklip"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

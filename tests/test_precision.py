@@ -12,6 +12,8 @@ import pytest
 from toklip_jax.losses import plain
 from toklip_jax.losses.contrastive import contrastive_loss
 from toklip_jax.losses.quantisation import entropy_loss
+from toklip_jax.losses.sign_entropy import sign_entropy
+from toklip_jax.losses.soft_assignment import blockwise_entropy, soft_codes
 from toklip_jax.models.toklip.model import similarity
 
 X, Y = jnp.ones((4, 8)), jnp.ones((4, 8)) / 2
@@ -34,6 +36,10 @@ PRODUCTS = {
     "sigmoid in blocks": contrast("sigmoid", 2),
     "entropy": lambda x, y: entropy_loss(x[None], y),
     "entropy in blocks": lambda x, y: entropy_loss(x[:, None], y, max_scores=8),
+    "entropy of inner products": lambda x, y: blockwise_entropy(x[None], y, metric="inner_product"),
+    "entropy of distances": lambda x, y: blockwise_entropy(x[None], y, max_scores=8),
+    "entropy of signs": lambda x, y: sign_entropy(x[None]) + sign_entropy(y[None]),
+    "soft codes": lambda x, y: jnp.sum(soft_codes(x, y) ** 2),
     "similarity": lambda x, y: jnp.sum(similarity(x, y, SCALE, BIAS)),
 }
 

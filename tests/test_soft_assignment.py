@@ -108,6 +108,17 @@ def test_the_euclidean_entropy_is_the_loss_that_holds_all_scores():
         )
 
 
+@pytest.mark.parametrize("mask", [None, [True, True, False]])
+def test_codes_are_taken_in_blocks_where_a_row_alone_has_too_many_scores(mask):
+    latents, codes, _ = drawn()
+    mask = None if mask is None else jnp.asarray(mask)
+    got, want = (
+        jax.value_and_grad(entropy_loss, (0, 1))(latents, codes, mask, max_scores)
+        for max_scores in (N * Z - 1, 2**26)
+    )
+    same(got, want, 1e-5)
+
+
 def test_rows_that_do_not_count_change_nothing():
     latents, codes, _ = drawn()
     mask = jnp.asarray([True, False, True])

@@ -4,15 +4,22 @@ import dataclasses
 import json
 import re
 
-import flax.traverse_util
 import numpy as np
 import pytest
 
 import toklip_jax
 from tests.convert import torch_files
-from tests.convert.vq_files import noisy, tensors_of
-from toklip_jax.cli.convert import main
-from toklip_jax.files import write_safetensors
+from tests.convert.vq_files import (
+    XL,
+    XL_HEADS,
+    convert,
+    hash_of,
+    heads,
+    noisy,
+    same_params,
+    tensors_of,
+    write,
+)
 from toklip_jax.files.rules import match, reverse_names, to_jax, torch_shape
 from toklip_jax.models.base import Hints
 from toklip_jax.models.chameleon.sizes import SIZES as CHAMELEON
@@ -31,8 +38,6 @@ FIXTURES = {
     "llamagen": "vq_tiny_8/checkpoint.safetensors",
     "emu3": "emu3_tiny/checkpoint.safetensors",
 }
-XL = "toklip_xl_tiny/checkpoint.safetensors"
-XL_HEADS = ("--num-heads=4", "--text-num-heads=4")
 # Real key lists: the family that has them, and the named size; a running mean is not asked for.
 LISTS = {
     "ibq_262144_f16": ("ibq", IBQ["ibq_262144"]),
@@ -45,15 +50,6 @@ LISTS = {
     "janus_pro_vqmodel": ("llamagen", LLAMAGEN["vq_16"]),
     "toklip_xl_512": ("toklip", TOKLIP["toklip_xl_512"]),
 }
-
-
-def convert(*args):
-    return main([str(arg) for arg in args])
-
-
-def write(path, tensors):
-    write_safetensors(path, tensors)
-    return path
 
 
 def listed(golden, name):
@@ -180,7 +176,7 @@ def test_toklip_xl_converts_both_ways(kind, golden, tmp_path, capsys, caplog):
     assert ("; --weights=ema takes the mean" in printed) == has_mean
     count = sum(".model_ema." in name for name in want)
     assert (f"kept, to be written back: {count:,} tensors" in printed) == has_mean
-    assert read_weights(tmp_path / "jax").config.vq == read_weights(path, **_heads()).config.vq
+    assert read_weights(tmp_path / "jax").config.vq == read_weights(path, **heads()).config.vq
     # Two residual blocks could be taming's too; the running mean tells IBQ's.
     assert ("took the VQ tokenizer within these weights for IBQ's" in caplog.text) != has_mean
     assert convert("to-torch", tmp_path / "jax", tmp_path / "back.safetensors") == 0
@@ -190,10 +186,6 @@ def test_toklip_xl_converts_both_ways(kind, golden, tmp_path, capsys, caplog):
     printed = capsys.readouterr().out
     assert "VQ tokenizer: IBQ's tokenizer" in printed
     assert f"VQ hash: {hash_of(tmp_path / 'jax', capsys)}" in printed
-
-
-def _heads():
-    return {"num_heads": 4, "text_num_heads": 4}
 
 
 def test_the_mean_within_toklip_xl_is_taken_if_asked_for(golden, tmp_path, capsys):
@@ -237,17 +229,10 @@ def test_a_tokenizer_is_found_within_a_larger_model(name, prefix, golden, tmp_pa
     assert got.dropped.keys() == AROUND.keys()
     assert convert("to-jax", path, tmp_path / "jax") == 0
     printed = capsys.readouterr().out
-    assert "ignored: language_model.model.embed_tokens.weight: of the model around" in printed
+    assert "ignored: language_model.model.embed_tokens.weight: a part of the model" in printed
     assert convert("verify", path, tmp_path / "jax") == 0
     assert convert("inspect", path) == 0
     assert f"within another model ({prefix}*)" in capsys.readouterr().out
-
-
-def same_params(got, want):
-    got, want = (flax.traverse_util.flatten_dict(x, sep="/") for x in (got, want))
-    assert got.keys() == want.keys()
-    for name, x in want.items():
-        np.testing.assert_array_equal(np.asarray(got[name]), np.asarray(x), err_msg=name)
 
 
 MISTAKEN = [
@@ -280,9 +265,9 @@ def test_toklip_with_another_vq_than_was_said_is_one_clear_error(golden):
     with pytest.raises(ValueError, match="expected weights of IBQ's tokenizer, got tensors called"):
         read_weights(golden("toklip_tiny/checkpoint.pt"), family="ibq")
     with pytest.raises(ValueError, match="expected weights of LlamaGen's VQ tokenizer, got tensor"):
-        read_weights(golden(XL), **_heads(), family="llamagen")
+        read_weights(golden(XL), **heads(), family="llamagen")
     with pytest.raises(ValueError, match="expected no is_l2_normalised with weights of IBQ's"):
-        read_weights(golden(XL), **_heads(), is_l2_normalised=False)
+        read_weights(golden(XL), **heads(), is_l2_normalised=False)
 
 
 def test_seventeen_shared_names_do_not_make_one_tokenizer_another(golden, tmp_path):
@@ -308,12 +293,6 @@ def test_the_family_decides_between_those_of_the_same_names(golden, tmp_path, ca
         loaded = toklip_jax.load(tmp_path / family)
         assert repr(loaded).startswith(f"VQTokenizer({family}")
     assert "others have the same names" not in caplog.text
-
-
-def hash_of(path, capsys, *flags):
-    capsys.readouterr()
-    assert convert("inspect", path, *flags) == 0
-    return re.search(r"^VQ hash: ([0-9a-f]{64})$", capsys.readouterr().out, re.M)[1]
 
 
 def test_the_hash_is_that_of_the_weights_whatever_file_they_are_in(golden, tmp_path, capsys):
@@ -360,71 +339,6 @@ def test_inspect_tells_codes_grid_rate_and_licence(golden, capsys):
     assert "grid: 4 x 4, of images of 64 x 64 px" in capsys.readouterr().out
     assert convert("inspect", golden("teacher_tiny/checkpoint.safetensors")) == 0
     assert "VQ" not in capsys.readouterr().out
-
-
-@pytest.fixture
-def apart(golden, tmp_path):
-    """TokLIP-XL without its VQ tokenizer, and that in a file of its own."""
-    tensors, vq = tensors_of(golden(XL)), "visual.trunk.vq."
-    rest = {name: x for name, x in tensors.items() if not name.startswith(vq)}
-    own = {n.removeprefix(vq): x for n, x in tensors.items() if n.startswith(vq)}
-    return (
-        write(tmp_path / "toklip.safetensors", rest),
-        torch_files.save(tmp_path / "ibq.ckpt", {"state_dict": own}),
-    )
-
-
-def test_a_vq_in_a_file_of_its_own_is_joined(apart, golden, tmp_path, capsys):
-    toklip, vq = apart
-    assert convert("to-jax", toklip, tmp_path / "jax", *XL_HEADS) == 2
-    assert "convert to-jax FILE OUT --vq=VQ_FILE` joins the two" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="expected TokLIP's VQ tokenizer among the tensors"):
-        toklip_jax.load(toklip, **_heads())
-    assert convert("to-jax", toklip, tmp_path / "jax", *XL_HEADS, f"--vq={vq}") == 0
-    printed = capsys.readouterr().out
-    assert "the raw weights, not their running mean in model_ema" in printed  # as TokLIP ran
-    assert "--weights=ema takes the mean" in printed
-    assert f"{vq.name}" in read_weights(tmp_path / "jax").source
-    joined, whole = read_weights(tmp_path / "jax"), read_weights(golden(XL), **_heads())
-    assert joined.config == whole.config
-    same_params(joined.params, whole.params)
-    assert convert("verify", toklip, tmp_path / "jax", f"--vq={vq}") == 0
-    assert convert("inspect", toklip, *XL_HEADS, f"--vq={vq}") == 0
-    assert hash_of(tmp_path / "jax", capsys) == hash_of(golden(XL), capsys, *XL_HEADS)
-    flags = (f"--vq={vq}", "--weights=ema")
-    assert convert("to-jax", toklip, tmp_path / "mean", *XL_HEADS, *flags) == 0
-    mean = hash_of(golden(XL), capsys, *XL_HEADS, "--weights=ema")
-    assert hash_of(tmp_path / "mean", capsys) == mean
-
-
-def test_a_converted_vq_is_joined_and_a_second_one_refused(apart, golden, tmp_path, capsys):
-    toklip, vq = apart
-    assert convert("to-jax", vq, tmp_path / "vq", "--weights=raw") == 0
-    assert convert("to-jax", toklip, tmp_path / "jax", *XL_HEADS, f"--vq={tmp_path / 'vq'}") == 0
-    joined, whole = read_weights(tmp_path / "jax"), read_weights(golden(XL), **_heads())
-    assert joined.config == whole.config
-    same_params(joined.params, whole.params)
-    capsys.readouterr()
-    out = tmp_path / "out"
-    assert convert("to-jax", golden(XL), out, *XL_HEADS, f"--vq={vq}") == 2
-    assert "expected a TokLIP without its VQ tokenizer" in capsys.readouterr().err
-    teacher = golden("teacher_tiny/checkpoint.safetensors")
-    assert convert("to-jax", toklip, out, *XL_HEADS, f"--vq={teacher}") == 2
-    assert "expected a VQ tokenizer to join, got" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_llamagens_raw_rows_stay_raw_where_they_are_joined(golden, tmp_path):
-    tensors, vq = tensors_of(golden("toklip_tiny/checkpoint.pt")), "visual.trunk.vq."
-    parts = ({}, {})
-    for name, x in tensors.items():
-        parts[name.startswith(vq)][name.removeprefix(vq)] = x
-    rest, own = (write(tmp_path / f"{i}.safetensors", part) for i, part in enumerate(parts))
-    assert convert("to-jax", own, tmp_path / "vq", "--no-l2") == 0
-    for name, flags in {"file": (own, "--no-l2"), "directory": (tmp_path / "vq",)}.items():
-        path, *rest_of = flags
-        assert convert("to-jax", rest, tmp_path / name, f"--vq={path}", *rest_of) == 0
-        assert not read_weights(tmp_path / name).config.vq.is_l2_normalised
 
 
 @pytest.mark.parametrize("name", FIXTURES)

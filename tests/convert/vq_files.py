@@ -1,8 +1,16 @@
-"""Files of VQ tokenizers as other packages write them, made of the recorded ones."""
+"""Files of VQ tokenizers as other packages write them, and what tests do with them."""
 
+import re
+
+import flax.traverse_util
 import numpy as np
 
+from toklip_jax.cli.convert import main
+from toklip_jax.files import write_safetensors
 from toklip_jax.weights.checkpoint_file import read_checkpoint
+
+XL = "toklip_xl_tiny/checkpoint.safetensors"
+XL_HEADS = ("--num-heads=4", "--text-num-heads=4")
 
 
 def tensors_of(path):
@@ -32,3 +40,29 @@ def lightning(tensors, mean):
         "model_ema.num_updates": np.array(7, np.int32),
     }
     return {**tensors, **loss, **counters, **copies}
+
+
+def convert(*args):
+    return main([str(arg) for arg in args])
+
+
+def write(path, tensors):
+    write_safetensors(path, tensors)
+    return path
+
+
+def heads():
+    return {"num_heads": 4, "text_num_heads": 4}
+
+
+def same_params(got, want):
+    got, want = (flax.traverse_util.flatten_dict(x, sep="/") for x in (got, want))
+    assert got.keys() == want.keys()
+    for name, x in want.items():
+        np.testing.assert_array_equal(np.asarray(got[name]), np.asarray(x), err_msg=name)
+
+
+def hash_of(path, capsys, *flags):
+    capsys.readouterr()
+    assert convert("inspect", path, *flags) == 0
+    return re.search(r"^VQ hash: ([0-9a-f]{64})$", capsys.readouterr().out, re.M)[1]

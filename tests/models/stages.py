@@ -28,7 +28,7 @@ def nhwc(array):
 def run(weights, inputs, method=None, **changes):
     """Outputs and every submodule's output, by path."""
     model = build_model(dataclasses.replace(weights.config, **changes), Compute(is_scanned=False))
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights.params)
+    params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32), weights.params)
 
     @jax.jit
     def apply(params, inputs):
@@ -60,7 +60,8 @@ def end_of_level(names, i):
     return max(attention or [n for n in names if "_res_" in n], key=lambda n: int(n.split("_")[-1]))
 
 
-def stats_of(images):
-    """Mean, unbiased standard deviation, least and greatest number of each image."""
-    got, axes = np.asarray(images), (1, 2, 3)
+def stats_of(rows):
+    """Mean, unbiased standard deviation, least and greatest number of each row, as of an image."""
+    got = np.asarray(rows)
+    axes = tuple(range(1, got.ndim))
     return np.stack([got.mean(axes), got.std(axes, ddof=1), got.min(axes), got.max(axes)], 1)

@@ -11,8 +11,12 @@ import pytest
 
 from toklip_jax.models.base import ids_shape
 from toklip_jax.models.conv_vq.config import ConvVQConfig
+from toklip_jax.models.emu3.config import Emu3Config
+from toklip_jax.models.ibq.config import IBQConfig
 from toklip_jax.models.registry import build_model, init_params, param_shapes
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
+from toklip_jax.models.taming.config import TamingConfig
+from toklip_jax.models.vila_u.config import VilaUConfig
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.quantisers import QuantiserConfig, SignQuantiser
 from toklip_jax.nn.quantisers.config import METHODS, Method
@@ -146,6 +150,13 @@ def test_attention_levels_are_counted_from_either_end():
     paths = param_shapes(ConvVQConfig(multipliers=(1, 1, 1), attention_levels=(1,)))
     levels = {path.split("/")[1].split("_")[1] for path in paths if "_attn_" in path}
     assert levels == {"1"}
+
+
+@pytest.mark.parametrize("config", [TamingConfig, IBQConfig, Emu3Config, VilaUConfig])
+def test_no_family_takes_a_level_of_attention_that_it_does_not_have(config):
+    assert config(multipliers=(1, 2)).attention_levels == (1,)
+    with pytest.raises(ValueError, match="expected attention_levels from -2 to 1"):
+        config(multipliers=(1, 2), attention_levels=(4,))
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ import pytest
 from toklip_jax.cli.convert import main as convert
 from toklip_jax.files import write_safetensors
 from toklip_jax.files.rules import match, reverse_names, torch_shape
-from toklip_jax.models.base import Hints, find_family, recognise
+from toklip_jax.models.base import Hints, find_family
 from toklip_jax.models.emu3.config import Emu3Config
 from toklip_jax.models.emu3.sizes import SIZES
-from toklip_jax.models.registry import build_model, count_params, param_shapes
+from toklip_jax.models.registry import build_model, count_params, param_shapes, recognise
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.tasks.vq.objective import MOMENTUM, VQObjective

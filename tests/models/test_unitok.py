@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from benchmarks.weights import random_params
+from tests.models.stages import at, close, nhwc, run, stats_of
 from toklip_jax.files import write_safetensors
 from toklip_jax.files.rules import to_jax
-from toklip_jax.models.base import Hints, recognise
-from toklip_jax.models.registry import build_model, init_params, param_shapes
+from toklip_jax.models.base import Hints
+from toklip_jax.models.registry import build_model, init_params, param_shapes, recognise
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.models.unitok.config import UniTokConfig
 from toklip_jax.models.unitok.keys import TEXT_BLOCK_NAMES, TEXT_NAMES
@@ -51,22 +52,6 @@ SMALL = UniTokConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _node(request):
-    close.node = request.node
-
-
-def close(got, want, atol):
-    got = np.asarray(got)
-    error = float(np.max(np.abs(got - want)))
-    close.node.user_properties.append((f"largest error (bound {atol:g})", error))
-    np.testing.assert_allclose(got, want, atol=atol, rtol=1e-5)
-
-
-def nhwc(array):
-    return array.transpose(0, 2, 3, 1)
-
-
 @pytest.fixture(scope="module")
 def weights(golden):
     return read_weights(golden("unitok_tiny/checkpoint.safetensors"), num_heads=4)
@@ -82,41 +67,10 @@ def want(golden):
     return np.load(golden("unitok_tiny/outputs.npz"))
 
 
-def run(weights, inputs, method=None):
-    """The result, and every submodule's by path."""
-    model = build_model(weights.config, PLAIN)
-    params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32), weights.params)
-
-    @jax.jit
-    def apply(params, inputs):
-        return model.apply(
-            {"params": params},
-            inputs,
-            method=method,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-        )
-
-    out, state = apply(params, jnp.asarray(inputs))
-    return out, state.get("intermediates", {})
-
-
 @pytest.fixture(scope="module")
 def reconstruction(weights, images):
     with jax.default_matmul_precision("highest"):
         return run(weights, images)
-
-
-def at(inner, path):
-    for name in path.split("/"):
-        inner = inner[name]
-    out = inner["__call__"][0]
-    return out[0] if isinstance(out, tuple) else out  # blocks give (output, cache)
-
-
-def stats_of(maps):
-    maps, axes = np.asarray(maps), tuple(range(1, maps.ndim))
-    return np.stack([maps.mean(axes), maps.std(axes, ddof=1), maps.min(axes), maps.max(axes)], 1)
 
 
 def test_ids_equal_the_recorded_ones(reconstruction, want):

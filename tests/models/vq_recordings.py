@@ -52,6 +52,7 @@ def decoder_is_recorded(inner, want, counts_from_lowest=False):
 
 
 def half_is_recorded(half, want, names, middle):
+    assert names  # else no level would be compared
     stages = {middle: "mid_res_1"}
     for i, name in names.items():
         stages[name] = end_of_level([n for n in half if n.startswith(f"levels_{i}_")], i)

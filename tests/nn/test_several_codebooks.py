@@ -70,7 +70,7 @@ def test_ids_outside_a_codebook_are_nan_in_their_chunk_and_another_depth_is_refu
     want[0, 0, 1] = want[0, 1, 2] = True
     np.testing.assert_array_equal(np.isnan(vectors).all(-1), want)
     np.testing.assert_array_equal(np.isnan(vectors).any(-1), want)
-    with pytest.raises(ValueError, match=r"expected ids \[b, n, 3\], got \(1, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"expected ids \[b, n, 3\], .* got \[1, 2, 2\]"):
         apply(codebook, ids[..., :2], method="lookup")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import flax.traverse_util
 import jax
@@ -9,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data.small_cache import make_header
 from toklip_jax.costs.flops import count_flops
+from toklip_jax.data.cache import HEADER, load_header
+from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.siglip.sizes import TINY_TEXT, tiny
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIP_SIZES
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.tasks.toklip.cached import CACHED, cached_rows, unused_parameters
+from toklip_jax.tasks.toklip.cached import CACHED, cached_rows, expect_vq, unused_parameters
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import partition, shapes_of, split, with_zeros
@@ -159,3 +163,22 @@ def test_features_are_of_length_one_again(case):
     feature = prepared["teacher_feature"]
     assert feature.dtype == jnp.float32
     np.testing.assert_allclose(feature, l2_normalize(feature), rtol=1e-6)
+
+
+def test_ids_of_the_same_weights_under_another_config_are_refused(tmp_path):
+    """At unit length or raw, and by distance or inner product, the same codes give other ids."""
+    config = json.loads(json.dumps(config_to_dict(CONFIG.vq)))
+    make_header(vq=config).save(tmp_path)
+    header = load_header(tmp_path)
+    expect_vq(header, tmp_path, CONFIG.vq)
+    other = dataclasses.replace(CONFIG.vq, is_l2_normalised=False)
+    with pytest.raises(ValueError, match=r"got those of LlamaGenConfig\(.*is_l2_normalised=True"):
+        expect_vq(header, tmp_path, other)
+
+
+def test_caches_of_before_the_config_was_there_are_read(tmp_path):
+    make_header().save(tmp_path)
+    data = json.loads((tmp_path / HEADER).read_text())
+    del data["vq"], data["checksum"]
+    (tmp_path / HEADER).write_text(json.dumps(data))
+    expect_vq(load_header(tmp_path), tmp_path, CONFIG.vq)

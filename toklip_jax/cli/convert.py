@@ -17,7 +17,7 @@ from toklip_jax.core.home import expand_user
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
-from toklip_jax.models.registry import Hints, family_of, recognise
+from toklip_jax.models.registry import Hints, VQConfig, family_of, recognise
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.tasks.toklip.start import start_toklip
 from toklip_jax.weights import Weights, load_weights, save_weights
@@ -29,7 +29,7 @@ from toklip_jax.weights.conversion import (
     export_tensors,
 )
 from toklip_jax.weights.read import expect_no_hints, is_converted, other_choice
-from toklip_jax.weights.vq_part import describe_vq, join_vq
+from toklip_jax.weights.vq_part import describe_vq, expect_joined, join_vq
 from toklip_jax.weights.writer import write_checkpoint
 
 MAX_NAMES = 40  # in a list of ignored or differing tensors
@@ -59,13 +59,15 @@ def inspect(args: argparse.Namespace) -> int:
         _print_config(weights.config)
         _print_lines(describe_vq(weights))
         return 0
-    checkpoint, hints = _read_joined(args, say=_print_file)
+    checkpoint, hints, vq = _read_joined(args, say=_print_file)
     with naming(checkpoint.file.path):
         recognised = recognise(checkpoint.tensors, hints.family)
     _print_groups("ignored", recognised.dropped)
     names = f", in {recognised.names}" if recognised.names else ""
     print(f"family: {recognised.family.title}{names}")
     weights = convert_checkpoint(checkpoint, hints, expects_finite=False)
+    if vq is not None:
+        expect_joined(weights, vq)
     _print_config(weights.config)
     _print_lines(describe_vq(weights))
     return 0
@@ -77,7 +79,9 @@ def to_jax(args: argparse.Namespace) -> int:
     if args.vq is None:
         weights = _read(args.file, _hints(args), _is_ema(args))
     else:
-        weights = convert_checkpoint(*_read_joined(args))
+        checkpoint, hints, vq = _read_joined(args)
+        weights = convert_checkpoint(checkpoint, hints)
+        expect_joined(weights, vq)
     if args.tokenizer:
         weights = _with_tokenizer(weights, args.tokenizer)
     weights = weights.with_layout(args.layout == "scanned", lazy_stack)
@@ -97,7 +101,7 @@ def to_torch(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Compares a PyTorch file with a converted directory, tensor by tensor, bit for bit."""
-    checkpoint, hints = _read_joined(args)
+    checkpoint, hints, _ = _read_joined(args)
     weights = load_weights(args.directory)
     with naming(checkpoint.file.path):
         expected = recognise(checkpoint.tensors, hints.family).tensors
@@ -143,52 +147,7 @@ def _parser():
         description="Converts weights: PyTorch files to directories of this package, and back.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    sizes = argparse.ArgumentParser(add_help=False)
-    sizes.add_argument(
-        "--num_heads",
-        "--num-heads",
-        type=int,
-        help="number of heads of the image tower, if no named size fits",
-    )
-    sizes.add_argument(
-        "--text_num_heads", "--text-num-heads", type=int, help="the same of the text tower"
-    )
-    sizes.add_argument(
-        "--full_attention",
-        "--full-attention",
-        action="store_true",
-        help="the token encoder has no causal mask",
-    )
-    sizes.add_argument(
-        "--no_l2", "--no-l2", action="store_true", help="the VQ codebook is not L2-normalised"
-    )
-    choice = argparse.ArgumentParser(add_help=False)
-    choice.add_argument(
-        "--weights",
-        choices=("ema", "raw"),
-        help="if a checkpoint has both: the running mean, or the raw weights (the default is the "
-        "mean of a whole model, and raw where a part of it alone has a mean, as in TokLIP-XL)",
-    )
-    choice.add_argument(
-        "--family",
-        help="the VQ tokenizer's family, where several have the same names, as 'ibq' and 'taming'",
-    )
-    other_file = argparse.ArgumentParser(add_help=False)
-    other_file.add_argument(
-        "--vq",
-        type=expand_user,
-        help="the VQ tokenizer of a TokLIP file that doesn't hold it, a file or a converted "
-        "directory; --weights and --family are then about it, and raw weights are the default, "
-        "which TokLIP was trained on",
-    )
-    out = argparse.ArgumentParser(add_help=False)
-    out.add_argument(
-        "--layout",
-        choices=("scanned", "unrolled"),
-        default="unrolled",
-        help="layers stacked for jax.lax.scan, or one by one (the default); both load anywhere",
-    )
-    out.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
+    sizes, choice, other_file, out = _sizes(), _choice(), _other_file(), _out()
 
     def add(name, run, *parents, **arguments):
         command = commands.add_parser(
@@ -211,15 +170,94 @@ def _parser():
     return parser
 
 
+def _sizes():
+    """Flags of sizes that shapes can't tell."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--num_heads",
+        "--num-heads",
+        type=int,
+        help="number of heads of the image tower, if no named size fits",
+    )
+    flags.add_argument(
+        "--text_num_heads", "--text-num-heads", type=int, help="the same of the text tower"
+    )
+    mask = flags.add_mutually_exclusive_group()
+    mask.add_argument(
+        "--full_attention",
+        "--full-attention",
+        action="store_true",
+        help="the token encoder has no causal mask",
+    )
+    mask.add_argument(
+        "--causal",
+        action="store_true",
+        help="the token encoder has a causal mask (the default), or so have the projections of a "
+        "UniTok alone, as in its weights of February 2025",
+    )
+    flags.add_argument(
+        "--no_l2", "--no-l2", action="store_true", help="the VQ codebook is not L2-normalised"
+    )
+    return flags
+
+
+def _choice():
+    """Flags that choose among a file's weights, and its family."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        help="if a checkpoint has both: the running mean, or the raw weights (the default is the "
+        "mean of a whole model, and raw where a part of it alone has a mean, as in TokLIP-XL)",
+    )
+    flags.add_argument(
+        "--family",
+        help="the VQ tokenizer's family, where several have the same names, as 'ibq' and 'taming'",
+    )
+    return flags
+
+
+def _other_file():
+    """The flag of a VQ tokenizer's own file."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--vq",
+        type=expand_user,
+        help="the VQ tokenizer of a TokLIP file that doesn't hold it, a file or a converted "
+        "directory; --weights and --family are then about it, and raw weights are the default, "
+        "which TokLIP was trained on",
+    )
+    return flags
+
+
+def _out():
+    """Flags of what is written."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--layout",
+        choices=("scanned", "unrolled"),
+        default="unrolled",
+        help="layers stacked for jax.lax.scan, or one by one (the default); both load anywhere",
+    )
+    flags.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
+    return flags
+
+
 def _hints(args):
     given = vars(args)  # `verify` takes no sizes
     return Hints(
         num_heads=given.get("num_heads"),
         text_num_heads=given.get("text_num_heads"),
-        is_causal=False if given.get("full_attention") else None,
+        is_causal=_is_causal(given),
         is_l2_normalised=not given.get("no_l2"),
         family=args.family,
     )
+
+
+def _is_causal(given):
+    if given.get("full_attention"):
+        return False
+    return True if given.get("causal") else None
 
 
 def _vq_hints(args):
@@ -244,8 +282,10 @@ def _read(
     return weights
 
 
-def _read_joined(args, say: Callable | None = None) -> tuple[Checkpoint, Hints]:
-    """A file, with the VQ tokenizer of another one where that is named, and what was said of both.
+def _read_joined(
+    args: argparse.Namespace, say: Callable | None = None
+) -> tuple[Checkpoint, Hints, VQConfig | None]:
+    """A file, with the VQ tokenizer of another one where that is named; hints; that one's config.
 
     TokLIP ran the raw weights of a VQ tokenizer: they are what is joined unless told otherwise.
     """
@@ -253,12 +293,12 @@ def _read_joined(args, say: Callable | None = None) -> tuple[Checkpoint, Hints]:
     checkpoint = read_checkpoint(args.file, is_ema if args.vq is None else None)
     (say or _print_taken)(checkpoint)
     if args.vq is None:
-        return checkpoint, hints
+        return checkpoint, hints, None
     vq = _read(args.vq, _vq_hints(args), is_ema, prefers_mean=False)
     is_l2_normalised = getattr(vq.config, "is_l2_normalised", True)
     family = family_of(vq.config).name
     hints = dataclasses.replace(hints, is_l2_normalised=is_l2_normalised, family=family)
-    return join_vq(checkpoint, vq), hints
+    return join_vq(checkpoint, vq), hints, vq.config
 
 
 def _with_tokenizer(weights: Weights, source: str) -> Weights:

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from toklip_jax.losses.soft_assignment import LOG_EPS, TEMPERATURE, blockwise_entropy
 from toklip_jax.ops.nearest import squared_distances
 
-ENTROPY_TEMPERATURE = 0.01  # of the soft assignment in the entropy loss (LlamaGen, VQGAN-LC)
-LOG_EPS = 1e-5  # keeps log of an unused code's mean probability finite, as LlamaGen has it
 MAX_SCORES = 2**26  # distances held at once (256 MiB in float32); more are taken in blocks
 
 
@@ -41,14 +40,16 @@ def entropy_loss(
 
     Args:
         mask: rows whose latents count; all unless given.
-        max_scores: distances that are held at once; with more, rows are taken in blocks, and the
-            backward pass computes them again.
+        max_scores: distances that are held at once; with more, rows are taken in blocks, or codes
+            where a row alone has more, and the backward pass computes them again.
     """
     b, n, _ = latents.shape
+    if n * len(codebook) > max_scores:
+        return blockwise_entropy(latents, codebook, mask, max_scores=max_scores)
     count = jnp.float32(b * n) if mask is None else jnp.sum(mask) * jnp.float32(n)
     count = jnp.maximum(count, 1)
     weights = jnp.ones(b) if mask is None else mask.astype(jnp.float32)
-    block = max(1, max_scores // (n * len(codebook)))
+    block = max_scores // (n * len(codebook))
     if b <= block:
         sums = _assignment_sums(latents, codebook, None if mask is None else weights)
     else:
@@ -75,7 +76,7 @@ def _in_blocks(latents, codebook, weights, block):
 def _assignment_sums(latents, codebook, weights):
     """(sum of the assignments [z], sum of their entropies) over all latents of weighted rows."""
     flat = latents.reshape(-1, latents.shape[-1])
-    affinity = -squared_distances(flat, codebook) / ENTROPY_TEMPERATURE
+    affinity = -squared_distances(flat, codebook) / TEMPERATURE
     probabilities = jax.nn.softmax(affinity, axis=-1)
     log_probabilities = jax.nn.log_softmax(affinity + LOG_EPS, axis=-1)
     entropies = -jnp.sum(probabilities * log_probabilities, axis=-1)

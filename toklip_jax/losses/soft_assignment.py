@@ -123,7 +123,7 @@ def _entropy_backward(scores_of, block, kept, gradient):
     pull = jnp.log(use + LOG_EPS) + use / (use + LOG_EPS)
 
     def add(total, _, scores, pull):
-        return total + jnp.exp(scores - log_mass[:, None]) @ pull
+        return total + _product("nz,z->n", jnp.exp(scores - log_mass[:, None]), pull)
 
     start = jnp.zeros(len(latents))
     mean_pull = _over_blocks(add, start, latents, codebook, block, scores_of, pull)

@@ -1,7 +1,6 @@
 """The interface of a model family, and that of every VQ tokenizer."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,8 +17,6 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
-# Where a script's class, or a flax checkpoint, keeps its model.
-ATTRIBUTE = re.compile(r"^(?:model\.|module\.|params/)+")
 ROLES = ("vq", "teacher", "toklip", "inception")
 
 
@@ -38,6 +35,10 @@ class VQConfig(Protocol):
             straight to the encoder
         __call__(images) -> VQOutput, the differentiable path its training uses
         between_rows(latents, mask) -> the losses that compare rows, by name
+        compared(latents, ids) -> float32 [q, m, e], the vectors that each codebook's codes were
+            compared with; training that replaces dead codes asks for it
+
+    `models.vq.VQModel` has all of them for a module with an encoder, a quantiser and a decoder.
 
     Attributes:
         codes_per_place: ids that stand at one place of the grid.
@@ -116,7 +117,7 @@ class Hints:
     Attributes:
         num_heads: the number of heads of the image tower or the token encoder.
         text_num_heads: the number of heads of the text tower.
-        is_causal: whether the token encoder is causal; of UniTok alone, its two projections.
+        is_causal: whether the token encoder is causal, or the two projections of a UniTok alone.
         is_l2_normalised: whether a VQ codebook is used at unit length, as LlamaGen's is.
             Tokenizers that compare raw vectors have no use for it.
         family: the name of the model family, where several have the same names.
@@ -300,6 +301,18 @@ def family_of(config: Any) -> Family:
     )
 
 
+def keys_of(config: Any) -> ForeignKeys:
+    """Returns the names that a model of this config has in PyTorch files.
+
+    Raises:
+        ValueError: its family has no such files.
+    """
+    family = family_of(config)
+    if family.keys is None:
+        raise UserError(f"expected a family with PyTorch files, got {family.title}, which has none")
+    return family.keys
+
+
 def find_family(
     tensors: Tensors, prefix: str = "", role: str | None = None, name: str | None = None
 ) -> Family:
@@ -325,95 +338,3 @@ def find_family(
     raise UserError(
         f"expected weights of {known}, got tensors called {', '.join(some) or 'nothing'}, ..."
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recognised:
-    """A checkpoint's family, and its tensors in the names that the family's map is for.
-
-    Attributes:
-        names: whose they were before, for people; "" where they are the family's own.
-        sizes: the fields of `Hints` that the dialect tells.
-        dropped: reasons for leaving tensors aside, by the names that they have in the file.
-    """
-
-    family: Family
-    tensors: Tensors
-    names: str = ""
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def infer(self, hints: Hints) -> Any:
-        """Returns the config of the model that the tensors are of.
-
-        Raises:
-            ValueError: a hint that these weights have no use for, or one that is missing.
-        """
-        self.family.keys.expect_used(hints, self.family.title)
-        told = {field: n for field, n in self.sizes.items() if getattr(hints, field) is None}
-        return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
-
-
-def recognise(tensors: Tensors, name: str | None = None) -> Recognised:
-    """Returns what named tensors are, whatever package named them, and below which attribute.
-
-    Args:
-        name: the family's, where the caller has said it; a TokLIP's is that of its VQ tokenizer.
-
-    Raises:
-        ValueError: of no known family, or without a part that these names promise.
-    """
-    families = [family for family in registered() if family.keys]
-    meant = [f for f in families if name in (None, f.name) or f.role == "toklip"]
-    found = (
-        _match(tensors, meant, name)
-        or _inside(tensors, meant, name)
-        or _match(_without_attribute(tensors), meant, name)
-    )
-    return found or Recognised(find_family(tensors, name=name), tensors)
-
-
-def _match(tensors, families, name):
-    """What tensors are by their names as they stand, or None."""
-    for family in families:
-        if family.keys.match(tensors, is_named=name == family.name):
-            kept, dropped = _used(tensors, family.keys)
-            return Recognised(family, kept, dropped=dropped)
-    for family, dialect in ((f, d) for f in families for d in f.keys.dialects):
-        if name in (None, family.name) and all(mark in tensors for mark in dialect.marks):
-            kept, dropped = _used(tensors, family.keys)
-            sizes = dialect.sizes(kept)
-            return Recognised(family, dialect.translate(kept), dialect.title, sizes, dropped)
-    return None
-
-
-def _inside(tensors, families, name):
-    """What the part of a larger model is whose names begin as a family says, or None."""
-    for family in families:
-        for prefix in family.keys.inside:
-            part = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
-            if part and (found := _match(part, [family], name)):
-                title = found.names or "its own names"
-                why = f"of the model around {family.title}"
-                dropped = {n: why for n in tensors if not n.startswith(prefix)}
-                dropped |= {f"{prefix}{n}": reason for n, reason in found.dropped.items()}
-                names = f"{title}, within another model ({prefix}*)"
-                return dataclasses.replace(found, names=names, dropped=dropped)
-    return None
-
-
-def _used(tensors, keys):
-    """The tensors that are part of the model, and the reasons why the others are none."""
-    dropped = {
-        name: reason
-        for beginning, reason in keys.unused.items()
-        for name in tensors
-        if name.startswith(beginning)
-    }
-    return {name: x for name, x in tensors.items() if name not in dropped}, dropped
-
-
-def _without_attribute(tensors):
-    """The same tensors by the names they have within the attribute that a script's class has."""
-    found = {ATTRIBUTE.sub("", name): tensor for name, tensor in tensors.items()}
-    return found if len(found) == len(tensors) else tensors

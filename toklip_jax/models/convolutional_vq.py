@@ -1,6 +1,7 @@
 """The convolutional VQ tokenizers: VQGAN's encoder and decoder around any quantiser."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -77,13 +78,16 @@ class ConvolutionalSizes:
             raise UserError(
                 f"expected channels divisible by 32 (the group norm's groups), got {self.channels}"
             )
+        if any(field.name == "attention_levels" for field in dataclasses.fields(self)):
+            levels = resolved_levels(self.attention_levels, len(self.multipliers))
+            object.__setattr__(self, "attention_levels", levels)
 
     licence = ""
     has_decoder = True
 
     @property
     def attention_levels(self) -> tuple[int, ...]:
-        """Levels with attention, counted from the highest resolution."""
+        """Levels with attention, counted from the highest resolution; may be a field instead."""
         return (len(self.multipliers) - 1,)
 
     @property
@@ -111,6 +115,24 @@ class ConvolutionalVQConfig(ConvolutionalSizes, OneCodebook):
     def __post_init__(self):
         OneCodebook.__post_init__(self)
         ConvolutionalSizes.__post_init__(self)
+
+
+def resolved_levels(levels: Sequence[int], count: int) -> tuple[int, ...]:
+    """Returns levels of resolution in their order, all counted from the highest.
+
+    Args:
+        levels: counted from the highest resolution, or from the lowest as -1, -2, ...
+        count: how many levels there are.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    if any(not -count <= level < count for level in levels):
+        raise UserError(
+            f"expected attention_levels from {-count} to {count - 1}, as there are {count} "
+            f"multipliers, got {tuple(levels)}"
+        )
+    return tuple(sorted({level % count for level in levels}))
 
 
 def vq_inputs(config: VQConfig) -> tuple[jax.ShapeDtypeStruct]:
@@ -144,14 +166,8 @@ class ConvolutionalVQ(VQModel):
     def _build_quantiser(self) -> Quantiser:
         raise NotImplementedError
 
-    def _latents(self, images: Float[Array, "b h w 3"]):
-        grid = self.config.grid_of(*images.shape[1:3])
-        images = constrain(images, BATCH_AXES, None, None, None)
-        # Accelerators round float32 products to bfloat16 by default, which would change ids.
-        precision = "highest" if self.compute.vq_dtype == "float32" else None
-        with jax.default_matmul_precision(precision):
-            x = self.quant_conv(self.encoder(space_to_depth(images, self.config.stem_patch)))
-        return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
+    def _encode(self, images: Float[Array, "b h w 3"]):
+        return self.quant_conv(self.encoder(space_to_depth(images, self.config.stem_patch)))
 
     def _decode(self, code_vectors, grid):
         b, _, c = code_vectors.shape

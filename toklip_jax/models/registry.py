@@ -20,7 +20,7 @@ from toklip_jax.models.base import (
     family_of,
     find_family,
     ids_shape,
-    recognise,
+    keys_of,
     register,
     registered,
 )
@@ -31,6 +31,7 @@ from toklip_jax.models.ibq.family import IBQ
 from toklip_jax.models.inception.family import INCEPTION
 from toklip_jax.models.llamagen.family import LLAMAGEN
 from toklip_jax.models.magvit2.family import MAGVIT2
+from toklip_jax.models.recognition import recognise
 from toklip_jax.models.siglip.family import SIGLIP
 from toklip_jax.models.taming.family import TAMING
 from toklip_jax.models.toklip.family import TOKLIP
@@ -70,6 +71,7 @@ __all__ = [
     "find_family",
     "ids_shape",
     "init_params",
+    "keys_of",
     "named_size",
     "param_shapes",
     "recognise",

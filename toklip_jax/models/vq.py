@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -11,13 +12,15 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import VQOutput
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.grids import square_grid
+from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
 class VQModel(nn.Module):
     """The base of VQ tokenizers. Interface: `models.base.VQConfig`.
 
     A family's module sets `self.quantiser` (`nn.quantisers.Quantiser`) in `setup`, and defines
-    `_latents` and `_decode`.
+    `_encode` and `_decode`. One with batch statistics overrides `_latents_in_training` and
+    `_decode_in_training` as well.
     """
 
     config: Any
@@ -70,9 +73,23 @@ class VQModel(nn.Module):
         return self.quantiser.compared(latents, ids)
 
     def _latents(
-        self, images: Float[Array, "b *size 3"]
+        self, images: Float[Array, "b *size 3"], **options: Any
     ) -> tuple[Float[Array, "b n c"], tuple[int, ...]]:
-        """Returns the latents before the quantiser, and the grid."""
+        """Returns the latents before the quantiser, and the grid.
+
+        Args:
+            options: those of the family's own `_encode`.
+        """
+        grid = self.config.grid_of(*images.shape[1:-1])
+        images = constrain(images, BATCH_AXES, *(None,) * (images.ndim - 1))
+        # Accelerators round float32 products to bfloat16 by default, which would change ids.
+        precision = "highest" if self.compute.vq_dtype == "float32" else None
+        with jax.default_matmul_precision(precision):
+            x = self._encode(images, **options)
+        return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
+
+    def _encode(self, images: Float[Array, "b *size 3"]) -> Float[Array, "b *grid c"]:
+        """Returns the latents before the quantiser, row by row of the grid; n may stand for it."""
         raise NotImplementedError
 
     def _decode(

@@ -15,7 +15,7 @@ MARKS = ("encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight")
 NormRules = Callable[[str, str], list[Rule]]  # of a norm's name in PyTorch, and its path here
 # What Lightning's checkpoints of these tokenizers hold beside them.
 BESIDE = {
-    "loss.": "of the losses that it was trained by, no part of the tokenizer",
+    "loss.": "a part of the losses that it was trained with, not of the tokenizer",
     "model_ema.": "the running mean that was not taken, or a counter of it",
 }
 

@@ -158,6 +158,8 @@ def _claim(output, encoder) -> None:
         if DATA not in found.hashes:
             known = {part: digest for part, digest in header.hashes.items() if part != DATA}
             header = dataclasses.replace(header, hashes=known)
+        if not found.vq:
+            header = dataclasses.replace(header, vq={})
         theirs, ours = _comparable(found), _comparable(header)
         if differ := sorted(n for n in theirs.keys() | ours if theirs.get(n) != ours.get(n)):
             lines = [f"{n}: {theirs.get(n)} there, {ours.get(n)} now" for n in differ[:5]]

@@ -2,10 +2,9 @@
 
 import flax.traverse_util
 
-from toklip_jax.core.errors import UserError
 from toklip_jax.files import AnyLazy
 from toklip_jax.files.rules import match, to_jax, to_torch
-from toklip_jax.models.registry import Hints, family_of, param_shapes, recognise
+from toklip_jax.models.registry import Hints, keys_of, param_shapes, recognise
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import Checkpoint
 from toklip_jax.weights.checks import expect_finite, finite, naming
@@ -63,7 +62,4 @@ def export_tensors(weights: Weights) -> dict[str, AnyLazy]:
 
 
 def _rules(weights):
-    family = family_of(weights.config)
-    if family.keys is None:
-        raise UserError(f"expected a family with PyTorch files, got {family.title}, which has none")
-    return family.keys.rules(weights.config, "", "")
+    return keys_of(weights.config).rules(weights.config, "", "")

@@ -39,6 +39,27 @@ def join_vq(checkpoint: Checkpoint, vq: Weights) -> Checkpoint:
     )
 
 
+def expect_joined(weights: Weights, vq: VQConfig) -> None:
+    """Checks that TokLIP's weights hold the VQ tokenizer that was joined to them.
+
+    Raises:
+        ValueError: their names and shapes, by which it is told within TokLIP, tell another one.
+    """
+    found = weights.config.vq
+    if found == vq:
+        return
+    names = [field.name for field in dataclasses.fields(vq)]
+    got = ", ".join(
+        f"{name}={getattr(vq, name)!r}"
+        for name in names
+        if getattr(vq, name) != getattr(found, name, None)
+    )
+    raise UserError(
+        f"expected a VQ tokenizer that names and shapes tell within TokLIP, got {got or vq}, which "
+        f"would be read as another one, of other ids"
+    )
+
+
 def vq_of(weights: Weights) -> tuple[VQConfig, dict[str, Any]] | None:
     """Returns the config and parameters of the VQ tokenizer in weights, or None without one."""
     role = family_of(weights.config).role

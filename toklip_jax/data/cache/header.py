@@ -64,6 +64,7 @@ class Header:
         compute: types that the models computed in.
         source: the data source's config.
         classes: names of the labels, if the source knows them.
+        vq: the VQ tokenizer's config as files have it; {} in caches of before it was there.
         toklip_jax: the version that wrote it, for people.
 
     Raises:
@@ -86,6 +87,7 @@ class Header:
     compute: Mapping[str, str]
     source: Mapping[str, Any]
     classes: tuple[str, ...] = ()
+    vq: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     toklip_jax: str = dataclasses.field(
         default_factory=lambda: importlib.metadata.version("toklip_jax")
     )
@@ -249,6 +251,7 @@ def _from_format_2(data) -> Header:
     fields = tuple(_checked(Field, f | {"shape": tuple(f["shape"])}) for f in data["fields"])
     if unknown := {field.dtype for field in fields} - set(DTYPES):
         raise UserError(f"unknown types {sorted(unknown)}")
+    data = {"vq": {}} | data  # caches of before it was there have none
     values = {field.name: data[field.name] for field in dataclasses.fields(Header)}
     for name in ("grid", "codebook_sizes", "classes"):
         values[name] = tuple(values[name])

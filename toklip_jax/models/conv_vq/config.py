@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from toklip_jax.core.errors import UserError
 from toklip_jax.models.convolutional_vq import ConvolutionalSizes
 from toklip_jax.nn.quantisers import QuantiserConfig
 
@@ -13,23 +12,11 @@ class ConvVQConfig(ConvolutionalSizes):
 
     Attributes:
         quantiser: the quantiser's config.
-        attention_levels: levels with attention beside the middle, counted from the highest
-            resolution, or from the lowest as -1, -2, ...
+        attention_levels: levels with attention beside the middle (see `resolved_levels`).
     """
 
     quantiser: QuantiserConfig = dataclasses.field(default_factory=QuantiserConfig)
     attention_levels: tuple[int, ...] = (-1,)
-
-    def __post_init__(self):
-        super().__post_init__()
-        count = len(self.multipliers)
-        if any(not -count <= level < count for level in self.attention_levels):
-            raise UserError(
-                f"expected attention_levels from {-count} to {count - 1}, as there are {count} "
-                f"multipliers, got {self.attention_levels}"
-            )
-        levels = tuple(sorted({level % count for level in self.attention_levels}))
-        object.__setattr__(self, "attention_levels", levels)
 
     @property
     def codes_per_place(self) -> int:

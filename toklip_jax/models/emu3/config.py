@@ -14,7 +14,7 @@ class Emu3Config(ConvolutionalVQConfig):
     Attributes:
         z_channels: channels between the two-dimensional and the temporal convolutions; the decoder
             runs codes through the same temporal blocks, so that it equals `codebook_dim`.
-        attention_levels: levels with attention, counted from the highest resolution.
+        attention_levels: levels with attention (see `resolved_levels`).
         temporal_levels: how often the number of frames is halved.
     """
 
@@ -23,7 +23,7 @@ class Emu3Config(ConvolutionalVQConfig):
     channels: int = 256
     multipliers: tuple[int, ...] = (1, 2, 2, 4)
     z_channels: int = 4
-    attention_levels: tuple[int, ...] = (3,)
+    attention_levels: tuple[int, ...] = (-1,)
     temporal_levels: int = 2
 
     licence = "Apache-2.0"
@@ -31,7 +31,6 @@ class Emu3Config(ConvolutionalVQConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
         if self.temporal_levels < 1:
             raise UserError(f"expected temporal_levels of at least 1, got {self.temporal_levels}")
         if self.z_channels != self.codebook_dim:

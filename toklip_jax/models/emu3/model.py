@@ -8,7 +8,6 @@ Both give what four frames give, for a quarter of the work.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -52,15 +51,8 @@ class Emu3VQ(VQModel):
         self.decoder_time = TemporalDecoder(*in_time)
         self.decoder = Decoder(out_channels=3 * config.stem_patch**2, **sizes)
 
-    def _latents(self, images: Float[Array, "b *size 3"], is_training: bool = False):
-        grid = self.config.grid_of(*images.shape[1:-1])
-        images = constrain(images, BATCH_AXES, *(None,) * (images.ndim - 1))
-        # Accelerators round float32 products to bfloat16 by default, which would change ids.
-        precision = "highest" if self.compute.vq_dtype == "float32" else None
-        with jax.default_matmul_precision(precision):
-            x = self.encoder_time(self._encode_frames(images), is_training)
-            x = self.quant_conv(x)
-        return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
+    def _encode(self, images: Float[Array, "b *size 3"], is_training: bool = False):
+        return self.quant_conv(self.encoder_time(self._encode_frames(images), is_training))
 
     def _encode_frames(self, images: Float[Array, "b *size 3"]) -> Float[Array, "b t h w c"]:
         frames = images.reshape(-1, *images.shape[-3:])

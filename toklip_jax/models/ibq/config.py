@@ -10,18 +10,14 @@ class IBQConfig(ConvolutionalVQConfig):
     """Sizes of the tokenizer; the defaults are those with 262,144 codes, which TokLIP-XL has.
 
     Attributes:
-        attention_levels: levels with attention, counted from the highest resolution. The original
-            config names the resolution 16 of training images of 256; at 512 pixels the same level
-            has a grid of 32 x 32.
+        attention_levels: levels with attention (see `resolved_levels`). The original config names
+            the resolution 16 of training images of 256; at 512 pixels the same level has a grid of
+            32 x 32.
     """
 
     codebook_size: int = 262_144
     codebook_dim: int = 256
     num_res_blocks: int = 4
-    attention_levels: tuple[int, ...] = (4,)
+    attention_levels: tuple[int, ...] = (-1,)
 
     licence = "Apache-2.0"
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))

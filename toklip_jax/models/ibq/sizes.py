@@ -1,4 +1,4 @@
-"""The published sizes of IBQ's tokenizers, and the one in the recorded fixture."""
+"""The published sizes of IBQ's tokenizers."""
 
 from toklip_jax.models.ibq.config import IBQConfig
 

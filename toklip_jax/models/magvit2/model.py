@@ -34,14 +34,8 @@ class Magvit2VQ(VQModel):
         self.quantiser = SignQuantiser(config.z_channels)
         self.decoder = Decoder(out_channels=3 * config.stem_patch**2, **sizes)
 
-    def _latents(self, images: Float[Array, "b h w 3"]):
-        grid = self.config.grid_of(*images.shape[1:3])
-        images = constrain(images, BATCH_AXES, None, None, None)
-        # Accelerators round float32 products to bfloat16 by default, which would change ids.
-        precision = "highest" if self.compute.vq_dtype == "float32" else None
-        with jax.default_matmul_precision(precision):
-            x = self.encoder(space_to_depth(images, self.config.stem_patch))
-        return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
+    def _encode(self, images: Float[Array, "b h w 3"]):
+        return self.encoder(space_to_depth(images, self.config.stem_patch))
 
     def _decode(self, code_vectors, grid):
         b, n, c = code_vectors.shape

@@ -8,8 +8,8 @@ from toklip_jax.models.base import (
     ForeignKeys,
     Hints,
     Tensors,
-    family_of,
     find_family,
+    keys_of,
     place_size,
 )
 from toklip_jax.models.siglip import keys as siglip
@@ -52,7 +52,7 @@ def rules(config: TokLIPConfig, source: str = "", target: str = "") -> list[Rule
     """Returns the map."""
     trunk, encoder = f"{source}{siglip.TRUNK}", f"{target}token_encoder"
     return [
-        *family_of(config.vq).keys.rules(config.vq, source + VQ, f"{target}vq/"),
+        *keys_of(config.vq).rules(config.vq, source + VQ, f"{target}vq/"),
         *linear_rules(f"{trunk}vq_table", f"{encoder}/mapping/fc1"),
         *linear_rules(f"{trunk}vq_mapping", f"{encoder}/mapping/fc2"),
         *siglip.tower_rules(trunk, encoder),

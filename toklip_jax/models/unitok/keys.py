@@ -1,5 +1,7 @@
 """The names that UniTok has in PyTorch: the original's, which its copies at Hugging Face kept."""
 
+import logging
+
 import numpy as np
 
 from toklip_jax.core.errors import UserError
@@ -19,6 +21,8 @@ from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.unitok.config import NUM_STAGES, UniTokConfig
 from toklip_jax.models.unitok.sizes import SIZES
 
+logger = logging.getLogger(__name__)
+
 MAX_BLOCKS, MAX_CODEBOOKS = 64, 64  # of a stage; published are at most 4, and 8
 BACKBONE = "encoder.patch_embed.backbone."
 CODEBOOKS = "quantizer.codebooks."
@@ -33,7 +37,7 @@ BLOCK = {
 USAGE = "a counter of codes lately used in training, no parameter"
 NO_KEY_BIAS = "zeros in the place of a bias of keys, which attention would not notice"
 NO_POSITIONS = "zeros in the place of a position table"
-TEXT = "of the text tower that UniTok trained with, no part of the tokenizer"
+TEXT = "a part of the text tower that UniTok was trained with, not of the tokenizer"
 TEXT_NAMES = (
     "token_embedding.weight",
     "positional_embedding",
@@ -63,6 +67,15 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> UniTokConfig:
 
     Within TokLIP, hints are its token encoder's.
     """
+    if prefix or hints.is_causal is None:
+        logger.warning(
+            "took %s for UniTok of April 2025 or later; that of February 2025 has the same names "
+            "and shapes, but causal projections, and so other ids: %s",
+            "the VQ tokenizer within these weights" if prefix else "these weights",
+            "keep TokLIP on it in a converted directory, whose config says it"
+            if prefix
+            else "is_causal=True, or `convert to-jax --causal`, says that they are these",
+        )
     _expect_no_positions(tensors, f"{prefix}encoder.pos_embed")
     backbone, books = f"{prefix}{BACKBONE}", f"{prefix}{CODEBOOKS}"
     codebook_size, codebook_dim = shape_of(tensors, f"{books}0.codebook.weight", 2)

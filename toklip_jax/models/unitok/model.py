@@ -3,7 +3,6 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -60,13 +59,8 @@ class UniTok(VQModel):
     def _feature(self, tokens):
         return self.feature_proj(self.feature_norm(jnp.mean(tokens, axis=1)))
 
-    def _latents(self, images: Float[Array, "b h w 3"]):
-        grid = self.config.grid_of(*images.shape[1:3])
-        images = constrain(images, BATCH_AXES, None, None, None)
-        # Accelerators round float32 products to bfloat16 by default, which would change ids.
-        precision = "highest" if self.compute.vq_dtype == "float32" else None
-        with jax.default_matmul_precision(precision):
-            return self.quant_proj(self.encoder(images)), grid
+    def _encode(self, images: Float[Array, "b h w 3"]):
+        return self.quant_proj(self.encoder(images))
 
     def _decode(self, code_vectors, grid):
         tokens = self.post_quant_proj(constrain(code_vectors, BATCH_AXES, None, None))

@@ -3,6 +3,7 @@
 import dataclasses
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.models.convolutional_vq import resolved_levels
 from toklip_jax.nn.config import TransformerConfig
 
 COUNTS = (
@@ -34,7 +35,7 @@ class VilaUConfig:
         multipliers: factors of `channels`, level by level from the highest resolution; each level
             but the last doubles it.
         num_res_blocks: one less than the blocks in a level of the decoder.
-        attention_levels: levels with attention, counted from the highest resolution.
+        attention_levels: levels of the decoder with attention (see `resolved_levels`).
         z_channels: channels of the decoder's input.
         decoder_grid: side of the grid that code vectors are resized to before they are decoded;
             None for the grid of ids.
@@ -53,7 +54,7 @@ class VilaUConfig:
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
-    attention_levels: tuple[int, ...] = (4,)
+    attention_levels: tuple[int, ...] = (-1,)
     z_channels: int = 256
     decoder_grid: int | None = None
     has_decoder: bool = True
@@ -61,8 +62,7 @@ class VilaUConfig:
     licence = "MIT"  # the code's; the page of the weights was not seen
 
     def __post_init__(self):
-        for name in ("multipliers", "attention_levels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise UserError(f"expected a {name} of at least 1, got {getattr(self, name)}")
@@ -78,6 +78,8 @@ class VilaUConfig:
             )
         if not self.multipliers or min(self.multipliers) < 1:
             raise UserError(f"expected multipliers of at least 1, got {self.multipliers}")
+        levels = resolved_levels(self.attention_levels, len(self.multipliers))
+        object.__setattr__(self, "attention_levels", levels)
         if self.channels % 32:
             raise UserError(
                 f"expected channels divisible by 32 (the group norm's groups), got {self.channels}"

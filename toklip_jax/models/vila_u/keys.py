@@ -34,6 +34,7 @@ VISION, TEXT = f"{SIGLIP}vision_model.", f"{SIGLIP}text_model."
 PATCHES = f"{VISION}embeddings.patch_embedding.weight"
 TOWER, DEPTH_TRANSFORMER = "rqvaesiglip.", "rqtransformer."  # in the file of the vision tower
 
+DEPTH = "a part of VILA-U's language model: the transformer over a place's codes"
 COPY = "a second name of the codebook that all depths share"
 RUNNING = "a running mean from which training by moving averages sets the codebook"
 UNUSED = "a part of SigLIP after the block whose output is quantised"
@@ -236,20 +237,18 @@ def _num_heads(hint: int | None, named: VilaUConfig | None) -> int:
 
 def _from_tower(tensors: Tensors) -> Tensors:
     """Returns the tokenizer's tensors of the file of VILA-U's vision tower."""
-    left_out = [name for name in tensors if name.startswith(DEPTH_TRANSFORMER)]
-    if left_out:
-        logger.warning(
-            "left out %d tensors of the transformer over a place's codes (%s*), which is a part of "
-            "VILA-U's language model",
-            len(left_out),
-            DEPTH_TRANSFORMER,
-        )
-    kept = {name: x for name, x in tensors.items() if name not in set(left_out)}
-    return {name.removeprefix(TOWER): x for name, x in kept.items()}
+    return {name.removeprefix(TOWER): x for name, x in tensors.items()}
 
 
 MARKS = (f"{CODEBOOKS}0.weight", PATCHES)
 VISION_TOWER = Dialect(
     "the names of VILA-U's vision tower", tuple(f"{TOWER}{mark}" for mark in MARKS), _from_tower
 )
-KEYS = ForeignKeys(MARKS, infer, rules, hints=("num_heads",), dialects=(VISION_TOWER,))
+KEYS = ForeignKeys(
+    MARKS,
+    infer,
+    rules,
+    hints=("num_heads",),
+    dialects=(VISION_TOWER,),
+    unused={DEPTH_TRANSFORMER: DEPTH},
+)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -66,13 +65,8 @@ class VilaUVQ(VQModel):
             )
         return super().__call__(images)
 
-    def _latents(self, images):
-        grid = self.config.grid_of(*images.shape[1:-1])
-        images = constrain(images, BATCH_AXES, None, None, None)
-        # Accelerators round float32 products to bfloat16 by default, which would change ids.
-        precision = "highest" if self.compute.vq_dtype == "float32" else None
-        with jax.default_matmul_precision(precision):
-            return self.encoder(images), grid
+    def _encode(self, images: Float[Array, "b h w 3"]):
+        return self.encoder(images)
 
     def _decode(self, code_vectors, grid):
         config = self.config

@@ -50,7 +50,8 @@ class Quantiser(nn.Module):
     ) -> Float[Array, "q m e"]:
         """Returns all vectors that were compared with the codes of each codebook, float32.
 
-        They are what a code that no latent chooses can be replaced by.
+        They are what a code that no latent chooses can be replaced by. Rows stay in their order,
+        those of all ids of a place in turn where they share a codebook.
 
         Args:
             latents, ids: those of `Quantised`.

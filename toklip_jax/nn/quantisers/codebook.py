@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.ops.nearest import nearest_code
 from toklip_jax.parallel.sharding import map_sharded_rows
 
@@ -25,10 +26,24 @@ def search_codes(
     return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))
 
 
-def rows_of(codebook: ArrayLike, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+def rows_of(codebook: ArrayLike, ids: Integer[Array, "*b"]) -> Float[Array, "*b c"]:
     """Returns rows of a codebook [z, c]; NaN for ids outside it."""
+    ids = jnp.asarray(ids, jnp.int32)  # the type of a cache's ids may not hold the number of codes
     ids = jnp.where(ids < 0, len(codebook), ids)  # negative ids would count from its end
     return jnp.take(codebook, ids, axis=0)
+
+
+def check_ids_a_place(ids: ArrayLike, count: int) -> None:
+    """Checks the shape of ids, of which `count` stand at each place.
+
+    Raises:
+        ValueError: it is not [b, n, count].
+    """
+    if ids.ndim != 3 or ids.shape[-1] != count:
+        raise UserError(
+            f"expected ids [b, n, {count}], one for each codebook of a place, got "
+            f"{list(ids.shape)}: they come from another tokenizer"
+        )
 
 
 def init_codebook(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "*q z c"]:

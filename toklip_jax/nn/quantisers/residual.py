@@ -9,7 +9,12 @@ from jaxtyping import Array, Float, Int
 from toklip_jax.core.errors import UserError
 from toklip_jax.losses.quantisation import codebook_losses, commitment_losses
 from toklip_jax.nn.quantisers.base import Quantised, Quantiser
-from toklip_jax.nn.quantisers.codebook import init_codebook, rows_of, search_codes
+from toklip_jax.nn.quantisers.codebook import (
+    check_ids_a_place,
+    init_codebook,
+    rows_of,
+    search_codes,
+)
 
 
 class ResidualQuantiser(Quantiser):
@@ -113,11 +118,7 @@ class ResidualQuantiser(Quantiser):
 
     def _rows(self, ids):
         """The codes of each depth, float32 [b, n, c]."""
-        if ids.ndim != 3 or ids.shape[-1] != self.depth:
-            raise UserError(
-                f"expected ids [b, n, {self.depth}], one for each depth of the residual quantiser, "
-                f"got {list(ids.shape)}: they come from another tokenizer"
-            )
+        check_ids_a_place(ids, self.depth)
         return [
             self.normalise(rows_of(codes, ids[..., i])) for i, codes in enumerate(self._codebooks())
         ]

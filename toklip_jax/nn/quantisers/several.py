@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from toklip_jax.core.errors import UserError
 from toklip_jax.losses.soft_assignment import blockwise_entropy
 from toklip_jax.nn.quantisers.base import Quantised, Quantiser
-from toklip_jax.nn.quantisers.codebook import init_codebook, rows_of, search_codes
+from toklip_jax.nn.quantisers.codebook import (
+    check_ids_a_place,
+    init_codebook,
+    rows_of,
+    search_codes,
+)
 from toklip_jax.ops.normalize import l2_normalize
 
 
@@ -42,8 +46,7 @@ class SeveralCodebooks(Quantiser):
         Raises:
             ValueError: another number of ids a place than of codebooks.
         """
-        if ids.shape[-1] != self.count:
-            raise UserError(f"expected ids [b, n, {self.count}], got {ids.shape}")
+        check_ids_a_place(ids, self.count)
         rows = jax.vmap(rows_of, in_axes=(0, -1), out_axes=-2)(self.codebook, ids)  # [b, n, q, e]
         return _joined(l2_normalize(rows))
 

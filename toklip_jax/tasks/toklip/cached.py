@@ -14,7 +14,8 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.cache import ENCODE, Header, load_header
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.models.registry import ids_shape
+from toklip_jax.models.registry import VQConfig, ids_shape
+from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
 from toklip_jax.training.state import Params, partition
@@ -49,6 +50,7 @@ def check_caches(
         header = load_header(directory)
         features = [name for name in CACHED if name in header.names]
         _check_sizes(header, directory, objective)
+        expect_vq(header, directory, objective.model_config.vq)
         objective.expect_cached(header.names)
         trainable, _ = partition(params, objective.trainable)
         if "text_feature" in features and "text_tower" in trainable:
@@ -66,6 +68,24 @@ def check_caches(
             text = TextTokenizer.load(tokenizer_path, header.context_length)
             _expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
     return features
+
+
+def expect_vq(header: Header, directory: str | pathlib.Path, vq: VQConfig) -> None:
+    """Checks that a cache's ids are those of a VQ tokenizer of this config.
+
+    The same weights give other ids to another family, or at unit length.
+
+    Raises:
+        ValueError: they are another's.
+    """
+    if not header.vq:
+        return
+    theirs = config_from_dict(header.vq, f"the VQ tokenizer of {directory}")
+    if theirs != vq:
+        raise UserError(
+            f"expected a cache of ids of {vq}, the model's VQ tokenizer, got those of {theirs} in "
+            f"{directory}: name in init.vq what it was made with, or {ENCODE_AGAIN}"
+        )
 
 
 def cached_rows(

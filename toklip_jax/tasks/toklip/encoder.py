@@ -24,6 +24,7 @@ from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import FirstCaption, Transform
 from toklip_jax.evaluation.encode import Progress
 from toklip_jax.models.registry import ids_shape
+from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.parallel.sharding import put_batch
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.toklip.cached import parts_of, untouched
@@ -224,6 +225,7 @@ class CacheEncoder:
             compute={"dtype": compute.dtype, "vq_dtype": compute.vq_dtype},
             source=self._source_config.to_plain(),
             classes=tuple(getattr(self._source, "classes", None) or ()),
+            vq=json.loads(json.dumps(config_to_dict(model.vq))),
         )
 
     def _fields(self, probe) -> tuple[Field, ...]:

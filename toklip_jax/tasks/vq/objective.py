@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,13 @@ from toklip_jax.models.registry import VQConfig, build_model, init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.tasks.model_objective import ModelObjective
-from toklip_jax.tasks.vq.dead_codes import CANDIDATES, CODE_USE, initial_use, replace_dead_codes
+from toklip_jax.tasks.vq.dead_codes import (
+    CANDIDATES,
+    CODE_USE,
+    IS_COUNTED,
+    initial_use,
+    replace_dead_codes,
+)
 from toklip_jax.training.objective import (
     STATISTICS,
     Batch,
@@ -60,6 +67,12 @@ class VQObjective(ModelObjective):
     def __post_init__(self):
         weights = ("l1_weight", "codebook_weight", "commitment_weight", "entropy_weight")
         check_not_negative(self, *weights, "dead_code_share")
+        if self.dead_code_share and not any(re.fullmatch(p, CODE_USE) for p in self.trainable):
+            raise UserError(
+                f"expected loss.trainable to match the codebook and {CODE_USE!r} with a "
+                f"dead_code_share of {self.dead_code_share:g}, which changes both, got "
+                f"{self.trainable}: add them, or set dead_code_share to 0"
+            )
 
     @property
     def model(self) -> nn.Module:
@@ -96,7 +109,14 @@ class VQObjective(ModelObjective):
         if self.dead_code_share:
             latents = jax.lax.stop_gradient(features["latents"])
             candidates = self._apply(params, latents, batch["ids"], method="compared")
-            metrics[STATISTICS] = {CODE_USE: jnp.concatenate(uses), CANDIDATES: candidates}
+            b, n, _ = latents.shape
+            is_counted = jnp.repeat(batch.get("mask", jnp.ones(b, bool)), n)  # [b * n]
+            metrics[STATISTICS] = {
+                CODE_USE: jnp.concatenate(uses),
+                CANDIDATES: candidates,
+                # Codebooks that several searches share have all their candidates, in turn.
+                IS_COUNTED: jnp.tile(is_counted, candidates.shape[1] // (b * n)),
+            }
         if not self.entropy_weight:
             return jnp.float32(0), metrics
         between = self._apply(params, features["latents"], batch.get("mask"), method="between_rows")

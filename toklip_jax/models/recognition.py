@@ -1,0 +1,103 @@
+"""Tells of which family a checkpoint is, whatever package named its tensors."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from toklip_jax.models.base import Family, Hints, Tensors, find_family, registered
+
+# Where a script's class, or a flax checkpoint, keeps its model.
+ATTRIBUTE = re.compile(r"^(?:model\.|module\.|params/)+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """A checkpoint's family, and its tensors in the names that the family's map is for.
+
+    Attributes:
+        names: whose they were before, for people; "" where they are the family's own.
+        sizes: the fields of `Hints` that the dialect tells.
+        dropped: reasons for leaving tensors aside, by the names that they have in the file.
+    """
+
+    family: Family
+    tensors: Tensors
+    names: str = ""
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def infer(self, hints: Hints) -> Any:
+        """Returns the config of the model that the tensors are of.
+
+        Raises:
+            ValueError: a hint that these weights have no use for, or one that is missing.
+        """
+        self.family.keys.expect_used(hints, self.family.title)
+        told = {field: n for field, n in self.sizes.items() if getattr(hints, field) is None}
+        return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
+
+
+def recognise(tensors: Tensors, name: str | None = None) -> Recognised:
+    """Returns what named tensors are, whatever package named them, and below which attribute.
+
+    Args:
+        name: the family's, where the caller has said it; a TokLIP's is that of its VQ tokenizer.
+
+    Raises:
+        ValueError: of no known family, or without a part that these names promise.
+    """
+    families = [family for family in registered() if family.keys]
+    meant = [f for f in families if name in (None, f.name) or f.role == "toklip"]
+    found = (
+        _match(tensors, meant, name)
+        or _inside(tensors, meant, name)
+        or _match(_without_attribute(tensors), meant, name)
+    )
+    return found or Recognised(find_family(tensors, name=name), tensors)
+
+
+def _match(tensors, families, name):
+    """What tensors are by their names as they stand, or None."""
+    for family in families:
+        if family.keys.match(tensors, is_named=name == family.name):
+            kept, dropped = _used(tensors, family.keys)
+            return Recognised(family, kept, dropped=dropped)
+    for family, dialect in ((f, d) for f in families for d in f.keys.dialects):
+        if name in (None, family.name) and all(mark in tensors for mark in dialect.marks):
+            kept, dropped = _used(tensors, family.keys)
+            sizes = dialect.sizes(kept)
+            return Recognised(family, dialect.translate(kept), dialect.title, sizes, dropped)
+    return None
+
+
+def _inside(tensors, families, name):
+    """What the part of a larger model is whose names begin as a family says, or None."""
+    for family in families:
+        for prefix in family.keys.inside:
+            part = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+            if part and (found := _match(part, [family], name)):
+                title = found.names or "its own names"
+                why = f"a part of the model around {family.title}"
+                dropped = {n: why for n in tensors if not n.startswith(prefix)}
+                dropped |= {f"{prefix}{n}": reason for n, reason in found.dropped.items()}
+                names = f"{title}, within another model ({prefix}*)"
+                return dataclasses.replace(found, names=names, dropped=dropped)
+    return None
+
+
+def _used(tensors, keys):
+    """The tensors that are part of the model, and the reasons why the others are none."""
+    dropped = {
+        name: reason
+        for beginning, reason in keys.unused.items()
+        for name in tensors
+        if name.startswith(beginning)
+    }
+    return {name: x for name, x in tensors.items() if name not in dropped}, dropped
+
+
+def _without_attribute(tensors):
+    """The same tensors by the names they have within the attribute that a script's class has."""
+    found = {ATTRIBUTE.sub("", name): tensor for name, tensor in tensors.items()}
+    return found if len(found) == len(tensors) else tensors
