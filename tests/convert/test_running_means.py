@@ -85,6 +85,13 @@ def test_names_that_become_the_same_without_dots_are_one_error():
         find(FILE | {"model_ema.other": np.zeros(2)})
 
 
+def test_a_mean_of_another_shape_than_its_weight_is_one_error():
+    wide = FILE | {"model_ema.ac": np.ones(3)}
+    with pytest.raises(ValueError, match=r"ac to have the shape \(2,\) of a\.c, got \(3"):
+        find(wide)
+    assert find(wide, is_ema=False).tensors == wide
+
+
 def test_counters_alone_are_no_mean_and_names_with_dots_are_none():
     for tensors in (RAW | COUNTERS, RAW | {"model_ema.a.c": np.zeros(2)}, RAW):
         found = find(tensors)
@@ -172,6 +179,18 @@ def test_lightnings_checkpoints_convert_with_the_choice_printed(
     assert convert(["verify", str(checkpoint), str(tmp_path / "jax"), *flags]) == 0
     other = "--weights=ema" if is_ema is False else "--weights=raw"
     assert convert(["verify", str(checkpoint), str(tmp_path / "jax"), other]) == 2
+
+
+def test_a_mean_alone_does_not_make_it_ibqs(golden, tmp_path, caplog):
+    """Latent diffusion keeps means of taming's tokenizer by the same names; the depth is its."""
+    raw = tensors_of(golden("taming_tiny/checkpoint.safetensors"))
+    write_safetensors(tmp_path / "a.safetensors", lightning(raw, raw))
+    read_weights(tmp_path / "a.safetensors")
+    assert "took this tokenizer for IBQ's, though it has another depth" in caplog.text
+    caplog.clear()
+    weights = read_weights(tmp_path / "a.safetensors", family="taming")
+    assert weights.source.startswith("taming-transformers' VQGAN")
+    assert "another depth" not in caplog.text
 
 
 def test_a_checkpoint_without_a_mean_needs_no_choice(raw, tmp_path, capsys):

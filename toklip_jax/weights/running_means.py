@@ -50,7 +50,8 @@ def choose_weights(tensors: Tensors, is_ema: bool | None, prefers_mean: bool = T
 
     Raises:
         ValueError: running means are taken, and their names are not those of the weights without
-            dots, or are those of two; or there are more than `MAX_MODULES` of them.
+            dots, or are those of two, or their shapes are others; or there are more than
+            `MAX_MODULES` of them.
     """
     chosen, taken, is_mean = dict(tensors), [], False
     for prefix, flat_names in _modules(tensors).items():
@@ -100,7 +101,20 @@ def _raw_names(tensors, prefix, flat_names):
                 f"{printable(f'{prefix}{MODULE}{flat}')}, got {names}: take the raw weights "
                 f"(--weights=raw, is_ema=False)"
             )
-    return {flat: candidates[flat][0] for flat in flat_names}
+    raw_names = {flat: candidates[flat][0] for flat in flat_names}
+    for flat, raw in raw_names.items():
+        _expect_same_shape(tensors, f"{prefix}{MODULE}{flat}", raw)
+    return raw_names
+
+
+def _expect_same_shape(tensors, copy, raw):
+    ours, theirs = tensors[raw].shape, tensors[copy].shape
+    if ours != theirs:
+        raise UserError(
+            f"expected the running mean {printable(copy)} to have the shape {tuple(ours)} of "
+            f"{printable(raw)}, got {tuple(theirs)}: take the raw weights (--weights=raw, "
+            f"is_ema=False)"
+        )
 
 
 def _replaced(tensors, prefix, raw_names):

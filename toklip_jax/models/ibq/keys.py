@@ -21,9 +21,9 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> IBQConfig:
     """Returns the config of the tokenizer whose tensors' names begin with `prefix`."""
     if hints.family is None and not _is_certain(tensors, prefix):
         logger.warning(
-            "took the VQ tokenizer within these weights for IBQ's, as in TokLIP-XL, though it has "
-            "another depth: taming's has the same names, and other ids; family='taming' or 'ibq' "
-            "says which"
+            "took %s for IBQ's, though it has another depth: taming's has the same names, and "
+            "other ids; family='taming' or 'ibq' says which",
+            "the VQ tokenizer within these weights" if prefix else "this tokenizer",
         )
     size, dim = shape_of(tensors, f"{prefix}quantize.embedding.weight", 2)
     sizes = sizes_of(tensors, prefix)
@@ -49,14 +49,19 @@ def _fits(tensors: Tensors, prefix: str) -> bool:
     if not is_vqgans(tensors, prefix):
         return False
     is_within = prefix != "" and bool(sizes_of(tensors, prefix).attention_levels)
-    return is_within or _is_certain(tensors, prefix)
+    return is_within or _has_mean(tensors, prefix) or _is_certain(tensors, prefix)
 
 
 def _is_certain(tensors, prefix):
-    if f"{prefix}{MEAN}decay" in tensors:
+    """Others, of latent diffusion for example, keep running means of taming's tokenizer too."""
+    if prefix and _has_mean(tensors, prefix):
         return True
     sizes = sizes_of(tensors, prefix)
     return sizes.num_res_blocks == RES_BLOCKS and bool(sizes.attention_levels)
+
+
+def _has_mean(tensors, prefix):
+    return f"{prefix}{MEAN}decay" in tensors
 
 
 KEYS = ForeignKeys(MARKS, infer, rules, fits=_fits, unused=BESIDE)
