@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
+from toklip_jax.core.errors import UserError
+
 SLICE_BYTES = 2**24  # that `read_array` copies at a time
 ALIGNMENT = 64  # bytes; arrays that start at a multiple are taken over by CPU devices uncopied
 
@@ -39,8 +41,17 @@ AnyLazy = np.ndarray | jax.Array | LazyArray
 
 
 def lazy_stack(arrays: Sequence[AnyLazy]) -> LazyArray:
-    """Returns `np.stack(arrays)`, later."""
+    """Returns `np.stack(arrays)`, later.
+
+    Raises:
+        ValueError: the arrays are of several types.
+    """
     first = arrays[0]
+    if len(dtypes := {str(array.dtype) for array in arrays}) > 1:
+        raise UserError(
+            f"expected arrays of one type to stack, got {sorted(dtypes)}: keep layers "
+            f"apart (--layout=unrolled), or save them in one type"
+        )
     return LazyArray((len(arrays), *first.shape), first.dtype, lambda: np.stack(arrays))
 
 

@@ -26,6 +26,7 @@ from toklip_jax.evaluation.results import Result
 from toklip_jax.evaluation.suite import Kept
 from toklip_jax.evaluation.tables import results_table
 from toklip_jax.models.base import family_of
+from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.parallel.hosts import call_on_main, is_main_host
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.stages import build_suite
@@ -62,7 +63,10 @@ def evaluate(context: RunContext) -> dict[str, Result]:
     suite = build_suite(context, experiment.evaluate, models)
     hashes = {name: fingerprint(weights_path(experiment.models[name], workdir)) for name in weights}
     tokenizer = fingerprint(context.tokenizer_path) if context.tokenizer_path else ""
-    kept = Kept(workdir / ROWS, {"models": hashes, "tokenizer": tokenizer})
+    # The same parameters mean another model under another config.
+    described = {name: config_to_dict(config) for name, config in configs.items()}
+    key = {"models": hashes, "configs": described, "tokenizer": tokenizer}
+    kept = Kept(workdir / ROWS, key)
     params = {
         name: place(tree, context.mesh, family_of(configs[name]).sharding)
         for name, tree in as_trained.items()
