@@ -56,6 +56,11 @@ def test_lazy_arrays_are_made_one_at_a_time(tmp_path):
     np.testing.assert_array_equal(got["stack"], [[8, 8], [9, 9]])
 
 
+def test_arrays_of_several_types_are_not_stacked():
+    with pytest.raises(ValueError, match=r"one type to stack, got \['float16', 'float32'\]"):
+        lazy_stack([np.zeros(2, np.float32), np.zeros(2, np.float16)])
+
+
 def test_a_copy_of_a_lazy_array_may_be_written_to():
     kept = np.zeros(3)
     kept.setflags(write=False)

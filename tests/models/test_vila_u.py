@@ -456,3 +456,11 @@ def test_files_of_other_families_and_damaged_ones_are_refused(path, tensors, tmp
 def test_impossible_sizes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         VilaUConfig(**changes)
+
+
+def test_inspect_shows_the_grid_of_the_one_size_it_takes(golden, capsys):
+    assert (
+        convert(["inspect", str(golden("vila_u_tiny/checkpoint.safetensors")), "--num-heads=4"])
+        == 0
+    )
+    assert "grid: 4 x 4, of images of 64 x 64 px" in capsys.readouterr().out

@@ -92,10 +92,18 @@ def describe_vq(weights: Weights) -> list[str]:
 
 
 def _usual_size(config):
-    """The size nearest to that of the published weights' images that has a grid."""
+    """The size nearest to that of the published weights' images that has a grid.
+
+    A tokenizer that takes one size alone has no larger one than its smallest.
+    """
     pixels = family_of(config).image_size
     *frames, height, width = config.smallest_size
-    return *frames, *(max(round(pixels / side), 1) * side for side in (height, width))
+    size = *frames, *(max(round(pixels / side), 1) * side for side in (height, width))
+    try:
+        config.grid_of(*size)
+    except ValueError:
+        return config.smallest_size
+    return size
 
 
 def _codes(config):
