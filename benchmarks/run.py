@@ -72,8 +72,8 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "train_step_compile": ("train_step", ("gpu_compile",)),
     },
 }
-# Whose `measure` takes `is_rehearsal`; the others take seconds anyway.
-REHEARSED = ("inference", "train_step", "attention")
+# Modules whose `measure` takes `is_rehearsal`; the others take seconds anyway.
+REHEARSED = ("limits", "nearest", "inference", "train_step", "attention")
 ON_CPUS = ("cpu", "vq")
 LONGEST = {"cpu": 900, "vq": 900, "gpu": 1200}  # seconds of a part
 
