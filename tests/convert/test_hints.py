@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from toklip_jax.cli.convert import main as convert
-from toklip_jax.models.base import Hints, Recognised
+from toklip_jax.models.base import Hints
+from toklip_jax.models.recognition import Recognised
 from toklip_jax.models.registry import FAMILIES
 
 
