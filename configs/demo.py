@@ -35,6 +35,7 @@ TEACHER = TeacherConfig(
     VisionConfig(WIDTH, 4, 4, 4 * WIDTH, image_size=SIZE, patch_size=8, pool="flatten"),
     TextConfig(WIDTH, 1, 4, 4 * WIDTH, vocab_size=VOCABULARY, context_length=CONTEXT),
 )
+ENTROPY = {"residual": 0.0}  # weights that differ: it has no entropy loss
 
 
 def get_config(options: str = "vq=l2") -> ConfigDict:
@@ -46,7 +47,8 @@ def get_config(options: str = "vq=l2") -> ConfigDict:
     Raises:
         ValueError: other options.
     """
-    vq = ConvVQConfig(**SIZES, quantiser=QUANTISERS[_chosen(options)])
+    name = _chosen(options)
+    vq = ConvVQConfig(**SIZES, quantiser=QUANTISERS[name])
     # Another split or size goes for training and evaluations alike.
     split, size = FieldReference("test"), FieldReference(SIZE)
     return ConfigDict(
@@ -65,7 +67,7 @@ def get_config(options: str = "vq=l2") -> ConfigDict:
                 "objective": "vq",
                 "model": config_to_dict(vq),
                 # Less commitment than LlamaGen's 0.25 and a little entropy: more codes in use.
-                "loss": {"commitment_weight": 0.1, "entropy_weight": 3e-4},
+                "loss": {"commitment_weight": 0.1, "entropy_weight": ENTROPY.get(name, 3e-4)},
                 "optimizer": _optimizer(3e-3, 100, weight_decay=0.0),
                 "loop": _loop(3000),
                 "batch_size": 16,
