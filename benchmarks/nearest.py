@@ -61,7 +61,7 @@ def measure(
         )
         for name, search in contestants.items()
     }
-    if (torch_search := ibq_formulation() if is_dot else torch_formulation()) is not None:
+    if (torch_search := torch_formulation(metric)) is not None:
         cases["torch"] = Case(torch_search)
 
     def draw(random):
@@ -114,40 +114,35 @@ def floor_blocks(vectors, codebook):
     return jax.lax.map(lambda block: floor(block, codebook), blocks)
 
 
-def torch_formulation():
-    """LlamaGen's `VectorQuantizer` up to the ids; None without torch. Holds 4 [n, z] matrices."""
+def torch_formulation(metric: str):
+    """PyTorch's usual way, of NumPy arrays; None without torch.
+
+    LlamaGen's `VectorQuantizer` up to the ids, which holds four [n, z] matrices; for the inner
+    product IBQ's in evaluation, up to the chosen rows.
+    """
     try:
         import torch
     except ImportError:
         return None
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
-    @torch.no_grad()
-    def search(vectors, codebook):
-        z, e = (torch.from_numpy(x).to(device) for x in (vectors, codebook))
+    def ids_of(z, e):
         products = torch.einsum("bd,dn->bn", z, e.T)
         d = torch.sum(z**2, dim=1, keepdim=True) + torch.sum(e**2, dim=1) - 2 * products
-        return torch.argmin(d, dim=1).cpu().numpy()
+        return torch.argmin(d, dim=1)
 
-    return search
+    def rows_of(z, e):
+        logits = torch.einsum("bd,nd->bn", z, e)
+        soft = torch.softmax(logits, dim=1)
+        hard = torch.zeros_like(logits).scatter_(1, soft.max(dim=1, keepdim=True)[1], 1.0)
+        return torch.einsum("bn,nd->bd", hard - soft.detach() + soft, e)
 
-
-def ibq_formulation():
-    """IBQ's quantiser in evaluation, up to the chosen rows; None without torch."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    compute = rows_of if metric == "inner_product" else ids_of
 
     @torch.no_grad()
     def search(vectors, codebook):
-        z, e = (torch.from_numpy(x).to(device) for x in (vectors, codebook))
-        logits = torch.einsum("bd,nd->bn", z, e)
-        soft = torch.softmax(logits, dim=1)
-        ids = soft.max(dim=1, keepdim=True)[1]
-        hard = torch.zeros_like(logits).scatter_(1, ids, 1.0)
-        return torch.einsum("bn,nd->bd", hard - soft.detach() + soft, e).cpu().numpy()
+        inputs = (torch.from_numpy(x).to(device) for x in (vectors, codebook))
+        return compute(*inputs).cpu().numpy()
 
     return search
 

@@ -7,6 +7,7 @@ those of the recordings' README. A wrong epsilon moves the former by 3e-3 (group
 """
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import stages
 from toklip_jax.cli.convert import main as convert
 from toklip_jax.files import write_safetensors
 from toklip_jax.files.rules import match, reverse_names, torch_shape
@@ -39,16 +41,9 @@ FACTOR = TINY.temporal_factor
 
 
 @pytest.fixture
-def close(request):
+def close():
     """`close(got, want)` compares with a recording, and reports the largest error."""
-
-    def check(got, want, atol=ATOL):
-        got = np.asarray(got)
-        error = float(np.max(np.abs(got - want)))
-        request.node.user_properties.append((f"largest error (bound {atol:g})", error))
-        np.testing.assert_allclose(got, want, atol=atol, rtol=1e-5)
-
-    return check
+    return functools.partial(stages.close, atol=ATOL)
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +84,6 @@ def run(weights, inputs, method, **options):
 
 def channels_last(array):
     return np.moveaxis(array, 1, -1)
-
-
-def statistics(array):
-    """Returns the mean, unbiased deviation, minimum and maximum of each row."""
-    rows = np.asarray(array).reshape(len(array), -1)
-    return np.stack([rows.mean(1), rows.std(1, ddof=1), rows.min(1), rows.max(1)], 1)
 
 
 ENCODED = {
@@ -143,7 +132,7 @@ def test_ids_of_images_equal_the_recorded_ones(encoded, want, close):
 @pytest.mark.parametrize("name", ENCODED)
 def test_a_stage_of_the_encoder_equals_the_recorded_one(name, encoded, want, close):
     got = encoded[1][ENCODED[name]]
-    close(statistics(got), want[f"{name}_stats"])
+    close(stages.stats_of(got), want[f"{name}_stats"])
     if name in want:
         close(got, channels_last(want[name]))
 
@@ -151,7 +140,7 @@ def test_a_stage_of_the_encoder_equals_the_recorded_one(name, encoded, want, clo
 @pytest.mark.parametrize("name", DECODED)
 def test_a_stage_of_the_decoder_equals_the_recorded_one(name, decoded, want, close):
     got = decoded[1][DECODED[name]][:1]  # recorded of the first image
-    close(statistics(got), want[f"{name}_stats"])
+    close(stages.stats_of(got), want[f"{name}_stats"])
     if name in want:
         close(got, channels_last(want[name]))
 
@@ -161,7 +150,7 @@ def test_images_and_all_their_frames_equal_the_recorded_ones(weights, decoded, w
     close(images, channels_last(want["decoded"]))
     ids = want["indices"].reshape(4, -1)[:1]
     frames, _ = run(weights, ids, "detokenize", grid=(1, 8, 8))
-    close(statistics(frames[0]), want["all_frames_of_image_decode_stats"])
+    close(stages.stats_of(frames[0]), want["all_frames_of_image_decode_stats"])
     np.testing.assert_allclose(frames[0, 0], images[0], atol=1e-5)
     ids = want["nonsquare_indices"].reshape(1, -1)
     image, _ = run(weights, ids, "detokenize", grid=(8, 6))
@@ -177,7 +166,7 @@ def test_a_video_equals_the_recorded_one(weights, inputs, want, close):
     assert (video.shape, want["video_margin"].min() > 3e-3) == ((1, 8, 64, 64, 3), True)
     for i in (0, 7):
         close(video[:, i], channels_last(want[f"video_decoded_frame{i}"]))
-    close(statistics(video[0]), want["video_decoded_stats"])
+    close(stages.stats_of(video[0]), want["video_decoded_stats"])
 
 
 def test_code_vectors_are_the_raw_rows(weights, want):
