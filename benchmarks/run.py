@@ -48,9 +48,9 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "train_step": ("train_step", ("cpu",)),
         "compile_time": ("compile_time", ("cpu",)),
         "nearest": ("nearest", ()),
-        "nearest_wide": ("nearest", (2048, 262_144, 256, 5)),
+        "nearest_wide": ("nearest", (512, 262_144, 256, 8)),
         "cache": ("cache", ()),
-        "loading": ("loading", (27,)),  # layers, as many as S-256 has
+        "loading": ("loading", (13,)),  # layers, half of S-256's
         "host": ("host", ()),
     },
     # The VQ tokenizers at their published sizes; `--suite=vq`.

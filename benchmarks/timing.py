@@ -39,7 +39,7 @@ class Quiet:
 
     SIDE = 2048  # a product of this side fills caches and takes a tenth of a second on a CPU
 
-    def __init__(self, least: float = 0.8, most_repeated: int = 2):
+    def __init__(self, least: float = 0.8, most_repeated: int = 1):
         self.least, self.most_repeated = least, most_repeated
         self.rates, self.repeated, self.best = [], 0, 0.0
         self._inputs = None
