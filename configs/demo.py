@@ -86,7 +86,7 @@ def get_config(options: str = "vq=l2") -> ConfigDict:
             "toklip": {
                 "objective": "toklip",
                 "init": {"vq": "stage:vq", "teacher": "stage:teacher"},
-                "cache": "",  # of toklip_jax.encode, to train on in place of `source`
+                "cache": "run:cache",  # encoded first: 1.6 times as many steps in the same time
                 "is_causal": True,
                 "has_logit_bias": False,
                 "loss": {
@@ -96,7 +96,7 @@ def get_config(options: str = "vq=l2") -> ConfigDict:
                     "token_weight": 0.0,
                 },
                 "optimizer": _optimizer(1e-3, 100),
-                "loop": {**_loop(880), "evaluate_every": 440},
+                "loop": {**_loop(1400), "evaluate_every": 700},
                 "batch_size": 64,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
                 "evaluate": ("names",),

@@ -32,7 +32,7 @@ from toklip_jax.models.base import ROLES, family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import MeshConfig
 from toklip_jax.parallel.start import ProcessesConfig
-from toklip_jax.tasks.base import StageConfig, read_loss
+from toklip_jax.tasks.base import OWN_CACHE, StageConfig, read_loss
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.toklip.encode_config import EncodeConfig
 from toklip_jax.training.loop_config import LoopConfig
@@ -320,7 +320,10 @@ class _Reader:
         return attempt(lambda: StageConfig(name=name, task=task.name, cache=cache, **parts))
 
     def _stage_source(self, name, section, task, source):
-        if directory := check_type(section.get("cache", ""), str, f"{name}.cache"):
+        directory = check_type(section.get("cache", ""), str, f"{name}.cache")
+        if directory == OWN_CACHE:
+            self._check_own_cache(name, source, task)
+        elif directory:
             source = SourceConfig("cache", {"directory": directory})
         if source is not None and source.gives == "ids" and task.cache is None:
             raise UserError(
@@ -328,6 +331,16 @@ class _Reader:
                 f"it can't train on: name the cache in the field cache of a stage that can"
             )
         return source
+
+    def _check_own_cache(self, name, source, task):
+        """Checks that a run can make the cache of a stage itself."""
+        stage = self._plain_section("encode").get("stage", EncodeConfig.stage)
+        if task.cache is None or stage != name or (source is not None and source.gives == "ids"):
+            raise UserError(
+                f"expected {name}.cache={OWN_CACHE!r} in a stage that can train on a cache, that "
+                f"encode.stage names, and with a source of images, got the task {task.name}, "
+                f"encode.stage {stage!r} and a source of {source and source.gives}"
+            )
 
     def _check_outlines(self, stages, sections, fields):
         """Builds the objectives that can be built without weights, and checks what they tell."""

@@ -4,19 +4,23 @@ import contextlib
 import dataclasses
 import pathlib
 
+import jax
+
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache import expect_complete, load_header
+from toklip_jax.data.sources import SourceConfig
 from toklip_jax.experiment import Experiment
-from toklip_jax.parallel.hosts import call_on_all, call_on_main, is_main_host
+from toklip_jax.parallel.hosts import barrier, call_on_all, call_on_main, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.report import write_report
 from toklip_jax.run.context import RunContext
+from toklip_jax.run.encode import encode
 from toklip_jax.run.evaluate import evaluate
 from toklip_jax.run.identity import steps_trained
 from toklip_jax.run.stages import train_stage
 from toklip_jax.run.tokenizer import keep_tokenizer
-from toklip_jax.tasks.base import initial_weights
+from toklip_jax.tasks.base import OWN_CACHE, initial_weights
 from toklip_jax.training.ownership import checkpoints_place
 from toklip_jax.training.sinks import check_wandb
 from toklip_jax.training.workdir import STAGE_PREFIX, open_workdir, weights_directory
@@ -77,12 +81,25 @@ def _run(context, mode) -> None:
     call_on_main(lambda: _check_finished(context, mode))
     context = dataclasses.replace(context, tokenizer_path=keep_tokenizer(context))
     for stage in experiment.stages if mode == "train" else ():
-        train_stage(stage, context)
+        train_stage(_on_its_cache(stage, context), context)
     if experiment.evaluate:
         evaluate(context)
     context.accept()
     if experiment.report and is_main_host():
         print(f"the report is {write_report(context.workdir)}")
+
+
+def _on_its_cache(stage, context):
+    """A stage that trains on a cache of the run's own, which is made here; others as they are."""
+    directory = context.workdir / stage.name / "cache"
+    is_done = call_on_main(lambda: steps_trained(stage, context)) >= stage.loop.steps
+    if stage.cache != OWN_CACHE or is_done:
+        return stage
+    shares = {"host": jax.process_index(), "hosts": jax.process_count()}
+    encode(context.experiment, directory, context.workdir, **shares)
+    barrier(f"cache of {stage.name}")
+    source = SourceConfig("cache", {"directory": str(directory)})
+    return dataclasses.replace(stage, source=source)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,9 @@ from toklip_jax.training.state import Params
 from toklip_jax.weights import Weights
 
 
+OWN_CACHE = "run:cache"  # as a stage's `cache`: the run encodes its source first
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelFields:
     """The fields of a stage that trains a new model.
@@ -49,7 +52,8 @@ class StageConfig:
         augment: fields of the transform that fits the source.
         validation: held-out pairs, or None.
         evaluate: names of evaluations that `loop.evaluate_every` runs.
-        cache: directory of a cache to train on in place of the run's source, or "".
+        cache: directory of a cache to train on in place of the run's source, or ""; `OWN_CACHE` is
+            one that the run makes itself, of its source, before the stage trains.
     """
 
     name: str

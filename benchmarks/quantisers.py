@@ -1,0 +1,150 @@
+"""Compares quantisers in the demo: TokLIP on top of each, equal rate and steps, several seeds.
+
+    python -m benchmarks.quantisers --workdir=runs/quantisers
+    python -m benchmarks.quantisers --workdir=runs/quantisers --show
+
+All runs share one teacher, as all of the paper's sizes share theirs; each quantiser and seed is a run
+of `configs/demo.py:vq=NAME` without it, in a directory of its own, and is continued if it was
+interrupted. Other flags are the runs' own: `--config.vq.loop.steps=1500`. The table is the mean over seeds and its standard error, on the demo's test split; it
+and all figures are written to `benchmarks/results/quantisers.json`, and the same pictures through
+each tokenizer of the first seed to `docs/quantisers.png`.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "quantisers.json"
+PICTURE = ROOT / "docs" / "quantisers.png"
+QUANTISERS = ("l2", "plain", "ibq", "residual", "sign")
+NUM_PICTURES, SCALE = 8, 2
+
+# Column of the table -> the figure, as "evaluation/model/figure".
+COLUMNS = {
+    "PSNR, dB": "reconstruction/VQ/psnr",
+    "SSIM": "reconstruction/VQ/ssim",
+    "codes used": "reconstruction/VQ/code_usage",
+    "perplexity": "reconstruction/VQ/perplexity",
+    "image→text R@1": "names/TokLIP/image_to_text_r1",
+    "of the teacher's": "share",
+    "group, top-1": "names/TokLIP/group_top1",
+    "probe on codes": "meaning/VQ code vectors, mean/linear_probe",
+    "probe on tokens": "meaning/TokLIP tokens, mean/linear_probe",
+    "probe, pooled": "meaning/TokLIP, pooled/linear_probe",
+}
+TEACHER_R1 = "names/teacher/image_to_text_r1"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--quantisers", default=",".join(QUANTISERS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--show", action="store_true", help="print the table of what is there")
+    args, overrides = parser.parse_known_args(argv)
+    names, seeds = args.quantisers.split(","), [int(seed) for seed in args.seeds.split(",")]
+    if not args.show:
+        run_teacher(args.workdir)
+        for seed in seeds:
+            for name in names:
+                run_quantiser(args.workdir, name, seed, overrides)
+    found = {name: [read(args.workdir, name, seed) for seed in seeds] for name in names}
+    found = {name: [one for one in runs if one] for name, runs in found.items()}
+    print(table(found))
+    if not args.show:
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        save_picture(args.workdir, names, seeds[0])
+    return 0
+
+
+def run_teacher(workdir: pathlib.Path) -> None:
+    """Trains the teacher that all runs share."""
+    stages, nothing = "--config.stages=('teacher',)", "--config.evaluate=()"
+    _main(workdir / "teacher", "configs/demo.py", 0, stages, nothing)
+
+
+def run_quantiser(workdir: pathlib.Path, name: str, seed: int, overrides: Sequence[str]) -> None:
+    """Trains a quantiser's VQ tokenizer and TokLIP on it, and evaluates both."""
+    teacher = (workdir / "teacher" / "teacher" / "weights").absolute()
+    _main(
+        workdir / f"{name}_{seed}",
+        f"configs/demo.py:vq={name}",
+        seed,
+        "--config.stages=('vq','toklip')",
+        f"--config.toklip.init.teacher={teacher}",
+        f"--config.models.teacher={teacher}",
+        *overrides,
+    )
+
+
+def read(workdir: pathlib.Path, name: str, seed: int) -> dict[str, float] | None:
+    """Returns a run's figures, or None where it is not finished."""
+    path = workdir / f"{name}_{seed}" / "results.json"
+    if not path.exists():
+        return None
+    figures = {}
+    for evaluation, result in json.loads(path.read_text())["evaluations"].items():
+        for row in result["rows"]:
+            for figure, cell in row.items():
+                value = cell["value"] if isinstance(cell, Mapping) else cell
+                if isinstance(value, int | float):
+                    figures[f"{evaluation}/{row['model']}/{figure}"] = value
+    figures["share"] = figures[COLUMNS["image→text R@1"]] / figures[TEACHER_R1]
+    return figures
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Returns the table in Markdown: mean over seeds ± its standard error."""
+    lines = ["| quantiser | runs | " + " | ".join(COLUMNS) + " |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(COLUMNS))
+    for name, runs in found.items():
+        cells = [_cell([run.get(figure, math.nan) for run in runs]) for figure in COLUMNS.values()]
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def save_picture(workdir: pathlib.Path, names: Sequence[str], seed: int) -> None:
+    """Writes test pictures, and below them what each tokenizer makes of them."""
+    import toklip_jax
+    from toklip_jax.demo.emoji import named_split
+
+    pictures = named_split("test").test.images
+    chosen = pictures[np.random.default_rng(0).choice(len(pictures), NUM_PICTURES, False)]
+    rows = [chosen]
+    for name in names:
+        vq = toklip_jax.load(workdir / f"{name}_{seed}" / "vq" / "weights")
+        restored = np.asarray(vq.detokenize(vq.tokenize(chosen)))
+        rows.append(np.clip((restored + 1) * 127.5, 0, 255).round().astype(np.uint8))
+    whole = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    image = PIL.Image.fromarray(whole)
+    size = (image.width * SCALE, image.height * SCALE)
+    image.resize(size, PIL.Image.Resampling.NEAREST).save(PICTURE)
+
+
+def _main(workdir, config, seed, *others: Any):
+    command = [sys.executable, "-m", "toklip_jax.main", f"--config={config}"]
+    command += [f"--workdir={workdir}", f"--config.seed={seed}", *others]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def _cell(values):
+    mean = statistics.fmean(values) if values else math.nan
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.3f} ± {error:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
