@@ -134,7 +134,9 @@ class Task:
         batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
             `size`, or of the model's size where that is None.
         can_outline: whether there is an outline; there is none if only the weights tell the model.
-        needs_text: whether batches have `token_ids`.
+        needs_text: `needs_text(stage)` tells whether batches have `token_ids`.
+        needs_labels: `needs_labels(stage)` tells whether they have `labels`.
+        has_validation: whether held-out pairs of images and texts can be compared.
         cache: how it trains on a cache, or None if it can't.
     """
 
@@ -146,7 +148,9 @@ class Task:
     outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], ModelObjective]
     batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
     can_outline: Callable[[StageConfig], bool] = lambda stage: True
-    needs_text: bool = True
+    needs_text: Callable[[StageConfig], bool] = lambda stage: True
+    needs_labels: Callable[[StageConfig], bool] = lambda stage: False
+    has_validation: bool = True
     cache: CacheUse | None = None
 
 
