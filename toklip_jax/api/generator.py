@@ -12,11 +12,13 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.best_of import Chosen, choose
 from toklip_jax.api.inputs import Ids, Images, Vectors
-from toklip_jax.api.program import Method
+from toklip_jax.api.program import Method, run_method
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_type
-from toklip_jax.data.images import DEFAULT_RESIZE
+from toklip_jax.core.fields import check_name, check_type
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+from toklip_jax.data.text import TextTokenizer
 from toklip_jax.decoding import Sampling, row_keys
 from toklip_jax.decoding.images import sample_images
 from toklip_jax.models.base import place_size
@@ -24,6 +26,7 @@ from toklip_jax.models.generator.config import GeneratorConfig, vq_of
 from toklip_jax.models.generator.model import GeneratorModel, left_padded
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
+from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.parallel.sharding import BATCH_AXES, batch_sharding, to_host
 from toklip_jax.weights import Weights, place_params
 
@@ -43,6 +46,21 @@ class Generator(LoadedModel):
     """
 
     config: GeneratorConfig
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        params: dict[str, Any],
+        compute: Compute,
+        batch_size: int | None = None,
+        resize: str = DEFAULT_RESIZE,
+        text_tokenizer: TextTokenizer | None = None,
+    ):
+        super().__init__(config, params, compute, batch_size)
+        self._resize = check_name("resize", resize, RESIZES)
+        if text_tokenizer is not None:
+            text_tokenizer.expect_fits(config.tokenizer.text)
+        self._text_tokenizer = text_tokenizer
 
     def logits(
         self, ids: Any, *, classes: Any = None, captions: Any = None, valid: Any = None
@@ -138,7 +156,7 @@ class Generator(LoadedModel):
         if not 0 <= keep < gpt.num_places:
             raise UserError(f"expected keep in [0, {gpt.num_places - 1}] ids, got {keep}")
         kind = Ids(gpt.ids_shape, gpt.codebook_sizes, remedy=": they come from another codebook")
-        ids = kind.prepare(kind.check(ids))
+        ids = jnp.asarray(kind.prepare(kind.check(ids)))
         if classes is None and captions is None and gpt.num_classes:
             classes = np.full(len(ids), gpt.null_class)
         sampling = Sampling(temperature, top_k, top_p, cfg_scale, cfg_interval)
@@ -149,6 +167,76 @@ class Generator(LoadedModel):
             )
         kept = ids[:, :keep] if keep else None
         return self._sample(condition, valid, kept, key, first_index, negative_class, sampling)
+
+    def best_of(
+        self,
+        texts: Any,
+        *,
+        num: int = 8,
+        drop_at: int = 0,
+        classes: Any = None,
+        captions: Any = None,
+        valid: Any = None,
+        key: Any = 0,
+        first_index: int = 0,
+        negative_class: int | None = None,
+        temperature: float | int = 1.0,
+        top_k: int = 0,
+        top_p: float | int = 1.0,
+        cfg_scale: float | int = 1.0,
+        cfg_interval: int = -1,
+    ) -> "Chosen":
+        """Draws several candidates for each condition, and returns that which fits its text best.
+
+        TokLIP scores ids: no candidate is decoded. The score is the inner product of its
+        normalised pooled feature and the text's.
+
+        Args:
+            texts: a text for each condition, strings or token ids [b, t]; or features, float
+                [b, d], normalised.
+            num: candidates of a condition. Those of sample i have the indices i * num, ...
+            drop_at: places after which the worse half of the candidates is given up, by the score
+                of what is drawn until then; 0 draws all to the end.
+
+        The other arguments are those of `sample`.
+
+        Raises:
+            ValueError: the generator was loaded without TokLIP.
+        """
+        sampling = Sampling(temperature, top_k, top_p, cfg_scale, cfg_interval)
+        condition, valid = self._condition(classes, captions, valid)
+        wanted = self._text_features(texts, len(condition))
+        options = key, negative_class, sampling
+        return choose(self, condition, valid, wanted, num, drop_at, first_index, options)
+
+    def text_features(self, texts: Any) -> Float[Array, "b d"]:
+        """Returns TokLIP's normalised features of texts, or of token ids [b, t], float32."""
+        self._expect_toklip()
+        return l2_normalize(self._call("text_features", self._token_ids(texts)))
+
+    def image_features(self, ids: Any) -> Float[Array, "b d"]:
+        """Returns TokLIP's normalised pooled features of ids, float32."""
+        self._expect_toklip()
+        return l2_normalize(self._call("image_features", ids))
+
+    def prefix_features(self, ids: Any) -> Float[Array, "b d"]:
+        """Returns TokLIP's normalised pooled features of the first ids of images, float32.
+
+        Args:
+            ids: the first m ids of each image, [b, m] or [b, m, q].
+        """
+        self._expect_toklip()
+        gpt = self.config.gpt
+        ids = np.asarray(ids)
+        places = ids.shape[1] if ids.ndim > 1 else 0
+        if not 1 <= places <= gpt.num_places:
+            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {places}")
+        padding = [(0, 0), (0, gpt.num_places - places), *[(0, 0)] * (ids.ndim - 2)]
+        kind = Ids.of(vq_of(self.config.tokenizer), gpt.grid)
+        method = Method("prefix_features", kind, (("counts", (places,)),))
+        padded = self._check(method, np.pad(ids, padding))
+        features = run_method(self.model, self.params, padded, method)
+        return l2_normalize(features[:, 0])
 
     def tokenize(self, images: Any) -> Int[Array, "b n *q"]:
         """Returns ids, int32, of the images that `VQTokenizer.tokenize` takes.
@@ -192,21 +280,20 @@ class Generator(LoadedModel):
             raise UserError(
                 f"expected no image_size with a generator, whose grid is trained, got {image_size}"
             )
-        if tokenizer is not None:
+        text_config = getattr(weights.config.tokenizer, "text", None)
+        if tokenizer is not None and text_config is None:
             raise UserError(
-                f"expected no text tokenizer with a generator, which takes captions' features, got "
-                f"{tokenizer}; vq=... names the VQ tokenizer"
+                f"expected no text tokenizer with a generator without TokLIP, which reads no "
+                f"texts, got {tokenizer}; vq=... names the VQ tokenizer"
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
         params = place_params(
             weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
         )
-        generator = cls(weights.config, params, compute, batch_size)
-        generator._resize = resize
-        return generator
-
-    _resize = DEFAULT_RESIZE
+        path = text_config and (tokenizer or weights.tokenizer_path)
+        text = path and TextTokenizer.load(path, text_config.context_length)
+        return cls(weights.config, params, compute, batch_size, resize, text)
 
     def _methods(self):
         if self.config.tokenizer is None:
@@ -214,14 +301,19 @@ class Generator(LoadedModel):
         vq, gpt = vq_of(self.config.tokenizer), self.config.gpt
         sides = [side * place for side, place in zip(gpt.grid, place_size(vq), strict=True)]
         ids = Ids.of(vq, gpt.grid)
-        return {
+        methods = {
             "tokenize": Method("tokenize", Images(vq, tuple(sides), self._resize)),
             "detokenize": Method("detokenize", ids),
             "image_features": Method("image_features", ids),
         }
+        if text := getattr(self.config.tokenizer, "text", None):
+            token_ids = Ids((text.context_length,), (text.vocab_size,), "token ids")
+            for name in ("text_features", "text_tokens"):
+                methods[name] = Method(name, token_ids)
+        return methods
 
     def _condition(self, classes, captions, valid):
-        """The condition and which of its rows count, checked."""
+        """The condition and which of its rows count, checked; at least one."""
         gpt = self.config.gpt
         name = "captions" if gpt.caption_dim else "classes"
         given = {"classes": classes, "captions": captions}
@@ -232,6 +324,8 @@ class Generator(LoadedModel):
             if valid is not None:
                 raise UserError("expected valid with captions only, got it with classes")
             return _classes(classes, gpt.num_classes), None
+        if isinstance(captions, list | tuple) and captions and isinstance(captions[0], str):
+            return self._text_tokens(captions), None
         kind = Vectors((gpt.caption_length, gpt.caption_dim), "captions' features")
         captions = kind.prepare(kind.check(captions))
         if valid is not None:
@@ -244,6 +338,45 @@ class Generator(LoadedModel):
             captions, valid = left_padded(jnp.asarray(captions), jnp.asarray(valid))
         return captions, valid
 
+    def _text_tokens(self, texts):
+        """The condition of texts, where it is the tokens of TokLIP's own text tower."""
+        text, gpt = getattr(self.config.tokenizer, "text", None), self.config.gpt
+        sizes = (gpt.caption_length, gpt.caption_dim)
+        if text is None or (text.context_length, text.width) != sizes:
+            raise UserError(
+                f"expected captions as features [b, {sizes[0]}, {sizes[1]}] of the text encoder "
+                f"that the generator was trained with, got text: encode it first"
+            )
+        return self._call("text_tokens", self._token_ids(texts))
+
+    def _token_ids(self, texts):
+        """Token ids of strings; others as they are."""
+        texts = [texts] if isinstance(texts, str) else texts
+        if not (isinstance(texts, list | tuple) and texts and isinstance(texts[0], str)):
+            return texts
+        if self._text_tokenizer is None:
+            raise UserError(
+                "expected token ids, got text, and these weights hold no text tokenizer: pass "
+                "load(..., tokenizer=PATH)"
+            )
+        return self._text_tokenizer(list(texts))
+
+    def _text_features(self, texts, rows):
+        """A normalised feature for each row."""
+        self._expect_toklip()
+        is_float = hasattr(texts, "dtype") and jnp.issubdtype(texts.dtype, jnp.floating)
+        features = jnp.asarray(texts) if is_float else self.text_features(texts)
+        if len(features) != rows:
+            raise UserError(f"expected a text for each of {rows} conditions, got {len(features)}")
+        return features
+
+    def _expect_toklip(self):
+        if not hasattr(self.config.tokenizer, "text"):
+            raise UserError(
+                "expected a generator with TokLIP, whose features are asked for, got one without: "
+                "load it with vq=PATH of TokLIP's weights"
+            )
+
     def _null(self, condition, negative_class):
         """The null condition of each row."""
         gpt = self.config.gpt
@@ -255,9 +388,15 @@ class Generator(LoadedModel):
         chosen = gpt.null_class if negative_class is None else negative_class
         return _classes(np.full(len(condition), chosen), gpt.num_classes)
 
-    def _sample(self, condition, valid, kept, key, first_index, negative_class, sampling):
-        if not len(condition):
-            raise UserError("expected at least one condition, got none")
+    def _sample(
+        self, condition, valid, kept, key, first_index, negative_class, sampling, last=None
+    ):
+        """Draws in chunks; every chunk has the same number of rows, the last of them repeated."""
+        if negative_class is not None and not sampling.is_guided:
+            raise UserError(
+                f"expected a cfg_scale above 1 with negative_class, which guidance leads away from, "
+                f"got {sampling.cfg_scale}"
+            )
         null = self._null(condition, negative_class) if sampling.is_guided else None
         keys = row_keys(as_key(key), jnp.arange(first_index, first_index + len(condition)))
         size = self.batch_size or _bucket(len(condition), self._mesh)
@@ -266,7 +405,7 @@ class Generator(LoadedModel):
             rows = np.minimum(np.arange(start, start + size), len(condition) - 1)
             chunk = [None if x is None else x[rows] for x in (condition, keys, null, valid, kept)]
             chunk = [self._put(x) for x in chunk]
-            ids = _draw(self.model, sampling, self._mesh, self.params, *chunk)
+            ids = _draw(self.model, sampling, self._mesh, last, self.params, *chunk)
             out.append(to_host(ids)[: len(condition) - start])
         return jnp.asarray(np.concatenate(out))
 
@@ -300,13 +439,13 @@ def _logits(model: GeneratorModel, params, ids, condition, valid):
         return model.apply({"params": params}, ids, condition, valid, method="logits")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(model, sampling, mesh, params, condition, keys, null, valid, kept):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(model, sampling, mesh, last, params, condition, keys, null, valid, kept):
+    others = {"null": null, "valid": valid, "kept": kept, "last": last}
+
     def run():
         with jax.default_matmul_precision(_precision(model)):
-            return sample_images(
-                model, params, condition, keys, sampling, null=null, valid=valid, kept=kept
-            )
+            return sample_images(model, params, condition, keys, sampling, **others)
 
     if mesh is None:
         return run()
@@ -321,9 +460,9 @@ def _precision(model):
 def _classes(classes, num_classes):
     """Class ids, int32 [b], checked: those of the model, or the null class after them."""
     array = np.asarray(classes)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
         raise UserError(f"expected integer classes [b], got {array.dtype} {list(array.shape)}")
-    if array.size and not (0 <= array.min() and array.max() <= num_classes):
+    if not (0 <= array.min() and array.max() <= num_classes):
         raise UserError(
             f"expected classes from 0 to {num_classes - 1}, or {num_classes} for none, got "
             f"{array.min()} to {array.max()}"

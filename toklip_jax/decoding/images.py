@@ -21,8 +21,9 @@ def sample_images(
     null: Any = None,
     valid: Bool[Array, "b p"] | None = None,
     kept: Int[Array, "b m *q"] | None = None,
+    last: int | None = None,
 ) -> Int[Array, "b n *q"]:
-    """Returns the ids of an image for each row of the condition, int32; traceable.
+    """Returns the ids of an image, or its first, for each row of the condition; int32, traceable.
 
     The GPT and the token encoder each have one cache. Under guidance the GPT's batch is doubled,
     the null condition in its second half; the token encoder, whose input is ids alone, runs once.
@@ -33,6 +34,7 @@ def sample_images(
         null: the null condition, of the same form; needed under guidance.
         valid: which of the condition's rows count, for both halves.
         kept: the first m ids of each image, which stay as they are.
+        last: places to draw up to; all unless given.
     """
     config = model.config.gpt
     rows, codes = len(condition), config.codes_per_place
@@ -59,5 +61,5 @@ def sample_images(
 
     caches = model.init_caches(rows, sampling.conditions)
     output, caches = apply(condition, caches, kept, valid, method="prefill")
-    ids = decode(draw_place, step, output, caches, first, config.num_places)
+    ids = decode(draw_place, step, output, caches, first, last or config.num_places)
     return ids if kept is None else jnp.concatenate([kept.astype(jnp.int32), ids], axis=1)

@@ -57,7 +57,7 @@ class GPT(nn.Module):
         ids: Int[Array, "b n *q"],
         condition: Any,
         code_vectors: Float[Array, "b n c"] | None = None,
-        semantic: Float[Array, "b n d"] | None = None,
+        semantic: Float[Array, "b n e"] | None = None,
         valid: Bool[Array, "b p"] | None = None,
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "b s d"]:
