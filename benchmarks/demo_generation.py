@@ -3,10 +3,10 @@
     python -m benchmarks.demo_generation --demos=runs/quantisers/l2_0,... --workdir=runs/generation
     python -m benchmarks.demo_generation --workdir=runs/generation --show
 
-Each demo given is a finished run: its TokLIP is the tokenizer, its teacher judges. For each, a GPT is
-trained with `none`, `add` and `concat` at equal steps, and with `none` at the compute of `concat`.
-Measured on the held-out style: nats an id; and of samples under guidance: FID in the teacher's
-features (against the held-out style's pictures), accuracy of the group by the teacher, and how
+Each demo given is a finished run: its TokLIP is the tokenizer, and its teacher scores samples. For
+each, a GPT is trained with `none`, `add` and `concat` at equal steps, and with `none` at the
+compute of `concat`. Measured on the held-out style: nats an id; and of samples under guidance: FID in the teacher's
+features (against training pictures), accuracy of the group by the teacher, and how
 different they are. The table is the mean over runs and its standard error.
 """
 
@@ -91,9 +91,7 @@ def step_flops(demo, semantic) -> float:
         128, 4, 4, grid=vision.grid, codebook_sizes=tuple(weights.config.vq.codebook_sizes),
         num_classes=9, semantic=semantic, semantic_dim=0 if semantic == "none" else vision.width,
     )  # fmt: skip
-    objective = GeneratorObjective(
-        GeneratorConfig(gpt, weights.config), Compute(is_scanned=False)
-    )
+    objective = GeneratorObjective(GeneratorConfig(gpt, weights.config), Compute(is_scanned=False))
     params = jax.eval_shape(objective.init, jax.random.key(0))
     trainable, frozen = partition(params, objective.trainable)
     batch = {
@@ -112,11 +110,12 @@ def step_flops(demo, semantic) -> float:
 
 def measure(run: pathlib.Path, demo: pathlib.Path, split: str, seed: int) -> dict[str, float]:
     """Returns the figures of one trained generator."""
+    import PIL.Image
+
     import toklip_jax
     from toklip_jax.demo.emoji import named_split
     from toklip_jax.metrics import Frechet, frechet_distance
     from toklip_jax.run.generate import to_grid
-    import PIL.Image
 
     generator = toklip_jax.load(run / "generator" / "weights", batch_size=256)
     judge = Judge(demo)

@@ -4,7 +4,7 @@
 
 `--config=configs/demo_generation.py:semantic=concat` joins TokLIP's token of each id to it;
 `condition=caption` takes the caption's tokens, by TokLIP's own text tower, in place of the group.
-The tokenizer is `runs/demo/toklip/weights`, unless `--config.generator.init.tokenizer` says another.
+The tokenizer is `runs/demo/toklip/weights`; `--config.generator.init.tokenizer` names another.
 """
 
 import pathlib
@@ -42,7 +42,9 @@ def get_config(options: str = "") -> ConfigDict:
     for option in filter(None, options.split(",")):
         name, _, value = option.partition("=")
         if name not in DEFAULTS:
-            raise UserError(f"expected semantic=... or condition=... after the colon, got {option!r}")
+            raise UserError(
+                f"expected semantic=... or condition=... after the colon, got {option!r}"
+            )
         chosen[name] = value
     semantic = check_name("a semantic", chosen["semantic"], SEMANTICS)
     condition = CONDITIONS[check_name("a condition", chosen["condition"], CONDITIONS)]

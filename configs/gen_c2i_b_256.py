@@ -41,9 +41,7 @@ def get_config(options: str = "") -> ConfigDict:
     if chosen["size"] not in TRANSFORMERS:
         raise UserError(f"expected a size among {tuple(TRANSFORMERS)}, got {chosen['size']!r}")
     dim = 0 if chosen["semantic"] == "none" else TOKENS
-    gpt = GPTConfig(
-        *TRANSFORMERS[chosen["size"]], semantic=chosen["semantic"], semantic_dim=dim
-    )
+    gpt = GPTConfig(*TRANSFORMERS[chosen["size"]], semantic=chosen["semantic"], semantic_dim=dim)
     return released(gpt, image_size=256)
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from toklip_jax.metrics import inception_score, precision_recall
 from toklip_jax.core.errors import UserError
+from toklip_jax.metrics import inception_score, precision_recall
 
 
 @pytest.fixture(scope="module")

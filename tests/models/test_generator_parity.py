@@ -128,9 +128,7 @@ def test_gradients_equal_the_recorded_ones(recording):
     tensors = export_tensors(dataclasses.replace(recording.weights, params=grads))
     for name in recording.grads.files:
         got = np.asarray(tensors[name])
-        np.testing.assert_allclose(
-            got, recording.grads[name], atol=5e-6, rtol=1e-4, err_msg=name
-        )
+        np.testing.assert_allclose(got, recording.grads[name], atol=5e-6, rtol=1e-4, err_msg=name)
     assert set(tensors) - set(recording.grads.files) <= {"cls_embedding.uncond_embedding"}
 
 
@@ -237,7 +235,8 @@ def test_real_key_lists_are_all_accounted_for(golden):
         config = KEYS.infer(tensors, Hints(), "")
         assert config == SIZES[size], file
         params, carried = to_jax(tensors, KEYS.rules(config, "", ""), param_shapes(config))
-        assert not carried and len(params) == len(tensors)
+        assert not carried
+        assert len(params) == len(tensors)
 
 
 def test_a_round_trip_of_the_files_is_bit_exact(recording, golden):

@@ -11,11 +11,11 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.decoding import Sampling, row_keys
 from toklip_jax.decoding.images import sample_images
+from toklip_jax.models.conv_vq.config import ConvVQConfig
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.registry import build_model, init_params
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIPS
-from toklip_jax.models.conv_vq.config import ConvVQConfig
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.quantisers import QuantiserConfig
 from toklip_jax.weights import Weights
@@ -99,7 +99,8 @@ def test_no_output_depends_on_what_follows(generator):
 def test_guidance_runs_the_token_encoder_once():
     model, params = build(config_of(semantic="concat"))
     caches = model.init_caches(3, copies=2)
-    assert caches.gpt.keys.shape[1] == 6 and caches.encoder.keys.shape[1] == 3
+    assert caches.gpt.keys.shape[1] == 6
+    assert caches.encoder.keys.shape[1] == 3
 
     def flops(sampling):
         keys = row_keys(jax.random.key(0), jnp.arange(3))
@@ -151,7 +152,8 @@ def test_places_of_several_ids_are_drawn_one_id_given_another(method):
     drawn = sample_images(
         model, params, classes, keys, Sampling(cfg_scale=1.5), null=jnp.full(3, 5)
     )
-    assert drawn.shape == (3, 16, 2) and int(drawn.max()) < 16
+    assert drawn.shape == (3, 16, 2)
+    assert int(drawn.max()) < 16
 
 
 def test_samples_have_the_distribution_of_the_model():

@@ -64,17 +64,13 @@ def test_five_steps_equal_the_recorded_ones(golden, run):
     optimizer = OptimizerConfig(
         rate, 0, eps=1e-8, weight_decay=0.05, clip_norm=1.0, schedule="constant"
     )
-    trainable, frozen = partition(
-        jax.tree.map(jnp.asarray, weights.params), objective.trainable
-    )
+    trainable, frozen = partition(jax.tree.map(jnp.asarray, weights.params), objective.trainable)
     state, step = create_state(trainable, optimizer, STEPS), make_step(objective, optimizer, STEPS)
     step = jax.jit(step)
     for i, want in enumerate(record["steps"]):
         state, metrics = step(state, frozen, batch_of(inputs, i, run.startswith("t2i")))
         np.testing.assert_allclose(metrics["loss"], want["loss"], rtol=2e-6)
-        np.testing.assert_allclose(
-            metrics["grad_norm"], want["grad_norm_before_clip"], rtol=1e-5
-        )
+        np.testing.assert_allclose(metrics["grad_norm"], want["grad_norm_before_clip"], rtol=1e-5)
         np.testing.assert_allclose(metrics["learning_rate"], want["lr"], rtol=1e-6)
     final = dataclasses.replace(weights, params=merge(state.params, frozen))
     got = export_tensors(final)

@@ -35,10 +35,10 @@ class Generator(LoadedModel):
     """An autoregressive image generator with its parameters, and perhaps its tokenizer.
 
     Conditions are `classes`, integers [b], or `captions`, features of a text encoder [b, p, c] with
-    `valid`, bool [b, p], for those that count; they are shifted to the end, as in LlamaGen's
-    sampler. Batches may have any size: they are padded to a power of two, or taken `batch_size` at
-    a time. What is drawn for a sample depends on `key`, its index and its condition alone, not on
-    the batch or on how it is sharded.
+    `valid`, bool [b, p], for those that count; they are shifted to the end. Batches may have any
+    size: they are padded to a power of two, or taken `batch_size` at a time. What is drawn for a
+    sample depends on `key`, its index and its condition alone, not on the batch or on how it is
+    sharded.
 
     Attributes:
         config: the model's sizes; `config.gpt` are the generator's, `config.tokenizer` those of the
@@ -76,13 +76,13 @@ class Generator(LoadedModel):
         """
         gpt = self.config.gpt
         kind = Ids(
-            (None, *gpt.ids_shape[1:]), gpt.codebook_sizes, remedy=": they come from another codebook"
+            (None, *gpt.ids_shape[1:]),
+            gpt.codebook_sizes,
+            remedy=": they come from another codebook",
         )
         ids = kind.prepare(kind.check(ids))
         if not 0 < ids.shape[1] <= gpt.num_places:
-            raise UserError(
-                f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}"
-            )
+            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
         condition, valid = self._condition(classes, captions, valid)
         if len(condition) != len(ids):
             raise UserError(
@@ -394,8 +394,8 @@ class Generator(LoadedModel):
         """Draws in chunks; every chunk has the same number of rows, the last of them repeated."""
         if negative_class is not None and not sampling.is_guided:
             raise UserError(
-                f"expected a cfg_scale above 1 with negative_class, which guidance leads away from, "
-                f"got {sampling.cfg_scale}"
+                f"expected a cfg_scale above 1 with negative_class, which only guidance uses, got "
+                f"{sampling.cfg_scale}"
             )
         null = self._null(condition, negative_class) if sampling.is_guided else None
         keys = row_keys(as_key(key), jnp.arange(first_index, first_index + len(condition)))
@@ -419,7 +419,7 @@ class Generator(LoadedModel):
     def _expect_tokenizer(self):
         if self.config.tokenizer is None:
             raise UserError(
-                "expected a generator with its tokenizer, got one alone, as LlamaGen's files hold "
+                "expected a generator with its tokenizer, got one alone, as published files hold "
                 "it: load it with vq=PATH, the weights of the VQ tokenizer that it was trained with"
             )
 
@@ -462,7 +462,7 @@ def _classes(classes, num_classes):
     array = np.asarray(classes)
     if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
         raise UserError(f"expected integer classes [b], got {array.dtype} {list(array.shape)}")
-    if not (0 <= array.min() and array.max() <= num_classes):
+    if not (array.min() >= 0 and array.max() <= num_classes):
         raise UserError(
             f"expected classes from 0 to {num_classes - 1}, or {num_classes} for none, got "
             f"{array.min()} to {array.max()}"
@@ -475,4 +475,3 @@ def _bucket(rows, mesh):
     size = 1 << (rows - 1).bit_length()
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-size // ways) * ways
-

@@ -55,11 +55,11 @@ def load(
             evaluation does, or "squash", to all of it at another aspect ratio.
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights.
-        vq: the weights of a generator's VQ tokenizer, where its own hold none, as LlamaGen's.
+        vq: the weights of a generator's VQ tokenizer, where its own hold none, as published ones.
         **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
-            `text_num_heads`, `is_causal`; `grid`, the grid of a generator's ids; `family`, the name of the VQ tokenizer's family where
-            several have the same names; `is_l2_normalised`, whether its codebook is used at
-            unit length; and `is_ema`, whether to take the running mean of a checkpoint's weights
+            `text_num_heads`, `is_causal`; `grid`, the grid of a generator's ids; `family`, the name
+            of the VQ tokenizer's family where several have the same names; `is_l2_normalised`,
+            whether its codebook is used at unit length; and `is_ema`, whether to take the running mean of a checkpoint's weights
             or the raw ones (by default the mean, or raw where a part of the model alone has one).
 
     Raises:
@@ -82,8 +82,8 @@ def load(
     family = family_of(weights.config)
     if family.role not in FROM_WEIGHTS:
         raise UserError(
-            f"expected the weights of TokLIP, a VQ tokenizer or a generator in {path}, got those of "
-            f"{family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
+            f"expected the weights of TokLIP, a VQ tokenizer or a generator in {path}, got those "
+            f"of {family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
             f"tokenizer"
         )
     return FROM_WEIGHTS[family.role](

@@ -15,7 +15,10 @@ def guide(
 
 
 def filter_logits(
-    logits: Float[Array, "*b v"], temperature: float | int = 1.0, top_k: int = 0, top_p: float | int = 1.0
+    logits: Float[Array, "*b v"],
+    temperature: float | int = 1.0,
+    top_k: int = 0,
+    top_p: float | int = 1.0,
 ) -> Float[Array, "*b v"]:
     """Returns logits divided by the temperature, with -inf for values that may not be drawn.
 

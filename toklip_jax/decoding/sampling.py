@@ -36,7 +36,9 @@ class Sampling:
     def __post_init__(self):
         for name in ("temperature", "cfg_scale"):
             if not 0 <= getattr(self, name) < math.inf:  # NaN fails too
-                raise UserError(f"expected a finite {name} of at least 0, got {getattr(self, name)}")
+                raise UserError(
+                    f"expected a finite {name} of at least 0, got {getattr(self, name)}"
+                )
         if self.top_k < 0:
             raise UserError(f"expected a top_k of at least 0 (0 keeps all), got {self.top_k}")
         if not 0 <= self.top_p <= 1:

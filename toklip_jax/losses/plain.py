@@ -55,9 +55,7 @@ def distillation_losses(
     return jnp.mean(error.reshape(len(error), -1), axis=1)
 
 
-def cross_entropy(
-    logits: Float[Array, "*b v"], ids: Int[Array, "*b"]
-) -> Float[Array, "*b"]:
+def cross_entropy(logits: Float[Array, "*b v"], ids: Int[Array, "*b"]) -> Float[Array, "*b"]:
     """Returns -log softmax(logits)[id] of each row, nats, float32."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]

@@ -200,7 +200,7 @@ def _finish(generator, request, output, writes_arrays):
 
 
 def _write_arrays(generator, parts, num, path):
-    """Writes `arr_0`, uint8 [num, h, w, 3], and `arr_1`, the labels; one part in memory at a time."""
+    """Writes `arr_0`, uint8 [num, h, w, 3], and `arr_1`, the labels, part by part."""
     draft = path.with_name(f".{path.name}")
     with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
@@ -222,6 +222,6 @@ def _decodes(generator) -> bool:
 
 
 def _to_uint8(images: Any) -> np.ndarray:
-    """Returns images in [-1, 1] as uint8, rounded as LlamaGen's: clamp(127.5 x + 128), truncated."""
+    """Returns images in [-1, 1] as uint8: clamp(127.5 x + 128), truncated, as FID is published."""
     scaled = np.asarray(jax.device_get(images), np.float32) * np.float32(127.5) + np.float32(128)
     return np.clip(scaled, 0, 255).astype(np.uint8)

@@ -11,8 +11,8 @@ def join_tokenizer(generator: Weights, tokenizer: Weights) -> Weights:
     """Returns a generator's weights with those of the tokenizer that its ids are of.
 
     Raises:
-        ValueError: the first are no generator's, or hold a tokenizer; the second are no tokenizer's,
-            or one of another vocabulary or grid.
+        ValueError: the first are no generator's, or hold a tokenizer; the second are no
+            tokenizer's, or one of another vocabulary or grid.
     """
     family = family_of(generator.config)
     if family.role != "generator":

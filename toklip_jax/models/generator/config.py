@@ -215,7 +215,8 @@ def expect_tokenizer(config: GPTConfig, tokenizer: Any) -> None:
         )
     if ids_shape(vq, config.grid) != config.ids_shape:
         raise UserError(
-            f"expected a tokenizer of {config.codes_per_place} ids a place, got {vq.codes_per_place}"
+            f"expected a tokenizer of {config.codes_per_place} ids a place, got "
+            f"{vq.codes_per_place}"
         )
     if config.code_input == "codebook" and vq.code_dim != config.code_dim:
         raise UserError(
@@ -240,6 +241,6 @@ def _expect_semantic(config, tokenizer, role):
         )
     if vision.grid != config.grid or vision.width != config.semantic_dim:
         raise UserError(
-            f"expected TokLIP with a grid of {config.grid} and tokens of {config.semantic_dim}, got "
-            f"{vision.grid} and {vision.width}"
+            f"expected TokLIP with a grid of {config.grid} and tokens of {config.semantic_dim}, "
+            f"got {vision.grid} and {vision.width}"
         )

@@ -53,9 +53,7 @@ class GeneratorObjective(ModelObjective):
 
     def __post_init__(self):
         if not 0 <= self.condition_dropout <= 1:
-            raise UserError(
-                f"expected a condition_dropout in [0, 1], got {self.condition_dropout}"
-            )
+            raise UserError(f"expected a condition_dropout in [0, 1], got {self.condition_dropout}")
 
     @property
     def model(self) -> GeneratorModel:

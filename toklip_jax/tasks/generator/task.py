@@ -61,8 +61,8 @@ def _read(section: Mapping[str, Any], where: str) -> GeneratorFields:
         check_name(f"a field of {where}.init", name, (TOKENIZER, "gpt"))
     if not fields.init.get(TOKENIZER):
         raise UserError(
-            f"expected the weights of a tokenizer in {where}.init.tokenizer, got none: name a file, "
-            f"a converted directory or stage:NAME"
+            f"expected the weights of a tokenizer in {where}.init.tokenizer, got none: name a "
+            f"file, a converted directory or stage:NAME"
         )
     return GeneratorFields(config, fields.init)
 

@@ -1,7 +1,6 @@
 """GRPO on ids: images are drawn in groups, and those above their group's mean are made likelier."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -51,8 +51,8 @@ def _start(stage: StageConfig, start: Start) -> tuple[GRPOObjective, Params]:
     config = weights.config
     if family_of(config).role != "generator" or not hasattr(config.tokenizer, "text"):
         raise UserError(
-            f"expected a generator with TokLIP as its tokenizer in {stage.name}.init.generator, got "
-            f"{family_of(config).title}: its tokens and text tower are the reward's"
+            f"expected a generator with TokLIP as its tokenizer in {stage.name}.init.generator, "
+            f"got {family_of(config).title}: its tokens and text tower are the reward's"
         )
     if len(fields.prompts) != config.gpt.num_classes:
         raise UserError(
@@ -83,7 +83,9 @@ def _prompts(weights, texts, compute: Compute):
         raise UserError("expected a text tokenizer beside the generator's weights, found none")
     token_ids = TextTokenizer.load(weights.tokenizer_path, text.context_length)(list(texts))
     model = build_model(weights.config, compute)
-    features = model.apply({"params": weights.params}, jnp.asarray(token_ids), method="text_features")
+    features = model.apply(
+        {"params": weights.params}, jnp.asarray(token_ids), method="text_features"
+    )
     return np.asarray(l2_normalize(features))
 
 

@@ -3,7 +3,6 @@
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +14,8 @@ from toklip_jax.data.cache import DATA, Field, Header, id_dtype, lay_out
 from toklip_jax.data.config import ReadingConfig
 from toklip_jax.data.crops import CropSampler, SourceSlices
 from toklip_jax.data.fingerprints import data_fingerprint
-from toklip_jax.data.images import sides_of
 from toklip_jax.data.health import BadSamples, name_left_out
-from toklip_jax.data.images import Decode
+from toklip_jax.data.images import Decode, sides_of
 from toklip_jax.data.reader import Reader
 from toklip_jax.data.sources import ENCODED, IDS, SourceConfig
 from toklip_jax.data.text import TextTokenizer
@@ -248,4 +246,3 @@ class CacheEncoder:
 
 def _inputs(batch) -> dict[str, np.ndarray]:
     return {name: batch[name] for name in INPUTS if name in batch}
-
