@@ -176,7 +176,7 @@ def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelF
 
 def initial_weights(stage: StageConfig) -> Mapping[str, str]:
     """Returns where the weights are that a stage starts from, by part: its field `init`, if any."""
-    return getattr(stage.model, "init", {})
+    return {part: path for part, path in getattr(stage.model, "init", {}).items() if path}
 
 
 def read_loss(task: "Task", section: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -236,9 +236,20 @@ def fresh_task(name: str, objective: type[ModelObjective], role: str = "", **fie
     return Task(name, objective, ModelFields, read, start=start, outline=outline, **fields)
 
 
-def fresh_params(objective: Objective, start: Start) -> Params:
-    """Returns new parameters, which are initialised sharded."""
+def fresh_params(
+    objective: Objective, start: Start, parts: Collection[str] | None = None
+) -> Params:
+    """Returns new parameters, which are initialised sharded.
+
+    Args:
+        parts: the names of those at the top to return; the others are not computed.
+    """
+
+    def init(key):
+        params = objective.init(key)
+        return params if parts is None else {name: params[name] for name in parts}
+
     key = jax.random.key(start.seed)
-    shapes = jax.eval_shape(objective.init, key)
+    shapes = jax.eval_shape(init, key)
     placement = shardings(shapes, start.mesh, objective.sharding)
-    return jax.jit(objective.init, out_shardings=placement)(key)
+    return jax.jit(init, out_shardings=placement)(key)

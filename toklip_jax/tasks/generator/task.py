@@ -53,10 +53,10 @@ class GeneratorFields:
 
 
 def _read(section: Mapping[str, Any], where: str) -> GeneratorFields:
-    fields = from_fields(GeneratorFields, section | {"model": None}, where)
     config = config_from_dict(section.get("model", {}), f"{where}.model")
     if not isinstance(config, GPTConfig):
         raise UserError(f"expected a model of kind gpt in {where}.model, got {config}")
+    fields = from_fields(GeneratorFields, {**section, "model": config}, where)
     for name in fields.init:
         check_name(f"a field of {where}.init", name, (TOKENIZER, "gpt"))
     if not fields.init.get(TOKENIZER):
@@ -64,7 +64,7 @@ def _read(section: Mapping[str, Any], where: str) -> GeneratorFields:
             f"expected the weights of a tokenizer in {where}.init.tokenizer, got none: name a "
             f"file, a converted directory or stage:NAME"
         )
-    return GeneratorFields(config, fields.init)
+    return fields
 
 
 def _start(stage: StageConfig, start: Start) -> tuple[GeneratorObjective, Params]:
@@ -76,8 +76,7 @@ def _start(stage: StageConfig, start: Start) -> tuple[GeneratorObjective, Params
             f"init.gpt, and its tokenizer there"
         )
     objective = _objective(stage, tokenizer.config, start.compute)
-    # The GPT alone: the tokenizer's parameters are read, not drawn.
-    params = fresh_params(_GPTAlone(objective), start) | {"tokenizer": tokenizer.params}
+    params = fresh_params(objective, start, ("gpt",)) | {"tokenizer": tokenizer.params}
     if source := fields.init.get("gpt"):
         params |= {"gpt": _read_gpt(source, stage, objective, start)}
     return objective, params
@@ -92,16 +91,6 @@ def _read_gpt(source, stage, objective, start):
             f"{theirs or family_of(weights.config).title} in {source}"
         )
     return weights.params["gpt"]
-
-
-class _GPTAlone:
-    """Draws the GPT's parameters, of an objective with a tokenizer."""
-
-    def __init__(self, objective):
-        self.objective, self.sharding = objective, objective.sharding
-
-    def init(self, rng):
-        return {"gpt": self.objective.init(rng)["gpt"]}
 
 
 def _objective(stage: StageConfig, tokenizer: Any, compute: Compute) -> GeneratorObjective:
