@@ -396,7 +396,7 @@ def _validation(name, section, task):
     plain = section.get("validation")
     if plain is None:
         return None
-    if not task.needs_text:
+    if not task.has_validation:
         raise UserError(
             f"expected no section validation in the {task.name} stage {name}, which has no texts "
             f"to compare, got one: use evaluate"

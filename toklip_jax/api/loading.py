@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.generator import Generator
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.errors import UserError
@@ -17,6 +18,7 @@ from toklip_jax.core.fields import check_name, check_type
 from toklip_jax.data.images import DEFAULT_RESIZE, sides_of
 from toklip_jax.models.registry import family_of
 from toklip_jax.parallel.sharding import AXES
+from toklip_jax.weights.generator_part import join_tokenizer
 from toklip_jax.weights.read import read_weights
 
 
@@ -30,9 +32,10 @@ def load(
     image_size: int | tuple[int, ...] | None = None,
     resize: str = DEFAULT_RESIZE,
     tokenizer: str | pathlib.Path | None = None,
+    vq: str | pathlib.Path | None = None,
     **sizes: Any,
-) -> Tokenizer | VQTokenizer:
-    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer alone as a `VQTokenizer`.
+) -> Tokenizer | VQTokenizer | Generator:
+    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer as a `VQTokenizer`, a `Generator`.
 
     Args:
         path: the path of a converted directory; of a `.safetensors`, PyTorch or `.npz` file; or of
@@ -52,10 +55,11 @@ def load(
             evaluation does, or "squash", to all of it at another aspect ratio.
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights.
+        vq: the weights of a generator's VQ tokenizer, where its own hold none, as published ones.
         **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
-            `text_num_heads`, `is_causal`; `family`, the name of the VQ tokenizer's family where
-            several have the same names; `is_l2_normalised`, whether its codebook is used at
-            unit length; and `is_ema`, whether to take the running mean of a checkpoint's weights
+            `text_num_heads`, `is_causal`; `grid`, the grid of a generator's ids; `family`, the name
+            of the VQ tokenizer's family where several have the same names; `is_l2_normalised`,
+            whether its codebook is used at unit length; and `is_ema`, whether to take the running mean of a checkpoint's weights
             or the raw ones (by default the mean, or raw where a part of the model alone has one).
 
     Raises:
@@ -73,11 +77,13 @@ def load(
             f"{mesh!r}"
         )
     weights = read_weights(path, **sizes)
+    if vq is not None:
+        weights = join_tokenizer(weights, read_weights(vq))
     family = family_of(weights.config)
     if family.role not in FROM_WEIGHTS:
         raise UserError(
-            f"expected TokLIP's weights or those of a VQ tokenizer in {path}, got those of "
-            f"{family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
+            f"expected the weights of TokLIP, a VQ tokenizer or a generator in {path}, got those "
+            f"of {family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
             f"tokenizer"
         )
     return FROM_WEIGHTS[family.role](
@@ -106,4 +112,5 @@ ARGUMENTS = tuple(
 FROM_WEIGHTS: dict[str, Callable[..., LoadedModel]] = {
     "toklip": Tokenizer.from_weights,
     "vq": VQTokenizer.from_weights,
+    "generator": Generator.from_weights,
 }

@@ -5,7 +5,7 @@ Features are normalised by the caller; means are over the batch.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def softmax_contrastive_loss(
@@ -53,6 +53,13 @@ def distillation_losses(
     teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
     error = (student.astype(jnp.float32) - teacher) ** 2
     return jnp.mean(error.reshape(len(error), -1), axis=1)
+
+
+def cross_entropy(logits: Float[Array, "*b v"], ids: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """Returns -log softmax(logits)[id] of each row, nats, float32."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def _inner_products(x, y):

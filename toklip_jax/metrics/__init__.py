@@ -2,6 +2,7 @@
 
 from toklip_jax.metrics.codes import CodeUsage, UsageSummary
 from toklip_jax.metrics.frechet import Frechet, Gaussian, frechet_distance
+from toklip_jax.metrics.generation import PrecisionRecall, inception_score, precision_recall
 from toklip_jax.metrics.images import psnr, ssim
 from toklip_jax.metrics.mean import Mean
 from toklip_jax.metrics.ranking import TopK, best_ranks
@@ -14,12 +15,15 @@ __all__ = [
     "Frechet",
     "Gaussian",
     "Mean",
+    "PrecisionRecall",
     "State",
     "TopK",
     "UsageSummary",
     "best_ranks",
     "frechet_distance",
+    "inception_score",
     "merge_across_hosts",
+    "precision_recall",
     "psnr",
     "ssim",
 ]

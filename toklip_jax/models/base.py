@@ -17,7 +17,7 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
-ROLES = ("vq", "teacher", "toklip", "inception")
+ROLES = ("vq", "teacher", "toklip", "inception", "generator")
 
 
 @runtime_checkable
@@ -121,6 +121,7 @@ class Hints:
         is_l2_normalised: whether a VQ codebook is used at unit length, as LlamaGen's is.
             Tokenizers that compare raw vectors have no use for it.
         family: the name of the model family, where several have the same names.
+        grid: the grid of a generator's ids, (height, width), or the side of a square one.
     """
 
     num_heads: int | None = None
@@ -128,6 +129,7 @@ class Hints:
     is_causal: bool | None = None
     is_l2_normalised: bool = True
     family: str | None = None
+    grid: int | tuple[int, int] | None = None
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from toklip_jax.models.base import (
 from toklip_jax.models.chameleon.family import CHAMELEON
 from toklip_jax.models.conv_vq.family import CONV_VQ
 from toklip_jax.models.emu3.family import EMU3
+from toklip_jax.models.generator.family import GENERATOR
 from toklip_jax.models.ibq.family import IBQ
 from toklip_jax.models.inception.family import INCEPTION
 from toklip_jax.models.llamagen.family import LLAMAGEN
@@ -54,6 +55,7 @@ FAMILIES = (
     MAGVIT2,
     CONV_VQ,
     INCEPTION,
+    GENERATOR,
 )
 for _family in FAMILIES:
     register(_family)

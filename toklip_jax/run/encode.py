@@ -124,6 +124,8 @@ def _local_mesh() -> Mesh:
 
 
 def _tokenizer(experiment, workdir, tower) -> TextTokenizer | None:
+    if tower is None:
+        return None
     path, text = workdir / TOKENIZER_FILE, experiment.text
     if path.is_file():  # the run's, which its stages were trained with
         expect_kept(experiment, path)

@@ -39,7 +39,8 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     _warn_of_warmup(stage)
     task, experiment = task_of(stage.task), context.experiment
     objective, params = task.start(stage, context.start)
-    text = context.text_tokenizer(objective.text_config) if task.needs_text else None
+    has_text = task.needs_text(stage)
+    text = context.text_tokenizer(objective.text_config) if has_text else None
     unused = ()
     if stage.source.gives == "ids":
         features = task.cache.check(stage, objective, params, context.tokenizer_path)
@@ -50,7 +51,8 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         stage.source,
         batching,
         tokenizer=text,
-        has_text=task.needs_text,
+        has_text=has_text,
+        has_labels=task.needs_labels(stage),
         seed=experiment.seed,
         augment=stage.augment,
     )
@@ -116,7 +118,7 @@ def _batching(stage, context, objective) -> Batching:
     reading = context.experiment.reading
     return Batching(
         stage.batch_size,
-        image_size=reading.image_size or objective.evaluated_models.image_size or 0,
+        image_size=reading.image_size or objective.image_size or 0,
         num_workers=reading.num_workers,
         exif_orientation=reading.exif_orientation,
         host=jax.process_index(),

@@ -138,7 +138,9 @@ class Task:
         batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
             `size`, or of the model's size where that is None.
         can_outline: whether there is an outline; there is none if only the weights tell the model.
-        needs_text: whether batches have `token_ids`.
+        needs_text: `needs_text(stage)` tells whether batches have `token_ids`.
+        needs_labels: `needs_labels(stage)` tells whether they have `labels`.
+        has_validation: whether held-out pairs of images and texts can be compared.
         cache: how it trains on a cache, or None if it can't.
     """
 
@@ -150,7 +152,9 @@ class Task:
     outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], ModelObjective]
     batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
     can_outline: Callable[[StageConfig], bool] = lambda stage: True
-    needs_text: bool = True
+    needs_text: Callable[[StageConfig], bool] = lambda stage: True
+    needs_labels: Callable[[StageConfig], bool] = lambda stage: False
+    has_validation: bool = True
     cache: CacheUse | None = None
 
 
@@ -176,7 +180,7 @@ def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelF
 
 def initial_weights(stage: StageConfig) -> Mapping[str, str]:
     """Returns where the weights are that a stage starts from, by part: its field `init`, if any."""
-    return getattr(stage.model, "init", {})
+    return {part: path for part, path in getattr(stage.model, "init", {}).items() if path}
 
 
 def read_loss(task: "Task", section: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -236,9 +240,20 @@ def fresh_task(name: str, objective: type[ModelObjective], role: str = "", **fie
     return Task(name, objective, ModelFields, read, start=start, outline=outline, **fields)
 
 
-def fresh_params(objective: Objective, start: Start) -> Params:
-    """Returns new parameters, which are initialised sharded."""
+def fresh_params(
+    objective: Objective, start: Start, parts: Collection[str] | None = None
+) -> Params:
+    """Returns new parameters, which are initialised sharded.
+
+    Args:
+        parts: the names of those at the top to return; the others are not computed.
+    """
+
+    def init(key):
+        params = objective.init(key)
+        return params if parts is None else {name: params[name] for name in parts}
+
     key = jax.random.key(start.seed)
-    shapes = jax.eval_shape(objective.init, key)
+    shapes = jax.eval_shape(init, key)
     placement = shardings(shapes, start.mesh, objective.sharding)
-    return jax.jit(objective.init, out_shardings=placement)(key)
+    return jax.jit(init, out_shardings=placement)(key)

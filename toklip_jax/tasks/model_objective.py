@@ -39,6 +39,11 @@ class ModelObjective(Objective):
         return getattr(self.model_config, "text", None)
 
     @property
+    def image_size(self) -> int | tuple[int, ...] | None:
+        """The size of the images that the model is trained on; None where any fits."""
+        return self.evaluated_models.image_size
+
+    @property
     def evaluated_models(self) -> Models:
         """The models that an evaluation of the task sees."""
         raise NotImplementedError

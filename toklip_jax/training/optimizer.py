@@ -12,14 +12,16 @@ import numpy as np
 import optax
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_name
 
 LARGEST = float(np.finfo(np.float32).max)
+SCHEDULES = ("cosine", "constant")
 STACKED = "stack/blocks/"  # in the path of parameters that have a first axis for the layers
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to zero; defaults are the released recipe's.
+    """AdamW with linear warm-up and then a schedule; defaults are TokLIP's released recipe's.
 
     Attributes:
         learning_rate: the peak.
@@ -31,6 +33,7 @@ class OptimizerConfig:
             below the first block, norms, pooling and scales above the last. 1 changes nothing.
         ema_decay: decay of the running mean of parameters that is evaluated and saved; 0 keeps
             none.
+        schedule: "cosine", to zero at the last step, or "constant".
     """
 
     learning_rate: float = 1e-5
@@ -42,6 +45,7 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     layer_decay: float = 1.0
     ema_decay: float = 0.0
+    schedule: str = "cosine"
 
     def __post_init__(self):
         for name in ("learning_rate", "warmup_steps", "eps", "weight_decay", "clip_norm"):
@@ -54,6 +58,7 @@ class OptimizerConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"expected a {name} in [0, 1), got {getattr(self, name)}")
+        check_name("a schedule", self.schedule, SCHEDULES)
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"expected a layer_decay in (0, 1], got {self.layer_decay}")
 
@@ -65,8 +70,8 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> Callable[[Any], 
         warm = (step + 1) / max(config.warmup_steps, 1)
         span = max(total_steps - config.warmup_steps, 1)
         progress = jnp.clip((step - config.warmup_steps) / span, 0, 1)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        return config.learning_rate * jnp.where(step < config.warmup_steps, warm, cosine)
+        after = 1.0 if config.schedule == "constant" else 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return config.learning_rate * jnp.where(step < config.warmup_steps, warm, after)
 
     return schedule
 

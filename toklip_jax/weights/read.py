@@ -24,6 +24,7 @@ def read_weights(
     is_l2_normalised: bool = True,
     is_ema: bool | None = None,
     family: str | None = None,
+    grid: int | tuple[int, int] | None = None,
 ) -> Weights:
     """Reads a converted directory, or a PyTorch checkpoint with the sizes its shapes can't tell.
 
@@ -36,6 +37,7 @@ def read_weights(
             a mean, and says so. With TokLIP-XL it chooses for the VQ tokenizer.
         family: the name of the model family, where several have the same names in PyTorch: of a
             VQ tokenizer, or of that within TokLIP.
+        grid: the grid of a generator's ids, or the side of a square one.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -48,7 +50,7 @@ def read_weights(
     check_type(is_causal, bool | None, "is_causal")
     check_type(is_ema, bool | None, "is_ema")
     check_type(family, str | None, "family")
-    hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised, family)
+    hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised, family, grid)
     if is_converted(path):
         expect_no_hints(hints, path, is_ema)
         return load_weights(path)

@@ -25,8 +25,13 @@ class TextTower(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b d"]:
-        """Returns text features, not normalised.
+    def __call__(
+        self, token_ids: Int[Array, "b t"], is_pooled: bool = True
+    ) -> Float[Array, "b d"] | Float[Array, "b t d"]:
+        """Returns text features, not normalised, or all tokens after the final norm.
+
+        Args:
+            is_pooled: whether the features are returned, not the tokens.
 
         Raises:
             ValueError: t differs from the context length.
@@ -45,6 +50,8 @@ class TextTower(nn.Module):
         x = look_up(table, token_ids).astype(dtype) + pos_embed.astype(dtype)
         x, _ = Stack(config, self.compute, name="stack")(x)
         x = build_norm(config, dtype, "norm")(x)
+        if not is_pooled:
+            return x
         return nn.Dense(config.embed_dim, dtype=dtype, name="proj")(x[:, -1])
 
 

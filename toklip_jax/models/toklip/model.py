@@ -65,6 +65,14 @@ class TokLIP(nn.Module):
         """Returns the tokens after the final norm: what a language model consumes."""
         return self.token_encoder.tokens(self._code_vectors(ids))
 
+    def prefix_tokens(self, code_vectors: Float[Array, "b m c"]) -> Float[Array, "b m d"]:
+        """Returns the semantic tokens of an image's first m places, of their code vectors.
+
+        Raises:
+            ValueError: attention is not causal, or m is more than all places.
+        """
+        return self.token_encoder.prefix_tokens(code_vectors.astype(self.compute.jax_dtype))
+
     def semantic_step(
         self, ids: Int[Array, "b *q"], position: Any, cache: KVCache
     ) -> tuple[Float[Array, "b d"], KVCache]:
@@ -156,6 +164,10 @@ class TokLIP(nn.Module):
     def text_features(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b d"]:
         """Returns text features, not normalised."""
         return self.text_tower(token_ids)
+
+    def text_tokens(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Returns the text tower's tokens after its final norm."""
+        return self.text_tower(token_ids, is_pooled=False)
 
     def _code_vectors(self, ids):
         vectors = self.vq.code_vectors(ids)

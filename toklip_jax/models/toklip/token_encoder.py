@@ -54,6 +54,19 @@ class TokenEncoder(nn.Module):
         x = self.mapping(code_vectors) + self.pos_embed.astype(self.compute.jax_dtype)
         return self.norm(self.stack(x)[0])
 
+    def prefix_tokens(self, code_vectors: Float[Array, "b m c"]) -> Float[Array, "b m d"]:
+        """Returns the tokens of an image's first m places, which depend on those alone.
+
+        Raises:
+            ValueError: the encoder is not causal, or m is more than all places.
+        """
+        check_causal(self.config)
+        m = code_vectors.shape[1]
+        if m > self.config.num_tokens:
+            check_num_tokens(m, self.config)
+        table = self.pos_embed[:m].astype(self.compute.jax_dtype)
+        return self.norm(self.stack(self.mapping(code_vectors) + table)[0])
+
     def step(
         self, code_vector: Float[Array, "b c"], position: Any, cache: KVCache
     ) -> tuple[Float[Array, "b d"], KVCache]:

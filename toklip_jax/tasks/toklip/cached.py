@@ -16,8 +16,9 @@ from toklip_jax.data.cache import ENCODE, Header, load_header
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.registry import VQConfig, ids_shape
 from toklip_jax.models.serialization import config_from_dict
+from toklip_jax.nn.config import Compute
 from toklip_jax.tasks.base import StageConfig
-from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective
+from toklip_jax.tasks.toklip.objective import CACHED, TokLIPObjective, parts_of
 from toklip_jax.training.state import Params, partition
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -58,15 +59,15 @@ def check_caches(
                 f"expected no text_feature in a cache where the text tower is trained, got one in "
                 f"{directory}: encode with encode.features=('teacher_feature',), or freeze it"
             )
-        _check_transform(header, directory, stage, objective.compute)
+        check_transform(header, directory, stage, objective.compute)
         for part in parts_of(header.names):
             if part not in hashes:
                 hashes[part] = fingerprint_params(params[part])
             where = "init.vq" if part == "vq" else "init.teacher"
-            _expect_hash(header, directory, part, hashes[part], where)
+            expect_hash(header, directory, part, hashes[part], where)
         if tokenizer_path is not None:
             text = TextTokenizer.load(tokenizer_path, header.context_length)
-            _expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
+            expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
     return features
 
 
@@ -107,12 +108,6 @@ def cached_rows(
             (batch_size, widths[name]), jnp.dtype(dtype)
         )
     return rows
-
-
-def parts_of(fields: Collection[str]) -> list[str]:
-    """Returns the names of the parameters that made a cache's fields."""
-    made_by = {"ids": "vq", "teacher_feature": "teacher", "text_feature": "text_tower"}
-    return [part for field, part in made_by.items() if field in fields]
 
 
 def unused_parameters(objective: TokLIPObjective, params: Params, features: Collection[str]) -> set:
@@ -161,7 +156,10 @@ def _check_sizes(header: Header, directory, objective):
             )
 
 
-def _check_transform(header: Header, directory, stage, compute):
+def check_transform(
+    header: Header, directory: str | pathlib.Path, stage: StageConfig, compute: Compute
+) -> None:
+    """Raises ValueError for a cache of other crops than a stage's, or computed in other types."""
     if header.transform.get("resize"):
         raise UserError(
             f"expected a cache of random crops to train on, got whole pictures in {directory}: "
@@ -180,7 +178,10 @@ def _check_transform(header: Header, directory, stage, compute):
         )
 
 
-def _expect_hash(header, directory, part, ours, where):
+def expect_hash(
+    header: Header, directory: str | pathlib.Path, part: str, ours: str, where: str
+) -> None:
+    """Raises ValueError for a cache that another model's part, or another tokenizer, made."""
     theirs = header.hashes.get(part, "")
     if theirs != ours:
         raise UserError(

@@ -3,10 +3,8 @@
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.core.errors import UserError
@@ -17,7 +15,7 @@ from toklip_jax.data.config import ReadingConfig
 from toklip_jax.data.crops import CropSampler, SourceSlices
 from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.health import BadSamples, name_left_out
-from toklip_jax.data.images import Decode
+from toklip_jax.data.images import Decode, sides_of
 from toklip_jax.data.reader import Reader
 from toklip_jax.data.sources import ENCODED, IDS, SourceConfig
 from toklip_jax.data.text import TextTokenizer
@@ -27,13 +25,12 @@ from toklip_jax.models.registry import ids_shape
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.parallel.sharding import put_batch
 from toklip_jax.tasks.base import StageConfig
-from toklip_jax.tasks.toklip.cached import parts_of, untouched
+from toklip_jax.tasks.model_objective import ModelObjective
+from toklip_jax.tasks.toklip.cached import untouched
 from toklip_jax.tasks.toklip.encode_config import EncodeConfig
-from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.training.state import (
     Params,
     cast_frozen,
-    partition,
     place,
     shapes_of,
     split,
@@ -57,7 +54,7 @@ class CacheEncoder:
     def __init__(
         self,
         stage: StageConfig,
-        objective: TokLIPObjective,
+        objective: ModelObjective,
         params: Params,
         *,
         source: SourceConfig,
@@ -93,13 +90,13 @@ class CacheEncoder:
         self.tokenizer = tokenizer if config.has_text else None
         self._source_config, self._source = source, source.open(self.tokenizer)
         name_left_out(self._source)
-        _expect_frozen(self._objective, params, config.features)
+        self._objective.expect_encodable(params, config.features)
         crops, is_encoded = config.crops, source.gives == ENCODED
         self._draws = CropSampler(self._transform(), crops, self._seed, is_encoded or crops == 1)
         samples = Reader(SourceSlices(self._source, [range(len(self._source))]), self._draws)
         probe = samples(0, np.random.default_rng(0))  # it shows which fields the samples have
         self.header = self._describe(params, probe)
-        self._rows = functools.partial(encode_rows, self._objective, config)
+        self._rows = functools.partial(self._objective.cached_fields, config)
         self._params = self._place(params, probe)
 
     def shards(self, numbers: Sequence[int], bad: BadSamples) -> Iterator[tuple[int, list[bytes]]]:
@@ -156,8 +153,8 @@ class CacheEncoder:
         ]
 
     def _transform(self) -> Transform:
-        section, vision = self._config, self._objective.model_config.vision
-        size = self._reading.image_size or vision.image_size
+        section, layout = self._config, self._objective.cache_layout
+        size = self._reading.image_size or layout.image_size
         shared = {
             "has_labels": section.has_labels and getattr(self._source, "has_labels", False),
             "exif_orientation": self._reading.exif_orientation,
@@ -195,14 +192,14 @@ class CacheEncoder:
 
     def _describe(self, params, probe) -> Header:
         section, compute = self._config, self._objective.compute
-        model, size = self._objective.model_config, probe["images"].shape[1:-1]
-        if size != model.vision.size:
+        layout, size = self._objective.cache_layout, probe["images"].shape[1:-1]
+        if size != sides_of(layout.image_size):
             raise UserError(
-                f"expected images of {model.vision.size} pixels, the model's, got {size}: set "
-                f"the config's image_size"
+                f"expected images of {sides_of(layout.image_size)} pixels, the model's, got "
+                f"{size}: set the config's image_size"
             )
-        parts = parts_of(("ids", *section.features))
-        hashes = {part: fingerprint_params(params[part]) for part in parts}
+        parts = self._objective.cached_parts(params, section.features)
+        hashes = {part: fingerprint_params(part_params) for part, part_params in parts.items()}
         hashes[DATA] = data_fingerprint(self._source)
         if self.tokenizer:
             hashes["tokenizer"] = self.tokenizer.fingerprint
@@ -213,10 +210,10 @@ class CacheEncoder:
             num_samples=len(self._source),
             records_per_shard=section.records_per_shard,
             crops=section.crops,
-            image_size=model.vision.image_size,
-            grid=model.vision.grid,
-            codes_per_place=model.vq.codes_per_place,
-            codebook_sizes=model.vq.codebook_sizes,
+            image_size=layout.image_size,
+            grid=layout.grid,
+            codes_per_place=layout.vq.codes_per_place,
+            codebook_sizes=layout.vq.codebook_sizes,
             context_length=probe["token_ids"].shape[1] if "token_ids" in probe else 0,
             fields=self._fields(probe),
             has_captions="caption" in probe,
@@ -225,69 +222,27 @@ class CacheEncoder:
             compute={"dtype": compute.dtype, "vq_dtype": compute.vq_dtype},
             source=self._source_config.to_plain(),
             classes=tuple(getattr(self._source, "classes", None) or ()),
-            vq=json.loads(json.dumps(config_to_dict(model.vq))),
+            vq=json.loads(json.dumps(config_to_dict(layout.vq))),
         )
 
     def _fields(self, probe) -> tuple[Field, ...]:
-        section, model = self._config, self._objective.model_config
-        ids_dtype = id_dtype(max(model.vq.codebook_sizes))
-        shape = ids_shape(model.vq, model.vision.grid)
+        section, layout = self._config, self._objective.cache_layout
+        ids_dtype = id_dtype(max(layout.vq.codebook_sizes))
+        shape = ids_shape(layout.vq, layout.grid)
         fields = [Field("index", "int64", ()), Field("ids", ids_dtype, shape, section.crops)]
         if "labels" in probe:
             fields.append(Field("labels", "int32", ()))
         if "teacher_feature" in section.features:
-            shape = (model.vision.width,)
+            shape = (layout.widths["teacher_feature"],)
             fields.append(Field("teacher_feature", section.feature_dtype, shape, section.crops))
         if "token_ids" in probe:
             texts, length = probe["token_ids"].shape
-            fields.append(Field("token_ids", id_dtype(model.text.vocab_size), (length,), texts))
+            fields.append(Field("token_ids", id_dtype(layout.vocab_size), (length,), texts))
             if "text_feature" in section.features:
-                shape = (model.text.embed_dim,)
+                shape = (layout.widths["text_feature"],)
                 fields.append(Field("text_feature", section.feature_dtype, shape, texts))
         return lay_out(fields)
 
 
-def encode_rows(
-    objective: TokLIPObjective, section: EncodeConfig, params: Params, batch: dict[str, Any]
-) -> dict[str, jax.Array]:
-    """Returns the fields stored for a batch, arrays [b, crops or 1, ...]; traceable.
-
-    Args:
-        batch: `images` [b, crops, h, w, 3], `token_ids` [b, crops or 1, t].
-    """
-    dtype = jnp.dtype(section.feature_dtype)
-
-    def of_images(images):
-        no_text = jnp.zeros((len(images), 1), jnp.int32)
-        made = objective.prepare(params, {"images": images, "token_ids": no_text})
-        kept = {"ids": made["ids"]}
-        if "teacher_feature" in section.features:
-            kept["teacher_feature"] = made["teacher_feature"].astype(dtype)
-        return kept
-
-    def of_texts(token_ids):
-        return {"text_feature": objective.text_feature(params, token_ids).astype(dtype)}
-
-    made = _each(of_images, batch["images"])
-    if "text_feature" in section.features:
-        made |= _each(of_texts, batch["token_ids"])
-    return made
-
-
-def _each(function, rows):
-    """Applies a function of [b, ...] to [b, crops, ...], one crop after another."""
-    made = jax.lax.map(function, jnp.moveaxis(rows, 1, 0))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), made)
-
-
 def _inputs(batch) -> dict[str, np.ndarray]:
     return {name: batch[name] for name in INPUTS if name in batch}
-
-
-def _expect_frozen(objective, params, features):
-    trainable, _ = partition(params, objective.trainable)
-    if "text_feature" in features and "text_tower" in trainable:
-        raise UserError(
-            "expected no text_feature in encode.features where the text tower is trained, got it: "
-            "set encode.features=('teacher_feature',)"
-        )

@@ -21,6 +21,7 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.ops.resample import resize_images
+from toklip_jax.tasks.cache_layout import CacheLayout, map_crops
 from toklip_jax.tasks.contrast import (
     check_contrastive,
     clamp_logit_scale,
@@ -29,9 +30,11 @@ from toklip_jax.tasks.contrast import (
 )
 from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.training.objective import Batch, Encoded, Result, count_rows, sum_rows
-from toklip_jax.training.state import Params
+from toklip_jax.training.state import Params, partition
 
 CACHED = ("teacher_feature", "text_feature")  # that a cache may hold besides ids
+# The parameters that make each field of a cache.
+MADE_BY = {"ids": "vq", "teacher_feature": "teacher", "text_feature": "text_tower"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +160,54 @@ class TokLIPObjective(ModelObjective):
             )
 
     @property
+    def cache_layout(self) -> CacheLayout:
+        """The sizes of what a cache of the frozen models holds."""
+        config = self.model_config
+        widths = {"teacher_feature": config.vision.width, "text_feature": config.text.embed_dim}
+        vision = config.vision
+        return CacheLayout(
+            config.vq, vision.image_size, vision.grid, config.text.vocab_size, widths
+        )
+
+    def cached_parts(self, params: Params, features: Collection[str]) -> dict[str, Params]:
+        """Returns the parameters that make a cache with these features, by the parts' names."""
+        return {part: params[part] for part in parts_of(("ids", *features))}
+
+    def cached_fields(self, section: Any, params: Params, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the fields stored for a batch, arrays [b, crops or 1, ...]; traceable.
+
+        Args:
+            section: the config's section `encode`.
+            batch: `images` [b, crops, h, w, 3], `token_ids` [b, crops or 1, t].
+        """
+        dtype = jnp.dtype(section.feature_dtype)
+
+        def of_images(images):
+            no_text = jnp.zeros((len(images), 1), jnp.int32)
+            made = self.prepare(params, {"images": images, "token_ids": no_text})
+            kept = {"ids": made["ids"]}
+            if "teacher_feature" in section.features:
+                kept["teacher_feature"] = made["teacher_feature"].astype(dtype)
+            return kept
+
+        def of_texts(token_ids):
+            return {"text_feature": self.text_feature(params, token_ids).astype(dtype)}
+
+        made = map_crops(of_images, batch["images"])
+        if "text_feature" in section.features:
+            made |= map_crops(of_texts, batch["token_ids"])
+        return made
+
+    def expect_encodable(self, params: Params, features: Collection[str]) -> None:
+        """Raises ValueError for features of a cache that training would change."""
+        trainable, _ = partition(params, self.trainable)
+        if "text_feature" in features and "text_tower" in trainable:
+            raise UserError(
+                "expected no text_feature in encode.features where the text tower is trained, got "
+                "it: set encode.features=('teacher_feature',)"
+            )
+
+    @property
     def evaluated_models(self) -> Models:
         toklip = Model(self.model, self.model_config.vision.size)
         teacher = Model(self.teacher, self.teacher_config.size)
@@ -188,3 +239,8 @@ class TokLIPObjective(ModelObjective):
         teacher, params = self.teacher, {"params": params}
         tokens = teacher.apply(params, images, method="tokens")
         return tokens, l2_normalize(teacher.apply(params, tokens, method="pool_tokens"))
+
+
+def parts_of(fields: Collection[str]) -> list[str]:
+    """Returns the names of the parameters that made a cache's fields."""
+    return [part for field, part in MADE_BY.items() if field in fields]

@@ -17,4 +17,11 @@ def _batch(objective: VQObjective, size: tuple[int, ...] | None, batch_size: int
     return {"images": jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8)}
 
 
-VQ = fresh_task("vq", VQObjective, role="vq", batch=_batch, needs_text=False)
+VQ = fresh_task(
+    "vq",
+    VQObjective,
+    role="vq",
+    batch=_batch,
+    needs_text=lambda stage: False,
+    has_validation=False,
+)

@@ -1,0 +1,95 @@
+"""The demo's generator: a small GPT on the ids of a finished demo, conditioned on the group.
+
+    python -m toklip_jax.main --config=configs/demo_generation.py --workdir=runs/demo_generation
+
+`--config=configs/demo_generation.py:semantic=concat` joins TokLIP's token of each id to it;
+`condition=caption` takes the caption's tokens, by TokLIP's own text tower, in place of the group.
+The tokenizer is `runs/demo/toklip/weights`; `--config.generator.init.tokenizer` names another.
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict, FieldReference
+
+import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji"
+from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_name
+from toklip_jax.models.generator.config import SEMANTICS, GPTConfig
+from toklip_jax.models.serialization import config_to_dict
+
+# By path: configs are files and not a package.
+demo = runpy.run_path(str(pathlib.Path(__file__).with_name("demo.py")))
+SIZE, CONTEXT, WIDTH, VOCABULARY = (demo[n] for n in ("SIZE", "CONTEXT", "WIDTH", "VOCABULARY"))
+GROUPS, GRID, CODES = 9, (6, 6), 1024
+CONDITIONS = {
+    "group": {"num_classes": GROUPS},
+    "caption": {"num_classes": 0, "caption_dim": WIDTH, "caption_length": CONTEXT},
+}
+DEFAULTS = {"semantic": "none", "condition": "group"}
+
+
+def get_config(options: str = "") -> ConfigDict:
+    """Returns the configuration; override any field with `--config.a.b=value`.
+
+    Args:
+        options: "semantic=none|add|concat,condition=group|caption", each of them optional.
+
+    Raises:
+        ValueError: other options.
+    """
+    chosen = dict(DEFAULTS)
+    for option in filter(None, options.split(",")):
+        name, _, value = option.partition("=")
+        if name not in DEFAULTS:
+            raise UserError(
+                f"expected semantic=... or condition=... after the colon, got {option!r}"
+            )
+        chosen[name] = value
+    semantic = check_name("a semantic", chosen["semantic"], SEMANTICS)
+    condition = CONDITIONS[check_name("a condition", chosen["condition"], CONDITIONS)]
+    gpt = GPTConfig(
+        128,
+        4,
+        4,
+        grid=GRID,
+        codebook_sizes=(CODES,),
+        semantic=semantic,
+        semantic_dim=0 if semantic == "none" else WIDTH,
+        **condition,
+    )
+    split, size = FieldReference("test"), FieldReference(SIZE)
+    return ConfigDict(
+        {
+            "imports": ("toklip_jax.demo",),
+            "seed": 0,
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "compute": {"dtype": "float32", "is_scanned": False, "remat": "none"},
+            "source": {"kind": "emoji", "split": split, "size": size, "num_captions": 32},
+            "text": {
+                "tokenizer": "runs/demo/tokenizer.json",
+                "vocab_size": VOCABULARY,
+                "context_length": CONTEXT,
+            },
+            "num_workers": 0,
+            "stages": ("generator",),
+            "evaluate": (),
+            "evaluations": {},
+            "models": {},
+            "generator": {
+                "objective": "generator",
+                "model": config_to_dict(gpt),
+                "init": {"tokenizer": "runs/demo/toklip/weights", "gpt": ""},
+                "loss": {"condition_dropout": 0.1},
+                "optimizer": {
+                    "learning_rate": 1e-3,
+                    "warmup_steps": 100,
+                    "weight_decay": 0.05,
+                    "clip_norm": 1.0,
+                },
+                "loop": {"steps": 2000, "log_every": 50, "save_every": 1000},
+                "batch_size": 64,
+                "augment": {"max_shift": 2.0, "max_scale": 1.1},
+            },
+        }
+    )

@@ -1,0 +1,158 @@
+"""The image generator as a user loads it."""
+
+import numpy as np
+import pytest
+
+import toklip_jax
+from toklip_jax.core.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def generator(golden):
+    return toklip_jax.load(golden("gpt_c2i_tiny/checkpoint.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def with_images(golden, path):
+    return toklip_jax.load(golden("gpt_c2i_tiny/checkpoint.safetensors"), vq=path)
+
+
+@pytest.fixture(scope="module")
+def recorded(golden):
+    names = ("inputs", "outputs", "generation")
+    return {name: np.load(golden(f"gpt_c2i_tiny/{name}.npz")) for name in names}
+
+
+def test_logits_are_those_of_every_position(generator, recorded):
+    ids, classes = recorded["inputs"]["ids"], recorded["inputs"]["class_ids"]
+    logits = generator.logits(ids, classes=classes)
+    np.testing.assert_allclose(logits, recorded["outputs"]["logits"], atol=5e-5)
+    part = generator.logits(ids[:, :5], classes=classes)
+    np.testing.assert_allclose(part, logits[:, :6], atol=5e-5)
+
+
+def test_greedy_samples_equal_the_recorded_ones(generator, recorded):
+    classes = recorded["inputs"]["gen_class_ids"]
+    for scale in (1.0, 4.0, 7.5):
+        ids = generator.sample(classes=classes, temperature=0, cfg_scale=scale)
+        np.testing.assert_array_equal(ids, recorded["generation"][f"greedy_ids_cfg{scale}"])
+
+
+def test_samples_depend_neither_on_the_batch_nor_on_its_size(generator):
+    classes = np.arange(6) % 10
+    whole = generator.sample(classes=classes, key=3, cfg_scale=1.5)
+    assert whole.shape == (6, 16)
+    assert whole.dtype == np.int32
+    rest = generator.sample(classes=classes[4:], key=3, first_index=4, cfg_scale=1.5)
+    np.testing.assert_array_equal(rest, whole[4:])
+    other = generator.sample(classes=classes, key=4, cfg_scale=1.5)
+    assert (np.asarray(other) != np.asarray(whole)).any()
+
+
+def test_completing_keeps_what_it_is_given(generator):
+    ids = np.asarray(generator.sample(classes=[1, 2], key=0))
+    done = np.asarray(generator.complete(ids, keep=8, classes=[1, 2], key=5, temperature=2.0))
+    np.testing.assert_array_equal(done[:, :8], ids[:, :8])
+    assert (done[:, 8:] != ids[:, 8:]).any()
+    greedy = generator.sample(classes=[1, 2], temperature=0)
+    again = generator.complete(greedy, keep=5, classes=[1, 2], temperature=0)
+    np.testing.assert_array_equal(again, greedy)
+
+
+def test_a_negative_class_takes_the_place_of_the_null_class(generator):
+    null = generator.config.gpt.null_class
+    options = {"classes": [3], "temperature": 0, "cfg_scale": 4.0}
+    by_default = generator.sample(**options)
+    np.testing.assert_array_equal(generator.sample(**options, negative_class=null), by_default)
+    assert (np.asarray(generator.sample(**options, negative_class=5)) != by_default).any()
+
+
+def test_a_tokenizer_makes_images_of_ids(with_images, toklip):
+    ids = np.asarray(with_images.sample(classes=[1, 2, 3], key=0))
+    images = with_images.detokenize(ids)
+    assert images.shape == (3, 64, 64, 3)
+    np.testing.assert_allclose(images, toklip.detokenize(ids), atol=1e-6)
+    np.testing.assert_array_equal(with_images.tokenize(images), toklip.tokenize(images))
+
+
+def test_text_conditions_are_captions_features(golden):
+    generator = toklip_jax.load(golden("gpt_t2i_tiny/checkpoint.safetensors"))
+    inputs = np.load(golden("gpt_t2i_tiny/inputs.npz"))
+    recorded = np.load(golden("gpt_t2i_tiny/generation.npz"))
+    for side in ("left", "right"):
+        ids = generator.sample(
+            captions=inputs[f"caption_{side}"],
+            valid=inputs[f"emb_masks_{side}"].astype(bool),
+            temperature=0,
+            cfg_scale=4.0,
+        )
+        np.testing.assert_array_equal(ids, recorded["greedy_ids_cfg4.0"])
+    with pytest.raises(UserError, match="expected captions="):
+        generator.sample(classes=[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda g: g.sample(classes=[11]), "from 0 to 9, or 10 for none, got 11"),
+        (lambda g: g.sample(classes=[-1]), "from 0 to 9"),
+        (lambda g: g.sample(classes=[0.5]), "integer classes"),
+        (lambda g: g.sample(), "classes="),
+        (lambda g: g.sample(classes=[]), "at least one|integer classes"),
+        (lambda g: g.sample(classes=[1], negative_class=12, cfg_scale=2), "from 0 to 9"),
+        (lambda g: g.sample(classes=[1], negative_class=2), "cfg_scale above 1"),
+        (lambda g: g.sample(classes=[1], top_p=2.0), "top_p in"),
+        (lambda g: g.sample(classes=[1], key="a"), "a seed or a key"),
+        (lambda g: g.complete(np.zeros((1, 16), int), keep=16), "keep in"),
+        (lambda g: g.complete(np.full((1, 16), 512), keep=4), "codebook"),
+        (lambda g: g.complete(np.zeros((2, 16), int), keep=4, classes=[1]), "for each of 2"),
+        (lambda g: g.logits(np.zeros((1, 17), int), classes=[1]), "from 1 to 16"),
+        (lambda g: g.detokenize(np.zeros((1, 16), int)), "vq=PATH"),
+    ],
+)
+def test_bad_input_is_one_clear_error(generator, call, message):
+    with pytest.raises(UserError, match=message):
+        call(generator)
+
+
+def test_weights_of_another_vocabulary_are_refused(golden, faster):
+    with pytest.raises(UserError, match="codebooks of"):
+        toklip_jax.load(golden("gpt_c2i_tiny/checkpoint.safetensors"), vq=faster / "toklip")
+    with pytest.raises(UserError, match="a generator's weights only"):
+        toklip_jax.load(faster / "toklip", vq=faster / "toklip")
+
+
+def test_converted_weights_give_the_same(generator, golden, tmp_path):
+    from toklip_jax.cli.convert import main
+
+    file = str(golden("gpt_c2i_tiny/checkpoint.safetensors"))
+    assert main(["to-jax", file, str(tmp_path / "gpt"), "--layout=scanned"]) == 0
+    assert main(["verify", file, str(tmp_path / "gpt")]) == 0
+    scanned = toklip_jax.load(tmp_path / "gpt")
+    options = {"classes": [1, 2], "key": 0, "cfg_scale": 2.0}
+    np.testing.assert_array_equal(scanned.sample(**options), generator.sample(**options))
+
+
+def test_the_best_of_several_candidates_scores_highest(with_images):
+    texts = np.asarray(with_images.text_features(np.ones((2, 16), int)))
+    options = {"classes": [1, 2], "key": 0, "temperature": 1.5}
+    chosen = with_images.best_of(texts, num=6, **options)
+    assert chosen.ids.shape == (2, 16)
+    assert chosen.scores.shape == (2, 6)
+    every = with_images.sample(classes=np.repeat([1, 2], 6), key=0, temperature=1.5)
+    scores = np.sum(
+        np.asarray(with_images.image_features(every)) * np.repeat(texts, 6, axis=0), axis=1
+    ).reshape(2, 6)
+    np.testing.assert_allclose(chosen.scores, -np.sort(-scores, axis=1), atol=1e-5)
+    best = np.asarray(every).reshape(2, 6, 16)[[0, 1], scores.argmax(1)]
+    np.testing.assert_array_equal(chosen.ids, best)
+
+
+def test_half_of_the_candidates_may_be_dropped_at_a_prefix(with_images):
+    texts = np.asarray(with_images.text_features(np.ones((1, 16), int)))
+    chosen = with_images.best_of(texts, num=4, drop_at=8, classes=[1], key=0, temperature=1.5)
+    assert chosen.scores.shape == (1, 2)
+    every = np.asarray(with_images.sample(classes=[1] * 4, key=0, temperature=1.5))
+    scores = np.asarray(with_images.prefix_features(every[:, :8])) @ texts[0]
+    better = every[np.argsort(-scores)[:2], :8]
+    assert any((chosen.ids[0, :8] == prefix).all() for prefix in better)

@@ -1,0 +1,104 @@
+"""The command that draws images."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from toklip_jax.cli.generate import main
+from toklip_jax.run import generate as run
+
+
+@pytest.fixture(scope="module")
+def weights(golden):
+    return [
+        f"--weights={golden('gpt_c2i_tiny/checkpoint.safetensors')}",
+        f"--vq={golden('toklip_tiny/checkpoint.pt')}",
+    ]
+
+
+def images_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
+
+
+def test_images_a_grid_and_the_evaluators_file_are_written(weights, tmp_path, capsys):
+    out = tmp_path / "samples"
+    flags = ["--classes=2,5", "--num=5", "--batch-size=2", "--npz"]
+    assert main([*weights, *flags, f"--output={out}"]) == 0
+    assert "5 images" in capsys.readouterr().out
+    assert len(images_of(out)) == 5
+    assert PIL.Image.open(out / "grid.png").size == (3 * 64 + 4, 2 * 64 + 2)
+    with np.load(out / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (5, 64, 64, 3)
+        assert arrays["arr_0"].dtype == np.uint8
+        np.testing.assert_array_equal(arrays["arr_1"], [2, 5, 2, 5, 2])
+        first = np.asarray(PIL.Image.open(out / "000000.png"))
+        np.testing.assert_array_equal(arrays["arr_0"][0], first)
+
+
+def test_a_run_that_was_interrupted_continues_to_the_same_images(weights, tmp_path, monkeypatch):
+    flags = [*weights, "--num=4", "--batch-size=2", "--cfg-scale=1.5"]
+    assert main([*flags, f"--output={tmp_path / 'whole'}"]) == 0
+    out, writes = tmp_path / "part", []
+    write = run._write_part
+
+    def full(path, **arrays):
+        if writes:
+            raise OSError(28, "No space left on device", str(path))
+        writes.append(path)
+        write(path, **arrays)
+
+    monkeypatch.setattr(run, "_write_part", full)
+    assert main([*flags, f"--output={out}"]) == 2
+    assert len(list(out.glob("ids/part-*"))) == 1
+    monkeypatch.setattr(run, "_write_part", write)
+    assert main([*flags, f"--output={out}"]) == 0
+    assert images_of(out) == images_of(tmp_path / "whole")
+
+
+def test_another_request_in_the_same_directory_is_refused(weights, tmp_path, capsys):
+    flags = [*weights, "--num=2", f"--output={tmp_path / 'a'}"]
+    assert main(flags) == 0
+    assert main([*flags, "--seed=1"]) == 2
+    assert "other settings (seed: 0 there, 1 now)" in capsys.readouterr().err
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("kept")
+    assert main([*weights, "--num=2", f"--output={tmp_path / 'b'}"]) == 2
+
+
+def test_the_lower_half_of_a_picture_is_drawn_anew(weights, golden, tmp_path):
+    pixels = np.load(golden("toklip_tiny/inputs.npz"))["image_nhwc"][0]
+    picture = ((pixels + 1) * 127.5).round().astype(np.uint8)
+    PIL.Image.fromarray(picture).save(tmp_path / "p.png")
+    out = tmp_path / "out"
+    flags = [f"--image={tmp_path / 'p.png'}", "--keep-rows=2", "--num=3", f"--output={out}"]
+    assert main([*weights, *flags]) == 0
+    ids = np.load(out / "ids" / "part-00000.npz")["ids"]
+    assert (ids[:, :8] == ids[:1, :8]).all()
+    assert (ids[0, 8:] != ids[1, 8:]).any()
+    settings = json.loads((out / "samples.json").read_text())
+    assert settings["keep_rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--classes=1,99"], "from 0 to 9"),
+        (["--classes=cat"], "numbers with commas"),
+        (["--num=0"], "num and a batch size"),
+        (["--keep-rows=2"], "together"),
+        (["--top-p=3"], "top_p"),
+    ],
+)
+def test_bad_flags_are_one_clear_line(weights, tmp_path, capsys, flags, message):
+    assert main([*weights, f"--output={tmp_path / 'x'}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1 or "WARNING" in error
+
+
+def test_a_tokenizer_is_no_generator(golden, tmp_path, capsys):
+    weights = f"--weights={golden('toklip_tiny/checkpoint.pt')}"
+    assert main([weights, f"--output={tmp_path / 'x'}"]) == 2
+    assert "a generator's weights" in capsys.readouterr().err

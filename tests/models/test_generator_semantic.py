@@ -1,0 +1,214 @@
+"""The generator with TokLIP's tokens, and with several ids a place."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toklip_jax.core.errors import UserError
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.decoding import Sampling, row_keys
+from toklip_jax.decoding.images import sample_images
+from toklip_jax.models.conv_vq.config import ConvVQConfig
+from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
+from toklip_jax.models.registry import build_model, init_params
+from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.toklip.sizes import SIZES as TOKLIPS
+from toklip_jax.nn.config import Compute
+from toklip_jax.nn.quantisers import QuantiserConfig
+from toklip_jax.weights import Weights
+from toklip_jax.weights.conversion import export_tensors
+
+pytestmark = pytest.mark.usefixtures("highest_precision")
+
+COMPUTE = Compute(is_scanned=False)
+TOKLIP = TOKLIPS["tiny"]
+GPT = GPTConfig(32, 2, 4, grid=(4, 4), codebook_sizes=(512,), num_classes=5)
+SEMANTIC = {
+    "add": {"semantic": "add"},
+    "concat": {"semantic": "concat"},
+    "codebook": {"semantic": "concat", "code_input": "codebook", "code_dim": 8},
+}
+
+
+def config_of(**changes):
+    dims = {"semantic_dim": TOKLIP.vision.width} if "semantic" in changes else {}
+    return GeneratorConfig(dataclasses.replace(GPT, **changes, **dims), TOKLIP)
+
+
+def build(config, seed=0):
+    """(model, parameters), heads drawn as well, so that logits differ."""
+    params = jax.jit(lambda key: init_params(config, COMPUTE, key))(jax.random.key(seed))
+    head, key = params["gpt"]["head"], jax.random.key(seed + 1)
+    for name in head:
+        key, own = jax.random.split(key)
+        head[name] = jax.random.normal(own, head[name].shape)
+    return build_model(config, COMPUTE), params
+
+
+@pytest.fixture(scope="module", params=SEMANTIC)
+def generator(request):
+    return build(config_of(**SEMANTIC[request.param]))
+
+
+def draw_ids(config, rows=3):
+    shape = (rows, *config.gpt.ids_shape)
+    return jax.random.randint(jax.random.key(7), shape, 0, min(config.gpt.codebook_sizes))
+
+
+def hidden(model, params, ids, classes):
+    return model.apply({"params": params}, ids, classes, method="hidden")
+
+
+def test_cached_steps_equal_the_parallel_pass(generator):
+    model, params = generator
+    ids, classes = draw_ids(model.config), jnp.arange(3)
+    caches = model.init_caches(3)
+    out, caches = model.apply({"params": params}, classes, caches, method="prefill")
+    outs = [out]
+    for place in range(ids.shape[1] - 1):
+        out, caches = model.apply({"params": params}, ids[:, place], caches, method="step")
+        outs.append(out)
+    parallel = hidden(model, params, ids, classes)
+    np.testing.assert_allclose(np.stack(outs, 1), parallel, atol=2e-5)
+
+
+def test_a_kept_part_continues_as_it_was_drawn(generator):
+    model, params = generator
+    keys = row_keys(jax.random.key(0), jnp.arange(3))
+    sampling = Sampling(0, cfg_scale=2.0)
+    null = jnp.full(3, GPT.null_class)
+    whole = sample_images(model, params, jnp.arange(3), keys, sampling, null=null)
+    again = sample_images(
+        model, params, jnp.arange(3), keys, sampling, null=null, kept=whole[:, :6]
+    )
+    np.testing.assert_array_equal(whole, again)
+
+
+def test_no_output_depends_on_what_follows(generator):
+    model, params = generator
+    ids, classes = draw_ids(model.config), jnp.arange(3)
+    before = hidden(model, params, ids, classes)
+    changed = hidden(model, params, ids.at[:, 8].set((ids[:, 8] + 1) % 512), classes)
+    np.testing.assert_array_equal(before[:, :9], changed[:, :9])
+    assert (np.asarray(before[:, 9:]) != np.asarray(changed[:, 9:])).any()
+
+
+def test_guidance_runs_the_token_encoder_once():
+    model, params = build(config_of(semantic="concat"))
+    caches = model.init_caches(3, copies=2)
+    assert caches.gpt.keys.shape[1] == 6
+    assert caches.encoder.keys.shape[1] == 3
+
+    def flops(sampling):
+        keys = row_keys(jax.random.key(0), jnp.arange(3))
+        null = jnp.full(3, GPT.null_class)
+        return count_flops(
+            lambda p: sample_images(model, p, jnp.arange(3), keys, sampling, null=null), params
+        )
+
+    alone = build(dataclasses.replace(config_of(), tokenizer=None))
+    plain, guided = flops(Sampling()), flops(Sampling(cfg_scale=2.0))
+
+    def gpt_alone(sampling):
+        keys = row_keys(jax.random.key(0), jnp.arange(3))
+        null = jnp.full(3, GPT.null_class)
+        return count_flops(
+            lambda p: sample_images(alone[0], p, jnp.arange(3), keys, sampling, null=null),
+            alone[1],
+        )
+
+    extra = gpt_alone(Sampling(cfg_scale=2.0)) - gpt_alone(Sampling())
+    assert guided - plain < 1.3 * extra  # the fusing layer is the GPT's, and doubles with it
+
+
+@pytest.mark.parametrize("method", ["residual", "several"])
+def test_places_of_several_ids_are_drawn_one_id_given_another(method):
+    dim = 8 if method == "residual" else 4
+    vq = ConvVQConfig(
+        channels=32,
+        multipliers=(1,),
+        num_res_blocks=1,
+        z_channels=32,
+        stem_patch=8,
+        quantiser=QuantiserConfig(method, 16, dim, 2),
+    )
+    gpt = dataclasses.replace(GPT, codebook_sizes=(16, 16))
+    model, params = build(GeneratorConfig(gpt, vq))
+    ids, classes = draw_ids(model.config), jnp.arange(3)
+    out = hidden(model, params, ids, classes)
+    first, second = model.apply({"params": params}, ids, classes, method="logits")
+    assert first.shape == second.shape == (3, 16, 16)
+    np.testing.assert_allclose(
+        model.apply({"params": params}, out, 1, ids, method="logits_of"), second, atol=1e-5
+    )
+    other = ids.at[:, 0, 0].set((ids[:, 0, 0] + 1) % 16)
+    changed = model.apply({"params": params}, other, classes, method="logits")
+    np.testing.assert_array_equal(changed[0][:, 0], first[:, 0])
+    assert (np.asarray(changed[1][:, 0]) != np.asarray(second[:, 0])).any()
+    keys = row_keys(jax.random.key(0), jnp.arange(3))
+    drawn = sample_images(
+        model, params, classes, keys, Sampling(cfg_scale=1.5), null=jnp.full(3, 5)
+    )
+    assert drawn.shape == (3, 16, 2)
+    assert int(drawn.max()) < 16
+
+
+def test_samples_have_the_distribution_of_the_model():
+    """Against all 64 images of three places and four codes, whose probabilities are computed."""
+    gpt = GPTConfig(32, 1, 2, grid=(1, 3), codebook_sizes=(4,), num_classes=2)
+    model, params = build(GeneratorConfig(gpt), seed=3)
+    every = jnp.stack(jnp.meshgrid(*[jnp.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    classes = jnp.ones(64, jnp.int32)
+    logits = model.apply({"params": params}, every, classes, method="logits")[:, :-1]
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), every[..., None], -1)[..., 0]
+    probabilities = np.exp(chosen.sum(1))
+    np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
+    count = 20_000
+    keys = row_keys(jax.random.key(5), jnp.arange(count))
+    drawn = jax.jit(lambda p: sample_images(model, p, jnp.ones(count, int), keys, Sampling()))
+    ids = np.asarray(drawn(params))
+    counts = np.bincount(ids @ np.array([16, 4, 1]), minlength=64)
+    expected = count * probabilities
+    is_common = expected >= 5
+    counts = np.append(counts[is_common], counts[~is_common].sum())
+    expected = np.append(expected[is_common], expected[~is_common].sum())
+    chi_squared = ((counts - expected)[expected > 0] ** 2 / expected[expected > 0]).sum()
+    degrees = len(counts) - 1
+    # Level 0.001, by Wilson and Hilferty's approximation of the quantile.
+    limit = degrees * (1 - 2 / (9 * degrees) + 3.09 * (2 / (9 * degrees)) ** 0.5) ** 3
+    assert chi_squared < limit, (chi_squared, limit)
+
+
+def test_every_kind_is_written_and_read_back(generator, tmp_path):
+    from toklip_jax.weights.read import read_weights
+    from toklip_jax.weights.writer import write_checkpoint
+
+    model, params = generator
+    weights = Weights(model.config, jax.tree.map(np.asarray, params), False)
+    write_checkpoint(tmp_path / "g.safetensors", export_tensors(weights), lambda: None)
+    back = read_weights(tmp_path / "g.safetensors", num_heads=4)
+    gpt = dataclasses.replace(back.config.gpt, dropout=GPT.dropout)
+    assert gpt == model.config.gpt
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: np.array_equal(a, b), back.params["gpt"], weights.params["gpt"])
+    )
+
+
+def test_encoders_that_see_the_future_are_refused():
+    vision = dataclasses.replace(TOKLIP.vision, is_causal=False)
+    toklip = TokLIPConfig(TOKLIP.vq, vision, TOKLIP.text)
+    with pytest.raises(UserError, match="causal token encoder"):
+        dataclasses.replace(config_of(semantic="add"), tokenizer=toklip)
+    with pytest.raises(UserError, match="TokLIP with semantic"):
+        dataclasses.replace(config_of(semantic="add"), tokenizer=TOKLIP.vq)
+    with pytest.raises(UserError, match="codebooks of"):
+        GeneratorConfig(dataclasses.replace(GPT, codebook_sizes=(256,)), TOKLIP)
+    with pytest.raises(UserError, match="a tokenizer with semantic"):
+        GeneratorConfig(config_of(semantic="add").gpt)
+    with pytest.raises(UserError, match="semantic_dim"):
+        dataclasses.replace(GPT, semantic="add")
+    with pytest.raises(UserError, match="either num_classes or caption_dim"):
+        dataclasses.replace(GPT, caption_dim=8, caption_length=4)

@@ -1,0 +1,203 @@
+"""A run that trains a generator, from images and from a cache, and post-trains it."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import toklip_jax
+from toklip_jax.core.errors import UserError
+from toklip_jax.experiment import read_experiment
+from toklip_jax.models.generator.config import GPTConfig
+from toklip_jax.models.serialization import config_to_dict
+from toklip_jax.run.encode import encode
+from toklip_jax.run.run import run
+
+TOKLIP = pathlib.Path(__file__).parents[1] / "weights" / "format_1" / "toklip"
+GPT = GPTConfig(
+    16,
+    2,
+    2,
+    grid=(4, 4),
+    codebook_sizes=(16,),
+    num_classes=4,
+    semantic="concat",
+    semantic_dim=16,
+)
+
+
+def config_of(gpt=GPT, **generator):
+    return ConfigDict(
+        {
+            "seed": 0,
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "compute": {"dtype": "float32", "is_scanned": True, "remat": "none"},
+            "source": {
+                "kind": "synthetic",
+                "num_samples": 20,
+                "image_size": 16,
+                "context_length": 6,
+                "vocab_size": 40,
+            },
+            "text": {"tokenizer": "", "vocab_size": 40, "context_length": 6},
+            "num_workers": 0,
+            "stages": ("generator",),
+            "encode": {
+                "stage": "generator",
+                "crops": 2,
+                "features": (),
+                "has_text": False,
+                "batch_size": 8,
+                "records_per_shard": 16,
+            },
+            "generator": {
+                "objective": "generator",
+                "model": config_to_dict(gpt),
+                "init": {"tokenizer": str(TOKLIP), "gpt": ""},
+                "loss": {},
+                "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1, "schedule": "constant"},
+                "loop": {"steps": 12, "log_every": 1, "save_every": 6},
+                "batch_size": 8,
+                "augment": {},
+                **generator,
+            },
+        }
+    )
+
+
+def losses(workdir, stage="generator"):
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("generator")
+    run(read_experiment(config_of()), workdir)
+    return workdir
+
+
+def test_a_run_leaves_a_generator_that_draws_images(trained):
+    found = losses(trained)
+    np.testing.assert_allclose(found[0], np.log(16), rtol=1e-5)  # the heads start at zero
+    assert found[-1] < found[0]
+    generator = toklip_jax.load(trained / "generator" / "weights")
+    ids = generator.sample(classes=[0, 3], key=0, cfg_scale=1.5)
+    assert generator.detokenize(ids).shape == (2, 16, 16, 3)
+    assert generator.config.gpt == GPT
+
+
+def test_the_tokenizer_is_not_trained(trained):
+    generator = toklip_jax.load(trained / "generator" / "weights")
+    toklip = toklip_jax.load(TOKLIP)
+    ids = np.arange(16)[None] % 16
+    np.testing.assert_array_equal(
+        generator.params["tokenizer"]["vq"]["codebook"], toklip.params["vq"]["codebook"]
+    )
+    np.testing.assert_allclose(generator.detokenize(ids), toklip.detokenize(ids), atol=1e-6)
+
+
+def test_a_generator_trains_on_a_cache_of_ids(tmp_path):
+    experiment = read_experiment(config_of())
+    header = encode(experiment, tmp_path / "cache")
+    assert set(header.names) == {"ids", "labels"}
+    run(read_experiment(config_of(cache=str(tmp_path / "cache"))), tmp_path / "run")
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
+def test_a_cache_of_another_tokenizer_is_refused(tmp_path):
+    encode(read_experiment(config_of()), tmp_path / "cache")
+    header = json.loads((tmp_path / "cache" / "header.json").read_text())
+    header["hashes"]["vq"] = "0" * 64
+    header.pop("checksum")
+    (tmp_path / "cache" / "header.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match=r"init\.tokenizer"):
+        run(read_experiment(config_of(cache=str(tmp_path / "cache"))), tmp_path / "run")
+
+
+def test_captions_may_be_the_text_towers_tokens(tmp_path):
+    gpt = GPTConfig(
+        16, 1, 2, grid=(4, 4), codebook_sizes=(16,), num_classes=0, caption_dim=16, caption_length=6
+    )
+    config = config_of(gpt)
+    config.generator.loop.steps = 3
+    run(read_experiment(config), tmp_path)
+    generator = toklip_jax.load(tmp_path / "generator" / "weights")
+    captions = generator._call("text_tokens", np.ones((2, 6), int))
+    assert generator.sample(captions=captions, key=0).shape == (2, 16)
+
+
+def test_rewards_post_train_a_generator(trained, tmp_path):
+    config = config_of()
+    config.stages = ("grpo",)
+    config.grpo = {
+        "objective": "grpo",
+        "init": {"generator": str(trained / "generator" / "weights")},
+        "prompts": ("a", "b", "c", "d"),
+        "loss": {"group_size": 4, "kl_weight": 0.1},
+        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 1},
+        "loop": {"steps": 3, "log_every": 1, "save_every": 3},
+        "batch_size": 8,
+        "augment": {},
+    }
+    with pytest.raises(UserError, match="a text tokenizer beside"):
+        run(read_experiment(config), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"init": {}}, "weights of a tokenizer"),
+        ({"init": {"tokenizer": str(TOKLIP), "vq": "x"}}, "init"),
+        ({"model": config_to_dict(GPTConfig(16, 1, 2, codebook_sizes=(8,)))}, "codebooks of"),
+        ({"loss": {"condition_dropout": 2.0}}, "condition_dropout"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        run(read_experiment(config_of(**change)), tmp_path)
+
+
+def test_gradients_of_grpo_favour_what_was_rewarded():
+    """Two images a group: the likelier becomes that with the greater reward."""
+    import jax
+    import jax.numpy as jnp
+
+    from toklip_jax.models.registry import init_params
+    from toklip_jax.nn.config import Compute
+    from toklip_jax.tasks.grpo.objective import GRPOObjective
+    from toklip_jax.weights import load_weights
+
+    weights = load_weights(TOKLIP)
+    compute = Compute(is_scanned=weights.is_scanned)
+    from toklip_jax.models.generator.config import GeneratorConfig
+
+    config = GeneratorConfig(GPT, weights.config)
+    params = init_params(config, compute, jax.random.key(0))
+    params["tokenizer"] = jax.tree.map(jnp.asarray, weights.params)
+    params |= {"start": params["gpt"], "prompts": jnp.eye(4, 16)}
+
+    class First(GRPOObjective):
+        def rewards(self, params, ids, labels):
+            return (ids[:, 0] == 3).astype(jnp.float32)
+
+    objective = First(config, compute, group_size=32, kl_weight=0.0)
+    batch = {"labels": jnp.zeros(4, jnp.int32)}
+
+    def probability(gpt):
+        logits = objective.model.apply(
+            {"params": params | {"gpt": gpt}}, jnp.zeros((1, 16), int), jnp.zeros(1, int),
+            method="logits",
+        )  # fmt: skip
+        return float(jax.nn.softmax(logits[0, 0])[3])
+
+    def loss(gpt):
+        return objective.loss(params | {"gpt": gpt}, batch, jax.random.key(1))[0]
+
+    gradient = jax.jit(jax.grad(loss))(params["gpt"])
+    stepped = jax.tree.map(lambda p, g: p - 0.3 * g, params["gpt"], gradient)
+    assert probability(stepped) > probability(params["gpt"])
+    _, metrics = objective.loss(params, batch, jax.random.key(1))
+    assert abs(float(metrics["kl"])) < 1e-6  # nothing has moved yet

@@ -1,0 +1,105 @@
+"""The command `python -m toklip_jax.generate`: images of classes, drawn by a generator."""
+
+import argparse
+
+from toklip_jax.api.loading import load
+from toklip_jax.cli.command_line import quiet
+from toklip_jax.core.arguments import expect_given_once
+from toklip_jax.core.errors import UserError, exit_status
+from toklip_jax.core.home import expand_user
+from toklip_jax.run.generate import Request, generate
+
+SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status (see `core.errors`)."""
+    args = _parser().parse_args(argv)
+
+    def command() -> int:
+        expect_given_once(argv)
+        quiet()
+        return _run(args)
+
+    return exit_status(command)
+
+
+def _run(args) -> int:
+    sizes = {name: getattr(args, name) for name in ("grid", "num_heads") if getattr(args, name)}
+    generator = load(
+        args.weights, vq=args.vq, dtype=args.dtype, batch_size=args.batch_size, **sizes
+    )
+    if not hasattr(generator, "sample"):
+        raise UserError(
+            f"expected a generator's weights in --weights, got {generator!r}: name a file of "
+            f"LlamaGen's GPT, or the weights of a stage of kind generator"
+        )
+    request = Request(
+        num=args.num,
+        classes=_classes(args.classes, generator.config.gpt.num_classes),
+        seed=args.seed,
+        sampling=tuple((n, getattr(args, n)) for n in SAMPLING if getattr(args, n) is not None),
+        image=args.image,
+        keep_rows=args.keep_rows,
+        chunk=args.batch_size,
+    )
+    generate(
+        generator,
+        request,
+        expand_user(args.output),
+        source=str(args.weights),
+        writes_images=not args.no_png,
+        writes_arrays=args.npz,
+    )
+    return 0
+
+
+def _classes(text, num_classes) -> tuple[int, ...]:
+    if text in ("", "random"):
+        return ()
+    try:
+        classes = tuple(int(one) for one in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"expected --classes as numbers with commas, or random, got {text!r}"
+        ) from None
+    if wrong := [one for one in classes if not 0 <= one <= num_classes]:
+        raise UserError(
+            f"expected --classes from 0 to {num_classes - 1}, or {num_classes} for none, got "
+            f"{wrong[0]}"
+        )
+    return classes
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m toklip_jax.generate",
+        description="Draws images of classes, or completes a picture. The same command continues "
+        "a run that was interrupted.",
+    )
+
+    def add(name, help, **options):
+        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        parser.add_argument(*flags, dest=name, help=help, **options)
+
+    add("weights", "a generator: a file of LlamaGen's, or a converted directory", required=True)
+    add("vq", "the VQ tokenizer, where the weights hold none", default=None)
+    add("output", "a directory for the images", required=True)
+    add("classes", "as 207,360, taken in turn; or random, uniformly", default="random")
+    add("num", "how many images", type=int, default=16)
+    add("seed", "of the classes and of the draws", type=int, default=0)
+    add("cfg_scale", "scale of classifier-free guidance; 1 for none", type=float, default=2.0)
+    add("cfg_interval", "guide ids 0 to this plus 1 only; -1 for all", type=int, default=-1)
+    add("negative_class", "a class that guidance leads away from", type=int, default=None)
+    add("temperature", "divides logits; 0 takes the most probable", type=float, default=1.0)
+    add("top_k", "values that may be drawn; 0 for all", type=int, default=0)
+    add("top_p", "probability that they have together", type=float, default=1.0)
+    add("image", "a picture to complete", default="")
+    add("keep_rows", "rows of ids of that picture that stay", type=int, default=0)
+    add("batch_size", "images at a time", type=int, default=32)
+    add("dtype", "float32 or bfloat16", default="float32")
+    add("grid", "side of the grid of ids, where the file doesn't tell it", type=int)
+    add("num_heads", "attention heads, if no named size fits", type=int)
+    parser.add_argument("--npz", action="store_true", help="write samples.npz for the evaluator")
+    parser.add_argument("--no-png", "--no_png", action="store_true", help="write no image files")
+    return parser

@@ -1,0 +1,227 @@
+"""Draws many images with a generator, in parts that an interrupted run continues from.
+
+OUTPUT/
+    samples.json            what is drawn, and by what: a run with other settings is refused
+    ids/part-00000.npz      `ids` and `labels` of `chunk` samples, written whole
+    000000.png ...          the images
+    grid.png                the first of them together
+    samples.npz             all of them, as the ADM evaluator reads them, if asked for
+"""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+
+from toklip_jax.api import Generator
+from toklip_jax.core.errors import Preempted, UserError
+from toklip_jax.core.whole_files import read_object, write_json
+from toklip_jax.evaluation.encode import Progress
+from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
+from toklip_jax.parallel.preemption import is_told, stopping_when_asked
+
+SETTINGS = "samples.json"
+ARRAYS = "samples.npz"
+GRID = "grid.png"
+MAX_IN_GRID = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be drawn.
+
+    Attributes:
+        num: how many images.
+        classes: taken in turn; () draws them uniformly at random by the seed.
+        seed: of the classes and of every draw.
+        sampling: the keyword arguments of `Generator.sample` that say how ids are drawn.
+        image: a picture to complete, or "".
+        keep_rows: rows of the grid that stay, of the picture.
+        chunk: samples drawn at once, and written together.
+    """
+
+    num: int
+    classes: tuple[int, ...] = ()
+    seed: int = 0
+    sampling: tuple[tuple[str, Any], ...] = ()
+    image: str = ""
+    keep_rows: int = 0
+    chunk: int = 32
+
+    def __post_init__(self):
+        if min(self.num, self.chunk) < 1 or self.seed < 0:
+            raise UserError(
+                f"expected num and a batch size of at least 1 and a seed of at least 0, got "
+                f"{self.num}, {self.chunk} and {self.seed}"
+            )
+        if bool(self.image) != (self.keep_rows > 0):
+            raise UserError("expected an image and keep_rows together, got one without the other")
+
+    def labels(self, indices: np.ndarray, num_classes: int) -> np.ndarray:
+        """Returns the classes of samples, int32: a function of their indices alone."""
+        if self.classes:
+            return np.asarray(self.classes, np.int32)[indices % len(self.classes)]
+        every = np.random.default_rng(self.seed).integers(num_classes, size=self.num)
+        return every.astype(np.int32)[indices]
+
+
+def generate(
+    generator: Generator,
+    request: Request,
+    output: pathlib.Path,
+    *,
+    source: str = "",
+    writes_images: bool = True,
+    writes_arrays: bool = False,
+    host: int = 0,
+    hosts: int = 1,
+) -> None:
+    """Draws what is missing in `output`, and writes it.
+
+    Args:
+        source: where the weights are; a run continues with the same only.
+        writes_images: whether each image is written as a PNG.
+        writes_arrays: whether all are written into one .npz too.
+        host: this host's number of `hosts`; it draws every `hosts`-th part.
+
+    Raises:
+        ValueError: `output` holds other samples, or a picture or class that does not fit.
+        Preempted: told to stop; the parts that are done stay.
+    """
+    call_on_main(lambda: _claim(output, request, source))
+    parts = _parts(request)
+    missing = [i for i in parts if i % hosts == host and not _path(output, i).exists()]
+    kept = _kept(generator, request)
+    with stopping_when_asked(is_alone=True), Progress("generate", len(missing), 0) as progress:
+        for number in missing:
+            if is_told(is_alone=True):
+                raise Preempted(f"{number} of {len(parts)} parts are drawn")
+            indices = parts[number]
+            labels = request.labels(indices, generator.config.gpt.num_classes)
+            ids = _draw(generator, request, indices, labels, kept)
+            images = _to_uint8(generator.detokenize(ids)) if _decodes(generator) else None
+            if images is not None and writes_images:
+                for index, image in zip(indices, images, strict=True):
+                    PIL.Image.fromarray(image).save(output / f"{index:06}.png")
+            _write_part(_path(output, number), ids=ids, labels=labels)
+            progress.advance()
+    barrier("all samples")
+    if is_main_host():
+        _finish(generator, request, output, writes_arrays)
+
+
+def to_grid(images: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Returns images [h, w, 3] in one, row by row on a grid that is nearly square."""
+    columns = int(np.ceil(len(images) ** 0.5))
+    h, w, _ = images[0].shape
+    rows = -(-len(images) // columns)
+    whole = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (h + gap), (i % columns) * (w + gap)
+        whole[y : y + h, x : x + w] = image
+    return whole
+
+
+def _draw(generator, request, indices, labels, kept):
+    options = dict(request.sampling) | {"key": request.seed, "first_index": int(indices[0])}
+    if kept is None:
+        return np.asarray(generator.sample(classes=labels, **options))
+    keep = request.keep_rows * generator.config.gpt.grid[1]
+    ids = np.broadcast_to(kept, (len(labels), *kept.shape[1:]))
+    return np.asarray(generator.complete(ids, keep=keep, classes=labels, **options))
+
+
+def _kept(generator, request):
+    if not request.image:
+        return None
+    rows = generator.config.gpt.grid[0]
+    if not 0 < request.keep_rows < rows:
+        raise UserError(f"expected keep_rows from 1 to {rows - 1}, got {request.keep_rows}")
+    with PIL.Image.open(request.image) as image:
+        return np.asarray(generator.tokenize([image.convert("RGB")]))
+
+
+def _parts(request) -> dict[int, np.ndarray]:
+    size = request.chunk
+    every = np.arange(request.num)
+    return {i: every[start : start + size] for i, start in enumerate(range(0, request.num, size))}
+
+
+def _path(output, number) -> pathlib.Path:
+    return output / "ids" / f"part-{number:05}.npz"
+
+
+def _write_part(path, **arrays):
+    draft = path.with_name(f".{path.name}")
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _claim(output, request, source):
+    """Makes the directory, or checks that it holds parts of the same samples."""
+    settings = json.loads(json.dumps(dataclasses.asdict(request) | {"weights": source}))
+    if (output / SETTINGS).exists():
+        found = read_object(output / SETTINGS, "choose another --output")
+        if differ := sorted(n for n in found.keys() | settings if found.get(n) != settings.get(n)):
+            name = differ[0]
+            raise UserError(
+                f"{output} holds samples of other settings ({name}: {found.get(name)} there, "
+                f"{settings.get(name)} now): choose another --output"
+            )
+        return
+    if output.exists() and any(p for p in output.iterdir() if not p.name.startswith(".")):
+        raise UserError(f"expected a new or empty directory as --output, got {output}")
+    (output / "ids").mkdir(parents=True, exist_ok=True)
+    write_json(output / SETTINGS, settings)
+
+
+def _finish(generator, request, output, writes_arrays):
+    """Writes what all parts together make."""
+    parts = [np.load(_path(output, number)) for number in _parts(request)]
+    if not _decodes(generator):
+        print(f"{output}: ids of {request.num} images; pass --vq to see them")
+        return
+    size = min(request.num, MAX_IN_GRID)
+    first = np.concatenate([part["ids"] for part in parts[: -(-size // request.chunk)]])[:size]
+    PIL.Image.fromarray(to_grid(list(_to_uint8(generator.detokenize(first))))).save(output / GRID)
+    if writes_arrays:
+        _write_arrays(generator, parts, request.num, output / ARRAYS)
+    print(f"{output}: {request.num} images, the first {size} of them together in {GRID}")
+
+
+def _write_arrays(generator, parts, num, path):
+    """Writes `arr_0`, uint8 [num, h, w, 3], and `arr_1`, the labels, part by part."""
+    draft = path.with_name(f".{path.name}")
+    with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            for i, part in enumerate(parts):
+                images = _to_uint8(generator.detokenize(part["ids"]))
+                if i == 0:
+                    header = {"descr": "|u1", "fortran_order": False}
+                    shape = {"shape": (num, *images.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header | shape)
+                file.write(images.tobytes())
+        labels = np.concatenate([part["labels"] for part in parts]).astype(np.int64)
+        with archive.open("arr_1.npy", "w") as file:
+            np.lib.format.write_array(file, labels)
+    draft.replace(path)
+
+
+def _decodes(generator) -> bool:
+    return generator.config.tokenizer is not None
+
+
+def _to_uint8(images: Any) -> np.ndarray:
+    """Returns images in [-1, 1] as uint8: clamp(127.5 x + 128), truncated, as FID is published."""
+    scaled = np.asarray(jax.device_get(images), np.float32) * np.float32(127.5) + np.float32(128)
+    return np.clip(scaled, 0, 255).astype(np.uint8)

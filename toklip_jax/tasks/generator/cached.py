@@ -1,0 +1,90 @@
+"""Training a generator from a cache of ids: checks that it fits the run, and what it needs not."""
+
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from toklip_jax.core.errors import UserError
+from toklip_jax.data.cache import Header, load_header
+from toklip_jax.models.generator.config import vq_of
+from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.generator.objective import GeneratorObjective, vq_params
+from toklip_jax.tasks.toklip.cached import (
+    ENCODE_AGAIN,
+    TRACED_ROWS,
+    check_transform,
+    expect_hash,
+    expect_vq,
+    untouched,
+)
+from toklip_jax.training.state import Params
+from toklip_jax.weights.fingerprints import fingerprint_params
+
+CAPTIONS = ("captions", "valid")  # features of a text encoder that a cache may hold
+
+
+def check_caches(
+    stage: StageConfig,
+    objective: GeneratorObjective,
+    params: Params,
+    tokenizer_path: pathlib.Path | None,
+) -> list[str]:
+    """Compares the caches that a stage trains on with the run, and returns their features.
+
+    Raises:
+        ValueError: ids of another tokenizer, grid or crops, or no condition among the fields.
+    """
+    del tokenizer_path
+    features: list[str] = []
+    vq = vq_of(objective.model_config.tokenizer)
+    digest = fingerprint_params(vq_params(params))
+    for directory in stage.source.cache_directories:
+        header = load_header(directory)
+        features = [name for name in CAPTIONS if name in header.names]
+        _check_sizes(header, directory, objective)
+        expect_vq(header, directory, vq)
+        expect_hash(header, directory, "vq", digest, "init.tokenizer")
+        objective.expect_cached(header.names)
+        check_transform(header, directory, stage, objective.compute)
+    return features
+
+
+def cached_rows(
+    objective: GeneratorObjective, features: Collection[str], batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch from a cache."""
+    gpt = objective.model_config.gpt
+    rows: dict[str, tuple[Any, Any]] = {"ids": (gpt.ids_shape, jnp.int32)}
+    if not gpt.caption_dim:
+        rows["labels"] = (), jnp.int32
+    elif "captions" in features:
+        rows["captions"] = (gpt.caption_length, gpt.caption_dim), jnp.float32
+        rows["valid"] = (gpt.caption_length,), jnp.bool_
+    else:
+        rows["token_ids"] = (gpt.caption_length,), jnp.int32
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name, (shape, dtype) in rows.items()
+    }
+
+
+def unused_parameters(
+    objective: GeneratorObjective, params: Params, features: Collection[str]
+) -> set[str]:
+    """Returns the slash paths of the parameters that no step on a cache touches."""
+    rows = cached_rows(objective, features, TRACED_ROWS)
+    return untouched(lambda p, rows: objective.loss(p, rows, jax.random.key(0)), params, rows)
+
+
+def _check_sizes(header: Header, directory, objective):
+    gpt = objective.model_config.gpt
+    ours = {"grid": gpt.grid, "codebook_sizes": gpt.codebook_sizes}
+    for name, value in ours.items():
+        if getattr(header, name) != value:
+            raise UserError(
+                f"expected a cache with {name} {value}, the generator's, got "
+                f"{getattr(header, name)} in {directory}: {ENCODE_AGAIN}"
+            )

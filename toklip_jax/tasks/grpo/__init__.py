@@ -1,0 +1,1 @@
+"""Post-training of an image generator by reinforcement: GRPO on ids."""

@@ -1,0 +1,113 @@
+"""Post-training a generator as a task: it starts from one with TokLIP, and perhaps a teacher."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_name, check_names, from_fields
+from toklip_jax.data.text import TextTokenizer
+from toklip_jax.models.registry import build_model, family_of
+from toklip_jax.nn.config import Compute
+from toklip_jax.ops.normalize import l2_normalize
+from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective
+from toklip_jax.tasks.grpo.objective import GRPOObjective
+from toklip_jax.training.state import Params
+
+PARTS = ("generator", "teacher")
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOFields:
+    """The fields of a stage that describe its models.
+
+    Attributes:
+        init: where the weights of the `generator` are, a class-conditional one with TokLIP as its
+            tokenizer, and of a `teacher` where the reward needs one: paths, or "stage:NAME".
+        prompts: a text for each class, which the rewards compare images with.
+    """
+
+    init: Mapping[str, str]
+    prompts: tuple[str, ...]
+
+
+def _read(section: Mapping[str, Any], where: str) -> GRPOFields:
+    fields = from_fields(GRPOFields, section, where)
+    for name in fields.init:
+        check_name(f"a field of {where}.init", name, PARTS)
+    check_names(fields.prompts, f"{where}.prompts")
+    if not fields.init.get("generator"):
+        raise UserError(f"expected the weights of a generator in {where}.init.generator, got none")
+    return fields
+
+
+def _start(stage: StageConfig, start: Start) -> tuple[GRPOObjective, Params]:
+    fields: GRPOFields = stage.model
+    weights = start.read_weights(fields.init["generator"])
+    config = weights.config
+    if family_of(config).role != "generator" or not hasattr(config.tokenizer, "text"):
+        raise UserError(
+            f"expected a generator with TokLIP as its tokenizer in {stage.name}.init.generator, "
+            f"got {family_of(config).title}: its tokens and text tower are the reward's"
+        )
+    if len(fields.prompts) != config.gpt.num_classes:
+        raise UserError(
+            f"expected a prompt for each of {config.gpt.num_classes} classes in "
+            f"{stage.name}.prompts, got {len(fields.prompts)}"
+        )
+    params = dict(weights.params)
+    params |= {"start": params["gpt"], "prompts": _prompts(weights, fields.prompts, start.compute)}
+    teacher = None
+    if source := fields.init.get("teacher"):
+        found = start.read_weights(source)
+        teacher, params["teacher"] = found.config.vision, found.params["image_tower"]
+    objective = build_objective(
+        GRPOObjective,
+        stage,
+        model_config=config,
+        compute=start.compute,
+        teacher_config=teacher,
+        logit_scale=float(np.exp(params["tokenizer"]["logit_scale"])),
+    )
+    return objective, params
+
+
+def _prompts(weights, texts, compute: Compute):
+    """Normalised features of the prompts, float32 [classes, d]."""
+    text = weights.config.tokenizer.text
+    if weights.tokenizer_path is None:
+        raise UserError("expected a text tokenizer beside the generator's weights, found none")
+    token_ids = TextTokenizer.load(weights.tokenizer_path, text.context_length)(list(texts))
+    model = build_model(weights.config, compute)
+    features = model.apply(
+        {"params": weights.params}, jnp.asarray(token_ids), method="text_features"
+    )
+    return np.asarray(l2_normalize(features))
+
+
+def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
+    raise UserError(f"expected weights for {stage.name}, which alone tell its model, got a plan")
+
+
+def _batch(objective: GRPOObjective, size: tuple[int, ...] | None, batch_size: int):
+    del objective, size
+    return {"labels": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+
+
+GRPO = Task(
+    "grpo",
+    GRPOObjective,
+    GRPOFields,
+    _read,
+    _start,
+    _outline,
+    _batch,
+    can_outline=lambda stage: False,
+    needs_text=lambda stage: False,
+    needs_labels=lambda stage: True,
+    has_validation=False,
+)
