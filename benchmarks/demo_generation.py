@@ -5,9 +5,10 @@
 
 Each demo given is a finished run: its TokLIP is the tokenizer, and its teacher scores samples. For
 each, a GPT is trained with `none`, `add` and `concat` at equal steps, and with `none` at the
-compute of `concat`. Measured on the held-out style: nats an id; and of samples under guidance: FID in the teacher's
-features (against training pictures), accuracy of the group by the teacher, and how
-different they are. The table is the mean over runs and its standard error.
+compute of `concat`. Measured on the held-out style: nats an id; and of samples, with and without
+guidance: FID in the teacher's features (against training pictures), accuracy of the group by the
+teacher, and how different those of a group are. The table is the mean over runs and its standard
+error.
 """
 
 import argparse

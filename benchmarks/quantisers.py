@@ -3,11 +3,12 @@
     python -m benchmarks.quantisers --workdir=runs/quantisers
     python -m benchmarks.quantisers --workdir=runs/quantisers --show
 
-All runs share one teacher, as all of the paper's sizes share theirs; each quantiser and seed is a run
-of `configs/demo.py:vq=NAME` without it, in a directory of its own, and is continued if it was
-interrupted. Other flags are the runs' own: `--config.vq.loop.steps=1500`. The table is the mean over seeds and its standard error, on the demo's test split; it
-and all figures are written to `benchmarks/results/quantisers.json`, and the same pictures through
-each tokenizer of the first seed to `docs/quantisers.png`.
+All runs share one teacher, as all of the paper's sizes share theirs; each quantiser and seed is a
+run of `configs/demo.py:vq=NAME` without it, in a directory of its own, and is continued if it was
+interrupted. Other flags are the runs' own: `--config.vq.loop.steps=1500`. The table is the mean
+over seeds and its standard error, on the demo's test split; it and all figures are written to
+`benchmarks/results/quantisers.json`, and the same pictures through each tokenizer of the first seed
+to `docs/quantisers.png`.
 """
 
 import argparse

@@ -58,6 +58,8 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "search": ("nearest", (1024, 262_144, 256, 8, "inner_product")),
         **{name: ("vq_tokenizers", (name,)) for name in VQ_TOKENIZERS},
     },
+    # Sampling by generators; `--suite=generation`.
+    "generation": {"tiny": ("sampling", ("tiny",)), "b": ("sampling", ("b",))},
     # The shortest first: a run that is cut off has measured the most.
     "gpu": {
         "limits": ("limits", ("gpu",)),
@@ -74,8 +76,8 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
 }
 # Modules whose `measure` takes `is_rehearsal`; the others take seconds anyway.
 REHEARSED = ("limits", "nearest", "inference", "train_step", "attention")
-ON_CPUS = ("cpu", "vq")
-LONGEST = {"cpu": 900, "vq": 900, "gpu": 1200}  # seconds of a part
+ON_CPUS = ("cpu", "vq", "generation")
+LONGEST = {"cpu": 900, "vq": 900, "generation": 900, "gpu": 1200}  # seconds of a part
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,8 +59,9 @@ def load(
         **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
             `text_num_heads`, `is_causal`; `grid`, the grid of a generator's ids; `family`, the name
             of the VQ tokenizer's family where several have the same names; `is_l2_normalised`,
-            whether its codebook is used at unit length; and `is_ema`, whether to take the running mean of a checkpoint's weights
-            or the raw ones (by default the mean, or raw where a part of the model alone has one).
+            whether its codebook is used at unit length; and `is_ema`, whether to take the running
+            mean of a checkpoint's weights or the raw ones (by default the mean, or raw where a part
+            of the model alone has one).
 
     Raises:
         ValueError: weights of another kind, sizes that can't be told, or an argument that these

@@ -13,6 +13,7 @@ LABELS = {
     "ssim": "SSIM",
     "rfid": "rFID",
     "fid": "FID",
+    "sfid": "sFID",
     "code_usage": "codes used",
     "perplexity": "perplexity",
     "knn": "kNN",

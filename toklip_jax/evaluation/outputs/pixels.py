@@ -16,19 +16,25 @@ def pixels(context: Context) -> Array:
 @register_output("inception", needs=("inception",), pixels="any")
 def inception(context: Context) -> Float[Array, "b p"]:
     """Returns Inception's pooled features of the images, float32."""
-    return _pooled(context, context.get(images))
+    return _features(context, context.get(images)).pool
+
+
+@register_output("inception_spatial", needs=("inception",), pixels="any")
+def inception_spatial(context: Context) -> Float[Array, "b s"]:
+    """Returns Inception's spatial features of the images, which sFID compares, float32."""
+    return _features(context, context.get(images)).spatial
 
 
 @register_output("inception_restored", needs=("inception", "vq"), pixels="original")
 def inception_restored(context: Context) -> Float[Array, "b p"]:
     """Returns Inception's pooled features of the restored images, float32."""
-    return _pooled(context, context.get(restored))
+    return _features(context, context.get(restored)).pool
 
 
-def _pooled(context, found):
+def _features(context, found):
     if found.ndim != 4:
         raise UserError(
             f"expected images [b, h, w, 3] for FID, got {found.shape}: leave inception out of the "
             f"models where videos are evaluated"
         )
-    return context.apply("inception", None, found).pool
+    return context.apply("inception", None, found)
