@@ -198,6 +198,9 @@ def _sizes():
     flags.add_argument(
         "--no_l2", "--no-l2", action="store_true", help="the VQ codebook is not L2-normalised"
     )
+    flags.add_argument(
+        "--grid", type=int, help="side of the grid of a generator's ids, if not its named size's"
+    )
     return flags
 
 
@@ -251,6 +254,7 @@ def _hints(args):
         is_causal=_is_causal(given),
         is_l2_normalised=not given.get("no_l2"),
         family=args.family,
+        grid=given.get("grid"),
     )
 
 

@@ -22,7 +22,6 @@ from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params
 from toklip_jax.weights import Weights
 
-
 OWN_CACHE = "run:cache"  # as a stage's `cache`: the run encodes its source first
 
 
