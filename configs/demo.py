@@ -35,8 +35,8 @@ TEACHER = TeacherConfig(
     VisionConfig(WIDTH, 4, 4, 4 * WIDTH, image_size=SIZE, patch_size=8, pool="flatten"),
     TextConfig(WIDTH, 1, 4, 4 * WIDTH, vocab_size=VOCABULARY, context_length=CONTEXT),
 )
-# Chosen on the tuning style. Without replacing codes that nothing chooses, 6 % of the plain ones are
-# in use at the end, and one of IBQ's.
+# Chosen on the tuning style. Unless codes that nothing chooses are replaced, 6 % of the plain ones
+# are in use at the end, and one of IBQ's.
 LOSSES = {
     "l2": {"entropy_weight": 3e-4, "dead_code_share": 0.0},
     "plain": {"entropy_weight": 0.0, "dead_code_share": 0.1},
