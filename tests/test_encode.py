@@ -204,7 +204,10 @@ def test_too_many_bad_samples_stop_it(config, workdir, tmp_path, monkeypatch):
         ({"features": ("teacher_feature",)}, "hashes.text_tower"),
         ({"records_per_shard": 5}, "multiple of encode.batch_size 2, got 5"),
         ({"features": ("teacher",)}, "did you mean 'teacher_feature'"),
-        ({"stage": "teacher"}, "to name the section of a stage of toklip, got 'teacher'"),
+        (
+            {"stage": "teacher"},
+            "to name the section of a stage of toklip or generator, got 'teacher'",
+        ),
         ({"resize": "squash"}, "expected encode.crops 1 with resize"),
     ],
 )

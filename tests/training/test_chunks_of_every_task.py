@@ -11,7 +11,9 @@ import pytest
 from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
+from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.nn.config import Compute
+from toklip_jax.tasks.generator.objective import GeneratorObjective
 from toklip_jax.nn.quantisers import VectorQuantiser
 from toklip_jax.tasks.registry import TASKS
 from toklip_jax.tasks.teacher.objective import TeacherObjective
@@ -43,7 +45,17 @@ CASES = {
         COMPUTE,
         token_weight=10.0,
     ),
+    # Without what is drawn for each chunk anew: dropout, and conditions that are left out.
+    "generator": GeneratorObjective(
+        GeneratorConfig(
+            GPTConfig(16, 1, 2, grid=(2, 2), codebook_sizes=(32,), num_classes=4, dropout=0.0),
+            VQ,
+        ),
+        COMPUTE,
+        condition_dropout=0.0,
+    ),
 }
+WITHOUT_CASE = {"grpo"}  # whose images are drawn for each chunk anew
 # Of 8 rows in 4 chunks of every fourth row: a chunk without any row that counts, one with half.
 MASK = np.array([1, 0, 1, 1, 1, 0, 0, 1], bool)
 
@@ -53,6 +65,7 @@ def batch_of(has_mask=False):
     batch = {
         "images": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
         "token_ids": rng.integers(0, 3, (8, 4), np.int32),
+        "labels": rng.integers(0, 4, 8, np.int32),
     }
     if has_mask:
         batch["mask"] = MASK
@@ -91,7 +104,7 @@ def bound_of(case):
 
 
 def test_every_task_has_a_case():
-    assert set(CASES) == set(TASKS)
+    assert set(CASES) == set(TASKS) - WITHOUT_CASE
 
 
 def test_four_chunks_give_what_one_gives(case):

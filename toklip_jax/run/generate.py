@@ -22,6 +22,7 @@ import PIL.Image
 from toklip_jax.api import Generator
 from toklip_jax.core.errors import Preempted, UserError
 from toklip_jax.core.whole_files import read_object, write_json
+from toklip_jax.data.images import open_picture, to_8_bits
 from toklip_jax.evaluation.encode import Progress
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.parallel.preemption import is_told, stopping_when_asked
@@ -143,8 +144,12 @@ def _kept(generator, request):
     rows = generator.config.gpt.grid[0]
     if not 0 < request.keep_rows < rows:
         raise UserError(f"expected keep_rows from 1 to {rows - 1}, got {request.keep_rows}")
-    with PIL.Image.open(request.image) as image:
-        return np.asarray(generator.tokenize([image.convert("RGB")]))
+    try:
+        with open_picture(request.image) as image:
+            picture = to_8_bits(image).convert("RGB")
+    except OSError as error:
+        raise UserError(f"expected a picture in --image, got {request.image} ({error})") from error
+    return np.asarray(generator.tokenize([picture]))
 
 
 def _parts(request) -> dict[int, np.ndarray]:

@@ -41,7 +41,7 @@ def inputs_of(stage: StageConfig, context: RunContext) -> dict[str, str]:
         f"{stage.name}.init.{part}": fingerprint(weights_path(source, workdir))
         for part, source in initial_weights(stage).items()
     }
-    if task_of(stage.task).needs_text(stage) and context.tokenizer_path is not None:
+    if task_of(stage.task).reads_texts(stage) and context.tokenizer_path is not None:
         digest = hashlib.sha256(context.tokenizer_path.read_bytes())
         inputs["text.tokenizer"] = digest.hexdigest()
     _expect_alike("files", inputs)

@@ -39,7 +39,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     _warn_of_warmup(stage)
     task, experiment = task_of(stage.task), context.experiment
     objective, params = task.start(stage, context.start)
-    has_text = task.needs_text(stage)
+    has_text = task.reads_texts(stage)
     text = context.text_tokenizer(objective.text_config) if has_text else None
     unused = ()
     if stage.source.gives == "ids":
@@ -52,7 +52,7 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
         batching,
         tokenizer=text,
         has_text=has_text,
-        has_labels=task.needs_labels(stage),
+        has_labels=task.reads_labels(stage),
         seed=experiment.seed,
         augment=stage.augment,
     )

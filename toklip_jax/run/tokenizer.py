@@ -77,7 +77,9 @@ def _make(experiment, path):
 
 def _has_trained_texts(context) -> bool:
     """Says whether a stage that reads texts has made a step."""
-    stages = [stage for stage in context.experiment.stages if task_of(stage.task).needs_text(stage)]
+    stages = [
+        stage for stage in context.experiment.stages if task_of(stage.task).reads_texts(stage)
+    ]
     return any(context.has_begun(stage.name) for stage in stages)
 
 

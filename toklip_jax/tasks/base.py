@@ -137,8 +137,8 @@ class Task:
         batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
             `size`, or of the model's size where that is None.
         can_outline: whether there is an outline; there is none if only the weights tell the model.
-        needs_text: `needs_text(stage)` tells whether batches have `token_ids`.
-        needs_labels: `needs_labels(stage)` tells whether they have `labels`.
+        needs_text: whether batches have `token_ids`, or a function of the stage that tells.
+        needs_labels: whether they have `labels`, in the same form.
         has_validation: whether held-out pairs of images and texts can be compared.
         cache: how it trains on a cache, or None if it can't.
     """
@@ -151,10 +151,18 @@ class Task:
     outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], ModelObjective]
     batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
     can_outline: Callable[[StageConfig], bool] = lambda stage: True
-    needs_text: Callable[[StageConfig], bool] = lambda stage: True
-    needs_labels: Callable[[StageConfig], bool] = lambda stage: False
+    needs_text: bool | Callable[[StageConfig], bool] = True
+    needs_labels: bool | Callable[[StageConfig], bool] = False
     has_validation: bool = True
     cache: CacheUse | None = None
+
+    def reads_texts(self, stage: StageConfig) -> bool:
+        """Returns whether a stage's batches have `token_ids`."""
+        return self.needs_text(stage) if callable(self.needs_text) else self.needs_text
+
+    def reads_labels(self, stage: StageConfig) -> bool:
+        """Returns whether a stage's batches have `labels`."""
+        return self.needs_labels(stage) if callable(self.needs_labels) else self.needs_labels
 
 
 def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelFields:

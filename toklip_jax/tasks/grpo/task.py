@@ -107,7 +107,7 @@ GRPO = Task(
     _outline,
     _batch,
     can_outline=lambda stage: False,
-    needs_text=lambda stage: False,
-    needs_labels=lambda stage: True,
+    needs_text=False,
+    needs_labels=True,
     has_validation=False,
 )

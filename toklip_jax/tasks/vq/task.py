@@ -22,6 +22,6 @@ VQ = fresh_task(
     VQObjective,
     role="vq",
     batch=_batch,
-    needs_text=lambda stage: False,
+    needs_text=False,
     has_validation=False,
 )
