@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
-from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.nn.config import Compute
-from toklip_jax.tasks.generator.objective import GeneratorObjective
 from toklip_jax.nn.quantisers import VectorQuantiser
+from toklip_jax.tasks.generator.objective import GeneratorObjective
 from toklip_jax.tasks.registry import TASKS
 from toklip_jax.tasks.teacher.objective import TeacherObjective
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
