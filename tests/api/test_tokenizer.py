@@ -176,7 +176,7 @@ def test_wrong_token_ids_are_refused(toklip):
 
 
 def test_other_weights_are_refused(golden, tmp_path):
-    with pytest.raises(ValueError, match="expected TokLIP's weights"):
+    with pytest.raises(ValueError, match="expected the weights of TokLIP"):
         toklip_jax.load(golden("teacher_tiny/checkpoint.safetensors"))
     with pytest.raises(FileNotFoundError, match="found nothing"):
         toklip_jax.load(tmp_path / "none.pt")
