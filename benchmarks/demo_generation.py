@@ -119,7 +119,7 @@ def measure(run: pathlib.Path, demo: pathlib.Path, split: str, seed: int) -> dic
     from toklip_jax.run.generate import to_grid
 
     generator = toklip_jax.load(run / "generator" / "weights", batch_size=256)
-    judge = Judge(demo)
+    teacher = Teacher(demo)
     parts = named_split(split, 48)
     figures = {"train loss": final_loss(run)}
     seen = np.random.default_rng(0).choice(len(parts.train), len(parts.test), replace=False)
@@ -127,7 +127,7 @@ def measure(run: pathlib.Path, demo: pathlib.Path, split: str, seed: int) -> dic
     figures["nats an id, seen style"] = nats(
         generator, parts.train.images[seen], parts.train.group_ids[seen]
     )
-    real = judge.features(parts.train.images[seen])
+    real = teacher.features(parts.train.images[seen])
     reference = Frechet.from_features(real).statistics()
     # The classes as often as they are among the pictures.
     labels = np.random.default_rng(seed).choice(parts.train.group_ids, SAMPLES)
@@ -135,17 +135,17 @@ def measure(run: pathlib.Path, demo: pathlib.Path, split: str, seed: int) -> dic
         ids = np.asarray(generator.sample(classes=labels, key=seed, cfg_scale=scale))
         images = np.asarray(generator.detokenize(ids))
         images = np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8)
-        features = judge.features(images)
+        features = teacher.features(images)
         gaussian = Frechet.from_features(features).statistics()
         figures[f"FID, cfg {scale:g}"] = frechet_distance(gaussian, reference)
-        figures[f"accuracy, cfg {scale:g}"] = judge.accuracy(features, labels)
+        figures[f"accuracy, cfg {scale:g}"] = teacher.accuracy(features, labels)
         figures[f"spread, cfg {scale:g}"] = spread(features, labels)
         first = [images[labels == group][i] for group in range(9) for i in range(9)]
         PIL.Image.fromarray(to_grid(first)).save(run / f"samples_cfg_{scale:g}.png")
     return figures
 
 
-class Judge:
+class Teacher:
     """A demo's teacher: features of pictures, and the group that they are nearest to."""
 
     def __init__(self, demo: pathlib.Path):

@@ -13,8 +13,7 @@ import runpy
 from ml_collections import ConfigDict, FieldReference
 
 import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji"
-from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import check_name, read_options
 from toklip_jax.models.generator.config import SEMANTICS, GPTConfig
 from toklip_jax.models.serialization import config_to_dict
 
@@ -38,14 +37,7 @@ def get_config(options: str = "") -> ConfigDict:
     Raises:
         ValueError: other options.
     """
-    chosen = dict(DEFAULTS)
-    for option in filter(None, options.split(",")):
-        name, _, value = option.partition("=")
-        if name not in DEFAULTS:
-            raise UserError(
-                f"expected semantic=... or condition=... after the colon, got {option!r}"
-            )
-        chosen[name] = value
+    chosen = read_options(options, DEFAULTS)
     semantic = check_name("a semantic", chosen["semantic"], SEMANTICS)
     condition = CONDITIONS[check_name("a condition", chosen["condition"], CONDITIONS)]
     gpt = GPTConfig(

@@ -13,7 +13,7 @@ The recipe is LlamaGen's: 300 epochs, a batch of 256, AdamW at a constant 1e-4, 
 
 from ml_collections import ConfigDict, FieldReference
 
-from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_name, read_options
 from toklip_jax.models.generator.config import GPTConfig
 from toklip_jax.models.generator.sizes import TRANSFORMERS
 from toklip_jax.models.serialization import config_to_dict
@@ -32,14 +32,8 @@ def get_config(options: str = "") -> ConfigDict:
     Raises:
         ValueError: other options.
     """
-    chosen = dict(DEFAULTS)
-    for option in filter(None, options.split(",")):
-        name, _, value = option.partition("=")
-        if name not in DEFAULTS:
-            raise UserError(f"expected size=... or semantic=... after the colon, got {option!r}")
-        chosen[name] = value
-    if chosen["size"] not in TRANSFORMERS:
-        raise UserError(f"expected a size among {tuple(TRANSFORMERS)}, got {chosen['size']!r}")
+    chosen = read_options(options, DEFAULTS)
+    check_name("a size", chosen["size"], TRANSFORMERS)
     dim = 0 if chosen["semantic"] == "none" else TOKENS
     gpt = GPTConfig(*TRANSFORMERS[chosen["size"]], semantic=chosen["semantic"], semantic_dim=dim)
     return released(gpt, image_size=256)
@@ -70,6 +64,14 @@ def released(gpt: GPTConfig, image_size: int) -> ConfigDict:
             "num_workers": 16,
             "wandb": {},
             "stages": ("generator",),
+            "encode": {  # of toklip_jax.encode: docs/cache.md
+                "stage": "generator",
+                "crops": 10,
+                "features": (),
+                "has_text": False,
+                "batch_size": 256,
+                "records_per_shard": 16_384,
+            },
             "evaluate": (),
             "evaluations": {},
             "models": {},

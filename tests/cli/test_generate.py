@@ -67,7 +67,7 @@ def test_another_request_in_the_same_directory_is_refused(weights, tmp_path, cap
     assert main([*weights, "--num=2", f"--output={tmp_path / 'b'}"]) == 2
 
 
-def test_the_lower_half_of_a_picture_is_drawn_anew(weights, golden, tmp_path):
+def test_the_lower_half_of_a_picture_is_drawn(weights, golden, tmp_path):
     pixels = np.load(golden("toklip_tiny/inputs.npz"))["image_nhwc"][0]
     picture = ((pixels + 1) * 127.5).round().astype(np.uint8)
     PIL.Image.fromarray(picture).save(tmp_path / "p.png")

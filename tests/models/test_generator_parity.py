@@ -15,8 +15,8 @@ from toklip_jax.decoding.images import sample_images
 from toklip_jax.files.rules import to_jax
 from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.base import Hints
+from toklip_jax.models.generator.gpt import left_padded
 from toklip_jax.models.generator.keys import KEYS
-from toklip_jax.models.generator.model import left_padded
 from toklip_jax.models.generator.sizes import SIZES
 from toklip_jax.models.registry import build_model, param_shapes
 from toklip_jax.nn.config import Compute

@@ -45,7 +45,7 @@ CASES = {
         COMPUTE,
         token_weight=10.0,
     ),
-    # Without what is drawn for each chunk anew: dropout, and conditions that are left out.
+    # Without dropout of either kind, whose draws differ from chunk to chunk.
     "generator": GeneratorObjective(
         GeneratorConfig(
             GPTConfig(16, 1, 2, grid=(2, 2), codebook_sizes=(32,), num_classes=4, dropout=0.0),
@@ -55,7 +55,7 @@ CASES = {
         condition_dropout=0.0,
     ),
 }
-WITHOUT_CASE = {"grpo"}  # whose images are drawn for each chunk anew
+WITHOUT_CASE = {"grpo"}  # its images are drawn in each chunk, with keys of its own
 # Of 8 rows in 4 chunks of every fourth row: a chunk without any row that counts, one with half.
 MASK = np.array([1, 0, 1, 1, 1, 0, 0, 1], bool)
 

@@ -1,10 +1,13 @@
 """Chooses among a generator's candidates by meaning: TokLIP's score of ids, without pixels."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from toklip_jax.api.conditions import Condition
+from toklip_jax.api.drawing import Draws
 from toklip_jax.core.errors import UserError
 from toklip_jax.ops.normalize import l2_normalize
 
@@ -24,49 +27,43 @@ class Chosen(NamedTuple):
 
 def choose(
     generator: Any,
-    condition: Any,
-    valid: Any,
+    condition: Condition,
     wanted: Float[Array, "b d"],
+    draws: Draws,
+    *,
     num: int,
     drop_at: int,
-    first_index: int,
-    options: tuple[Any, Any, Any],
 ) -> Chosen:
     """Returns the best of `num` candidates for each condition.
 
     Args:
         generator: an `api.Generator`.
         wanted: the normalised feature that candidates are compared with.
+        draws: how conditions are drawn; candidates of sample i have the indices i * num, ...
         drop_at: places after which half of them is given up, or 0.
-        options: key, negative class and `Sampling`.
 
     Raises:
         ValueError: numbers out of range.
     """
-    places, rows = generator.config.gpt.num_places, len(condition)
+    places, rows = generator.config.gpt.num_places, len(condition.rows)
     if num < 1 or not 0 <= drop_at < places or (drop_at and num % 2):
         raise UserError(
             f"expected num of at least 1, even where half is dropped, and drop_at in [0, "
             f"{places - 1}], got {num} and {drop_at}"
         )
+    draws = dataclasses.replace(draws, first_index=draws.first_index * num)
+    kept, count = None, num
 
-    def each(x, times):
-        return None if x is None else jnp.repeat(jnp.asarray(x), times, axis=0)
-
-    key, negative, sampling = options
-    first, kept, count = first_index * num, None, num
-
-    def draw(kept, last):
-        repeated = each(condition, count), each(valid, count)
-        return generator._sample(*repeated, kept, key, first, negative, sampling, last)
+    def each(x):
+        return None if x is None else jnp.repeat(jnp.asarray(x), count, axis=0)
 
     if drop_at:
-        ids = draw(None, drop_at)
-        order, _ = _ranked(generator.prefix_features(ids), each(wanted, num), rows)
+        ids = generator._draw(Condition(*map(each, condition)), None, draws, drop_at)
+        order, _ = _ranked(generator.prefix_features(ids), each(wanted), rows)
         count = num // 2
         kept = _take(ids, order[:, :count])
-    ids = draw(kept, None)
-    order, scores = _ranked(generator.image_features(ids), each(wanted, count), rows)
+    ids = generator._draw(Condition(*map(each, condition)), kept, draws)
+    order, scores = _ranked(generator.image_features(ids), each(wanted), rows)
     return Chosen(_take(ids, order[:, :1]), scores)
 
 

@@ -1,6 +1,5 @@
 """The image generator: ids, and with a tokenizer images, drawn for classes or captions."""
 
-import functools
 import pathlib
 from typing import Any
 
@@ -13,21 +12,21 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.best_of import Chosen, choose
-from toklip_jax.api.inputs import Ids, Images, Vectors
+from toklip_jax.api.conditions import Condition, check_condition, null_condition
+from toklip_jax.api.drawing import Draws, bucket, draw_images, parallel_logits, read_sampling
+from toklip_jax.api.inputs import Ids, Images
 from toklip_jax.api.program import Method, run_method
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_type
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.decoding import Sampling, row_keys
-from toklip_jax.decoding.images import sample_images
+from toklip_jax.decoding import row_keys
 from toklip_jax.models.base import place_size
 from toklip_jax.models.generator.config import GeneratorConfig, vq_of
-from toklip_jax.models.generator.model import GeneratorModel, left_padded
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.parallel.sharding import BATCH_AXES, batch_sharding, to_host
+from toklip_jax.parallel.sharding import batch_sharding, to_host
 from toklip_jax.weights import Weights, place_params
 
 
@@ -83,12 +82,8 @@ class Generator(LoadedModel):
         ids = kind.prepare(kind.check(ids))
         if not 0 < ids.shape[1] <= gpt.num_places:
             raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
-        condition, valid = self._condition(classes, captions, valid)
-        if len(condition) != len(ids):
-            raise UserError(
-                f"expected a condition for each of {len(ids)} images, got {len(condition)}"
-            )
-        return _logits(self.model, self.params, ids, condition, valid)
+        condition = self._condition(classes, captions, valid, len(ids))
+        return parallel_logits(self.model, self.params, ids, *condition)
 
     def sample(
         self,
@@ -99,11 +94,7 @@ class Generator(LoadedModel):
         key: Any = 0,
         first_index: int = 0,
         negative_class: int | None = None,
-        temperature: float | int = 1.0,
-        top_k: int = 0,
-        top_p: float | int = 1.0,
-        cfg_scale: float | int = 1.0,
-        cfg_interval: int = -1,
+        **sampling: Any,
     ) -> Int[Array, "b n *q"]:
         """Returns the ids of an image for each condition, int32.
 
@@ -112,18 +103,16 @@ class Generator(LoadedModel):
             first_index: index of the first sample; those of a long run continue from one call to
                 the next, so that each is drawn as in one call.
             negative_class: the class that guidance leads away from; by default the null class.
-            temperature: divides logits; 0 takes the most probable id.
-            top_k: how many values may be drawn; 0 for all.
-            top_p: the share of the probability that they have together; 1 for all.
-            cfg_scale: scale of classifier-free guidance; 1 or less uses none.
-            cfg_interval: only ids 0 to cfg_interval + 1 are guided; -1 guides all.
+            **sampling: how ids are drawn, the fields of `decoding.Sampling`: `temperature` (0 is
+                greedy), `top_k`, `top_p`, `cfg_scale` and `cfg_interval`.
 
         Raises:
-            ValueError: a class out of range, captions of another shape, or neither or both.
+            ValueError: a class out of range, captions of another shape, or neither or both; an
+                unknown or wrong setting.
         """
-        sampling = Sampling(temperature, top_k, top_p, cfg_scale, cfg_interval)
-        condition, valid = self._condition(classes, captions, valid)
-        return self._sample(condition, valid, None, key, first_index, negative_class, sampling)
+        condition = self._condition(classes, captions, valid)
+        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
+        return self._draw(condition, None, draws)
 
     def complete(
         self,
@@ -136,11 +125,7 @@ class Generator(LoadedModel):
         key: Any = 0,
         first_index: int = 0,
         negative_class: int | None = None,
-        temperature: float | int = 1.0,
-        top_k: int = 0,
-        top_p: float | int = 1.0,
-        cfg_scale: float | int = 1.0,
-        cfg_interval: int = -1,
+        **sampling: Any,
     ) -> Int[Array, "b n *q"]:
         """Returns ids whose first `keep` are given and whose others are drawn, int32.
 
@@ -159,14 +144,9 @@ class Generator(LoadedModel):
         ids = jnp.asarray(kind.prepare(kind.check(ids)))
         if classes is None and captions is None and gpt.num_classes:
             classes = np.full(len(ids), gpt.null_class)
-        sampling = Sampling(temperature, top_k, top_p, cfg_scale, cfg_interval)
-        condition, valid = self._condition(classes, captions, valid)
-        if len(condition) != len(ids):
-            raise UserError(
-                f"expected a condition for each of {len(ids)} images, got {len(condition)}"
-            )
-        kept = ids[:, :keep] if keep else None
-        return self._sample(condition, valid, kept, key, first_index, negative_class, sampling)
+        condition = self._condition(classes, captions, valid, len(ids))
+        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
+        return self._draw(condition, ids[:, :keep] if keep else None, draws)
 
     def best_of(
         self,
@@ -180,12 +160,8 @@ class Generator(LoadedModel):
         key: Any = 0,
         first_index: int = 0,
         negative_class: int | None = None,
-        temperature: float | int = 1.0,
-        top_k: int = 0,
-        top_p: float | int = 1.0,
-        cfg_scale: float | int = 1.0,
-        cfg_interval: int = -1,
-    ) -> "Chosen":
+        **sampling: Any,
+    ) -> Chosen:
         """Draws several candidates for each condition, and returns that which fits its text best.
 
         TokLIP scores ids: no candidate is decoded. The score is the inner product of its
@@ -203,11 +179,10 @@ class Generator(LoadedModel):
         Raises:
             ValueError: the generator was loaded without TokLIP.
         """
-        sampling = Sampling(temperature, top_k, top_p, cfg_scale, cfg_interval)
-        condition, valid = self._condition(classes, captions, valid)
-        wanted = self._text_features(texts, len(condition))
-        options = key, negative_class, sampling
-        return choose(self, condition, valid, wanted, num, drop_at, first_index, options)
+        condition = self._condition(classes, captions, valid)
+        wanted = self._text_features(texts, len(condition.rows))
+        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
+        return choose(self, condition, wanted, draws, num=num, drop_at=drop_at)
 
     def text_features(self, texts: Any) -> Float[Array, "b d"]:
         """Returns TokLIP's normalised features of texts, or of token ids [b, t], float32."""
@@ -312,31 +287,21 @@ class Generator(LoadedModel):
                 methods[name] = Method(name, token_ids)
         return methods
 
-    def _condition(self, classes, captions, valid):
-        """The condition and which of its rows count, checked; at least one."""
+    def _condition(self, classes, captions, valid, rows=None) -> Condition:
+        """The condition, checked; one for each of `rows` images, if that is known."""
         gpt = self.config.gpt
-        name = "captions" if gpt.caption_dim else "classes"
-        given = {"classes": classes, "captions": captions}
-        other = "classes" if gpt.caption_dim else "captions"
-        if given[other] is not None or given[name] is None:
-            raise UserError(f"expected {name}=... with this generator, and no {other}")
-        if not gpt.caption_dim:
+        is_text = isinstance(captions, list | tuple) and captions and isinstance(captions[0], str)
+        if is_text and gpt.caption_dim:
             if valid is not None:
-                raise UserError("expected valid with captions only, got it with classes")
-            return _classes(classes, gpt.num_classes), None
-        if isinstance(captions, list | tuple) and captions and isinstance(captions[0], str):
-            return self._text_tokens(captions), None
-        kind = Vectors((gpt.caption_length, gpt.caption_dim), "captions' features")
-        captions = kind.prepare(kind.check(captions))
-        if valid is not None:
-            valid = np.asarray(valid)
-            if valid.shape != captions.shape[:2] or valid.dtype != bool:
-                raise UserError(
-                    f"expected valid as bool {list(captions.shape[:2])}, got {valid.dtype} "
-                    f"{list(valid.shape)}"
-                )
-            captions, valid = left_padded(jnp.asarray(captions), jnp.asarray(valid))
-        return captions, valid
+                raise UserError("expected valid with captions' features only, got it with texts")
+            condition = Condition(self._text_tokens(captions))
+        else:
+            condition = check_condition(gpt, classes, captions, valid)
+        if rows not in (None, len(condition.rows)):
+            raise UserError(
+                f"expected a condition for each of {rows} images, got {len(condition.rows)}"
+            )
+        return condition
 
     def _text_tokens(self, texts):
         """The condition of texts, where it is the tokens of TokLIP's own text tower."""
@@ -377,36 +342,27 @@ class Generator(LoadedModel):
                 "load it with vq=PATH of TokLIP's weights"
             )
 
-    def _null(self, condition, negative_class):
-        """The null condition of each row."""
-        gpt = self.config.gpt
-        if gpt.caption_dim:
-            if negative_class is not None:
-                raise UserError("expected no negative_class with captions, got one")
-            uncond = self.params["gpt"]["condition"]["uncond"]
-            return jnp.broadcast_to(uncond.astype(condition.dtype), condition.shape)
-        chosen = gpt.null_class if negative_class is None else negative_class
-        return _classes(np.full(len(condition), chosen), gpt.num_classes)
-
-    def _sample(
-        self, condition, valid, kept, key, first_index, negative_class, sampling, last=None
-    ):
+    def _draw(self, condition, kept, draws, last=None):
         """Draws in chunks; every chunk has the same number of rows, the last of them repeated."""
-        if negative_class is not None and not sampling.is_guided:
+        sampling, gpt = draws.sampling, self.config.gpt
+        if draws.negative_class is not None and not sampling.is_guided:
             raise UserError(
                 f"expected a cfg_scale above 1 with negative_class, which only guidance uses, got "
                 f"{sampling.cfg_scale}"
             )
-        null = self._null(condition, negative_class) if sampling.is_guided else None
-        keys = row_keys(as_key(key), jnp.arange(first_index, first_index + len(condition)))
-        size = self.batch_size or _bucket(len(condition), self._mesh)
+        count, null = len(condition.rows), None
+        if sampling.is_guided:
+            uncond = self.params["gpt"]["condition"].get("uncond")
+            null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
+        keys = row_keys(draws.key, jnp.arange(draws.first_index, draws.first_index + count))
+        size = self.batch_size or bucket(count, self._mesh)
         out = []
-        for start in range(0, len(condition), size):
-            rows = np.minimum(np.arange(start, start + size), len(condition) - 1)
-            chunk = [None if x is None else x[rows] for x in (condition, keys, null, valid, kept)]
-            chunk = [self._put(x) for x in chunk]
-            ids = _draw(self.model, sampling, self._mesh, last, self.params, *chunk)
-            out.append(to_host(ids)[: len(condition) - start])
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            whole = condition.rows, keys, null, condition.valid, kept
+            chunk = [self._put(None if x is None else x[rows]) for x in whole]
+            ids = draw_images(self.model, sampling, self._mesh, last, self.params, *chunk)
+            out.append(to_host(ids)[: count - start])
         return jnp.asarray(np.concatenate(out))
 
     def _put(self, x):
@@ -422,56 +378,3 @@ class Generator(LoadedModel):
                 "expected a generator with its tokenizer, got one alone, as published files hold "
                 "it: load it with vq=PATH, the weights of the VQ tokenizer that it was trained with"
             )
-
-
-def as_key(key: Any) -> jax.Array:
-    """Returns a key of a seed, or the key itself."""
-    if isinstance(key, int | np.integer):
-        return jax.random.key(int(key))
-    if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(model: GeneratorModel, params, ids, condition, valid):
-    with jax.default_matmul_precision(_precision(model)):
-        return model.apply({"params": params}, ids, condition, valid, method="logits")
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _draw(model, sampling, mesh, last, params, condition, keys, null, valid, kept):
-    others = {"null": null, "valid": valid, "kept": kept, "last": last}
-
-    def run():
-        with jax.default_matmul_precision(_precision(model)):
-            return sample_images(model, params, condition, keys, sampling, **others)
-
-    if mesh is None:
-        return run()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.lax.with_sharding_constraint(run(), P(BATCH_AXES))
-
-
-def _precision(model):
-    return "highest" if model.compute.dtype == "float32" else None
-
-
-def _classes(classes, num_classes):
-    """Class ids, int32 [b], checked: those of the model, or the null class after them."""
-    array = np.asarray(classes)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
-        raise UserError(f"expected integer classes [b], got {array.dtype} {list(array.shape)}")
-    if not (array.min() >= 0 and array.max() <= num_classes):
-        raise UserError(
-            f"expected classes from 0 to {num_classes - 1}, or {num_classes} for none, got "
-            f"{array.min()} to {array.max()}"
-        )
-    return array.astype(np.int32)
-
-
-def _bucket(rows, mesh):
-    """The next power of two, and a multiple of the devices that share a batch."""
-    size = 1 << (rows - 1).bit_length()
-    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    return -(-size // ways) * ways

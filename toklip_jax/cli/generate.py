@@ -2,11 +2,14 @@
 
 import argparse
 
+import jax
+
 from toklip_jax.api.loading import load
 from toklip_jax.cli.command_line import quiet
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import UserError, exit_status
 from toklip_jax.core.home import expand_user
+from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run.generate import Request, generate
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
@@ -26,9 +29,10 @@ def main(argv: list[str]) -> int:
 
 def _run(args) -> int:
     sizes = {name: getattr(args, name) for name in ("grid", "num_heads") if getattr(args, name)}
-    generator = load(
-        args.weights, vq=args.vq, dtype=args.dtype, batch_size=args.batch_size, **sizes
-    )
+    devices = jax.local_devices()
+    mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
+    options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
+    generator = load(args.weights, vq=args.vq, **options, **sizes)
     if not hasattr(generator, "sample"):
         raise UserError(
             f"expected a generator's weights in --weights, got {generator!r}: name a file of "
@@ -50,6 +54,8 @@ def _run(args) -> int:
         source=str(args.weights),
         writes_images=not args.no_png,
         writes_arrays=args.npz,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
     )
     return 0
 

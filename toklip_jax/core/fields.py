@@ -111,6 +111,22 @@ def check_names(names: Any, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def read_options(text: str, defaults: Mapping[str, str]) -> dict[str, str]:
+    """Returns the options after a config's colon, "name=value,name=value", over their defaults.
+
+    Raises:
+        ValueError: an option without a value, given twice, or of another name (names the nearest).
+    """
+    found: dict[str, str] = {}
+    for option in filter(None, text.split(",")):
+        name, equals, value = option.partition("=")
+        check_name("an option after the config's colon", name, defaults)
+        if not equals or name in found:
+            raise UserError(f"expected {name}=VALUE once after the config's colon, got {text!r}")
+        found[name] = value
+    return {**defaults, **found}
+
+
 def check_not_negative(section: Any, *names: str) -> None:
     """Checks that fields of a dataclass are finite numbers of at least 0.
 

@@ -95,6 +95,15 @@ def generate(
         ValueError: `output` holds other samples, or a picture or class that does not fit.
         Preempted: told to stop; the parts that are done stay.
     """
+    if not generator.config.gpt.num_classes:
+        raise UserError(
+            "expected a class-conditional generator, got one of captions, whose features this "
+            "command does not take: call `Generator.sample(captions=...)` in Python"
+        )
+    if writes_arrays and not _decodes(generator):
+        raise UserError(
+            "expected a VQ tokenizer with --npz, which holds images, got none: add --vq"
+        )
     call_on_main(lambda: _claim(output, request, source))
     parts = _parts(request)
     missing = [i for i in parts if i % hosts == host and not _path(output, i).exists()]
@@ -103,15 +112,14 @@ def generate(
         for number in missing:
             if is_told(is_alone=True):
                 raise Preempted(f"{number} of {len(parts)} parts are drawn")
-            indices = parts[number]
-            labels = request.labels(indices, generator.config.gpt.num_classes)
-            ids = _draw(generator, request, indices, labels, kept)
-            images = _to_uint8(generator.detokenize(ids)) if _decodes(generator) else None
-            if images is not None and writes_images:
-                for index, image in zip(indices, images, strict=True):
-                    PIL.Image.fromarray(image).save(output / f"{index:06}.png")
+            labels = request.labels(parts[number], generator.config.gpt.num_classes)
+            ids = _draw(generator, request, parts[number], labels, kept)
             _write_part(_path(output, number), ids=ids, labels=labels)
+            if writes_images:
+                _write_images(generator, output, number, parts[number])
             progress.advance()
+    for number in [i for i in parts if i % hosts == host] if writes_images else ():
+        _write_images(generator, output, number, parts[number])  # those of a run without
     barrier("all samples")
     if is_main_host():
         _finish(generator, request, output, writes_arrays)
@@ -162,6 +170,24 @@ def _path(output, number) -> pathlib.Path:
     return output / "ids" / f"part-{number:05}.npz"
 
 
+def _read_part(output, number) -> dict[str, np.ndarray]:
+    """The arrays of a part; nothing stays open, as a long run has thousands."""
+    with np.load(_path(output, number)) as arrays:
+        return dict(arrays)
+
+
+def _write_images(generator, output, number, indices):
+    """Writes the images of a part that are not there, each whole or not at all."""
+    paths = [output / f"{index:06}.png" for index in indices]
+    if not _decodes(generator) or all(path.exists() for path in paths):
+        return
+    images = _to_uint8(generator.detokenize(_read_part(output, number)["ids"]))
+    for path, image in zip(paths, images, strict=True):
+        draft = path.with_name(f".{path.name}")
+        PIL.Image.fromarray(image).save(draft, "png")
+        draft.replace(path)
+
+
 def _write_part(path, **arrays):
     draft = path.with_name(f".{path.name}")
     try:
@@ -192,34 +218,36 @@ def _claim(output, request, source):
 
 def _finish(generator, request, output, writes_arrays):
     """Writes what all parts together make."""
-    parts = [np.load(_path(output, number)) for number in _parts(request)]
     if not _decodes(generator):
         print(f"{output}: ids of {request.num} images; pass --vq to see them")
         return
     size = min(request.num, MAX_IN_GRID)
-    first = np.concatenate([part["ids"] for part in parts[: -(-size // request.chunk)]])[:size]
+    numbers = list(_parts(request))
+    shown = numbers[: -(-size // request.chunk)]
+    first = np.concatenate([_read_part(output, number)["ids"] for number in shown])[:size]
     PIL.Image.fromarray(to_grid(list(_to_uint8(generator.detokenize(first))))).save(output / GRID)
     if writes_arrays:
-        _write_arrays(generator, parts, request.num, output / ARRAYS)
+        _write_arrays(generator, output, numbers, request.num)
     print(f"{output}: {request.num} images, the first {size} of them together in {GRID}")
 
 
-def _write_arrays(generator, parts, num, path):
+def _write_arrays(generator, output, numbers, num):
     """Writes `arr_0`, uint8 [num, h, w, 3], and `arr_1`, the labels, part by part."""
-    draft = path.with_name(f".{path.name}")
+    draft, labels = output / f".{ARRAYS}", []
     with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            for i, part in enumerate(parts):
+            for number in numbers:
+                part = _read_part(output, number)
                 images = _to_uint8(generator.detokenize(part["ids"]))
-                if i == 0:
+                if not labels:
                     header = {"descr": "|u1", "fortran_order": False}
                     shape = {"shape": (num, *images.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header | shape)
                 file.write(images.tobytes())
-        labels = np.concatenate([part["labels"] for part in parts]).astype(np.int64)
+                labels.append(part["labels"].astype(np.int64))
         with archive.open("arr_1.npy", "w") as file:
-            np.lib.format.write_array(file, labels)
-    draft.replace(path)
+            np.lib.format.write_array(file, np.concatenate(labels))
+    draft.replace(output / ARRAYS)
 
 
 def _decodes(generator) -> bool:

@@ -1,4 +1,4 @@
-"""The image generator: an id after another, each drawn given those before it and a condition."""
+"""The image generator: a GPT with the tokenizer whose ids it draws."""
 
 from typing import Any
 
@@ -10,166 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import family_of
-from toklip_jax.models.generator.config import INIT_STD, GeneratorConfig, GPTConfig
+from toklip_jax.models.generator.config import GeneratorConfig
+from toklip_jax.models.generator.gpt import GPT
 from toklip_jax.models.toklip.token_encoder import init_encoder_cache
 from toklip_jax.nn.cache import KVCache, empty_cache
 from toklip_jax.nn.config import Compute
-from toklip_jax.nn.norms import build_norm
-from toklip_jax.nn.transformer import Stack
-from toklip_jax.ops.activations import activation
-from toklip_jax.ops.dropout import dropout
-from toklip_jax.ops.products import dot_general
-from toklip_jax.parallel.sharding import BATCH_AXES, constrain
-
-
-class GPT(nn.Module):
-    """LlamaGen's GPT, which may also see TokLIP's token of every id (TokLIP paper, section 3).
-
-    A sequence is the condition's rows, then the ids in row-major order. The row before id i, which
-    sees the condition and ids 0 to i - 1, gives the logits of id i. Where a place has q ids, each
-    has an embedding and a head of its own, and the head of one also sees the place's ids before it.
-
-    Semantic tokens are `TokenEncoder.tokens` of the same ids: that of id i depends on ids 0 to i
-    alone. The condition's rows have a learned vector in its place.
-    """
-
-    config: GPTConfig
-    compute: Compute
-
-    def setup(self):
-        config, dtype = self.config, self.compute.jax_dtype
-        if config.caption_dim:
-            self.condition = CaptionCondition(config, dtype)
-        else:
-            self.condition = ClassCondition(config, dtype)
-        if config.code_input == "learned":
-            self.embed = PlaceEmbedding(config.codebook_sizes, config.width, dtype)
-        else:
-            self.code_embed = linear(config.width, dtype)
-        if config.semantic != "none":
-            self.fuse = SemanticInput(config, dtype)
-        self.stack = Stack(config.stack, self.compute)
-        self.norm = build_norm(config.stack, dtype, None)
-        self.head = Heads(config.codebook_sizes, config.width, dtype)
-
-    def __call__(
-        self,
-        ids: Int[Array, "b n *q"],
-        condition: Any,
-        code_vectors: Float[Array, "b n c"] | None = None,
-        semantic: Float[Array, "b n e"] | None = None,
-        valid: Bool[Array, "b p"] | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> Float[Array, "b s d"]:
-        """Returns the output of every row after the final norm: the condition's, then the ids'.
-
-        Args:
-            ids: the first n ids of each image, all or fewer.
-            condition: what `embed_condition` returns.
-            code_vectors: those of the ids, for `code_input="codebook"`.
-            semantic: the token encoder's tokens of the ids, for a `semantic` other than "none".
-            valid: which of the condition's rows count; all unless given.
-            dropout_key: draws what is dropped; None drops nothing.
-        """
-        x = self.join(condition, self.embed_ids(ids, code_vectors), semantic)
-        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        x = dropout(x, self.config.dropout, keys[0])
-        x, _ = self.stack(x, segments=self.segments(valid, *x.shape[:2]), dropout_key=keys[1])
-        return self.norm(x)
-
-    def embed_condition(self, condition: Any) -> Float[Array, "b p d"]:
-        """Returns the condition's rows: of class ids [b], or of captions' features [b, p, c].
-
-        The null condition is the class `config.null_class`, or `null_caption`.
-        """
-        return self.condition(condition)
-
-    def null_caption(self) -> Float[Array, "p c"]:
-        """Returns the features that stand for no caption."""
-        return self.condition.null()
-
-    def embed_ids(
-        self, ids: Int[Array, "b n *q"], code_vectors: Float[Array, "b n c"] | None = None
-    ) -> Float[Array, "b n d"]:
-        """Returns the low-level input of ids, before semantic tokens join it."""
-        if self.config.code_input == "learned":
-            return self.embed(self._with_codes(ids))
-        return self.code_embed(_expect(code_vectors, "code_vectors"))
-
-    def join(
-        self,
-        condition: Float[Array, "b p d"],
-        x: Float[Array, "b n d"],
-        semantic: Float[Array, "b n e"] | None,
-    ) -> Float[Array, "b s d"]:
-        """Returns the rows that enter the transformer: the condition's and the ids'."""
-        if self.config.semantic == "none":
-            return jnp.concatenate([condition, x], axis=1)
-        rows = self.fuse(x, _expect(semantic, "semantic"))
-        return jnp.concatenate([self.fuse.without_token(condition), rows], axis=1)
-
-    def segments(
-        self, valid: Bool[Array, "b p"] | None, b: int, n: int
-    ) -> Int[Array, "b n"] | None:
-        """Returns the segments of n rows: a condition's row that doesn't count has its own.
-
-        So it sees itself alone and nothing sees it, as in LlamaGen.
-        """
-        if valid is None:
-            return None
-        counts = jnp.pad(valid, ((0, 0), (0, n - valid.shape[1])), constant_values=True)
-        return jnp.where(counts, 0, 1 + jnp.broadcast_to(jnp.arange(n), (b, n)))
-
-    def prefill(
-        self,
-        condition: Float[Array, "b p d"],
-        cache: KVCache,
-        valid: Bool[Array, "b p"] | None = None,
-    ) -> tuple[Float[Array, "b d"], KVCache]:
-        """Returns the output of the condition's last row, which gives id 0, and the cache."""
-        x = condition
-        if self.config.semantic != "none":
-            x = self.fuse.without_token(x)
-        x, cache = self.stack(x, segments=self.segments(valid, *x.shape[:2]), cache=cache)
-        return self.norm(x[:, -1]), cache
-
-    def extend(
-        self,
-        ids: Int[Array, "b m *q"],
-        cache: KVCache,
-        code_vectors: Float[Array, "b m c"] | None = None,
-        semantic: Float[Array, "b m e"] | None = None,
-    ) -> tuple[Float[Array, "b m d"], KVCache]:
-        """Returns the outputs of the next m places, whose ids these are, and the cache."""
-        x = self.embed_ids(ids, code_vectors)
-        if self.config.semantic != "none":
-            x = self.fuse(x, _expect(semantic, "semantic"))
-        x, cache = self.stack(x, cache=cache)
-        return self.norm(x), cache
-
-    def logits(
-        self, x: Float[Array, "*b d"], ids: Int[Array, "*b q"] | None = None
-    ) -> Float[Array, "*b v"] | tuple[Float[Array, "*b v"], ...]:
-        """Returns float32 logits of outputs; a tuple, one of each head, where a place has q ids.
-
-        Args:
-            ids: the ids of the place that the outputs predict, where it has several: the head of
-                one sees those before it.
-        """
-        sizes = self.config.codebook_sizes
-        if len(sizes) == 1:
-            return self.head(x, 0, None)
-        return tuple(self.head(x, i, ids) for i in range(len(sizes)))
-
-    def logits_of(
-        self, x: Float[Array, "*b d"], code: int, ids: Int[Array, "*b q"] | None
-    ) -> Float[Array, "*b v"]:
-        """Returns float32 logits of a place's id number `code`, given its ids before that."""
-        return self.head(x, code, ids)
-
-    @nn.nowrap
-    def _with_codes(self, ids):
-        return ids[..., None] if self.config.codes_per_place == 1 else ids
 
 
 class GeneratorModel(nn.Module):
@@ -265,8 +110,8 @@ class GeneratorModel(nn.Module):
         if ids is None or not ids.shape[1]:
             return out, caches
         vectors, tokens, encoder = self._extend(ids, caches.encoder)
-        repeated = [_repeat(x, len(rows)) for x in (ids, vectors, tokens)]
-        out, cache = self.gpt.extend(*repeated[:1], caches.gpt, *repeated[1:])
+        ids, vectors, tokens = (_repeat(x, len(rows)) for x in (ids, vectors, tokens))
+        out, cache = self.gpt.extend(ids, caches.gpt, vectors, tokens)
         return out[:, -1], caches.replace(gpt=cache, encoder=encoder)
 
     def step(
@@ -281,9 +126,10 @@ class GeneratorModel(nn.Module):
             copies: conditions that each row has, one after another in the GPT's batch: 2 under
                 guidance.
         """
-        vectors, tokens, encoder = self._extend(ids[:, None], caches.encoder)
-        repeated = [_repeat(x, len(ids) * copies) for x in (ids[:, None], vectors, tokens)]
-        out, cache = self.gpt.extend(*repeated[:1], caches.gpt, *repeated[1:])
+        place = ids[:, None]
+        vectors, tokens, encoder = self._extend(place, caches.encoder)
+        place, vectors, tokens = (_repeat(x, len(ids) * copies) for x in (place, vectors, tokens))
+        out, cache = self.gpt.extend(place, caches.gpt, vectors, tokens)
         return out[:, -1], caches.replace(gpt=cache, encoder=encoder)
 
     @nn.nowrap
@@ -368,146 +214,6 @@ class Caches:
 
     gpt: KVCache
     encoder: KVCache | None
-
-
-class ClassCondition(nn.Module):
-    """A table with a row for each class, and one for none."""
-
-    config: GPTConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, classes: Int[Array, " b"]) -> Float[Array, "b 1 d"]:
-        init = nn.initializers.normal(INIT_STD)
-        shape = (self.config.num_classes + 1, self.config.width)
-        table = self.param("embed", init, shape, jnp.float32)
-        return jnp.take(table, classes, axis=0, mode="clip")[:, None].astype(self.dtype)
-
-
-class CaptionCondition(nn.Module):
-    """Two linear layers from a text encoder's features to the width (tanh GELU, no biases)."""
-
-    config: GPTConfig
-    dtype: jnp.dtype
-
-    def setup(self):
-        config = self.config
-        self.fc1 = linear(config.width, self.dtype)
-        self.fc2 = linear(config.width, self.dtype)
-        init = nn.initializers.normal(config.caption_dim**-0.5)
-        self.uncond = self.param(
-            "uncond", init, (config.caption_length, config.caption_dim), jnp.float32
-        )
-
-    def __call__(self, captions: Float[Array, "b p c"]) -> Float[Array, "b p d"]:
-        return self.fc2(activation("gelu_tanh")(self.fc1(captions.astype(self.dtype))))
-
-    def null(self) -> Float[Array, "p c"]:
-        return self.uncond
-
-
-class PlaceEmbedding(nn.Module):
-    """An embedding of each of a place's ids, summed."""
-
-    sizes: tuple[int, ...]
-    width: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, ids: Int[Array, "*b q"]) -> Float[Array, "*b d"]:
-        init = nn.initializers.normal(INIT_STD)
-        rows = []
-        for i, size in enumerate(self.sizes):
-            table = self.param(f"codes_{i}", init, (size, self.width), jnp.float32)
-            rows.append(jnp.take(table, ids[..., i], axis=0, mode="clip"))
-        return sum(rows).astype(self.dtype)
-
-
-class SemanticInput(nn.Module):
-    """Joins the token encoder's tokens to the ids' embeddings: added, or end to end."""
-
-    config: GPTConfig
-    dtype: jnp.dtype
-
-    def setup(self):
-        self.linear = linear(self.config.width, self.dtype)
-        init = nn.initializers.normal(1.0)  # as the tokens, which a norm has left
-        self.start = self.param("start", init, (self.config.semantic_dim,), jnp.float32)
-
-    def __call__(
-        self, x: Float[Array, "b n d"], tokens: Float[Array, "b n e"]
-    ) -> Float[Array, "b n d"]:
-        tokens = tokens.astype(self.dtype)
-        if self.config.semantic == "add":
-            return x + self.linear(tokens)
-        return self.linear(jnp.concatenate([x, tokens], axis=-1))
-
-    def without_token(self, x: Float[Array, "b p d"]) -> Float[Array, "b p d"]:
-        """Returns rows that have no token, with the learned vector in its place."""
-        start = jnp.broadcast_to(self.start.astype(self.dtype), (*x.shape[:2], len(self.start)))
-        return self(x, start)
-
-
-class Heads(nn.Module):
-    """A linear layer to the logits of each of a place's ids; zero at first, as LlamaGen's is.
-
-    The head of the second and later ids also sees an embedding of the place's ids before it, so
-    that a place's ids are drawn one given another.
-    """
-
-    sizes: tuple[int, ...]
-    width: int
-    dtype: jnp.dtype
-
-    def setup(self):
-        zeros, normal = nn.initializers.zeros, nn.initializers.normal(INIT_STD)
-        self.kernels = [
-            self.param(f"codes_{i}", zeros, (self.width, size), jnp.float32)
-            for i, size in enumerate(self.sizes)
-        ]
-        self.before = [
-            self.param(f"before_{i}", normal, (size, self.width), jnp.float32)
-            for i, size in enumerate(self.sizes[:-1])
-        ]
-
-    def __call__(
-        self, x: Float[Array, "*b d"], code: int, ids: Int[Array, "*b q"] | None
-    ) -> Float[Array, "*b v"]:
-        for i in range(code):
-            x = x + jnp.take(self.before[i], ids[..., i], axis=0, mode="clip").astype(x.dtype)
-        kernel = self.kernels[code].astype(self.dtype)
-        logits = jnp.matmul(x.astype(self.dtype), kernel, preferred_element_type=jnp.float32)
-        return constrain(logits, BATCH_AXES, *(None,) * (logits.ndim - 2), "tensor")
-
-
-def linear(features: int, dtype: jnp.dtype) -> nn.Dense:
-    """Returns a linear layer without bias, initialised as LlamaGen's."""
-    return nn.Dense(
-        features,
-        use_bias=False,
-        dtype=dtype,
-        dot_general=dot_general,
-        kernel_init=nn.initializers.normal(INIT_STD),
-    )
-
-
-def _expect(array, name):
-    if array is None:
-        raise UserError(f"expected {name} with this generator's inputs, got none: pass {name}=...")
-    return array
-
-
-def left_padded(
-    captions: Float[Array, "b p c"], valid: Bool[Array, "b p"]
-) -> tuple[Float[Array, "b p c"], Bool[Array, "b p"]]:
-    """Returns captions' features with those that count at the end, and zeros before them.
-
-    The last row of the condition gives the first id, so it must be one of the caption's.
-    """
-    order = jnp.argsort(valid, axis=1, stable=True)  # those that don't count first
-    valid = jnp.take_along_axis(valid, order, axis=1)
-    captions = jnp.take_along_axis(captions, order[..., None], axis=1)
-    return jnp.where(valid[..., None], captions, 0), valid
 
 
 def _repeat(x, rows):

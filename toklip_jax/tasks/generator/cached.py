@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache import Header, load_header
+from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.generator.config import vq_of
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.generator.objective import GeneratorObjective, vq_params
@@ -23,8 +24,6 @@ from toklip_jax.tasks.toklip.cached import (
 from toklip_jax.training.state import Params
 from toklip_jax.weights.fingerprints import fingerprint_params
 
-CAPTIONS = ("captions", "valid")  # features of a text encoder that a cache may hold
-
 
 def check_caches(
     stage: StageConfig,
@@ -32,37 +31,36 @@ def check_caches(
     params: Params,
     tokenizer_path: pathlib.Path | None,
 ) -> list[str]:
-    """Compares the caches that a stage trains on with the run, and returns their features.
+    """Compares the caches that a stage trains on with the run; returns their features, none.
 
     Raises:
-        ValueError: ids of another tokenizer, grid or crops, or no condition among the fields.
+        ValueError: ids of another tokenizer, grid or crops, texts of another text tokenizer, or no
+            condition among the fields.
     """
-    del tokenizer_path
-    features: list[str] = []
     vq = vq_of(objective.model_config.tokenizer)
     digest = fingerprint_params(vq_params(params))
     for directory in stage.source.cache_directories:
         header = load_header(directory)
-        features = [name for name in CAPTIONS if name in header.names]
         _check_sizes(header, directory, objective)
         expect_vq(header, directory, vq)
         expect_hash(header, directory, "vq", digest, "init.tokenizer")
         objective.expect_cached(header.names)
         check_transform(header, directory, stage, objective.compute)
-    return features
+        if objective.reads_texts and tokenizer_path is not None:
+            text = TextTokenizer.load(tokenizer_path, header.context_length)
+            expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
+    return []
 
 
 def cached_rows(
     objective: GeneratorObjective, features: Collection[str], batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch from a cache."""
+    """Returns the shapes of a batch from a cache, which holds no features."""
+    del features
     gpt = objective.model_config.gpt
     rows: dict[str, tuple[Any, Any]] = {"ids": (gpt.ids_shape, jnp.int32)}
     if not gpt.caption_dim:
         rows["labels"] = (), jnp.int32
-    elif "captions" in features:
-        rows["captions"] = (gpt.caption_length, gpt.caption_dim), jnp.float32
-        rows["valid"] = (gpt.caption_length,), jnp.bool_
     else:
         rows["token_ids"] = (gpt.caption_length,), jnp.int32
     return {
@@ -82,6 +80,8 @@ def unused_parameters(
 def _check_sizes(header: Header, directory, objective):
     gpt = objective.model_config.gpt
     ours = {"grid": gpt.grid, "codebook_sizes": gpt.codebook_sizes}
+    if objective.reads_texts:
+        ours["context_length"] = gpt.caption_length
     for name, value in ours.items():
         if getattr(header, name) != value:
             raise UserError(

@@ -1,7 +1,6 @@
 """The objective of an image generator: each id's likelihood, given those before and a condition."""
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,7 +14,8 @@ from toklip_jax.evaluation.models import Model, Models
 from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.base import place_size
 from toklip_jax.models.generator.config import GeneratorConfig, vq_of
-from toklip_jax.models.generator.model import GeneratorModel, left_padded
+from toklip_jax.models.generator.gpt import left_padded
+from toklip_jax.models.generator.model import GeneratorModel
 from toklip_jax.models.registry import family_of, init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
@@ -134,11 +134,16 @@ class GeneratorObjective(ModelObjective):
 
     def expect_cached(self, fields: Collection[str]) -> None:
         """Raises ValueError if the loss needs more than these fields of a cache."""
-        needed = ("captions", "token_ids") if self.model_config.gpt.caption_dim else ("labels",)
-        if not set(needed) & set(fields):
+        if self.model_config.gpt.caption_dim and not self.reads_texts:
             raise UserError(
-                f"expected {' or '.join(needed)} in the cache, the condition, got "
-                f"{sorted(fields)}: encode a source that has them"
+                "expected a source with captions' features, got a cache, which holds none: train "
+                "on a source of your own that gives `captions`, or on TokLIP's text tower's tokens"
+            )
+        needed = "token_ids" if self.reads_texts else "labels"
+        if needed not in fields:
+            raise UserError(
+                f"expected {needed} in the cache, the condition, got {sorted(fields)}: encode a "
+                f"source that has them"
             )
 
     @property
@@ -192,9 +197,3 @@ class GeneratorObjective(ModelObjective):
 def vq_params(params: Params) -> Params:
     """Returns the VQ tokenizer's parameters: the tokenizer's own, or those within TokLIP."""
     return params["tokenizer"].get("vq", params["tokenizer"])
-
-
-def bits_per_image(nats_per_id: float, config: GeneratorConfig) -> float:
-    """Returns the code length of an image's ids, bits."""
-    gpt = config.gpt
-    return nats_per_id * gpt.num_places * gpt.codes_per_place / math.log(2)

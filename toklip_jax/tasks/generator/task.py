@@ -22,7 +22,6 @@ from toklip_jax.tasks.base import (
     fresh_params,
 )
 from toklip_jax.tasks.generator.cached import (
-    CAPTIONS,
     cached_rows,
     check_caches,
     unused_parameters,
@@ -157,5 +156,5 @@ GENERATOR = Task(
     needs_text=lambda stage: stage.model.model.caption_dim > 0,
     needs_labels=lambda stage: stage.model.model.num_classes > 0,
     has_validation=False,
-    cache=CacheUse(CAPTIONS, check_caches, cached_rows, unused_parameters, CacheEncoder),
+    cache=CacheUse((), check_caches, cached_rows, unused_parameters, CacheEncoder),
 )

@@ -45,7 +45,6 @@ class GRPOObjective(GeneratorObjective):
         reward: "toklip", the probability of the label by TokLIP's feature of the ids, without
             pixels; or "teacher", the same by the teacher's feature of the decoded image.
         kl_weight: weight of the divergence.
-        temperature: of the draws.
     """
 
     teacher_config: VisionConfig | None = None
@@ -53,13 +52,12 @@ class GRPOObjective(GeneratorObjective):
     group_size: int = 8
     reward: str = "toklip"
     kl_weight: float = 0.02
-    temperature: float = 1.0
     trainable: tuple[str, ...] = GPT_ALONE
 
     def __post_init__(self):
         super().__post_init__()
         check_name("a reward", self.reward, REWARDS)
-        check_not_negative(self, "kl_weight", "temperature")
+        check_not_negative(self, "kl_weight")
         if self.group_size < 2:
             raise UserError(f"expected a group_size of at least 2, got {self.group_size}")
         if self.reward == "teacher" and self.teacher_config is None:
@@ -74,11 +72,7 @@ class GRPOObjective(GeneratorObjective):
         repeated = jnp.repeat(labels, group)
         keys = jax.random.split(rng, b * group)
         policy = {name: params[name] for name in ("gpt", "tokenizer")}
-        ids = jax.lax.stop_gradient(
-            sample_images(
-                self.model, policy, repeated, keys, Sampling(temperature=self.temperature)
-            )
-        )
+        ids = jax.lax.stop_gradient(sample_images(self.model, policy, repeated, keys, Sampling()))
         rewards = jax.lax.stop_gradient(self.rewards(params, ids, repeated)).reshape(b, group)
         spread = jnp.std(rewards, axis=1, keepdims=True) + SPREAD
         advantages = (rewards - jnp.mean(rewards, axis=1, keepdims=True)) / spread
