@@ -10,8 +10,7 @@ tower. Trained on six drawing styles, evaluated on a seventh.
 from ml_collections import ConfigDict, FieldReference
 
 import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji"
-from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name
+from toklip_jax.core.fields import check_name, read_options
 from toklip_jax.models.conv_vq.config import ConvVQConfig
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
@@ -116,9 +115,7 @@ def get_config(options: str = "vq=l2") -> ConfigDict:
 
 def _chosen(options):
     """The name of the quantiser that "vq=NAME" asks for."""
-    field, _, name = options.partition("=")
-    if field != "vq":
-        raise UserError(f"expected configs/demo.py:vq=NAME, got {options!r} after the colon")
+    name = read_options(options, {"vq": "l2"})["vq"]
     return check_name("a quantiser of the demo", name, QUANTISERS)
 
 

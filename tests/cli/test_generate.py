@@ -1,6 +1,8 @@
 """The command that draws images."""
 
 import json
+import pathlib
+import resource
 
 import numpy as np
 import PIL.Image
@@ -89,6 +91,7 @@ def test_the_lower_half_of_a_picture_is_drawn(weights, golden, tmp_path):
         (["--num=0"], "num and a batch size"),
         (["--keep-rows=2"], "together"),
         (["--top-p=3"], "top_p"),
+        (["--image=none.png", "--keep-rows=2"], "a picture in --image"),
     ],
 )
 def test_bad_flags_are_one_clear_line(weights, tmp_path, capsys, flags, message):
@@ -96,6 +99,31 @@ def test_bad_flags_are_one_clear_line(weights, tmp_path, capsys, flags, message)
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1 or "WARNING" in error
+
+
+def test_images_that_were_left_out_at_first_are_written_by_the_same_command(weights, tmp_path):
+    flags = [*weights, "--num=3", "--batch-size=2", f"--output={tmp_path}"]
+    assert main([*flags, "--no-png"]) == 0
+    assert not images_of(tmp_path)
+    assert main(flags) == 0
+    assert len(images_of(tmp_path)) == 3
+
+
+def test_thousands_of_parts_do_not_stay_open(weights, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(list(pathlib.Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 40, limit[1]))
+    try:
+        flags = [*weights, "--num=80", "--batch-size=1", "--npz", "--no-png"]
+        assert main([*flags, f"--output={tmp_path}"]) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_generators_of_captions_are_refused_in_a_line(golden, tmp_path, capsys):
+    weights = f"--weights={golden('gpt_t2i_tiny/checkpoint.safetensors')}"
+    assert main([weights, f"--output={tmp_path / 'x'}"]) == 2
+    assert "one of captions" in capsys.readouterr().err
 
 
 def test_a_tokenizer_is_no_generator(golden, tmp_path, capsys):

@@ -124,6 +124,23 @@ def test_guidance_runs_the_token_encoder_once():
     assert guided - plain < 1.3 * extra  # the fusing layer is the GPT's, and doubles with it
 
 
+def test_an_image_of_the_released_size_costs_what_a_cache_allows():
+    """GFLOP of GPT-B under guidance with so400m's tokens, 256 places: 102 and 217 published."""
+    toklip = TOKLIPS["toklip_s_256"]
+    gpt = GPTConfig(semantic="concat", semantic_dim=toklip.vision.width)
+    model = build_model(GeneratorConfig(gpt, toklip), Compute(is_scanned=True))
+    params = jax.eval_shape(
+        lambda key: init_params(model.config, model.compute, key), jax.random.key(0)
+    )
+    keys = row_keys(jax.random.key(0), jnp.arange(1))
+    classes, null = jnp.zeros(1, jnp.int32), jnp.full(1, gpt.null_class)
+    sampling = Sampling(cfg_scale=2.0)
+    flops = count_flops(
+        lambda p: sample_images(model, p, classes, keys, sampling, null=null), params
+    )
+    assert (217 + 102) * 0.9 < flops / 1e9 < (217 + 102) * 1.1
+
+
 @pytest.mark.parametrize("method", ["residual", "several"])
 def test_places_of_several_ids_are_drawn_one_id_given_another(method):
     dim = 8 if method == "residual" else 4

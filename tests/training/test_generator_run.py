@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import runpy
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from ml_collections import ConfigDict
 
 import toklip_jax
 from toklip_jax.core.errors import UserError
+from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.experiment import read_experiment
 from toklip_jax.models.generator.config import GPTConfig
 from toklip_jax.models.serialization import config_to_dict
@@ -129,21 +132,50 @@ def test_captions_may_be_the_text_towers_tokens(tmp_path):
     assert generator.sample(captions=captions, key=0).shape == (2, 16)
 
 
-def test_rewards_post_train_a_generator(trained, tmp_path):
+def grpo_config(generator, **loss):
     config = config_of()
     config.stages = ("grpo",)
     config.grpo = {
         "objective": "grpo",
-        "init": {"generator": str(trained / "generator" / "weights")},
-        "prompts": ("a", "b", "c", "d"),
-        "loss": {"group_size": 4, "kl_weight": 0.1},
-        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 1},
-        "loop": {"steps": 3, "log_every": 1, "save_every": 3},
+        "init": {"generator": str(generator)},
+        "prompts": ("a dog", "a cat", "a car", "a tree"),
+        "loss": {"group_size": 4, "kl_weight": 0.1, **loss},
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1, "schedule": "constant"},
+        "loop": {"steps": 4, "log_every": 1, "save_every": 2},
         "batch_size": 8,
         "augment": {},
     }
+    return config
+
+
+def test_rewards_post_train_a_generator(trained, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(trained / "generator" / "weights", start)
+    TextTokenizer(train_tokenizer(["a dog", "a cat", "a car", "a tree"], 40), 6).save(start)
+    run(read_experiment(grpo_config(start)), tmp_path / "run")
+    lines = (tmp_path / "run" / "grpo" / "metrics.jsonl").read_text().splitlines()
+    steps = [entry for entry in map(json.loads, lines) if "reward" in entry]
+    assert len(steps) == 4
+    assert all(0 <= step["reward"] <= 1 for step in steps)
+    assert abs(steps[0]["kl"]) < 1e-6 < steps[-1]["kl"]  # it has left its start, which stayed
+    after = toklip_jax.load(tmp_path / "run" / "grpo" / "weights")
+    before = toklip_jax.load(start)
+    assert set(after.params) == {"gpt", "tokenizer"}
+    head = "gpt", "head", "codes_0"
+    assert not np.array_equal(leaf(after.params, head), leaf(before.params, head))
+    codes = "tokenizer", "vq", "codebook"
+    np.testing.assert_array_equal(leaf(after.params, codes), leaf(before.params, codes))
+
+
+def leaf(params, path):
+    for name in path:
+        params = params[name]
+    return np.asarray(params)
+
+
+def test_a_generator_without_a_text_tokenizer_has_no_rewards(trained, tmp_path):
     with pytest.raises(UserError, match="a text tokenizer beside"):
-        run(read_experiment(config), tmp_path / "a")
+        run(read_experiment(grpo_config(trained / "generator" / "weights")), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +233,21 @@ def test_gradients_of_grpo_favour_what_was_rewarded():
     assert probability(stepped) > probability(params["gpt"])
     _, metrics = objective.loss(params, batch, jax.random.key(1))
     assert abs(float(metrics["kl"])) < 1e-6  # nothing has moved yet
+
+
+@pytest.mark.parametrize("options", ["", "size=l", "size=b,semantic=concat"])
+def test_the_recipe_for_classes_is_read(options):
+    configs = pathlib.Path(__file__).parents[2] / "configs"
+    config = runpy.run_path(str(configs / "gen_c2i_b_256.py"))["get_config"](options)
+    experiment = read_experiment(config)
+    assert experiment.encode.stage == "generator"
+    assert experiment.encode.features == ()
+    assert experiment.stages[0].optimizer.schedule == "constant"
+
+
+@pytest.mark.parametrize("options", ["size=huge", "depth=3", "semantic", "size=b,size=l"])
+def test_other_options_of_the_recipe_are_refused(options):
+    configs = pathlib.Path(__file__).parents[2] / "configs"
+    get_config = runpy.run_path(str(configs / "gen_c2i_b_256.py"))["get_config"]
+    with pytest.raises(UserError, match="expected"):
+        get_config(options)

@@ -83,10 +83,13 @@ def _prompts(weights, texts, compute: Compute):
         raise UserError("expected a text tokenizer beside the generator's weights, found none")
     token_ids = TextTokenizer.load(weights.tokenizer_path, text.context_length)(list(texts))
     model = build_model(weights.config, compute)
-    features = model.apply(
-        {"params": weights.params}, jnp.asarray(token_ids), method="text_features"
-    )
-    return np.asarray(l2_normalize(features))
+
+    @jax.jit
+    def features(params, token_ids):
+        found = model.apply({"params": params}, token_ids, method="text_features")
+        return l2_normalize(found.astype(jnp.float32))
+
+    return np.asarray(features(weights.params, token_ids))
 
 
 def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
