@@ -1,5 +1,6 @@
 """The image generator as a user loads it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -103,6 +104,15 @@ def test_text_conditions_are_captions_features(golden):
         (lambda g: g.sample(classes=[1], negative_class=2), "cfg_scale above 1"),
         (lambda g: g.sample(classes=[1], top_p=2.0), "top_p in"),
         (lambda g: g.sample(classes=[1], key="a"), "a seed or a key"),
+        (lambda g: g.sample(classes=[1], key=2**32), "a seed in"),
+        (lambda g: g.sample(classes=[1], first_index=-1), "first_index in"),
+        (lambda g: g.sample(classes=[1], first_index=1.5), "an integer first_index"),
+        (lambda g: g.sample(classes=[1], temperature=None), "a number for temperature"),
+        (lambda g: g.sample(classes=[1], top_k=2.5), "an integer top_k"),
+        (lambda g: g.sample(classes=[1], cfg_interval=2**40), "cfg_interval from"),
+        (lambda g: g.sample(classes=[1], temprature=1), "did you mean 'temperature'"),
+        (lambda g: g.sample(classes=[[1], [1, 2]]), "integer classes"),
+        (lambda g: g.logits(jnp.full((1, 4), 512), classes=[1]), "codebook"),
         (lambda g: g.complete(np.zeros((1, 16), int), keep=16), "keep in"),
         (lambda g: g.complete(np.full((1, 16), 512), keep=4), "codebook"),
         (lambda g: g.complete(np.zeros((2, 16), int), keep=4, classes=[1]), "for each of 2"),
@@ -156,3 +166,28 @@ def test_half_of_the_candidates_may_be_dropped_at_a_prefix(with_images):
     scores = np.asarray(with_images.prefix_features(every[:, :8])) @ texts[0]
     better = every[np.argsort(-scores)[:2], :8]
     assert any((chosen.ids[0, :8] == prefix).all() for prefix in better)
+
+
+def test_what_candidates_are_compared_with_is_checked(with_images):
+    texts = np.asarray(with_images.text_features(np.ones((2, 16), int)))
+    for wrong in (texts[:, None], texts[:, :1], texts[:1], texts * np.nan):
+        with pytest.raises(UserError, match="expected"):
+            with_images.best_of(wrong, classes=[1, 2], num=2)
+    for options in ({"num": 2.5}, {"num": 0}, {"num": 3, "drop_at": 4}, {"drop_at": "4"}):
+        with pytest.raises(UserError, match="expected"):
+            with_images.best_of(texts, classes=[1, 2], **options)
+
+
+def test_captions_without_meaning_are_refused(golden):
+    generator = toklip_jax.load(golden("gpt_t2i_tiny/checkpoint.safetensors"))
+    captions = np.load(golden("gpt_t2i_tiny/inputs.npz"))["caption_left"]
+    for wrong in (captions * np.nan, captions[:0]):
+        with pytest.raises(UserError, match="features of"):
+            generator.sample(captions=wrong)
+    with pytest.raises(UserError, match="a row that counts"):
+        generator.sample(captions=captions, valid=np.zeros((3, 8), bool))
+
+
+def test_toklips_grid_must_be_the_generators(golden, path):
+    with pytest.raises(UserError, match="TokLIP with a grid of"):
+        toklip_jax.load(golden("gpt_c2i_tiny/checkpoint.safetensors"), vq=path, grid=8)

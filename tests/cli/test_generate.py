@@ -1,8 +1,10 @@
 """The command that draws images."""
 
 import json
+import os
 import pathlib
 import resource
+import signal
 
 import numpy as np
 import PIL.Image
@@ -118,6 +120,66 @@ def test_thousands_of_parts_do_not_stay_open(weights, tmp_path):
         assert main([*flags, f"--output={tmp_path}"]) == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--temperature=-1"],
+        ["--image=none.png", "--keep-rows=2"],
+        ["--negative-class=2", "--cfg-scale=1"],
+    ],
+)
+def test_a_command_that_is_refused_claims_nothing(weights, tmp_path, wrong):
+    flags = [*weights, "--num=1", f"--output={tmp_path / 'o'}"]
+    assert main([*flags, *wrong]) == 2
+    assert not (tmp_path / "o").exists()
+    assert main(flags) == 0
+
+
+def test_ids_of_another_picture_or_type_are_not_mixed(weights, golden, tmp_path, capsys):
+    pixels = np.load(golden("toklip_tiny/inputs.npz"))["image_nhwc"]
+    for i in range(2):
+        picture = ((pixels[i] + 1) * 127.5).round().astype(np.uint8)
+        PIL.Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    flags = [*weights, "--keep-rows=2", "--num=1", f"--output={tmp_path / 'o'}"]
+    assert main([*flags, f"--image={tmp_path / '0.png'}"]) == 0
+    assert main([*flags, f"--image={tmp_path / '1.png'}"]) == 2
+    assert "other settings (kept" in capsys.readouterr().err
+    assert main([*flags, f"--image={tmp_path / '0.png'}", "--dtype=bfloat16"]) == 2
+    assert "other settings (dtype" in capsys.readouterr().err
+
+
+def test_a_tokenizer_may_come_later_and_a_damaged_part_is_named(weights, tmp_path, capsys):
+    flags = ["--num=2", "--batch-size=1", f"--output={tmp_path}"]
+    assert main([weights[0], *flags]) == 0
+    assert not images_of(tmp_path)
+    assert main([*weights, *flags]) == 0
+    assert len(images_of(tmp_path)) == 2
+    part = tmp_path / "ids" / "part-00001.npz"
+    part.write_bytes(b"PK")
+    assert main([*weights, *flags]) == 2
+    assert "part-00001.npz, which is damaged" in capsys.readouterr().err
+    part.unlink()
+    assert main([*weights, *flags]) == 0
+
+
+def test_sigterm_ends_with_the_status_that_asks_for_a_restart(
+    weights, tmp_path, monkeypatch, capsys
+):
+    draw = run._draw
+
+    def and_be_told(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*args)
+
+    monkeypatch.setattr(run, "_draw", and_be_told)
+    flags = [*weights, "--num=3", "--batch-size=1", f"--output={tmp_path}"]
+    assert main(flags) == 75
+    assert "preempted" in capsys.readouterr().err
+    monkeypatch.setattr(run, "_draw", draw)
+    assert main(flags) == 0
+    assert len(images_of(tmp_path)) == 3
 
 
 def test_generators_of_captions_are_refused_in_a_line(golden, tmp_path, capsys):

@@ -1,22 +1,28 @@
 """A run that trains a generator, from images and from a cache, and post-trains it."""
 
+import dataclasses
 import json
 import pathlib
 import runpy
-import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 import toklip_jax
 from toklip_jax.core.errors import UserError
-from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.experiment import read_experiment
-from toklip_jax.models.generator.config import GPTConfig
+from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
+from toklip_jax.models.registry import init_params
 from toklip_jax.models.serialization import config_to_dict
+from toklip_jax.nn.config import Compute
 from toklip_jax.run.encode import encode
 from toklip_jax.run.run import run
+from toklip_jax.tasks.generator.objective import GeneratorObjective
+from toklip_jax.tasks.grpo.objective import GRPOObjective
+from toklip_jax.weights import load_weights, save_weights
 
 TOKLIP = pathlib.Path(__file__).parents[1] / "weights" / "format_1" / "toklip"
 GPT = GPTConfig(
@@ -149,9 +155,7 @@ def grpo_config(generator, **loss):
 
 
 def test_rewards_post_train_a_generator(trained, tmp_path):
-    start = tmp_path / "start"
-    shutil.copytree(trained / "generator" / "weights", start)
-    TextTokenizer(train_tokenizer(["a dog", "a cat", "a car", "a tree"], 40), 6).save(start)
+    start = trained / "generator" / "weights"
     run(read_experiment(grpo_config(start)), tmp_path / "run")
     lines = (tmp_path / "run" / "grpo" / "metrics.jsonl").read_text().splitlines()
     steps = [entry for entry in map(json.loads, lines) if "reward" in entry]
@@ -161,6 +165,7 @@ def test_rewards_post_train_a_generator(trained, tmp_path):
     after = toklip_jax.load(tmp_path / "run" / "grpo" / "weights")
     before = toklip_jax.load(start)
     assert set(after.params) == {"gpt", "tokenizer"}
+    assert after.best_of(["a cat"], classes=[1], num=2).ids.shape == (1, 16)  # it kept the texts'
     head = "gpt", "head", "codes_0"
     assert not np.array_equal(leaf(after.params, head), leaf(before.params, head))
     codes = "tokenizer", "vq", "codebook"
@@ -174,8 +179,41 @@ def leaf(params, path):
 
 
 def test_a_generator_without_a_text_tokenizer_has_no_rewards(trained, tmp_path):
+    weights = load_weights(trained / "generator" / "weights")
+    assert weights.tokenizer_path is not None  # TokLIP's own
+    save_weights(tmp_path / "without", dataclasses.replace(weights, tokenizer_path=None))
     with pytest.raises(UserError, match="a text tokenizer beside"):
-        run(read_experiment(grpo_config(trained / "generator" / "weights")), tmp_path)
+        run(read_experiment(grpo_config(tmp_path / "without")), tmp_path / "run")
+
+
+@pytest.mark.parametrize("patterns", [("start/.*",), (".*",), ("tokenizer/token_encoder/.*",)])
+def test_rewards_train_the_gpt_alone(trained, tmp_path, patterns):
+    config = grpo_config(trained / "generator" / "weights", trainable=patterns)
+    with pytest.raises(UserError, match=r"loss\.trainable to name parameters of the GPT"):
+        run(read_experiment(config), tmp_path)
+
+
+@pytest.mark.parametrize("label", [-1, 4, 100])
+def test_labels_that_are_no_class_give_no_loss(label):
+    config = GeneratorConfig(dataclasses.replace(GPT, semantic="none", semantic_dim=0))
+    objective = GeneratorObjective(config, Compute(is_scanned=False))
+    params = objective.init(jax.random.key(0))
+    ids = jnp.zeros((2, 16), jnp.int32)
+
+    def loss(labels):
+        batch = {"ids": ids, "labels": jnp.asarray(labels, jnp.int32)}
+        return float(objective.loss(params, batch, jax.random.key(0))[0])
+
+    assert np.isfinite(loss([0, 3]))
+    assert np.isnan(loss([0, label]))
+
+
+def test_other_text_encoders_features_are_refused_at_the_start(tmp_path):
+    gpt = GPTConfig(
+        16, 1, 2, grid=(4, 4), codebook_sizes=(16,), num_classes=0, caption_dim=24, caption_length=6
+    )
+    with pytest.raises(UserError, match="TokLIP's own text tower"):
+        run(read_experiment(config_of(gpt)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -194,18 +232,8 @@ def test_what_does_not_fit_is_one_clear_error(tmp_path, change, message):
 
 def test_gradients_of_grpo_favour_what_was_rewarded():
     """Two images a group: the likelier becomes that with the greater reward."""
-    import jax
-    import jax.numpy as jnp
-
-    from toklip_jax.models.registry import init_params
-    from toklip_jax.nn.config import Compute
-    from toklip_jax.tasks.grpo.objective import GRPOObjective
-    from toklip_jax.weights import load_weights
-
     weights = load_weights(TOKLIP)
     compute = Compute(is_scanned=weights.is_scanned)
-    from toklip_jax.models.generator.config import GeneratorConfig
-
     config = GeneratorConfig(GPT, weights.config)
     params = init_params(config, compute, jax.random.key(0))
     params["tokenizer"] = jax.tree.map(jnp.asarray, weights.params)

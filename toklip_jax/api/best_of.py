@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.conditions import Condition
-from toklip_jax.api.drawing import Draws
+from toklip_jax.api.drawing import Draws, whole_number
 from toklip_jax.core.errors import UserError
 from toklip_jax.ops.normalize import l2_normalize
 
@@ -31,8 +31,8 @@ def choose(
     wanted: Float[Array, "b d"],
     draws: Draws,
     *,
-    num: int,
-    drop_at: int,
+    num: Any,
+    drop_at: Any,
 ) -> Chosen:
     """Returns the best of `num` candidates for each condition.
 
@@ -45,6 +45,7 @@ def choose(
     Raises:
         ValueError: numbers out of range.
     """
+    num, drop_at = whole_number(num, "num"), whole_number(drop_at, "drop_at")
     places, rows = generator.config.gpt.num_places, len(condition.rows)
     if num < 1 or not 0 <= drop_at < places or (drop_at and num % 2):
         raise UserError(

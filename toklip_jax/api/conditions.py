@@ -47,7 +47,10 @@ def check_classes(classes: Any, num_classes: int) -> Int32[np.ndarray, " b"]:
     Raises:
         ValueError: others, none, or no integers [b].
     """
-    array = np.asarray(classes)
+    try:
+        array = np.asarray(classes)
+    except ValueError:  # rows of several lengths
+        raise UserError(f"expected integer classes [b], got {classes!r}") from None
     if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
         raise UserError(
             f"expected integer classes [b], at least one, got {array.dtype} {list(array.shape)}"
@@ -81,6 +84,8 @@ def _check_captions(gpt, captions, valid) -> Condition:
     captions = kind.prepare(kind.check(captions))
     if not len(captions):
         raise UserError("expected the features of at least one caption, got none")
+    if not np.isfinite(np.asarray(captions)).all():
+        raise UserError("expected finite features of captions, got NaN or infinity among them")
     if valid is None:
         return Condition(captions)
     valid = np.asarray(valid)
@@ -89,4 +94,6 @@ def _check_captions(gpt, captions, valid) -> Condition:
             f"expected valid as bool {list(captions.shape[:2])}, got {valid.dtype} "
             f"{list(valid.shape)}"
         )
+    if not valid.any(axis=1).all():
+        raise UserError("expected each caption to have a row that counts, got one without")
     return Condition(*left_padded(jnp.asarray(captions), jnp.asarray(valid)))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name, check_type
+from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.images import sample_images
 from toklip_jax.models.generator.model import GeneratorModel
@@ -29,16 +29,33 @@ class Draws:
     """
 
     key: Any
-    first_index: int
-    negative_class: int | None
+    first_index: Any
+    negative_class: Any
     sampling: Sampling
 
     def __post_init__(self):
         object.__setattr__(self, "key", _as_key(self.key))
-        if isinstance(self.first_index, bool) or not isinstance(self.first_index, int | np.integer):
-            raise UserError(f"expected an integer first_index, got {self.first_index!r}")
-        if not 0 <= self.first_index < 2**31:
-            raise UserError(f"expected a first_index in [0, 2**31), got {self.first_index}")
+        first = whole_number(self.first_index, "first_index")
+        if not 0 <= first < 2**31:
+            raise UserError(f"expected a first_index in [0, 2**31), got {first}")
+        object.__setattr__(self, "first_index", first)
+        if self.negative_class is None:
+            return
+        object.__setattr__(
+            self, "negative_class", whole_number(self.negative_class, "negative_class")
+        )
+        if not self.sampling.is_guided:
+            raise UserError(
+                f"expected a cfg_scale above 1 with negative_class, which only guidance uses, got "
+                f"{self.sampling.cfg_scale}"
+            )
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Returns an integer, NumPy's too; raises ValueError for anything else."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise UserError(f"expected an integer {name}, got {value!r}")
+    return int(value)
 
 
 def read_sampling(settings: dict[str, Any]) -> Sampling:
@@ -47,11 +64,17 @@ def read_sampling(settings: dict[str, Any]) -> Sampling:
     Raises:
         ValueError: an unknown one (names the nearest), or a value of another type or range.
     """
-    fields = {field.name: field.type for field in dataclasses.fields(Sampling)}
+    names = [field.name for field in dataclasses.fields(Sampling)]
+    read = {}
     for name, value in settings.items():
-        check_name("a setting of sampling", name, fields)
-        check_type(value, int if name in ("top_k", "cfg_interval") else float | int, name)
-    return Sampling(**settings)
+        check_name("a setting of sampling", name, names)
+        if name in ("top_k", "cfg_interval"):
+            read[name] = whole_number(value, name)
+        elif isinstance(value, np.floating | np.integer | float | int) and value is not True:
+            read[name] = float(value)
+        else:
+            raise UserError(f"expected a number for {name}, got {value!r}")
+    return Sampling(**read)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -102,8 +125,12 @@ def bucket(rows: int, mesh: Mesh | None) -> int:
 
 def _as_key(key):
     """A key of a seed, or the key itself."""
-    if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return jax.random.key(int(key))
     if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}")
+        if key.shape == ():
+            return key
+        raise UserError(f"expected one key, got {list(key.shape)} of them: pass one")
+    if isinstance(key, bool) or not isinstance(key, int | np.integer):
+        raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}")
+    if not 0 <= key < 2**32:
+        raise UserError(f"expected a seed in [0, 2**32), got {key}")
+    return jax.random.key(int(key))

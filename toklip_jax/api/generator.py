@@ -13,11 +13,18 @@ from jaxtyping import Array, Float, Int
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.best_of import Chosen, choose
 from toklip_jax.api.conditions import Condition, check_condition, null_condition
-from toklip_jax.api.drawing import Draws, bucket, draw_images, parallel_logits, read_sampling
-from toklip_jax.api.inputs import Ids, Images
+from toklip_jax.api.drawing import (
+    Draws,
+    bucket,
+    draw_images,
+    parallel_logits,
+    read_sampling,
+    whole_number,
+)
+from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.api.program import Method, run_method
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name, check_type
+from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.decoding import row_keys
@@ -37,7 +44,7 @@ class Generator(LoadedModel):
     `valid`, bool [b, p], for those that count; they are shifted to the end. Batches may have any
     size: they are padded to a power of two, or taken `batch_size` at a time. What is drawn for a
     sample depends on `key`, its index and its condition alone, not on the batch or on how it is
-    sharded.
+    sharded. Conditions and draws are the host's: to trace sampling, use `decoding.images`.
 
     Attributes:
         config: the model's sizes; `config.gpt` are the generator's, `config.tokenizer` those of the
@@ -79,7 +86,7 @@ class Generator(LoadedModel):
             gpt.codebook_sizes,
             remedy=": they come from another codebook",
         )
-        ids = kind.prepare(kind.check(ids))
+        ids = kind.prepare(self._check(Method("logits", kind), ids))
         if not 0 < ids.shape[1] <= gpt.num_places:
             raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
         condition = self._condition(classes, captions, valid, len(ids))
@@ -92,8 +99,8 @@ class Generator(LoadedModel):
         captions: Any = None,
         valid: Any = None,
         key: Any = 0,
-        first_index: int = 0,
-        negative_class: int | None = None,
+        first_index: Any = 0,
+        negative_class: Any = None,
         **sampling: Any,
     ) -> Int[Array, "b n *q"]:
         """Returns the ids of an image for each condition, int32.
@@ -118,30 +125,30 @@ class Generator(LoadedModel):
         self,
         ids: Any,
         *,
-        keep: int,
+        keep: Any,
         classes: Any = None,
         captions: Any = None,
         valid: Any = None,
         key: Any = 0,
-        first_index: int = 0,
-        negative_class: int | None = None,
+        first_index: Any = 0,
+        negative_class: Any = None,
         **sampling: Any,
     ) -> Int[Array, "b n *q"]:
         """Returns ids whose first `keep` are given and whose others are drawn, int32.
 
         Args:
-            ids: those of an image for each condition; what follows the first `keep` is not looked
-                at. Without a condition the null class is taken.
+            ids: those of an image for each condition, [b, n] or [b, n, q]; those after the first
+                `keep` may be any of the codebook. Without a condition the null class is taken.
             keep: ids that stay, in row-major order: half of the places keep an image's upper half.
 
         The other arguments are those of `sample`.
         """
         gpt = self.config.gpt
-        check_type(keep, int, "keep")
+        keep = whole_number(keep, "keep")
         if not 0 <= keep < gpt.num_places:
             raise UserError(f"expected keep in [0, {gpt.num_places - 1}] ids, got {keep}")
         kind = Ids(gpt.ids_shape, gpt.codebook_sizes, remedy=": they come from another codebook")
-        ids = jnp.asarray(kind.prepare(kind.check(ids)))
+        ids = jnp.asarray(kind.prepare(self._check(Method("complete", kind), ids)))
         if classes is None and captions is None and gpt.num_classes:
             classes = np.full(len(ids), gpt.null_class)
         condition = self._condition(classes, captions, valid, len(ids))
@@ -152,14 +159,14 @@ class Generator(LoadedModel):
         self,
         texts: Any,
         *,
-        num: int = 8,
-        drop_at: int = 0,
+        num: Any = 8,
+        drop_at: Any = 0,
         classes: Any = None,
         captions: Any = None,
         valid: Any = None,
         key: Any = 0,
-        first_index: int = 0,
-        negative_class: int | None = None,
+        first_index: Any = 0,
+        negative_class: Any = None,
         **sampling: Any,
     ) -> Chosen:
         """Draws several candidates for each condition, and returns that which fits its text best.
@@ -202,10 +209,13 @@ class Generator(LoadedModel):
         """
         self._expect_toklip()
         gpt = self.config.gpt
-        ids = np.asarray(ids)
-        places = ids.shape[1] if ids.ndim > 1 else 0
-        if not 1 <= places <= gpt.num_places:
-            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {places}")
+        some = Ids((None, *gpt.ids_shape[1:]), gpt.codebook_sizes)
+        ids = np.asarray(some.check(ids))
+        places = ids.shape[1]
+        if not len(ids) or not 1 <= places <= gpt.num_places:
+            raise UserError(
+                f"expected from 1 to {gpt.num_places} ids of at least one image, got {ids.shape}"
+            )
         padding = [(0, 0), (0, gpt.num_places - places), *[(0, 0)] * (ids.ndim - 2)]
         kind = Ids.of(vq_of(self.config.tokenizer), gpt.grid)
         method = Method("prefix_features", kind, (("counts", (places,)),))
@@ -330,7 +340,13 @@ class Generator(LoadedModel):
         """A normalised feature for each row."""
         self._expect_toklip()
         is_float = hasattr(texts, "dtype") and jnp.issubdtype(texts.dtype, jnp.floating)
-        features = jnp.asarray(texts) if is_float else self.text_features(texts)
+        if is_float:
+            kind = Vectors((self.config.tokenizer.text.embed_dim,), "features of texts")
+            features = jnp.asarray(kind.prepare(kind.check(texts)))
+            if not np.isfinite(np.asarray(features)).all():
+                raise UserError("expected finite features of texts, got NaN or infinity")
+        else:
+            features = self.text_features(texts)
         if len(features) != rows:
             raise UserError(f"expected a text for each of {rows} conditions, got {len(features)}")
         return features
@@ -345,11 +361,6 @@ class Generator(LoadedModel):
     def _draw(self, condition, kept, draws, last=None):
         """Draws in chunks; every chunk has the same number of rows, the last of them repeated."""
         sampling, gpt = draws.sampling, self.config.gpt
-        if draws.negative_class is not None and not sampling.is_guided:
-            raise UserError(
-                f"expected a cfg_scale above 1 with negative_class, which only guidance uses, got "
-                f"{sampling.cfg_scale}"
-            )
         count, null = len(condition.rows), None
         if sampling.is_guided:
             uncond = self.params["gpt"]["condition"].get("uncond")

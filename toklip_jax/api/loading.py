@@ -72,6 +72,8 @@ def load(
         check_name("an argument of load", name, ARGUMENTS)
     check_type(image_size, int | Sequence[int] | None, "image_size")
     check_type(batch_size, int | None, "batch_size")
+    if vq is not None and not (isinstance(vq, str | pathlib.Path) and str(vq)):
+        raise UserError(f"expected a path for vq, got {vq!r}")
     if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
         raise UserError(
             f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "

@@ -5,12 +5,13 @@ import argparse
 import jax
 
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import quiet
+from toklip_jax.cli.command_line import quiet, run_command
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import UserError, exit_status
 from toklip_jax.core.home import expand_user
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run.generate import Request, generate
+from toklip_jax.weights import fingerprint
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
 
@@ -22,13 +23,14 @@ def main(argv: list[str]) -> int:
     def command() -> int:
         expect_given_once(argv)
         quiet()
-        return _run(args)
+        return run_command(lambda: _run(args), None)
 
     return exit_status(command)
 
 
-def _run(args) -> int:
-    sizes = {name: getattr(args, name) for name in ("grid", "num_heads") if getattr(args, name)}
+def _run(args) -> None:
+    names = ("grid", "num_heads")
+    sizes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     devices = jax.local_devices()
     mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
     options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
@@ -38,9 +40,16 @@ def _run(args) -> int:
             f"expected a generator's weights in --weights, got {generator!r}: name a file of "
             f"LlamaGen's GPT, or the weights of a stage of kind generator"
         )
+    weights, vq = (expand_user(path) if path else None for path in (args.weights, args.vq))
+    identity = {
+        "weights": fingerprint(weights),
+        "vq": fingerprint(vq) if vq else "",
+        "dtype": args.dtype,
+        "num_heads": args.num_heads,
+    }
     request = Request(
         num=args.num,
-        classes=_classes(args.classes, generator.config.gpt.num_classes),
+        classes=_classes(args, generator.config.gpt),
         seed=args.seed,
         sampling=tuple((n, getattr(args, n)) for n in SAMPLING if getattr(args, n) is not None),
         image=args.image,
@@ -51,17 +60,20 @@ def _run(args) -> int:
         generator,
         request,
         expand_user(args.output),
-        source=str(args.weights),
+        identity=identity,
         writes_images=not args.no_png,
         writes_arrays=args.npz,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    return 0
 
 
-def _classes(text, num_classes) -> tuple[int, ...]:
-    if text in ("", "random"):
+def _classes(args, gpt) -> tuple[int, ...]:
+    """The classes that are named, none for random ones; a picture has the null class."""
+    text = args.classes
+    if text is None and args.image:
+        return (gpt.null_class,)
+    if text in (None, "random"):
         return ()
     try:
         classes = tuple(int(one) for one in text.split(","))
@@ -69,11 +81,6 @@ def _classes(text, num_classes) -> tuple[int, ...]:
         raise UserError(
             f"expected --classes as numbers with commas, or random, got {text!r}"
         ) from None
-    if wrong := [one for one in classes if not 0 <= one <= num_classes]:
-        raise UserError(
-            f"expected --classes from 0 to {num_classes - 1}, or {num_classes} for none, got "
-            f"{wrong[0]}"
-        )
     return classes
 
 
@@ -91,7 +98,7 @@ def _parser():
     add("weights", "a generator: a file of LlamaGen's, or a converted directory", required=True)
     add("vq", "the VQ tokenizer, where the weights hold none", default=None)
     add("output", "a directory for the images", required=True)
-    add("classes", "as 207,360, taken in turn; or random, uniformly", default="random")
+    add("classes", "as 207,360, taken in turn; or random, uniformly (the default)")
     add("num", "how many images", type=int, default=16)
     add("seed", "of the classes and of the draws", type=int, default=0)
     add("cfg_scale", "scale of classifier-free guidance; 1 for none", type=float, default=2.0)

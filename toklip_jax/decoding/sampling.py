@@ -1,16 +1,18 @@
 """How ids are drawn from logits, and the random keys that they are drawn with."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.decoding.filters import filter_logits, guide
 
 Number = float | int
+LARGEST = float(np.finfo(np.float32).max)
+MAX_PLACES = 2**30  # of a sequence: no interval is longer
 ALWAYS = -1  # a `cfg_interval` under which every id is guided
 
 
@@ -35,18 +37,19 @@ class Sampling:
 
     def __post_init__(self):
         for name in ("temperature", "cfg_scale"):
-            if not 0 <= getattr(self, name) < math.inf:  # NaN fails too
+            if not 0 <= getattr(self, name) <= LARGEST:  # NaN fails too
                 raise UserError(
-                    f"expected a finite {name} of at least 0, got {getattr(self, name)}"
+                    f"expected a {name} of at least 0 that float32 can hold, got "
+                    f"{getattr(self, name)}"
                 )
         if self.top_k < 0:
             raise UserError(f"expected a top_k of at least 0 (0 keeps all), got {self.top_k}")
         if not 0 <= self.top_p <= 1:
             raise UserError(f"expected a top_p in [0, 1], got {self.top_p}")
-        if self.cfg_interval < ALWAYS:
+        if not ALWAYS <= self.cfg_interval < MAX_PLACES:
             raise UserError(
-                f"expected a cfg_interval of at least {ALWAYS} ({ALWAYS} guides every id), got "
-                f"{self.cfg_interval}"
+                f"expected a cfg_interval from {ALWAYS} ({ALWAYS} guides every id) to below "
+                f"{MAX_PLACES}, got {self.cfg_interval}"
             )
 
     @property

@@ -48,7 +48,13 @@ class RunContext:
     def start(self) -> Start:
         """The context that a stage starts with."""
         experiment = self.experiment
-        return Start(experiment.compute, self.mesh, experiment.seed, self.read_weights)
+        return Start(
+            experiment.compute,
+            self.mesh,
+            experiment.seed,
+            self.read_weights,
+            self.tokenizer_path,
+        )
 
     def weights_directory(self, stage: str) -> pathlib.Path:
         """Returns where a stage leaves its weights; it exists when the stage is done."""

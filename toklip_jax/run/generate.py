@@ -12,7 +12,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ import numpy as np
 import PIL.Image
 
 from toklip_jax.api import Generator
+from toklip_jax.api.conditions import check_classes
+from toklip_jax.api.drawing import Draws, read_sampling
 from toklip_jax.core.errors import Preempted, UserError
 from toklip_jax.core.whole_files import read_object, write_json
 from toklip_jax.data.images import open_picture, to_8_bits
@@ -61,8 +63,21 @@ class Request:
                 f"expected num and a batch size of at least 1 and a seed of at least 0, got "
                 f"{self.num}, {self.chunk} and {self.seed}"
             )
-        if bool(self.image) != (self.keep_rows > 0):
+        if bool(self.image) != (self.keep_rows != 0):
             raise UserError("expected an image and keep_rows together, got one without the other")
+
+    def check(self, num_classes: int) -> None:
+        """Checks classes and settings before anything is written.
+
+        Raises:
+            ValueError: a class or a setting that the generator would refuse.
+        """
+        settings = dict(self.sampling)
+        negative = settings.pop("negative_class", None)
+        Draws(self.seed, 0, negative, read_sampling(settings))
+        for classes in (self.classes, () if negative is None else (negative,)):
+            if classes:
+                check_classes(classes, num_classes)
 
     def labels(self, indices: np.ndarray, num_classes: int) -> np.ndarray:
         """Returns the classes of samples, int32: a function of their indices alone."""
@@ -77,7 +92,7 @@ def generate(
     request: Request,
     output: pathlib.Path,
     *,
-    source: str = "",
+    identity: Mapping[str, Any],
     writes_images: bool = True,
     writes_arrays: bool = False,
     host: int = 0,
@@ -86,7 +101,8 @@ def generate(
     """Draws what is missing in `output`, and writes it.
 
     Args:
-        source: where the weights are; a run continues with the same only.
+        identity: what else decides the images, such as hashes of the weights; json data. A run
+            continues with the same only, but a VQ tokenizer may come later: `vq` may be "" before.
         writes_images: whether each image is written as a PNG.
         writes_arrays: whether all are written into one .npz too.
         host: this host's number of `hosts`; it draws every `hosts`-th part.
@@ -95,7 +111,8 @@ def generate(
         ValueError: `output` holds other samples, or a picture or class that does not fit.
         Preempted: told to stop; the parts that are done stay.
     """
-    if not generator.config.gpt.num_classes:
+    gpt = generator.config.gpt
+    if not gpt.num_classes:
         raise UserError(
             "expected a class-conditional generator, got one of captions, whose features this "
             "command does not take: call `Generator.sample(captions=...)` in Python"
@@ -104,10 +121,12 @@ def generate(
         raise UserError(
             "expected a VQ tokenizer with --npz, which holds images, got none: add --vq"
         )
-    call_on_main(lambda: _claim(output, request, source))
+    request.check(gpt.num_classes)
+    kept = _kept(generator, request)
+    settings = dict(identity) | {"grid": gpt.grid, "kept": None if kept is None else kept.tolist()}
+    call_on_main(lambda: _claim(output, request, settings))
     parts = _parts(request)
     missing = [i for i in parts if i % hosts == host and not _path(output, i).exists()]
-    kept = _kept(generator, request)
     with stopping_when_asked(is_alone=True), Progress("generate", len(missing), 0) as progress:
         for number in missing:
             if is_told(is_alone=True):
@@ -172,8 +191,15 @@ def _path(output, number) -> pathlib.Path:
 
 def _read_part(output, number) -> dict[str, np.ndarray]:
     """The arrays of a part; nothing stays open, as a long run has thousands."""
-    with np.load(_path(output, number)) as arrays:
-        return dict(arrays)
+    path = _path(output, number)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("ids", "labels")}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"expected ids in {path}, which is damaged ({error}): delete it, and run the same "
+            f"command again"
+        ) from error
 
 
 def _write_images(generator, output, number, indices):
@@ -198,11 +224,19 @@ def _write_part(path, **arrays):
         draft.unlink(missing_ok=True)
 
 
-def _claim(output, request, source):
+def _claim(output, request, identity):
     """Makes the directory, or checks that it holds parts of the same samples."""
-    settings = json.loads(json.dumps(dataclasses.asdict(request) | {"weights": source}))
+    plain = dataclasses.asdict(request) | dict(identity)
+    plain.pop("image")  # its ids are among the settings, wherever it is
+    settings = json.loads(json.dumps(plain))
+    if output.exists() and not output.is_dir():
+        raise UserError(f"expected a directory as --output, got the file {output}")
     if (output / SETTINGS).exists():
         found = read_object(output / SETTINGS, "choose another --output")
+        if not found.get("vq") and settings.get("vq"):
+            found["vq"] = settings["vq"]
+            write_json(output / SETTINGS, found)
+        (output / "ids").mkdir(exist_ok=True)
         if differ := sorted(n for n in found.keys() | settings if found.get(n) != settings.get(n)):
             name = differ[0]
             raise UserError(

@@ -9,18 +9,20 @@ import jax
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.build import Batching, evaluation_batches, training_batches
+from toklip_jax.data.text import TOKENIZER_FILE
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.identity import data_of, inputs_of, steps_trained, training_record
-from toklip_jax.tasks.base import StageConfig
+from toklip_jax.tasks.base import StageConfig, initial_weights
 from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.validation import validation
 from toklip_jax.training.identity import Identity
 from toklip_jax.training.loop import Evaluate, LoopContext, train
+from toklip_jax.training.workdir import weights_path
 from toklip_jax.weights import Weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -172,12 +174,27 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
     )
 
 
+def _tokenizer_path(stage, context) -> pathlib.Path | None:
+    """The text tokenizer that goes with a stage's weights.
+
+    That of the run's texts if the stage reads them, or else that of the model it starts from, whose
+    text tower stays as it is.
+    """
+    if task_of(stage.task).reads_texts(stage):
+        return context.tokenizer_path
+    for source in initial_weights(stage).values():
+        path = weights_path(source, context.workdir) / TOKENIZER_FILE
+        if path.is_file():
+            return path
+    return context.tokenizer_path
+
+
 def _save(stage, context, objective, params, record):
     weights = Weights(
         objective.model_config,
         params,
         is_scanned=objective.compute.is_scanned,
-        tokenizer_path=context.tokenizer_path,
+        tokenizer_path=_tokenizer_path(stage, context),
         source=f"stage {stage.name} of {context.workdir}",
         training=record,
     )

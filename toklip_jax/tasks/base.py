@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -92,12 +93,14 @@ class Start:
         mesh: the mesh that its parameters are sharded over.
         seed: the seed of fresh parameters.
         read_weights: returns the weights that a config names, in the layout of `compute`.
+        tokenizer_path: the path of the run's text tokenizer, or None.
     """
 
     compute: Compute
     mesh: jax.sharding.Mesh
     seed: int
     read_weights: Callable[[str], Weights]
+    tokenizer_path: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

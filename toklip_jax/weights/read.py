@@ -3,6 +3,8 @@
 import logging
 import pathlib
 
+import numpy as np
+
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.fields import check_type
 from toklip_jax.core.home import expand_user
@@ -48,6 +50,9 @@ def read_weights(
     for name, value in {"num_heads": num_heads, "text_num_heads": text_num_heads}.items():
         check_type(value, int | None, name)
     check_type(is_causal, bool | None, "is_causal")
+    check_type(grid, int | tuple[int, int] | None, "grid")
+    if grid is not None and np.min(grid) < 1:
+        raise UserError(f"expected a grid of at least 1 place along each side, got {grid}")
     check_type(is_ema, bool | None, "is_ema")
     check_type(family, str | None, "family")
     hints = Hints(num_heads, text_num_heads, is_causal, is_l2_normalised, family, grid)

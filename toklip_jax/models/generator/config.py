@@ -222,6 +222,11 @@ def expect_tokenizer(config: GPTConfig, tokenizer: Any) -> None:
         raise UserError(
             f"expected a tokenizer with code vectors of {config.code_dim}, got {vq.code_dim}"
         )
+    if role == "toklip" and tokenizer.vision.grid != config.grid:
+        raise UserError(
+            f"expected TokLIP with a grid of {config.grid}, the generator's, got "
+            f"{tokenizer.vision.grid}: pass grid=... if the generator's was taken wrongly"
+        )
     if config.semantic != "none":
         _expect_semantic(config, tokenizer, role)
 
@@ -239,8 +244,5 @@ def _expect_semantic(config, tokenizer, role):
             f"every token sees all ids, those still to be drawn among them: train TokLIP with "
             f"is_causal=True, or set semantic='none'"
         )
-    if vision.grid != config.grid or vision.width != config.semantic_dim:
-        raise UserError(
-            f"expected TokLIP with a grid of {config.grid} and tokens of {config.semantic_dim}, "
-            f"got {vision.grid} and {vision.width}"
-        )
+    if vision.width != config.semantic_dim:
+        raise UserError(f"expected TokLIP with tokens of {config.semantic_dim}, got {vision.width}")

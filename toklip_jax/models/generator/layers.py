@@ -11,7 +11,7 @@ from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
 class ClassCondition(nn.Module):
-    """A table with a row for each class, and one for none."""
+    """A table with a row for each class, and one for none; NaN for what is no class."""
 
     config: GPTConfig
     dtype: jnp.dtype
@@ -21,7 +21,9 @@ class ClassCondition(nn.Module):
         init = nn.initializers.normal(INIT_STD)
         shape = (self.config.num_classes + 1, self.config.width)
         table = self.param("embed", init, shape, jnp.float32)
-        return jnp.take(table, classes, axis=0, mode="clip")[:, None].astype(self.dtype)
+        rows = jnp.take(table, classes, axis=0, mode="clip")
+        is_known = (classes >= 0) & (classes <= self.config.num_classes)
+        return jnp.where(is_known[:, None], rows, jnp.nan)[:, None].astype(self.dtype)
 
 
 class CaptionCondition(nn.Module):

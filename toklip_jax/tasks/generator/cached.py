@@ -45,6 +45,12 @@ def check_caches(
         expect_vq(header, directory, vq)
         expect_hash(header, directory, "vq", digest, "init.tokenizer")
         objective.expect_cached(header.names)
+        num_classes = objective.model_config.gpt.num_classes
+        if num_classes and len(header.classes) > num_classes:
+            raise UserError(
+                f"expected a cache of at most {num_classes} classes, the generator's, got "
+                f"{len(header.classes)} in {directory}: set model.num_classes"
+            )
         check_transform(header, directory, stage, objective.compute)
         if objective.reads_texts and tokenizer_path is not None:
             text = TextTokenizer.load(tokenizer_path, header.context_length)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.images import simplest
@@ -183,15 +183,23 @@ class GeneratorObjective(ModelObjective):
             condition = batch["captions"]
             null = jax.lax.stop_gradient(self._apply(params, method="null_caption"))
         else:
-            condition, null = batch["labels"].astype(jnp.int32), gpt.null_class
+            condition, null = known_labels(batch["labels"], gpt.num_classes), gpt.null_class
         is_dropped = batch.get("is_dropped")
         if is_dropped is None:
             is_dropped = jax.random.bernoulli(key, self.condition_dropout, (len(condition),))
+        if not gpt.caption_dim:  # a label that is no class is one in rows without condition too
+            is_dropped = is_dropped & (condition >= 0)
         is_dropped = is_dropped.reshape(-1, *(1,) * (condition.ndim - 1))
         return jnp.where(is_dropped, null, condition)
 
     def _apply(self, params, *inputs, method):
         return self.model.apply({"params": params}, *inputs, method=method)
+
+
+def known_labels(labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:
+    """Returns labels, -1 for those that are no class: the loss is then NaN, and no step is made."""
+    labels = labels.astype(jnp.int32)
+    return jnp.where((labels >= 0) & (labels < num_classes), labels, -1)
 
 
 def vq_params(params: Params) -> Params:

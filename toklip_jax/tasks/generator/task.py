@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.models.serialization import config_from_dict
@@ -75,10 +76,34 @@ def _start(stage: StageConfig, start: Start) -> tuple[GeneratorObjective, Params
             f"init.gpt, and its tokenizer there"
         )
     objective = _objective(stage, tokenizer.config, start.compute)
+    _check_captions(stage, objective, tokenizer, start)
     params = fresh_params(objective, start, ("gpt",)) | {"tokenizer": tokenizer.params}
     if source := fields.init.get("gpt"):
         params |= {"gpt": _read_gpt(source, stage, objective, start)}
     return objective, params
+
+
+def _check_captions(stage, objective, tokenizer, start):
+    """Raises ValueError for captions that are not those of TokLIP's own text tower."""
+    gpt = stage.model.model
+    if not gpt.caption_dim:
+        return
+    if not objective.reads_texts:
+        raise UserError(
+            f"expected captions of TokLIP's own text tower in {stage.name}.model, with its width "
+            f"as caption_dim and its context length as caption_length, got {gpt.caption_dim} and "
+            f"{gpt.caption_length}: other text encoders' features can be sampled with, but not yet "
+            f"trained on"
+        )
+    paths = tokenizer.tokenizer_path, start.tokenizer_path
+    if None in paths:
+        return
+    theirs, ours = (TextTokenizer.load(path, gpt.caption_length).fingerprint for path in paths)
+    if theirs != ours:
+        raise UserError(
+            f"expected the text tokenizer of TokLIP's weights, {paths[0]}, got another: name it in "
+            f"text.tokenizer"
+        )
 
 
 def _read_gpt(source, stage, objective, start):

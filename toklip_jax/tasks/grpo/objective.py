@@ -14,7 +14,7 @@ from toklip_jax.models.siglip.config import VisionConfig
 from toklip_jax.models.siglip.model import ImageTower
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.ops.resample import resize_images
-from toklip_jax.tasks.generator.objective import GPT_ALONE, GeneratorObjective
+from toklip_jax.tasks.generator.objective import GPT_ALONE, GeneratorObjective, known_labels
 from toklip_jax.training.objective import Batch, Encoded, count_rows, sum_rows
 from toklip_jax.training.state import Params
 
@@ -60,6 +60,11 @@ class GRPOObjective(GeneratorObjective):
         check_not_negative(self, "kl_weight")
         if self.group_size < 2:
             raise UserError(f"expected a group_size of at least 2, got {self.group_size}")
+        if not all(pattern.startswith("gpt/") for pattern in self.trainable):
+            raise UserError(
+                f"expected loss.trainable to name parameters of the GPT, gpt/..., as rewards and "
+                f"start stay as they are, got {self.trainable}"
+            )
         if self.reward == "teacher" and self.teacher_config is None:
             raise UserError("expected init.teacher with reward='teacher', got none")
 
@@ -67,7 +72,7 @@ class GRPOObjective(GeneratorObjective):
         return {name: batch[name] for name in ("labels", "mask") if name in batch}
 
     def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
-        labels = batch["labels"].astype(jnp.int32)
+        labels = known_labels(batch["labels"], self.model_config.gpt.num_classes)
         b, group = len(labels), self.group_size
         repeated = jnp.repeat(labels, group)
         keys = jax.random.split(rng, b * group)

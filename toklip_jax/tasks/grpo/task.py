@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name, check_names, from_fields
+from toklip_jax.core.fields import check_name, from_fields
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.registry import build_model, family_of
 from toklip_jax.nn.config import Compute
@@ -39,7 +39,8 @@ def _read(section: Mapping[str, Any], where: str) -> GRPOFields:
     fields = from_fields(GRPOFields, section, where)
     for name in fields.init:
         check_name(f"a field of {where}.init", name, PARTS)
-    check_names(fields.prompts, f"{where}.prompts")
+    if not fields.prompts or not all(isinstance(p, str) and p for p in fields.prompts):
+        raise UserError(f"expected a text for each class in {where}.prompts, got {fields.prompts}")
     if not fields.init.get("generator"):
         raise UserError(f"expected the weights of a generator in {where}.init.generator, got none")
     return fields
@@ -64,6 +65,11 @@ def _start(stage: StageConfig, start: Start) -> tuple[GRPOObjective, Params]:
     teacher = None
     if source := fields.init.get("teacher"):
         found = start.read_weights(source)
+        if family_of(found.config).role != "teacher":
+            raise UserError(
+                f"expected a teacher in {stage.name}.init.teacher, got "
+                f"{family_of(found.config).title}"
+            )
         teacher, params["teacher"] = found.config.vision, found.params["image_tower"]
     objective = build_objective(
         GRPOObjective,
@@ -80,7 +86,10 @@ def _prompts(weights, texts, compute: Compute):
     """Normalised features of the prompts, float32 [classes, d]."""
     text = weights.config.tokenizer.text
     if weights.tokenizer_path is None:
-        raise UserError("expected a text tokenizer beside the generator's weights, found none")
+        raise UserError(
+            "expected a text tokenizer beside the generator's weights, found none: train the "
+            "generator on TokLIP's weights that have one, or copy its tokenizer.json to them"
+        )
     token_ids = TextTokenizer.load(weights.tokenizer_path, text.context_length)(list(texts))
     model = build_model(weights.config, compute)
 
