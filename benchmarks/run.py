@@ -68,6 +68,7 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "attention": ("attention", ()),
         "inference": ("inference", ("gpu",)),
         "train_step": ("train_step", ("gpu",)),
+        "sampling": ("sampling", ("gpu",)),
         "inference_vq_float32": ("inference", ("gpu_vq_float32",)),
         "compile_time": ("compile_time", ("gpu",)),
         "inference_compile": ("inference", ("gpu_compile",)),
@@ -75,7 +76,7 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
     },
 }
 # Modules whose `measure` takes `is_rehearsal`; the others take seconds anyway.
-REHEARSED = ("limits", "nearest", "inference", "train_step", "attention")
+REHEARSED = ("limits", "nearest", "inference", "train_step", "attention", "sampling")
 ON_CPUS = ("cpu", "vq", "generation")
 LONGEST = {"cpu": 900, "vq": 900, "generation": 900, "gpu": 1200}  # seconds of a part
 
