@@ -68,7 +68,7 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "attention": ("attention", ()),
         "inference": ("inference", ("gpu",)),
         "train_step": ("train_step", ("gpu",)),
-        "sampling": ("sampling", ("gpu",)),
+        **{f"sampling_{size}": ("sampling", (f"gpu_{size}",)) for size in ("b", "xl", "l")},
         "inference_vq_float32": ("inference", ("gpu_vq_float32",)),
         "compile_time": ("compile_time", ("gpu",)),
         "inference_compile": ("inference", ("gpu_compile",)),

@@ -46,12 +46,12 @@ class Setting:
 
 
 SETTINGS = {
-    "tiny": (Setting("gpt_tiny"),),
-    "b": (Setting("gpt_b_256"),),
-    "gpu": tuple(
-        Setting(f"gpt_{size}_256", (1, 16, 64), 3, "bfloat16", (None, 0.5))
+    "tiny": Setting("gpt_tiny"),
+    "b": Setting("gpt_b_256"),
+    **{
+        f"gpu_{size}": Setting(f"gpt_{size}_256", (1, 16, 64), 3, "bfloat16", (None, 0.5))
         for size in ("b", "l", "xl")
-    ),
+    },
 }
 
 
@@ -61,13 +61,8 @@ def measure(name: str, is_rehearsal: bool = False) -> dict:
     Args:
         is_rehearsal: a layer and a round of batches of 2: whether it runs, not how fast.
     """
-    rows, checks, problems, quiet = [], {}, {}, Quiet()
-    rate = read_rate()
-    for setting in SETTINGS[name]:
-        found = measure_setting(setting, rate, quiet, is_rehearsal)
-        rows += found[0]
-        checks |= found[1]
-        problems |= found[2]
+    rate, quiet = read_rate(), Quiet()
+    rows, checks, problems = measure_setting(SETTINGS[name], rate, quiet, is_rehearsal)
     return {
         "machine": machine(),
         "read": rate,

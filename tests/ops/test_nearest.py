@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from toklip_jax.ops.nearest import IMPLEMENTATIONS, nearest_code, squared_distances
+from toklip_jax.ops.nearest_blocked import NARROW
 from toklip_jax.parallel.sharding import map_sharded_rows
 from toklip_jax.planning.plan import topology_devices
 
-FAST = [None, "blocked", "pallas_tpu", "pallas_gpu"]
+FAST = [None, "blocked", "products", "pallas_tpu", "pallas_gpu"]
 METRICS = ["euclidean", "inner_product"]
 LIMIT = 16 * 2**20  # bytes beside arguments and result
 
@@ -188,7 +189,7 @@ def test_extra_memory_stays_below_16_mib(sizes, metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sizes", [*SIZES, (5, 3, 3, "float32"), (1000, 3000, 20, "float32")])
-def test_the_gpu_kernel_lowers_to_triton(sizes, metric):
+def test_the_gpu_kernel_lowers_to_triton_and_wide_codes_to_products(sizes, metric):
     n, z, c, dtype = sizes
     shapes = [jax.ShapeDtypeStruct((rows, c), dtype) for rows in (n, z)]
     search = jax.jit(lambda v, e: nearest_code(v, e, metric=metric))
@@ -198,7 +199,7 @@ def test_the_gpu_kernel_lowers_to_triton(sizes, metric):
     mesh = jax.sharding.AbstractMesh((1,), ("x",), auto, abstract_device=gpu)
     with jax.sharding.use_abstract_mesh(mesh):
         lowered = search.trace(*shapes).lower(lowering_platforms=("cuda",))
-    assert "xla.gpu.triton" in lowered.as_text()
+    assert ("xla.gpu.triton" in lowered.as_text()) == (c <= NARROW)
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 """Dot-product attention: the one place that says how it is computed, and who sees whom."""
 
+import functools
+from typing import Any
+
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -9,6 +13,8 @@ from toklip_jax.ops.products import einsum
 
 # Stands for -inf where all logits of a row may be masked, whose softmax would be NaN.
 MASKED = float(jnp.finfo(jnp.float32).min)
+CUDNN_SIZE = 128  # of a head, at most
+CUDNN_CAPABILITY = 8.0  # Ampere
 
 
 def attention(
@@ -36,7 +42,9 @@ def attention(
     head i // (k / g), as in Llama's and Qwen's files. No key or value is copied for it.
 
     It is written out instead of calling `jax.nn.dot_product_attention`, whose gradient takes 1.4
-    times as long on CPU (docs/performance.md) and whose default is the same formula elsewhere.
+    times as long on CPU (docs/performance.md) and whose default is the same formula elsewhere. On
+    NVIDIA's GPUs (Ampere and later) half-precision attention without positions and segments is
+    cuDNN's, up to 1.8 times as fast.
 
     Args:
         query_positions: places in the sequence; without positions, queries and keys are taken to
@@ -56,6 +64,56 @@ def attention(
         )
     positions = _both("positions", query_positions, key_positions)
     segments = _both("segments", query_segments, key_segments)
+    if positions is None and segments is None and fits_cudnn(query, key, value, is_causal):
+        return jax.lax.platform_dependent(
+            query,
+            key,
+            value,
+            cuda=functools.partial(_cudnn, is_causal=is_causal),
+            default=functools.partial(_written_out, is_causal=is_causal),
+        )
+    return _written_out(query, key, value, is_causal, positions, segments)
+
+
+def fits_cudnn(query: Any, key: Any, value: Any, is_causal: bool) -> bool:
+    """Whether cuDNN's attention can stand for ours: an NVIDIA GPU, and arrays of a form it takes.
+
+    Args:
+        query, key, value: arrays, or their shapes and types.
+    """
+    halves = (jnp.bfloat16, jnp.float16)
+    size, (t, s) = query.shape[-1], (query.shape[1], key.shape[1])
+    return (
+        all(x.dtype == query.dtype for x in (key, value))
+        and query.dtype in halves
+        and size == value.shape[-1]
+        and size % 8 == 0
+        and size <= CUDNN_SIZE
+        and min(t, s) > 1
+        and (t == s or not is_causal)
+        and _has_cudnn()
+    )
+
+
+@functools.cache
+def _has_cudnn():
+    """Whether this process computes on NVIDIA's GPUs that cuDNN's fused attention supports."""
+    devices = jax.devices()
+    if (
+        devices[0].platform != "gpu"
+        or "cuda" not in jax.extend.backend.get_backend().platform_version
+    ):
+        return False
+    return all(float(device.compute_capability) >= CUDNN_CAPABILITY for device in devices)
+
+
+def _cudnn(query, key, value, is_causal):
+    return jax.nn.dot_product_attention(
+        query, key, value, is_causal=is_causal, implementation="cudnn"
+    )
+
+
+def _written_out(query, key, value, is_causal, positions=None, segments=None):
     if query.shape[2] != key.shape[2]:
         return _grouped(query, key, value, is_causal, positions, segments)
     logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)

@@ -15,6 +15,7 @@ from toklip_jax.ops.nearest_blocked import (
     METRICS,
     penalty_of,
     scores_of,
+    search_by_products,
     search_in_blocks,
     squares_of,
     varying_as,
@@ -45,8 +46,8 @@ def nearest_code(
         codebook: finite.
         implementation: one of `IMPLEMENTATIONS`; by default the one for the platform that this is
             lowered for: the Pallas kernels on TPUs and on NVIDIA's GPUs (Ampere and later, as XLA's
-            Triton has it), `blocked` elsewhere. A kernel runs interpreted where its platform is
-            not.
+            Triton has it; codes of more than `NARROW` numbers by `products` there), `blocked`
+            elsewhere. A kernel runs interpreted where its platform is not.
         metric: "euclidean", or "inner_product" for the row of the greatest inner product.
 
     Raises:
@@ -110,6 +111,7 @@ def _interpreted_elsewhere(kernel, platform):
 IMPLEMENTATIONS = {
     "plain": nearest_code_reference,
     "blocked": search_in_blocks,
+    "products": search_by_products,
     "pallas_tpu": _interpreted_elsewhere(search_on_tpu, "tpu"),
     "pallas_gpu": _interpreted_elsewhere(search_on_gpu, "cuda"),
 }

@@ -14,6 +14,7 @@ ROWS = 64  # vectors scored at a time; from 512 on (8 M scores), XLA on CPU is t
 WIDE_ROWS = 256  # the same against wide codes, as far as there are at most `SCORES`
 SCORES = 2**20
 PREPARED = 2**18  # numbers of the codebook (1 MiB) that are prepared at a time
+PRODUCT_ROWS, PRODUCT_CODES = 1024, 3072  # of a product on a GPU, whose scores take 12 MiB
 
 
 def search_in_blocks(
@@ -42,6 +43,32 @@ def search_in_blocks(
         return jax.lax.fori_loop(0, -(-z // size), against, nothing)[1]
 
     return by_rows(chunk, vectors, max(at_a_time, PREPARED // c))
+
+
+def search_by_products(
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
+) -> Int[Array, " n"]:
+    """Blocks of vectors against blocks of codes, by the library's products; ids are int32."""
+    size = min(len(codebook), PRODUCT_CODES)
+
+    def search(rows):
+        rows = rows.astype(jnp.float32)
+
+        def against(i, found):
+            best, ids = found
+            # The last block may overlap the one before, whose ids win where scores are equal.
+            start = jnp.minimum(i * size, len(codebook) - size)
+            codes = jax.lax.dynamic_slice_in_dim(codebook, start, size).astype(jnp.float32)
+            scores = scores_of(rows, codes, penalty_of(codes, metric))
+            new = jnp.max(scores, axis=-1)
+            places = start + jnp.argmax(scores, axis=-1).astype(jnp.int32)
+            return jnp.maximum(best, new), jnp.where(new > best, places, ids)
+
+        nothing = jnp.full(len(rows), -jnp.inf), jnp.zeros(len(rows), jnp.int32)
+        count = -(-len(codebook) // size)
+        return jax.lax.fori_loop(0, count, against, varying_as(nothing, rows))[1]
+
+    return by_rows(search, vectors, PRODUCT_ROWS)
 
 
 def scores_of(

@@ -7,8 +7,8 @@ have been seen are the columns compared, and the lowest index among the best is 
 Narrow codes are scored in float32 without a matrix unit, which would be mostly idle and rounds to
 bfloat16 or TF32: 2 (v_0 e_0 + ... + v_c e_c) - |e|^2, summed in this order, as on CPUs; the inner
 product alone has no |e|^2. (GPUs and CPUs round a product and its addition at once, TPUs each.)
-Wider codes use the matrix unit at its highest precision: six passes of bfloat16 on TPUs, float32 by
-IEEE on GPUs.
+Wider codes use a TPU's matrix unit at its highest precision, six passes of bfloat16; on GPUs they
+are searched by the library's products, which are six times as fast as a kernel's were (H200).
 """
 
 import functools
@@ -20,7 +20,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.ops.nearest_blocked import METRICS, NARROW, by_rows, chain, penalty_of, shape_like
+from toklip_jax.ops.nearest_blocked import (
+    METRICS,
+    NARROW,
+    by_rows,
+    chain,
+    penalty_of,
+    search_by_products,
+    shape_like,
+)
 
 LANES = 128  # of a TPU's vector registers
 TPU_ROWS = 256  # a grid step's vectors: spread over lanes, 1 MiB at c = 8
@@ -29,8 +37,7 @@ TPU_CODES = 1024  # a grid step's codes, where narrow
 TPU_WIDE = 2**17  # numbers of a grid step's codes (512 KiB), where wide
 TPU_COPY = 2**20  # numbers of the vectors (4 MiB) that are laid out at a time
 GPU_ROWS, GPU_WARPS = 64, 8  # of a program; more rows, or fewer warps, spill registers (H100)
-GPU_NARROW, GPU_WIDE = 32, 64  # codes of a program's tile: 8 and 16 scores a thread
-GPU_DEPTH = 32  # numbers of wide codes that are multiplied at a time
+GPU_CODES = 32  # of a program's tile: 8 scores a thread
 GPU_COPY = 2**18  # vectors a launch
 LAST = jnp.iinfo(jnp.int32).max
 
@@ -65,22 +72,21 @@ def search_on_gpu(
     metric: str = METRICS[0],
     interpret: bool = False,
 ) -> Int[Array, " n"]:
-    """A program for each block of vectors; ids are int32."""
-    is_narrow = codebook.shape[1] <= NARROW
-    size = GPU_NARROW if is_narrow else GPU_WIDE
-    penalty = _penalty(codebook, size, metric)
-    if is_narrow:
-        codebook = 2 * codebook.astype(jnp.float32).T  # so that neighbours are read together
+    """A program for each block of vectors, where codes are narrow; ids are int32."""
+    if codebook.shape[1] > NARROW:
+        return search_by_products(vectors, codebook, metric)
+    penalty = _penalty(codebook, GPU_CODES, metric)
+    codes = 2 * codebook.astype(jnp.float32).T  # so that neighbours are read together
 
     def search(block):
         return pl.pallas_call(
-            functools.partial(_gpu_kernel, c=vectors.shape[1], size=size),
+            functools.partial(_gpu_kernel, c=vectors.shape[1]),
             grid=(-(-len(block) // GPU_ROWS),),
             out_shape=shape_like((len(block),), jnp.int32, block),
             compiler_params=plgpu.CompilerParams(num_warps=GPU_WARPS, num_stages=2),
             interpret=interpret,
             name="nearest_code",
-        )(block, codebook, penalty)
+        )(block, codes, penalty)
 
     return by_rows(search, vectors, GPU_COPY)
 
@@ -182,58 +188,28 @@ def _tpu_update(scores_of, size, ids_ref, best_ref, tile_ref):
         ids_ref[...] = jnp.min(jnp.where(is_best, ids, LAST), axis=0, keepdims=True)
 
 
-def _gpu_kernel(vectors_ref, codes_ref, penalty_ref, ids_ref, *, c, size):
-    """Vectors [n, c]; codes [c, z] (doubled) where narrow, [z, c] where wide."""
-    n = vectors_ref.shape[0]
+def _gpu_kernel(vectors_ref, codes_ref, penalty_ref, ids_ref, *, c):
+    """Vectors [n, c]; doubled codes [c, z]."""
+    n, last = vectors_ref.shape[0], codes_ref.shape[1] - 1
     rows = pl.program_id(0) * GPU_ROWS + jnp.arange(GPU_ROWS, dtype=jnp.int32)
-    columns = jnp.arange(size, dtype=jnp.int32)
-    score = _gpu_narrow if c <= NARROW else _gpu_wide
-    scores_of = score(vectors_ref, codes_ref, jnp.minimum(rows, n - 1), c)
+    columns = jnp.arange(GPU_CODES, dtype=jnp.int32)
 
-    def step(j, found):
-        best, tile = found
-        codes = j * size + columns
-        scores = scores_of(codes) - plgpu.load(penalty_ref.at[codes])[None, :]
-        is_better = scores > best
-        return jnp.where(is_better, scores, best), jnp.where(is_better, j, tile)
-
-    shape = (GPU_ROWS, size)
-    start = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
-    best, tile = jax.lax.fori_loop(0, penalty_ref.shape[0] // size, step, start)
-    is_best = best == jnp.max(best, axis=1)[:, None]
-    ids = jnp.min(jnp.where(is_best, tile * size + columns[None, :], LAST), axis=1)
-    plgpu.store(ids_ref.at[rows], ids, mask=rows < n)
-
-
-def _gpu_narrow(vectors_ref, codes_ref, rows, c):
     def read(ref, *place):
         return plgpu.load(ref.at[place]).astype(jnp.float32)
 
-    left = [read(vectors_ref, rows, k)[:, None] for k in range(c)]
+    left = [read(vectors_ref, jnp.minimum(rows, n - 1), k)[:, None] for k in range(c)]
 
-    def scores_of(codes):
-        codes = jnp.minimum(codes, codes_ref.shape[1] - 1)
-        return chain(left, [read(codes_ref, k, codes)[None, :] for k in range(c)])
+    def step(j, found):
+        best, tile = found
+        codes = j * GPU_CODES + columns
+        right = [read(codes_ref, k, jnp.minimum(codes, last))[None, :] for k in range(c)]
+        scores = chain(left, right) - plgpu.load(penalty_ref.at[codes])[None, :]
+        is_better = scores > best
+        return jnp.where(is_better, scores, best), jnp.where(is_better, j, tile)
 
-    return scores_of
-
-
-def _gpu_wide(vectors_ref, codes_ref, rows, c):
-    def read(ref, rows, depth):
-        part = plgpu.load(
-            ref.at[rows[:, None], depth[None, :]], mask=(depth < c)[None, :], other=0.0
-        )
-        return part.astype(jnp.float32)
-
-    def scores_of(codes):
-        codes = jnp.minimum(codes, codes_ref.shape[0] - 1)
-
-        def step(i, total):
-            depth = i * GPU_DEPTH + jnp.arange(GPU_DEPTH, dtype=jnp.int32)
-            right = read(codes_ref, codes, depth).T
-            return total + jnp.dot(read(vectors_ref, rows, depth), right, precision="highest")
-
-        start = jnp.zeros((GPU_ROWS, len(codes)), jnp.float32)
-        return 2 * jax.lax.fori_loop(0, -(-c // GPU_DEPTH), step, start)
-
-    return scores_of
+    shape = (GPU_ROWS, GPU_CODES)
+    start = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
+    best, tile = jax.lax.fori_loop(0, penalty_ref.shape[0] // GPU_CODES, step, start)
+    is_best = best == jnp.max(best, axis=1)[:, None]
+    ids = jnp.min(jnp.where(is_best, tile * GPU_CODES + columns[None, :], LAST), axis=1)
+    plgpu.store(ids_ref.at[rows], ids, mask=rows < n)
