@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from toklip_jax.ops import attention as ops
 from toklip_jax.ops.attention import attention
 
 
@@ -93,3 +94,37 @@ def test_what_does_not_fit_together_is_refused(qkv):
         attention(*qkv, key_segments=positions)
     with pytest.raises(ValueError, match="that divide the query's 3, got 2"):
         attention(qkv[0], *(x[:, :, :2] for x in qkv[1:]))
+
+
+def test_cudnn_takes_half_precision_without_positions_on_nvidia_gpus_alone(qkv, monkeypatch):
+    def fits(is_causal=False, dtype="bfloat16", shape=(2, 7, 3, 72), of_keys=None):
+        query, key = (jax.ShapeDtypeStruct(s, dtype) for s in (shape, of_keys or shape))
+        return ops.fits_cudnn(query, key, key, is_causal)
+
+    assert not fits()  # there is no GPU here
+    monkeypatch.setattr(ops, "_has_cudnn", lambda: True)
+    assert fits()
+    assert fits(True)
+    assert fits(dtype="float16")
+    assert not fits(dtype="float32")
+    assert not fits(shape=(2, 7, 3, 70))
+    assert not fits(shape=(2, 7, 3, 136))
+    assert not fits(shape=(2, 1, 3, 64), of_keys=(2, 9, 3, 64))  # a cached step
+    other = (2, 9, 3, 72)
+    assert fits(of_keys=other)
+    assert not fits(True, of_keys=other)
+
+    calls = []
+    monkeypatch.setattr(ops, "_cudnn", lambda *x, is_causal: calls.append(is_causal) or x[2])
+    half = [x.astype(jnp.bfloat16) for x in qkv]
+    np.testing.assert_array_equal(  # traced for GPUs, and the other branch run here
+        np.float32(attention(*half, is_causal=True)),
+        np.float32(ops.written_out(*half, True)),
+    )
+    count = len(calls)
+    assert calls == [True] * max(count, 1)
+    places = jnp.broadcast_to(jnp.arange(7), (2, 7))
+    attention(*half, query_positions=places, key_positions=places)
+    attention(*half, query_segments=places, key_segments=places)
+    attention(*qkv)
+    assert len(calls) == count

@@ -70,9 +70,9 @@ def attention(
             key,
             value,
             cuda=functools.partial(_cudnn, is_causal=is_causal),
-            default=functools.partial(_written_out, is_causal=is_causal),
+            default=functools.partial(written_out, is_causal=is_causal),
         )
-    return _written_out(query, key, value, is_causal, positions, segments)
+    return written_out(query, key, value, is_causal, positions, segments)
 
 
 def fits_cudnn(query: Any, key: Any, value: Any, is_causal: bool) -> bool:
@@ -113,7 +113,16 @@ def _cudnn(query, key, value, is_causal):
     )
 
 
-def _written_out(query, key, value, is_causal, positions=None, segments=None):
+def written_out(
+    query: Float[Array, "b t k e"],
+    key: Float[Array, "b s g e"],
+    value: Float[Array, "b s g e"],
+    is_causal: bool,
+    positions: tuple | None = None,
+    segments: tuple | None = None,
+) -> Float[Array, "b t k e"]:
+    """`attention` as the same formula on every platform; positions and segments as `_both` has
+    them."""
     if query.shape[2] != key.shape[2]:
         return _grouped(query, key, value, is_causal, positions, segments)
     logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)
