@@ -1,11 +1,12 @@
 """The code of the greatest inner product, trained through all codes at once (IBQ)."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from toklip_jax.losses.soft_assignment import blockwise_entropy, soft_codes
 from toklip_jax.nn.quantisers.base import Quantised, Quantiser
-from toklip_jax.nn.quantisers.codebook import init_codebook, rows_of, search_codes
+from toklip_jax.nn.quantisers.codebook import rows_of, search_codes
 
 
 class InnerProductQuantiser(Quantiser):
@@ -25,7 +26,7 @@ class InnerProductQuantiser(Quantiser):
 
     def setup(self):
         shape = (self.codebook_size, self.codebook_dim)
-        self.codebook = self.param("codebook", init_codebook, shape)
+        self.codebook = self.param("codebook", _init_codebook, shape)
 
     def encode(self, latents: Float[Array, "b n c"]) -> Int[Array, "b n"]:
         """Returns the id of the code of the greatest inner product; no gradient passes."""
@@ -49,3 +50,13 @@ class InnerProductQuantiser(Quantiser):
     ) -> dict[str, Float[Array, ""]]:
         """Returns "entropy", nats: see `losses.soft_assignment.blockwise_entropy`."""
         return {"entropy": blockwise_entropy(latents, self.codebook, mask, metric="inner_product")}
+
+
+def _init_codebook(key, shape):
+    """Codes about as long as latents are, from U(-c^-1/2, c^-1/2).
+
+    IBQ draws them from U(-1/z, 1/z), whose inner products are all alike: in small batches one or a
+    few codes then win everywhere, and stay the only ones.
+    """
+    bound = shape[-1] ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
