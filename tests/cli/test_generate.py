@@ -10,7 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import toklip_jax
 from toklip_jax.cli.generate import main
+from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.run import generate as run
 
 
@@ -182,10 +184,61 @@ def test_sigterm_ends_with_the_status_that_asks_for_a_restart(
     assert len(images_of(tmp_path)) == 3
 
 
-def test_generators_of_captions_are_refused_in_a_line(golden, tmp_path, capsys):
+def test_generators_of_captions_want_texts_of_their_own_encoder(golden, tmp_path, capsys):
     weights = f"--weights={golden('gpt_t2i_tiny/checkpoint.safetensors')}"
     assert main([weights, f"--output={tmp_path / 'x'}"]) == 2
-    assert "one of captions" in capsys.readouterr().err
+    assert "expected texts" in capsys.readouterr().err
+    assert main([weights, f"--output={tmp_path / 'y'}", "--text=a dog"]) == 2
+    assert "of the text encoder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    learned = TextTokenizer(train_tokenizer(["a dog", "two cats"], 64), 16)
+    return learned.save(tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_the_best_of_several_candidates_is_kept(weights, tokenizer, golden, tmp_path):
+    flags = [*weights, f"--tokenizer={tokenizer}", "--num=3", "--temperature=1.5", "--no-png"]
+    flags += ["--classes=2,5", "--text=a dog", "--text=two cats", "--best-of=4"]
+    assert main([*flags, f"--output={tmp_path}", "--batch-size=2"]) == 0
+    found = [np.load(tmp_path / "ids" / f"part-0000{i}.npz") for i in range(2)]
+    generator = toklip_jax.load(
+        golden("gpt_c2i_tiny/checkpoint.safetensors"),
+        vq=golden("toklip_tiny/checkpoint.pt"),
+        tokenizer=tokenizer,
+    )
+    want = generator.best_of(
+        ["a dog", "two cats", "a dog"],
+        num=4,
+        classes=[2, 5, 2],
+        key=0,
+        temperature=1.5,
+        cfg_scale=2.0,
+    )
+    np.testing.assert_array_equal(np.concatenate([part["ids"] for part in found]), want.ids)
+    np.testing.assert_array_equal(np.concatenate([p["labels"] for p in found]), [2, 5, 2])
+    # Another number of candidates is another run.
+    assert main([*flags[:-1], "--best-of=2", f"--output={tmp_path}", "--batch-size=2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--best-of=0"], "best_of of at least 1"),
+        (["--drop-at=4"], "above 1 with drop_at"),
+        (["--best-of=2"], "a text for each"),
+        (["--best-of=2", "--text=a dog", "--classes=1,2"], "a text for each of 2 classes"),
+        (["--text=a dog"], "add --best-of"),
+        (["--best-of=2", "--image=a.png", "--keep-rows=1"], "whole images"),
+        (["--best-of=2", "--text=a dog", "--classes=1"], "load(..., tokenizer=PATH)"),
+    ],
+)
+def test_what_does_not_go_with_best_of_is_one_clear_line(weights, tmp_path, capsys, flags, message):
+    assert main([*weights, f"--output={tmp_path / 'x'}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1 or "WARNING" in error
 
 
 def test_a_tokenizer_is_no_generator(golden, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The command `python -m toklip_jax.generate`: images of classes, drawn by a generator."""
+"""The command `python -m toklip_jax.generate`: images of classes or texts, by a generator."""
 
 import argparse
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
 
     def command() -> int:
-        expect_given_once(argv)
+        expect_given_once(argv, ("text",))
         quiet()
         return run_command(lambda: _run(args), None)
 
@@ -34,6 +34,7 @@ def _run(args) -> None:
     devices = jax.local_devices()
     mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
     options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
+    options |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
     generator = load(args.weights, vq=args.vq, **options, **sizes)
     if not hasattr(generator, "sample"):
         raise UserError(
@@ -55,6 +56,9 @@ def _run(args) -> None:
         image=args.image,
         keep_rows=args.keep_rows,
         chunk=args.batch_size,
+        texts=tuple(args.text or ()),
+        best_of=args.best_of,
+        drop_at=args.drop_at,
     )
     generate(
         generator,
@@ -87,8 +91,8 @@ def _classes(args, gpt) -> tuple[int, ...]:
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m toklip_jax.generate",
-        description="Draws images of classes, or completes a picture. The same command continues "
-        "a run that was interrupted.",
+        description="Draws images of classes or texts, or completes a picture. The same command "
+        "continues a run that was interrupted.",
     )
 
     def add(name, help, **options):
@@ -97,8 +101,12 @@ def _parser():
 
     add("weights", "a generator: a file of LlamaGen's, or a converted directory", required=True)
     add("vq", "the VQ tokenizer, where the weights hold none", default=None)
+    add("tokenizer", "the text tokenizer, where the weights hold none", default=None)
     add("output", "a directory for the images", required=True)
     add("classes", "as 207,360, taken in turn; or random, uniformly (the default)")
+    add("text", "what to draw, or with --best-of to choose by; once for each", action="append")
+    add("best_of", "candidates of an image; TokLIP keeps the best", type=int, default=1)
+    add("drop_at", "ids after which half of them is given up", type=int, default=0)
     add("num", "how many images", type=int, default=16)
     add("seed", "of the classes and of the draws", type=int, default=0)
     add("cfg_scale", "scale of classifier-free guidance; 1 for none", type=float, default=2.0)

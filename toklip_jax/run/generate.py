@@ -42,6 +42,10 @@ class Request:
     Attributes:
         num: how many images.
         classes: taken in turn; () draws them uniformly at random by the seed.
+        texts: taken in turn, the conditions of a generator of captions; or one for each of
+            `classes`, what candidates are compared with.
+        best_of: candidates of each image, of which the one that fits its text best is kept.
+        drop_at: places after which half of the candidates is given up, or 0.
         seed: of the classes and of every draw.
         sampling: the keyword arguments of `Generator.sample` that say how ids are drawn.
         image: a picture to complete, or "".
@@ -56,6 +60,9 @@ class Request:
     image: str = ""
     keep_rows: int = 0
     chunk: int = 32
+    texts: tuple[str, ...] = ()
+    best_of: int = 1
+    drop_at: int = 0
 
     def __post_init__(self):
         if min(self.num, self.chunk) < 1 or self.seed < 0:
@@ -65,13 +72,24 @@ class Request:
             )
         if bool(self.image) != (self.keep_rows != 0):
             raise UserError("expected an image and keep_rows together, got one without the other")
+        if self.best_of < 1 or (self.drop_at and self.best_of == 1):
+            raise UserError(
+                f"expected best_of of at least 1, and above 1 with drop_at, got {self.best_of} "
+                f"and {self.drop_at}"
+            )
+        if self.best_of > 1 and self.image:
+            raise UserError("expected no image with best_of, whose candidates are whole images")
 
     def check(self, num_classes: int) -> None:
-        """Checks classes and settings before anything is written.
+        """Checks conditions and settings before anything is written.
+
+        Args:
+            num_classes: the generator's; 0 for one of captions.
 
         Raises:
-            ValueError: a class or a setting that the generator would refuse.
+            ValueError: a condition or a setting that the generator would refuse.
         """
+        self._check_texts(num_classes)
         settings = dict(self.sampling)
         negative = settings.pop("negative_class", None)
         Draws(self.seed, 0, negative, read_sampling(settings))
@@ -79,8 +97,30 @@ class Request:
             if classes:
                 check_classes(classes, num_classes)
 
+    def _check_texts(self, num_classes):
+        if not num_classes:
+            if self.classes or not self.texts:
+                raise UserError(
+                    "expected texts and no classes with a generator of captions: pass --text, once "
+                    "for each"
+                )
+        elif self.best_of == 1 and self.texts:
+            raise UserError(
+                "expected no texts with a generator of classes, but to choose by: add --best-of"
+            )
+        elif self.best_of > 1 and len(self.texts) != max(len(self.classes), 1):
+            raise UserError(
+                f"expected a text for each of {len(self.classes)} classes to choose by, got "
+                f"{len(self.texts)}: name --classes, and pass --text once for each of them"
+            )
+
     def labels(self, indices: np.ndarray, num_classes: int) -> np.ndarray:
-        """Returns the classes of samples, int32: a function of their indices alone."""
+        """Returns the classes of samples, or the numbers of their texts, int32.
+
+        A function of their indices alone.
+        """
+        if not num_classes:
+            return (indices % len(self.texts)).astype(np.int32)
         if self.classes:
             return np.asarray(self.classes, np.int32)[indices % len(self.classes)]
         every = np.random.default_rng(self.seed).integers(num_classes, size=self.num)
@@ -112,11 +152,6 @@ def generate(
         Preempted: told to stop; the parts that are done stay.
     """
     gpt = generator.config.gpt
-    if not gpt.num_classes:
-        raise UserError(
-            "expected a class-conditional generator, got one of captions, whose features this "
-            "command does not take: call `Generator.sample(captions=...)` in Python"
-        )
     if writes_arrays and not _decodes(generator):
         raise UserError(
             "expected a VQ tokenizer with --npz, which holds images, got none: add --vq"
@@ -158,11 +193,19 @@ def to_grid(images: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
 
 def _draw(generator, request, indices, labels, kept):
     options = dict(request.sampling) | {"key": request.seed, "first_index": int(indices[0])}
+    texts = [request.texts[i % len(request.texts)] for i in indices] if request.texts else None
+    if generator.config.gpt.num_classes:
+        options["classes"] = labels
+    else:
+        options["captions"] = texts
+    if request.best_of > 1:
+        best = generator.best_of(texts, num=request.best_of, drop_at=request.drop_at, **options)
+        return np.asarray(best.ids)
     if kept is None:
-        return np.asarray(generator.sample(classes=labels, **options))
+        return np.asarray(generator.sample(**options))
     keep = request.keep_rows * generator.config.gpt.grid[1]
     ids = np.broadcast_to(kept, (len(labels), *kept.shape[1:]))
-    return np.asarray(generator.complete(ids, keep=keep, classes=labels, **options))
+    return np.asarray(generator.complete(ids, keep=keep, **options))
 
 
 def _kept(generator, request):
