@@ -27,7 +27,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_generation.json"
-STEPS, BATCH, SAMPLES = 2000, 64, 1800
+STEPS, BATCH, SAMPLES = 600, 64, 1800
 SCALES = (1.0, 2.0)  # of guidance
 COLUMNS = ("train loss", "nats an id", "nats an id, seen style")
 COLUMNS += tuple(f"{name}, cfg {s:g}" for s in SCALES for name in ("FID", "accuracy", "spread"))
@@ -40,12 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--variants", default="none,add,concat,none_equal_compute")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the first demo")
     parser.add_argument("--split", default="test")
     parser.add_argument("--show", action="store_true", help="print the table of what is there")
     args, overrides = parser.parse_known_args(argv)
     path = args.workdir / "figures.json"
     figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for seed, demo in enumerate(filter(None, args.demos.split(","))):
+    for seed, demo in enumerate(filter(None, args.demos.split(",")), args.first_seed):
         for variant in args.variants.split(","):
             name = f"{variant}_{seed}"
             if name not in figures and not args.show:

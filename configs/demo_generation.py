@@ -65,6 +65,14 @@ def get_config(options: str = "") -> ConfigDict:
             },
             "num_workers": 0,
             "stages": ("generator",),
+            "encode": {
+                "stage": "generator",
+                "crops": 4,
+                "features": (),
+                "has_text": condition["num_classes"] == 0,
+                "batch_size": 64,
+                "records_per_shard": 1024,
+            },
             "evaluate": (),
             "evaluations": {},
             "models": {},
@@ -72,6 +80,7 @@ def get_config(options: str = "") -> ConfigDict:
                 "objective": "generator",
                 "model": config_to_dict(gpt),
                 "init": {"tokenizer": "runs/demo/toklip/weights", "gpt": ""},
+                "cache": "run:cache",  # the run encodes its ids first; "" encodes at every step
                 "loss": {"condition_dropout": 0.1},
                 "optimizer": {
                     "learning_rate": 1e-3,
