@@ -190,6 +190,7 @@ def test_generators_of_captions_want_texts_of_their_own_encoder(golden, tmp_path
     assert "expected texts" in capsys.readouterr().err
     assert main([weights, f"--output={tmp_path / 'y'}", "--text=a dog"]) == 2
     assert "of the text encoder" in capsys.readouterr().err
+    assert not (tmp_path / "y").exists()
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,9 @@ def test_the_best_of_several_candidates_is_kept(weights, tokenizer, golden, tmp_
     )
     np.testing.assert_array_equal(np.concatenate([part["ids"] for part in found]), want.ids)
     np.testing.assert_array_equal(np.concatenate([p["labels"] for p in found]), [2, 5, 2])
+    other = TextTokenizer(train_tokenizer(["a cat", "two dogs"], 40), 16).save(tmp_path / "other")
+    again = [*flags, f"--output={tmp_path}", "--batch-size=2"]
+    assert main([*again[:2], f"--tokenizer={other}", *again[3:]]) == 2
     # Another number of candidates is another run.
     assert main([*flags[:-1], "--best-of=2", f"--output={tmp_path}", "--batch-size=2"]) == 2
 
@@ -236,6 +240,7 @@ def test_the_best_of_several_candidates_is_kept(weights, tokenizer, golden, tmp_
 )
 def test_what_does_not_go_with_best_of_is_one_clear_line(weights, tmp_path, capsys, flags, message):
     assert main([*weights, f"--output={tmp_path / 'x'}", *flags]) == 2
+    assert not (tmp_path / "x").exists()
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1 or "WARNING" in error

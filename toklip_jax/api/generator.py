@@ -1,6 +1,7 @@
 """The image generator: ids, and with a tokenizer images, drawn for classes or captions."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -191,6 +192,18 @@ class Generator(LoadedModel):
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return choose(self, condition, wanted, draws, num=num, drop_at=drop_at)
 
+    def token_ids(self, texts: Sequence[str]) -> Int[np.ndarray, "b t"]:
+        """Returns the token ids of texts that are conditions, or that candidates are compared with.
+
+        Raises:
+            ValueError: weights without a text tower that reads them, or without a text tokenizer.
+        """
+        if self.config.gpt.caption_dim:
+            self._expect_own_captions()
+        else:
+            self._expect_toklip()
+        return np.asarray(self._token_ids(list(texts)))
+
     def text_features(self, texts: Any) -> Float[Array, "b d"]:
         """Returns TokLIP's normalised features of texts, or of token ids [b, t], float32."""
         self._expect_toklip()
@@ -315,6 +328,11 @@ class Generator(LoadedModel):
 
     def _text_tokens(self, texts):
         """The condition of texts, where it is the tokens of TokLIP's own text tower."""
+        self._expect_own_captions()
+        return self._call("text_tokens", self._token_ids(texts))
+
+    def _expect_own_captions(self):
+        """Raises ValueError where captions are another encoder's features, or there is none."""
         text, gpt = getattr(self.config.tokenizer, "text", None), self.config.gpt
         sizes = (gpt.caption_length, gpt.caption_dim)
         if text is None or (text.context_length, text.width) != sizes:
@@ -322,7 +340,6 @@ class Generator(LoadedModel):
                 f"expected captions as features [b, {sizes[0]}, {sizes[1]}] of the text encoder "
                 f"that the generator was trained with, got text: encode it first"
             )
-        return self._call("text_tokens", self._token_ids(texts))
 
     def _token_ids(self, texts):
         """Token ids of strings; others as they are."""

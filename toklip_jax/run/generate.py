@@ -159,6 +159,8 @@ def generate(
     request.check(gpt.num_classes)
     kept = _kept(generator, request)
     settings = dict(identity) | {"grid": gpt.grid, "kept": None if kept is None else kept.tolist()}
+    if request.texts:  # read before anything is claimed; another text tokenizer is another run
+        settings["token_ids"] = generator.token_ids(request.texts).tolist()
     call_on_main(lambda: _claim(output, request, settings))
     parts = _parts(request)
     missing = [i for i in parts if i % hosts == host and not _path(output, i).exists()]
