@@ -75,6 +75,16 @@ def test_ties_go_to_the_lowest_index_within_and_across_blocks(implementation, c,
     np.testing.assert_array_equal(search(ones, codebook, implementation, metric), [2499] * 3)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_ties_across_blocks_of_products_go_to_the_lowest_index(metric):
+    """3,072 codes at a time, the last of which overlap those before."""
+    codebook = jnp.zeros((7000, 20)).at[jnp.array([3000, 5000, 6999])].set(1.0)
+    vectors = jnp.ones((1100, 20))  # two blocks of vectors too
+    assert (search(vectors, codebook, "products", metric) == 3000).all()
+    assert (search(vectors, codebook.at[3000].set(0), "products", metric) == 5000).all()
+    assert (search(vectors, codebook.at[:6999].set(0), "products", metric) == 6999).all()
+
+
 def test_the_inner_product_prefers_long_codes_to_near_ones():
     """With |e|^2 the first code would win, and at unit length the second."""
     codebook = jnp.asarray([[1.0, 0.0], [0.9, 0.9], [3.0, -3.0]])
