@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quantisers.json"
 PICTURE = ROOT / "docs" / "quantisers.png"
 QUANTISERS = ("l2", "plain", "ibq", "residual", "sign")
+BITS = 10
 NUM_PICTURES, SCALE = 8, 2
 # Runs that take five minutes of one core; TokLIP trains on a cache that each run makes.
 SHORTER = (
@@ -89,7 +90,7 @@ def run_quantiser(workdir: pathlib.Path, name: str, seed: int, overrides: Sequen
     teacher = (workdir / "teacher" / "teacher" / "weights").absolute()
     _main(
         workdir / f"{name}_{seed}",
-        f"configs/demo.py:vq={name}",
+        f"configs/demo.py:vq={name},bits={BITS}",
         seed,
         "--config.stages=('vq','toklip')",
         f"--config.toklip.init.teacher={teacher}",

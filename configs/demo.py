@@ -4,8 +4,10 @@ A VQ tokenizer, a SigLIP-style teacher, then TokLIP on the frozen VQ with the te
 tower. Trained on six drawing styles, evaluated on a seventh.
 
 `--config=configs/demo.py:vq=sign` takes another quantiser in the same network, at the same rate of
-10 bits a place: one of `QUANTISERS`.
+12 bits a place: one of `QUANTISERS`. `:vq=sign,bits=10` takes another rate.
 """
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -18,17 +20,17 @@ from toklip_jax.nn.quantisers import QuantiserConfig
 
 SIZE, CONTEXT, VOCABULARY, WIDTH = 48, 16, 2048, 128
 
-BITS = 10  # of a place's ids together
+BITS = 12  # of a place's ids together, where nothing else is asked for
 SIZES = {
     "channels": 64, "multipliers": (1,), "num_res_blocks": 1, "z_channels": 64, "stem_patch": 8
 }  # fmt: skip
-QUANTISERS = {
-    "l2": QuantiserConfig("l2", 2**BITS, 8),  # LlamaGen's
-    "plain": QuantiserConfig("plain", 2**BITS, 8),  # VQGAN's
-    "ibq": QuantiserConfig("inner_product", 2**BITS, 8),
-    "residual": QuantiserConfig("residual", 2 ** (BITS // 2), 8, 2),  # VILA-U's
-    "several": QuantiserConfig("several", 2 ** (BITS // 2), 4, 2),  # UniTok's
-    "sign": QuantiserConfig("sign", 2**BITS, BITS),  # Open-MAGVIT2's
+QUANTISERS: dict[str, Callable[[int], QuantiserConfig]] = {
+    "l2": lambda bits: QuantiserConfig("l2", 2**bits, 8),  # LlamaGen's
+    "plain": lambda bits: QuantiserConfig("plain", 2**bits, 8),  # VQGAN's
+    "ibq": lambda bits: QuantiserConfig("inner_product", 2**bits, 8),
+    "residual": lambda bits: QuantiserConfig("residual", 2 ** (bits // 2), 8, 2),  # VILA-U's
+    "several": lambda bits: QuantiserConfig("several", 2 ** (bits // 2), 4, 2),  # UniTok's
+    "sign": lambda bits: QuantiserConfig("sign", 2**bits, bits),  # Open-MAGVIT2's
 }
 TEACHER = TeacherConfig(
     VisionConfig(WIDTH, 4, 4, 4 * WIDTH, image_size=SIZE, patch_size=8, pool="flatten"),
@@ -46,17 +48,17 @@ LOSSES = {
 }
 
 
-def get_config(options: str = "vq=l2") -> ConfigDict:
+def get_config(options: str = "") -> ConfigDict:
     """Returns the demo's configuration; override any field with `--config.a.b=value`.
 
     Args:
-        options: "vq=NAME", where the name is one of `QUANTISERS`.
+        options: "vq=NAME,bits=EVEN", each of them optional; the name is one of `QUANTISERS`.
 
     Raises:
         ValueError: other options.
     """
-    name = _chosen(options)
-    vq = ConvVQConfig(**SIZES, quantiser=QUANTISERS[name])
+    name, bits = _chosen(options)
+    vq = ConvVQConfig(**SIZES, quantiser=QUANTISERS[name](bits))
     # Another split or size goes for training and evaluations alike.
     split, size = FieldReference("test"), FieldReference(SIZE)
     return ConfigDict(
@@ -114,9 +116,17 @@ def get_config(options: str = "vq=l2") -> ConfigDict:
 
 
 def _chosen(options):
-    """The name of the quantiser that "vq=NAME" asks for."""
-    name = read_options(options, {"vq": "l2"})["vq"]
-    return check_name("a quantiser of the demo", name, QUANTISERS)
+    """The name of the quantiser and the bits of a place that "vq=NAME,bits=EVEN" asks for."""
+    chosen = read_options(options, {"vq": "l2", "bits": str(BITS)})
+    name = check_name("a quantiser of the demo", chosen["vq"], QUANTISERS)
+    return name, read_bits(chosen["bits"])
+
+
+def read_bits(text: str) -> int:
+    """Returns the bits of a place; raises ValueError for others than 4, 6, ... 16."""
+    if not text.isdecimal() or int(text) % 2 or not 4 <= int(text) <= 16:
+        raise ValueError(f"expected 4, 6, ... or 16 bits for the demo's codes, got {text!r}")
+    return int(text)
 
 
 def _evaluating(split, size):

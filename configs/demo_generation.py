@@ -23,7 +23,7 @@ from toklip_jax.models.serialization import config_to_dict
 # By path: configs are files and not a package.
 demo = runpy.run_path(str(pathlib.Path(__file__).with_name("demo.py")))
 SIZE, CONTEXT, WIDTH, VOCABULARY = (demo[n] for n in ("SIZE", "CONTEXT", "WIDTH", "VOCABULARY"))
-GRID, CODES = (6, 6), 1024
+GRID = (6, 6)
 GROUPS = (
     "activities", "animals and nature", "flags", "food and drink", "objects", "people and body",
     "smileys and emotion", "symbols", "travel and places",
@@ -32,14 +32,15 @@ CONDITIONS = {
     "group": {"num_classes": len(GROUPS)},
     "caption": {"num_classes": 0, "caption_dim": WIDTH, "caption_length": CONTEXT},
 }
-DEFAULTS = {"semantic": "none", "condition": "group"}
+DEFAULTS = {"semantic": "none", "condition": "group", "bits": str(demo["BITS"])}
 
 
 def get_config(options: str = "") -> ConfigDict:
     """Returns the configuration; override any field with `--config.a.b=value`.
 
     Args:
-        options: "semantic=none|add|concat,condition=group|caption", each of them optional.
+        options: "semantic=none|add|concat,condition=group|caption,bits=EVEN", each of them
+            optional; the bits of a place are those that the demo was trained with.
 
     Raises:
         ValueError: other options.
@@ -47,12 +48,13 @@ def get_config(options: str = "") -> ConfigDict:
     chosen = read_options(options, DEFAULTS)
     semantic = check_name("a semantic", chosen["semantic"], SEMANTICS)
     condition = CONDITIONS[check_name("a condition", chosen["condition"], CONDITIONS)]
+    bits = demo["read_bits"](chosen["bits"])
     gpt = GPTConfig(
         128,
         4,
         4,
         grid=GRID,
-        codebook_sizes=(CODES,),
+        codebook_sizes=(2**bits,),
         semantic=semantic,
         semantic_dim=0 if semantic == "none" else WIDTH,
         **condition,
@@ -111,8 +113,8 @@ def get_config(options: str = "") -> ConfigDict:
                     "weight_decay": 0.0,
                     "clip_norm": 1.0,
                 },
-                "loop": {"steps": 300, "log_every": 10, "save_every": 100},
-                "batch_size": 16,
+                "loop": {"steps": 200, "log_every": 10, "save_every": 100},
+                "batch_size": 8,
                 "augment": {},
             },
         }
