@@ -47,7 +47,7 @@ LOSSES = {
     "sign": {"entropy_weight": 3e-4, "dead_code_share": 0.0},
 }
 # Steps, images in a batch, learning rate and decay of the running mean, which were tuned for l2.
-TRAINING = {name: (3000, 16, 3e-3, 0.0) for name in QUANTISERS} | {"l2": (4000, 32, 4e-3, 0.998)}
+TRAINING = dict.fromkeys(QUANTISERS, (3000, 16, 0.003, 0.0)) | {"l2": (4000, 32, 4e-3, 0.998)}
 
 
 def get_config(options: str = "") -> ConfigDict:
