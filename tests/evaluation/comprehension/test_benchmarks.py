@@ -2,8 +2,6 @@
 
 import json
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from toklip_jax.evaluation.comprehension import build_benchmark, score
@@ -34,24 +32,6 @@ def test_pope_has_a_row_for_each_set_and_their_mean(pope):
     assert rows["mean of the sets"]["f1"] == pytest.approx((1 + 2 / 3) / 2)
     only = pope | {"questions": f"{pope['questions']}/coco_pope_random.json"}
     assert list(table(only, ["no", "no"])) == ["random"]
-
-
-@pytest.fixture
-def mme(write):
-    """Two tasks, one in each of the layouts that MME's release mixes."""
-    for name in ("a", "b"):
-        write.image(f"mme/existence/{name}.jpg")
-        write.text(
-            f"mme/existence/{name}.txt",
-            f"Is there a {name}? Please answer yes or no.\tYes\n"
-            f"Is there no {name}? Please answer yes or no.\tNo\n",
-        )
-    write.image("mme/artwork/images/1.jpg")
-    write.text(
-        "mme/artwork/questions_answers_YN/1.txt",
-        "Is it a print? Please answer yes or no.\tYes\nIs it a cast? Please answer yes or no.\tNo\n",
-    )
-    return {"kind": "mme", "path": str(write.root / "mme")}
 
 
 def test_mme_reads_both_layouts_and_counts_images(mme):
@@ -112,31 +92,6 @@ def test_gqa_compares_exactly_and_by_type(write):
     assert rows["semantic: obj"]["questions"] == 2
 
 
-@pytest.fixture
-def vqav2(write):
-    write.image("val2014/COCO_val2014_000000000042.jpg")
-    questions = [{"image_id": 42, "question": f"What {i}?", "question_id": 42000 + i}
-                 for i in range(2)]  # fmt: skip
-    annotations = [
-        {"question_id": 42000, "image_id": 42, "answer_type": "number", "question_type": "what",
-         "multiple_choice_answer": "2",
-         "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i + 1}
-                     for i, a in enumerate(["2"] * 3 + ["3"] * 7)]},
-        {"question_id": 42001, "image_id": 42, "answer_type": "other", "question_type": "what",
-         "multiple_choice_answer": "net",
-         "answers": [{"answer": "net", "answer_confidence": "yes", "answer_id": i + 1}
-                     for i in range(10)]},
-    ]  # fmt: skip
-    common = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": "val2014"}
-    name = "v2_OpenEnded_mscoco_val2014_questions.json"
-    return {
-        "kind": "vqav2",
-        "questions": write.json(name, common | {"task_type": "x", "questions": questions}),
-        "annotations": write.json("annotations.json", common | {"annotations": annotations}),
-        "images": str(write.root / "val2014"),
-    }
-
-
 def test_vqav2_compares_with_ten_people(vqav2):
     assert prompts(vqav2)[1] == f"What 1?{SHORT}"
     rows = table(vqav2, ["two", "The net."])
@@ -163,26 +118,6 @@ def test_textvqa_asks_with_and_without_tokens(write, golden):
     assert table(section, ["phone"])["all"]["accuracy"].value == pytest.approx(0.3)
 
 
-@pytest.fixture
-def seed(write):
-    rows = [
-        {"answer": "A", "choice_a": "One", "choice_b": "Two", "choice_c": "Three",
-         "choice_d": "Four", "data_id": "145_259", "data_type": "image",
-         "question": "How many towels?", "question_id": "101669", "question_type_id": 5},
-        {"answer": "B", "choice_a": "a", "choice_b": "b", "choice_c": "c", "choice_d": "d",
-         "data_id": "9.webm", "data_type": "video", "question": "What?", "question_id": "v1738",
-         "question_type_id": 10, "segment": [1, 2]},
-    ]  # fmt: skip
-    types = {"Instances Counting": 5, "Action Recognition": 10}
-    write.image("SEED-Bench-image/145_259")
-    write.image("frames/v1738.png")
-    return {
-        "kind": "seed_bench",
-        "questions": write.json("SEED-Bench.json", {"questions": rows, "question_type": types}),
-        "images": str(write.root / "SEED-Bench-image"),
-    }
-
-
 def test_seed_bench_skips_videos_without_frames(seed, write):
     data = build_benchmark(seed).read()
     assert list(data.skipped.values()) == [1]
@@ -192,23 +127,6 @@ def test_seed_bench_skips_videos_without_frames(seed, write):
     rows = table(seed | {"video_frames": str(write.root / "frames")}, ["A", "b"])
     assert rows["all"]["accuracy"].value == 0.5
     assert rows["video"]["accuracy"].value == rows["Action Recognition"]["accuracy"].value == 0
-
-
-@pytest.fixture
-def scienceqa(write):
-    problems = {
-        "4": {"question": "Which figure?", "choices": ["chiasmus", "apostrophe"], "answer": 1,
-              "hint": "", "image": None, "task": "closed choice", "lecture": "", "solution": ""},
-        "5": {"question": "Which  one?", "choices": ["a", "b", "c"], "answer": 0,
-              "hint": "Look.", "image": "image.png", "lecture": "", "solution": ""},
-        "6": {"question": "Not asked", "choices": ["a", "b"], "answer": 0, "hint": "",
-              "image": None},
-    }  # fmt: skip
-    write.json("sqa/problems.json", problems)
-    write.json("sqa/pid_splits.json", {"test": ["4", "5"], "train": ["6"]})
-    write.image("sqa/images/test/5/image.png")
-    root = write.root / "sqa"
-    return {"kind": "scienceqa", "folder": str(root), "images": str(root / "images")}
 
 
 def test_scienceqa_asks_about_texts_too(scienceqa):
@@ -221,21 +139,6 @@ def test_scienceqa_asks_about_texts_too(scienceqa):
     assert [rows[name]["accuracy"].value for name in rows] == [0.5, 0, 1]
     only = scienceqa | {"has_only_images": True}
     assert build_benchmark(only).read().skipped == {"a question without an image": 1}
-
-
-@pytest.fixture
-def mmbench(write):
-    common = {"question": "Which?", "hint": "Look."}
-    tail = {"category": "ocr", "image": write.base64(3), "source": "x", "l2-category": "fine"}
-    rows = [
-        {"index": 7, **common, "A": "red", "B": "blue", "C": "", "D": "", "answer": "B", **tail},
-        {"index": 1000007, **common, "A": "blue", "B": "red", "C": "", "D": "", "answer": "A",
-         **tail, "image": "7"},
-        {"index": 8, "question": "What?", "hint": "", "A": "one", "B": "two", "C": "None",
-         "D": "four", "answer": "A", **tail, "category": "count"},
-    ]  # fmt: skip
-    rows = [row | {"comment": "", "split": "dev"} for row in rows]
-    return {"kind": "mmbench", "table": write.tsv("mmbench_dev_20230712.tsv", rows)}
 
 
 def test_mmbench_counts_a_question_once_for_all_of_its_orders(mmbench):
@@ -257,23 +160,6 @@ def test_mmbench_takes_the_form_that_is_named(mmbench):
     rows = table(mmbench | {"form": "before_last_five"}, ["B", "A", "one"])
     assert rows["all"]["single"].value == 0.5  # a bare letter is not read
     assert rows["all"]["unmatched"] == 2
-
-
-@pytest.fixture
-def mmmu(write):
-    image = {"bytes": write.encoded(5), "path": "a.png"}
-    rows = [
-        {"id": "validation_Art_1", "question": "Who made <image 1>?", "options": "['Klee', 'Dix']",
-         "answer": "B", "question_type": "multiple-choice", "image_2": None},
-        {"id": "validation_Art_2", "question": "How many?", "options": "[]", "answer": "['3', 'iii']",
-         "question_type": "open", "image_2": image},
-    ]  # fmt: skip
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    columns["image_1"] = [image, image]
-    path = write.root / "Art" / "validation-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True)
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return {"kind": "mmmu", "tables": f"{write.root}/*/validation-*.parquet"}
 
 
 def test_mmmu_scores_options_and_open_questions(mmmu):

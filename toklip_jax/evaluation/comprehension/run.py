@@ -5,6 +5,7 @@ a compiled model meets one shape, and every host makes as many calls, so that on
 devices of all hosts can be asked.
 """
 
+import functools
 import logging
 import math
 import pathlib
@@ -132,9 +133,7 @@ def ask(
     with Progress(name, num_calls, 0) as progress:
         for batch in read_together(stream):
             texts = model.answer(batch.images, batch.prompts, max_new_tokens=max_new_tokens)
-            pairs = _checked(texts, batch)
-            kept.append(pairs)
-            new.update(pairs)
+            new.update(call_on_all(functools.partial(_keep, kept, texts, batch)))
             progress.advance()
     return _joined([answers, *gather_from_hosts(new)])
 
@@ -152,8 +151,8 @@ def _batches(left: Sequence[Question], num_calls: int, batch_size: int) -> Itera
         yield _Batch(questions, images + images[-1:] * missing, prompts + prompts[-1:] * missing)
 
 
-def _checked(texts, batch) -> list[tuple[str, str]]:
-    """Returns (key, answer) of the questions that count."""
+def _keep(kept: AnswersFolder, texts: Any, batch: _Batch) -> list[tuple[str, str]]:
+    """Writes (key, answer) of the questions that count, and returns them."""
     is_right = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
     if not is_right or len(texts) != len(batch.prompts):
         found = f"{len(texts)} of them" if is_right else f"a {type(texts).__name__} of others"
@@ -161,7 +160,9 @@ def _checked(texts, batch) -> list[tuple[str, str]]:
             f"expected the model's answer to return a list of {len(batch.prompts)} texts, got "
             f"{found}: return one text for each question"
         )
-    return [(q.key, text) for q, text in zip(batch.questions, texts, strict=False)]
+    pairs = [(q.key, text) for q, text in zip(batch.questions, texts, strict=False)]
+    kept.append(pairs)
+    return pairs
 
 
 def _joined(parts) -> dict[str, str]:
