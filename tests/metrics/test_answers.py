@@ -159,6 +159,33 @@ def test_mmmu_equals_the_recorded_letters_and_comparisons(recorded):
         assert is_open_answer_right(case["text"], case["reference"]) == case["correct"], case
 
 
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("B one two three", {"no_position": "B", "last_five": "B"}),
+        ("B one two three four", {"no_position": "B"}),
+        ("B one two three four five", {"no_position": "B", "before_last_five": "B"}),
+    ],
+)
+def test_forms_differ_by_the_words_that_follow_the_letter(text, letters):
+    options = {"A": "red", "B": "blue"}
+    found = {form: matched_option(text, options, form) for form in RECORDED_FORMS}
+    assert {form: letter for form, letter in found.items() if letter} == letters
+
+
+def test_a_text_much_longer_than_the_options_is_not_searched_for_theirs():
+    options = {"A": "red", "B": "blue"}
+    assert matched_option("it is reddish.", options) == "A"  # 14 letters, twice those of both
+    assert matched_option("it is reddish..", options) is None
+
+
+def test_mmmu_at_the_edges_of_its_conditions():
+    assert mmmu_letter("it is a blue cat", OPTIONS) is None  # five words
+    assert mmmu_letter("it is a blue cat here", OPTIONS) == "A"
+    # "is ", of the first line, leaves nothing, and "answer " then leaves "is".
+    assert not is_open_answer_right("so the answer is \n7", "7")
+
+
 def test_what_cannot_be_scored_is_refused():
     with pytest.raises(UserError, match="as many answers as labels, got 2 and 1"):
         POPECounts.from_answers(["yes", "no"], ["yes"])
