@@ -180,6 +180,8 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _cell(values):
+    if any(map(math.isnan, values)):  # not measured of this variant
+        return ""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.4g}"
