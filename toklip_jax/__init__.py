@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from toklip_jax.api import Generator, Tokenizer, VQTokenizer, load
 
-__all__ = ["Generator", "Tokenizer", "VQTokenizer", "load"]
+__all__ = ["Generator", "Tokenizer", "VQTokenizer", "__version__", "load"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str):
