@@ -1,0 +1,119 @@
+"""Conversations about images, as training data of a multimodal language model."""
+
+from toklip_jax.data.conversations.batching import (
+    batch_rows,
+    bucket_length,
+    first_fit,
+    pack_rows,
+)
+from toklip_jax.data.conversations.chat_template import ChatTemplate
+from toklip_jax.data.conversations.conversation import (
+    ASSISTANT,
+    IMAGE,
+    ROLES,
+    SYSTEM,
+    USER,
+    BadConversation,
+    Conversation,
+    Turn,
+)
+from toklip_jax.data.conversations.encoding import (
+    IGNORED,
+    IMAGE_ID,
+    TEXT_PLACE,
+    Row,
+    encode_conversation,
+    encode_prompt,
+    place_images,
+    tokenize_pieces,
+    truncate,
+)
+from toklip_jax.data.conversations.export import (
+    IMAGE_FIRST,
+    ORDERS,
+    MessagesLayout,
+    export_messages,
+)
+from toklip_jax.data.conversations.images import (
+    CachedIds,
+    GivenIds,
+    ImageLoader,
+    Pixels,
+    cached_names,
+)
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.messages import (
+    TRAIN,
+    MessagesSource,
+    expect_no_others,
+    write_messages,
+)
+from toklip_jax.data.conversations.named_templates import TEMPLATES, ending_with, template_of
+from toklip_jax.data.conversations.packed import Encoder, PackedSource, conversation_batches
+from toklip_jax.data.conversations.templates import (
+    CaptionTemplate,
+    Piece,
+    Template,
+    TurnTemplate,
+    chatml,
+)
+from toklip_jax.data.conversations.tokenizers import (
+    ChatTokenizer,
+    FastTokenizer,
+    TransformersTokenizer,
+    chat_tokenizer,
+)
+
+__all__ = [
+    "ASSISTANT",
+    "IGNORED",
+    "IMAGE",
+    "IMAGE_FIRST",
+    "IMAGE_ID",
+    "ORDERS",
+    "ROLES",
+    "SYSTEM",
+    "TEMPLATES",
+    "TEXT_PLACE",
+    "TRAIN",
+    "USER",
+    "BadConversation",
+    "CachedIds",
+    "CaptionTemplate",
+    "ChatTemplate",
+    "ChatTokenizer",
+    "Conversation",
+    "Encoder",
+    "FastTokenizer",
+    "GivenIds",
+    "ImageLoader",
+    "LlavaSource",
+    "MessagesLayout",
+    "MessagesSource",
+    "PackedSource",
+    "Piece",
+    "Pixels",
+    "Row",
+    "Template",
+    "TransformersTokenizer",
+    "Turn",
+    "TurnTemplate",
+    "batch_rows",
+    "bucket_length",
+    "cached_names",
+    "chat_tokenizer",
+    "chatml",
+    "conversation_batches",
+    "encode_conversation",
+    "encode_prompt",
+    "ending_with",
+    "expect_no_others",
+    "export_messages",
+    "first_fit",
+    "pack_rows",
+    "place_images",
+    "template_of",
+    "tokenize_pieces",
+    "truncate",
+    "write_messages",
+]
