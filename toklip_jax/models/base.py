@@ -17,7 +17,7 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
-ROLES = ("vq", "teacher", "toklip", "inception", "generator")
+ROLES = ("vq", "teacher", "toklip", "inception", "generator", "text_encoder")
 
 
 @runtime_checkable
