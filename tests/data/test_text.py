@@ -210,7 +210,7 @@ def test_a_caption_that_a_tokenizer_cannot_encode_is_a_bad_sample():
 
 
 def test_t5s_tokenizers_give_what_transformers_pads_and_ends():
-    """Texts are lower-cased, keep their punctuation, and end with `</s>`, as LlamaGen's captions."""
+    """Texts are lower-cased, keep their punctuation and end with `</s>`: LlamaGen's captions."""
     vocab = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "dog": 4, "!": 5}
     theirs = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     theirs.pre_tokenizer = pre_tokenizers.Whitespace()

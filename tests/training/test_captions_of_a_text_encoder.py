@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import toklip_jax
+from toklip_jax.cli.generate import main
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache import load_header
 from toklip_jax.data.sources import SourceConfig
@@ -30,6 +31,7 @@ from toklip_jax.run.encode import encode
 from toklip_jax.run.run import run
 from toklip_jax.tasks.generator.objective import GeneratorObjective
 from toklip_jax.training.state import Params
+from toklip_jax.weights import Weights, save_weights
 from toklip_jax.weights.read import read_weights
 
 pytestmark = pytest.mark.plain
@@ -127,10 +129,10 @@ def features_of(encoder, texts):
     weights = read_weights(encoder).with_layout(False)
     params = jax.tree.map(jnp.asarray, weights.params)
     model = T5Encoder(weights.config, COMPUTE)
+    run = jax.jit(lambda params, ids: model.apply({"params": params}, ids).tokens[0])
     for ids in TextTokenizer.load(encoder, LENGTH)(texts):
         count = int(np.flatnonzero(ids == 1)[-1]) + 1
-        out = model.apply({"params": params}, jnp.asarray(ids[None, :count]))
-        yield np.asarray(out.tokens[0]), count
+        yield np.asarray(run(params, ids[None, :count])), count
 
 
 def losses(workdir):
@@ -304,3 +306,56 @@ def test_the_recipe_for_captions_is_read(options):
     assert stage.loop.steps == 50_000_000 // 256
     config.generator.batch_size = 512
     assert read_experiment(config).stages[0].loop.steps == 50_000_000 // 512
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, encoder):
+    """A generator's weights with random heads, so that draws depend on the caption."""
+    objective, params = objective_and_params(encoder)
+    directory = tmp_path_factory.mktemp("generator") / "weights"
+    params = jax.tree.map(np.asarray, objective.model_params(params))
+    save_weights(directory, Weights(objective.model_config, params, is_scanned=False))
+    return directory
+
+
+def test_texts_are_conditions_once_the_encoder_is_there(weights, encoder):
+    generator = toklip_jax.load(weights, text_encoder=encoder)
+    options = {"key": 3, "cfg_scale": 2.0}
+    drawn = np.asarray(generator.sample(captions=TEXTS[:3], **options))
+    without = toklip_jax.load(weights)
+    for i, (features, count) in enumerate(features_of(encoder, TEXTS[:3])):
+        captions = np.zeros((1, LENGTH, WIDTH), np.float32)
+        captions[0, :count] = features
+        alone = without.sample(
+            captions=captions, valid=np.arange(LENGTH)[None] < count, first_index=i, **options
+        )
+        np.testing.assert_array_equal(drawn[i], alone[0])
+    assert (drawn[0] != drawn[2]).any()
+    want = TextTokenizer.load(encoder, LENGTH)(TEXTS)
+    np.testing.assert_array_equal(generator.token_ids(TEXTS), want)
+
+
+def test_the_command_draws_texts(weights, encoder, tmp_path):
+    flags = [f"--weights={weights}", "--num=2", "--text=a red apple", "--text=dog"]
+    assert main([*flags, f"--text-encoder={encoder}", f"--output={tmp_path / 'out'}"]) == 0
+    with np.load(tmp_path / "out" / "ids" / "part-00000.npz") as part:
+        generator = toklip_jax.load(weights, text_encoder=encoder)
+        want = generator.sample(captions=["a red apple", "dog"], key=0, cfg_scale=2.0)
+        np.testing.assert_array_equal(part["ids"], want)
+    settings = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert len(settings["text_encoder"]) == 64
+    other = other_encoder(encoder, tmp_path / "other")
+    assert main([*flags, f"--text-encoder={other}", f"--output={tmp_path / 'out'}"]) == 2
+
+
+def test_an_encoder_that_does_not_fit_is_one_clear_error(weights, encoder, tmp_path, golden):
+    with pytest.raises(UserError, match="got TokLIP"):
+        toklip_jax.load(weights, text_encoder=TOKLIP)
+    with pytest.raises(UserError, match="it is for generators"):
+        toklip_jax.load(TOKLIP, text_encoder=encoder)
+    with pytest.raises(UserError, match="features of 48"):
+        toklip_jax.load(golden("gpt_t2i_tiny/checkpoint.safetensors"), text_encoder=encoder)
+    with pytest.raises(UserError, match="generator of classes"):
+        toklip_jax.load(golden("gpt_c2i_tiny/checkpoint.safetensors"), text_encoder=encoder)
+    with pytest.raises(UserError, match="load it with text_encoder=PATH"):
+        toklip_jax.load(weights).sample(captions=["a dog"])

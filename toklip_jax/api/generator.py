@@ -24,6 +24,7 @@ from toklip_jax.api.drawing import (
 )
 from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.api.program import Method, run_method
+from toklip_jax.api.text_encoder import TextEncoder
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
@@ -42,7 +43,8 @@ class Generator(LoadedModel):
     """An autoregressive image generator with its parameters, and perhaps its tokenizer.
 
     Conditions are `classes`, integers [b], or `captions`, features of a text encoder [b, p, c] with
-    `valid`, bool [b, p], for those that count; they are shifted to the end. Batches may have any
+    `valid`, bool [b, p], for those that count; they are shifted to the end. With the text encoder,
+    or TokLIP's own text tower in its place, captions may be strings. Batches may have any
     size: they are padded to a power of two, or taken `batch_size` at a time. What is drawn for a
     sample depends on `key`, its index and its condition alone, not on the batch or on how it is
     sharded. Conditions and draws are the host's: to trace sampling, use `decoding.images`.
@@ -62,8 +64,10 @@ class Generator(LoadedModel):
         batch_size: int | None = None,
         resize: str = DEFAULT_RESIZE,
         text_tokenizer: TextTokenizer | None = None,
+        text_encoder: TextEncoder | None = None,
     ):
         super().__init__(config, params, compute, batch_size)
+        self._text_encoder = text_encoder
         self._resize = check_name("resize", resize, RESIZES)
         if text_tokenizer is not None:
             text_tokenizer.expect_fits(config.tokenizer.text)
@@ -198,6 +202,8 @@ class Generator(LoadedModel):
         Raises:
             ValueError: weights without a text tower that reads them, or without a text tokenizer.
         """
+        if self.config.gpt.caption_dim and self._text_encoder is not None:
+            return self._text_encoder.token_ids(texts)
         if self.config.gpt.caption_dim:
             self._expect_own_captions()
         else:
@@ -268,6 +274,7 @@ class Generator(LoadedModel):
         image_size: int | tuple[int, ...] | None = None,
         resize: str = DEFAULT_RESIZE,
         tokenizer: str | pathlib.Path | None = None,
+        text_encoder: str | pathlib.Path | None = None,
     ) -> "Generator":
         """Returns the generator of weights in memory; arguments as `load`'s.
 
@@ -291,7 +298,11 @@ class Generator(LoadedModel):
         )
         path = text_config and (tokenizer or weights.tokenizer_path)
         text = path and TextTokenizer.load(path, text_config.context_length)
-        return cls(weights.config, params, compute, batch_size, resize, text)
+        encoder = None
+        if text_encoder is not None:
+            types = {"dtype": dtype, "param_dtype": param_dtype}
+            encoder = TextEncoder(text_encoder, weights.config.gpt, **types)
+        return cls(weights.config, params, compute, batch_size, resize, text, encoder)
 
     def _methods(self):
         if self.config.tokenizer is None:
@@ -317,7 +328,7 @@ class Generator(LoadedModel):
         if is_text and gpt.caption_dim:
             if valid is not None:
                 raise UserError("expected valid with captions' features only, got it with texts")
-            condition = Condition(self._text_tokens(captions))
+            condition = self._text_condition(captions)
         else:
             condition = check_condition(gpt, classes, captions, valid)
         if rows not in (None, len(condition.rows)):
@@ -326,10 +337,12 @@ class Generator(LoadedModel):
             )
         return condition
 
-    def _text_tokens(self, texts):
-        """The condition of texts, where it is the tokens of TokLIP's own text tower."""
+    def _text_condition(self, texts):
+        """The condition of texts: tokens of the text encoder, or of TokLIP's own text tower."""
+        if self._text_encoder is not None:
+            return check_condition(self.config.gpt, None, *self._text_encoder(texts))
         self._expect_own_captions()
-        return self._call("text_tokens", self._token_ids(texts))
+        return Condition(self._call("text_tokens", self._token_ids(texts)))
 
     def _expect_own_captions(self):
         """Raises ValueError where captions are another encoder's features, or there is none."""
@@ -338,7 +351,7 @@ class Generator(LoadedModel):
         if text is None or (text.context_length, text.width) != sizes:
             raise UserError(
                 f"expected captions as features [b, {sizes[0]}, {sizes[1]}] of the text encoder "
-                f"that the generator was trained with, got text: encode it first"
+                f"that the generator was trained with, got text: load it with text_encoder=PATH"
             )
 
     def _token_ids(self, texts):

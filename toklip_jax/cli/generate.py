@@ -34,7 +34,8 @@ def _run(args) -> None:
     devices = jax.local_devices()
     mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
     options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
-    options |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
+    for name in ("tokenizer", "text_encoder"):
+        options |= {name: getattr(args, name)} if getattr(args, name) else {}
     generator = load(args.weights, vq=args.vq, **options, **sizes)
     if not hasattr(generator, "sample"):
         raise UserError(
@@ -48,6 +49,8 @@ def _run(args) -> None:
         "dtype": args.dtype,
         "num_heads": args.num_heads,
     }
+    if args.text_encoder:
+        identity["text_encoder"] = fingerprint(expand_user(args.text_encoder))
     request = Request(
         num=args.num,
         classes=_classes(args, generator.config.gpt),
@@ -102,6 +105,7 @@ def _parser():
     add("weights", "a generator: a file of LlamaGen's, or a converted directory", required=True)
     add("vq", "the VQ tokenizer, where the weights hold none", default=None)
     add("tokenizer", "the text tokenizer, where the weights hold none", default=None)
+    add("text_encoder", "the directory of the text encoder of a generator of captions")
     add("output", "a directory for the images", required=True)
     add("classes", "as 207,360, taken in turn; or random, uniformly (the default)")
     add("text", "what to draw, or with --best-of to choose by; once for each", action="append")
