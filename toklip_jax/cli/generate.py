@@ -12,6 +12,7 @@ from toklip_jax.core.home import expand_user
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run.generate import Request, generate
 from toklip_jax.weights import fingerprint
+from toklip_jax.weights.quantised import INT8
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
 
@@ -34,6 +35,7 @@ def _run(args) -> None:
     devices = jax.local_devices()
     mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
     options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
+    options |= {"param_dtype": INT8} if args.int8 else {}
     for name in ("tokenizer", "text_encoder"):
         options |= {name: getattr(args, name)} if getattr(args, name) else {}
     generator = load(args.weights, vq=args.vq, **options, **sizes)
@@ -49,6 +51,8 @@ def _run(args) -> None:
         "dtype": args.dtype,
         "num_heads": args.num_heads,
     }
+    if args.int8:
+        identity["param_dtype"] = INT8
     if args.text_encoder:
         identity["text_encoder"] = fingerprint(expand_user(args.text_encoder))
     request = Request(
@@ -125,6 +129,7 @@ def _parser():
     add("dtype", "float32 or bfloat16", default="float32")
     add("grid", "side of the grid of ids, where the file doesn't tell it", type=int)
     add("num_heads", "attention heads, if no named size fits", type=int)
+    parser.add_argument("--int8", action="store_true", help="keep the GPT's weights as int8")
     parser.add_argument("--npz", action="store_true", help="write samples.npz for the evaluator")
     parser.add_argument("--no-png", "--no_png", action="store_true", help="write no image files")
     return parser
