@@ -250,3 +250,41 @@ def test_a_tokenizer_is_no_generator(golden, tmp_path, capsys):
     weights = f"--weights={golden('toklip_tiny/checkpoint.pt')}"
     assert main([weights, f"--output={tmp_path / 'x'}"]) == 2
     assert "a generator's weights" in capsys.readouterr().err
+
+
+HOST = """
+import os, sys
+number, port, *argv = sys.argv[1:]
+os.environ |= {"TOKLIP_COORDINATOR": f"localhost:{port}", "TOKLIP_NUM_PROCESSES": "2"}
+os.environ["TOKLIP_PROCESS_ID"] = number
+from toklip_jax.run import generate
+if "--fail" in argv and number == "1":
+    def full(path, **arrays):
+        raise OSError(28, "No space left on device", str(path))
+    generate._write_part = full
+from toklip_jax.cli.generate import main
+raise SystemExit(main([flag for flag in argv if flag != "--fail"]))
+"""
+
+
+def test_two_hosts_share_samples_out_and_agree_on_a_failure(weights, tmp_path, run_on_two_hosts):
+    flags = [weights[0], "--classes=2,5,7", "--num=5", "--batch-size=2"]  # ids alone
+    out = tmp_path / "out"
+    for status, output in run_on_two_hosts(HOST, *flags, f"--output={out}", "--fail"):
+        assert status == 2, output
+        assert "No space left on device" in output  # on the host, too, that has met nothing
+    assert list(parts_of(out)) == ["part-00000.npz"]  # of host 0
+    for status, output in run_on_two_hosts(HOST, *flags, f"--output={out}"):
+        assert status == 0, output
+    assert main([*flags, f"--output={tmp_path / 'alone'}"]) == 0
+    assert len(parts_of(out)) == 3
+    assert parts_of(out) == parts_of(tmp_path / "alone")
+
+
+def parts_of(folder):
+    """The ids and labels of each part."""
+    found = {}
+    for path in sorted(folder.glob("ids/part-*")):
+        with np.load(path) as part:
+            found[path.name] = part["ids"].tolist(), part["labels"].tolist()
+    return found

@@ -207,3 +207,26 @@ def test_a_caption_that_a_tokenizer_cannot_encode_is_a_bad_sample():
     tokenizer = TextTokenizer(Tokenizer(WITHOUT_UNKNOWN["words"]), 8)
     with pytest.raises(BadSample, match="a caption that the tokenizer can't encode"):
         token_ids("dog", tokenizer)
+
+
+def test_t5s_tokenizers_give_what_transformers_pads_and_ends():
+    """Texts are lower-cased, keep their punctuation and end with `</s>`: LlamaGen's captions."""
+    vocab = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "dog": 4, "!": 5}
+    theirs = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    theirs.pre_tokenizer = pre_tokenizers.Whitespace()
+    theirs.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    ours = TextTokenizer(Tokenizer.from_str(theirs.to_str()), 4)
+    theirs.enable_padding(length=4, pad_id=0, pad_token="<pad>")
+    theirs.enable_truncation(4)
+    texts = ["a dog!", "a", "", "a dog a dog a"]
+    want = [encoding.ids for encoding in theirs.encode_batch(texts)]
+    np.testing.assert_array_equal(ours([text.upper() for text in texts]), want)
+    assert ours.clean == "lower"
+
+
+def test_a_tokenizer_without_an_end_token_is_refused():
+    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1}, unk_token="a"))
+    with pytest.raises(UserError, match="<eos>"):
+        TextTokenizer(tokenizer, 4)

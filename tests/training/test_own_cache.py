@@ -56,3 +56,16 @@ def test_a_stage_that_encode_does_not_name_is_refused():
         config.encode.stage = "teacher"
     with pytest.raises(UserError, match=r"that encode\.stage names"):
         read_experiment(config)
+
+
+def test_a_folder_with_something_else_is_named_with_what_to_do(tmp_path):
+    """No flag of another command is named: here the config is what says where the cache is."""
+    experiment = started(tmp_path, "run:cache")
+    directory = tmp_path / "toklip" / "cache"
+    directory.mkdir(parents=True)
+    (directory / "notes.txt").write_text("")
+    with pytest.raises(
+        UserError, match=r"notes\.txt: delete .*cache for the run.*--workdir"
+    ) as found:
+        run(experiment, tmp_path)
+    assert "--output" not in str(found.value)

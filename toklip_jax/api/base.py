@@ -59,6 +59,11 @@ class LoadedModel:
             raise UserError(f"expected a batch_size of at least 1, got {batch_size}")
         self._batch_size = batch_size
 
+    @property
+    def param_bytes(self) -> int:
+        """The size of the parameters, all devices together."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
+
     def apply(self, params: dict[str, Any], inputs: Any, method: str) -> jax.Array:
         """Returns a method of the module with `params` in place of the model's: a pure function.
 

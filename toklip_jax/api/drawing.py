@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -13,6 +14,7 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.images import sample_images
+from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.generator.model import GeneratorModel
 from toklip_jax.parallel.sharding import BATCH_AXES
 
@@ -86,6 +88,18 @@ def parallel_logits(
     """Returns the logits of every position, compiled once for each shape."""
     with jax.default_matmul_precision(_precision(model)):
         return model.apply({"params": params}, ids, condition, valid, method="logits")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def mean_nats(model: GeneratorModel, params: Any, ids: Any, condition: Any, valid: Any) -> Any:
+    """Returns the mean of -log p over each image's ids, float32 [b]."""
+    with jax.default_matmul_precision(_precision(model)):
+        logits = model.apply({"params": params}, ids, condition, valid, method="logits")
+    if model.config.gpt.codes_per_place == 1:
+        n = ids.shape[1]
+        logits, ids = (logits[:, -n - 1 : -1],), ids[..., None]
+    losses = [cross_entropy(x, ids[..., i]) for i, x in enumerate(logits)]
+    return jnp.mean(jnp.stack(losses, axis=-1), axis=(1, 2))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

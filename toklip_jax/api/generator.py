@@ -18,12 +18,14 @@ from toklip_jax.api.drawing import (
     Draws,
     bucket,
     draw_images,
+    mean_nats,
     parallel_logits,
     read_sampling,
     whole_number,
 )
 from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.api.program import Method, platform_of, run_method
+from toklip_jax.api.text_encoder import TextEncoder
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
@@ -36,13 +38,15 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.parallel.sharding import batch_sharding, to_host
 from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights.quantised import INT8, place_int8
 
 
 class Generator(LoadedModel):
     """An autoregressive image generator with its parameters, and perhaps its tokenizer.
 
     Conditions are `classes`, integers [b], or `captions`, features of a text encoder [b, p, c] with
-    `valid`, bool [b, p], for those that count; they are shifted to the end. Batches may have any
+    `valid`, bool [b, p], for those that count; they are shifted to the end. With the text encoder,
+    or TokLIP's own text tower in its place, captions may be strings. Batches may have any
     size: they are padded to a power of two, or taken `batch_size` at a time. What is drawn for a
     sample depends on `key`, its index and its condition alone, not on the batch or on how it is
     sharded. Conditions and draws are the host's: to trace sampling, use `decoding.images`.
@@ -62,8 +66,10 @@ class Generator(LoadedModel):
         batch_size: int | None = None,
         resize: str = DEFAULT_RESIZE,
         text_tokenizer: TextTokenizer | None = None,
+        text_encoder: TextEncoder | None = None,
     ):
         super().__init__(config, params, compute, batch_size)
+        self._text_encoder = text_encoder
         self._resize = check_name("resize", resize, RESIZES)
         if text_tokenizer is not None:
             text_tokenizer.expect_fits(config.tokenizer.text)
@@ -81,17 +87,21 @@ class Generator(LoadedModel):
         Args:
             ids: the first n ids of each image, all or fewer.
         """
-        gpt = self.config.gpt
-        kind = Ids(
-            (None, *gpt.ids_shape[1:]),
-            gpt.codebook_sizes,
-            remedy=": they come from another codebook",
-        )
-        ids = kind.prepare(self._check(Method("logits", kind), ids))
-        if not 0 < ids.shape[1] <= gpt.num_places:
-            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
+        ids = self._first_ids("logits", ids)
         condition = self._condition(classes, captions, valid, len(ids))
         return parallel_logits(self.model, self.params, ids, *condition)
+
+    def nats_per_id(
+        self, ids: Any, *, classes: Any = None, captions: Any = None, valid: Any = None
+    ) -> Float[Array, " b"]:
+        """Returns the mean of -log p(id | ids before it, condition) over each image's ids, nats.
+
+        Args:
+            ids: the first n ids of each image, all or fewer.
+        """
+        ids = self._first_ids("nats_per_id", ids)
+        condition = self._condition(classes, captions, valid, len(ids))
+        return mean_nats(self.model, self.params, ids, *condition)
 
     def sample(
         self,
@@ -198,6 +208,8 @@ class Generator(LoadedModel):
         Raises:
             ValueError: weights without a text tower that reads them, or without a text tokenizer.
         """
+        if self.config.gpt.caption_dim and self._text_encoder is not None:
+            return self._text_encoder.token_ids(texts)
         if self.config.gpt.caption_dim:
             self._expect_own_captions()
         else:
@@ -268,6 +280,7 @@ class Generator(LoadedModel):
         image_size: int | tuple[int, ...] | None = None,
         resize: str = DEFAULT_RESIZE,
         tokenizer: str | pathlib.Path | None = None,
+        text_encoder: str | pathlib.Path | None = None,
     ) -> "Generator":
         """Returns the generator of weights in memory; arguments as `load`'s.
 
@@ -286,12 +299,20 @@ class Generator(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        if param_dtype == INT8:
+            params = place_int8(weights, family, mesh)
+        else:
+            params = place_params(
+                weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+            )
         path = text_config and (tokenizer or weights.tokenizer_path)
         text = path and TextTokenizer.load(path, text_config.context_length)
-        return cls(weights.config, params, compute, batch_size, resize, text)
+        encoder = None
+        if text_encoder is not None:
+            kept = "float32" if param_dtype == INT8 else param_dtype
+            types = {"dtype": dtype, "param_dtype": kept}
+            encoder = TextEncoder(text_encoder, weights.config.gpt, **types)
+        return cls(weights.config, params, compute, batch_size, resize, text, encoder)
 
     def _methods(self):
         if self.config.tokenizer is None:
@@ -310,6 +331,19 @@ class Generator(LoadedModel):
                 methods[name] = Method(name, token_ids)
         return methods
 
+    def _first_ids(self, name, ids):
+        """The first ids of each image, some or all, checked."""
+        gpt = self.config.gpt
+        kind = Ids(
+            (None, *gpt.ids_shape[1:]),
+            gpt.codebook_sizes,
+            remedy=": they come from another codebook",
+        )
+        ids = kind.prepare(self._check(Method(name, kind), ids))
+        if not 0 < ids.shape[1] <= gpt.num_places:
+            raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
+        return ids
+
     def _condition(self, classes, captions, valid, rows=None) -> Condition:
         """The condition, checked; one for each of `rows` images, if that is known."""
         gpt = self.config.gpt
@@ -317,7 +351,7 @@ class Generator(LoadedModel):
         if is_text and gpt.caption_dim:
             if valid is not None:
                 raise UserError("expected valid with captions' features only, got it with texts")
-            condition = Condition(self._text_tokens(captions))
+            condition = self._text_condition(captions)
         else:
             condition = check_condition(gpt, classes, captions, valid)
         if rows not in (None, len(condition.rows)):
@@ -326,10 +360,12 @@ class Generator(LoadedModel):
             )
         return condition
 
-    def _text_tokens(self, texts):
-        """The condition of texts, where it is the tokens of TokLIP's own text tower."""
+    def _text_condition(self, texts):
+        """The condition of texts: tokens of the text encoder, or of TokLIP's own text tower."""
+        if self._text_encoder is not None:
+            return check_condition(self.config.gpt, None, *self._text_encoder(texts))
         self._expect_own_captions()
-        return self._call("text_tokens", self._token_ids(texts))
+        return Condition(self._call("text_tokens", self._token_ids(texts)))
 
     def _expect_own_captions(self):
         """Raises ValueError where captions are another encoder's features, or there is none."""
@@ -338,7 +374,7 @@ class Generator(LoadedModel):
         if text is None or (text.context_length, text.width) != sizes:
             raise UserError(
                 f"expected captions as features [b, {sizes[0]}, {sizes[1]}] of the text encoder "
-                f"that the generator was trained with, got text: encode it first"
+                f"that the generator was trained with, got text: load it with text_encoder=PATH"
             )
 
     def _token_ids(self, texts):

@@ -33,6 +33,7 @@ def load(
     resize: str = DEFAULT_RESIZE,
     tokenizer: str | pathlib.Path | None = None,
     vq: str | pathlib.Path | None = None,
+    text_encoder: str | pathlib.Path | None = None,
     **sizes: Any,
 ) -> Tokenizer | VQTokenizer | Generator:
     """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer as a `VQTokenizer`, a `Generator`.
@@ -44,7 +45,9 @@ def load(
         dtype: the type of activations: float32, bfloat16 or float16, as a name or a dtype. The VQ
             encoder within TokLIP stays float32, so that ids don't change.
         param_dtype: the type that parameters are kept in. Scalars and, within TokLIP, the VQ
-            tokenizer's parameters stay float32, since logits and ids depend on them.
+            tokenizer's parameters stay float32, since logits and ids depend on them. A generator
+            also takes "int8": the GPT's products are with whole numbers times a scale for each
+            output channel, and its other parameters float32; needs the extra `int8`.
         mesh: a mesh from `parallel.sharding.make_mesh` to shard parameters over, by the rules of
             their model family; each device reads its part of the files.
         batch_size: how many rows are computed at a time: see `LoadedModel`.
@@ -56,6 +59,9 @@ def load(
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights.
         vq: the weights of a generator's VQ tokenizer, where its own hold none, as published ones.
+        text_encoder: the directory of the text encoder whose features a generator of captions was
+            trained with, such as Flan-T5-XL's from the Hugging Face hub; captions may then be
+            strings.
         **sizes: what a PyTorch file's shapes can't tell where no named size fits: `num_heads`,
             `text_num_heads`, `is_causal`; `grid`, the grid of a generator's ids; `family`, the name
             of the VQ tokenizer's family where several have the same names; `is_l2_normalised`,
@@ -89,6 +95,13 @@ def load(
             f"of {family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
             f"tokenizer"
         )
+    own = {"text_encoder": text_encoder}
+    given = {name: value for name, value in own.items() if value is not None}
+    if given and family.role != "generator":
+        raise UserError(
+            f"expected no {next(iter(given))} with the weights of {family.title}, got "
+            f"{next(iter(given.values()))!r}: it is for generators"
+        )
     return FROM_WEIGHTS[family.role](
         weights,
         dtype=_dtype_name(dtype),
@@ -98,6 +111,7 @@ def load(
         image_size=None if image_size is None else sides_of(image_size),
         resize=resize,
         tokenizer=tokenizer,
+        **given,
     )
 
 

@@ -12,6 +12,7 @@ from toklip_jax.core.home import expand_user
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.run.generate import Request, generate
 from toklip_jax.weights import fingerprint
+from toklip_jax.weights.quantised import INT8
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
 
@@ -34,7 +35,9 @@ def _run(args) -> None:
     devices = jax.local_devices()
     mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
     options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
-    options |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
+    options |= {"param_dtype": INT8} if args.int8 else {}
+    for name in ("tokenizer", "text_encoder"):
+        options |= {name: getattr(args, name)} if getattr(args, name) else {}
     generator = load(args.weights, vq=args.vq, **options, **sizes)
     if not hasattr(generator, "sample"):
         raise UserError(
@@ -48,6 +51,10 @@ def _run(args) -> None:
         "dtype": args.dtype,
         "num_heads": args.num_heads,
     }
+    if args.int8:
+        identity["param_dtype"] = INT8
+    if args.text_encoder:
+        identity["text_encoder"] = fingerprint(expand_user(args.text_encoder))
     request = Request(
         num=args.num,
         classes=_classes(args, generator.config.gpt),
@@ -102,6 +109,7 @@ def _parser():
     add("weights", "a generator: a file of LlamaGen's, or a converted directory", required=True)
     add("vq", "the VQ tokenizer, where the weights hold none", default=None)
     add("tokenizer", "the text tokenizer, where the weights hold none", default=None)
+    add("text_encoder", "the directory of the text encoder of a generator of captions")
     add("output", "a directory for the images", required=True)
     add("classes", "as 207,360, taken in turn; or random, uniformly (the default)")
     add("text", "what to draw, or with --best-of to choose by; once for each", action="append")
@@ -121,6 +129,7 @@ def _parser():
     add("dtype", "float32 or bfloat16", default="float32")
     add("grid", "side of the grid of ids, where the file doesn't tell it", type=int)
     add("num_heads", "attention heads, if no named size fits", type=int)
+    parser.add_argument("--int8", action="store_true", help="keep the GPT's weights as int8")
     parser.add_argument("--npz", action="store_true", help="write samples.npz for the evaluator")
     parser.add_argument("--no-png", "--no_png", action="store_true", help="write no image files")
     return parser

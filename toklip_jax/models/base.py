@@ -17,7 +17,7 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
-ROLES = ("vq", "teacher", "toklip", "inception", "generator")
+ROLES = ("vq", "teacher", "toklip", "inception", "generator", "text_encoder")
 
 
 @runtime_checkable
@@ -230,6 +230,8 @@ class Family:
         sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
         embeddings: patterns of parameters that stand below the first block, for layer decay.
         full_precision: patterns of parameters that stay float32 where the others are cast.
+        quantised: patterns of weights that may be kept as int8, each with the axes that products
+            sum over, from the last; none where that isn't offered.
         download: how to get its published weights, for messages; "" where that isn't known.
         image_size: the side in pixels of the images that its published weights were made for.
     """
@@ -246,6 +248,7 @@ class Family:
     sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     embeddings: tuple[str, ...] = ()
     full_precision: tuple[str, ...] = ()
+    quantised: tuple[tuple[str, tuple[int, ...]], ...] = ()
     download: str = ""
     image_size: int = 256
 

@@ -34,6 +34,7 @@ from toklip_jax.models.llamagen.family import LLAMAGEN
 from toklip_jax.models.magvit2.family import MAGVIT2
 from toklip_jax.models.recognition import recognise
 from toklip_jax.models.siglip.family import SIGLIP
+from toklip_jax.models.t5.family import T5
 from toklip_jax.models.taming.family import TAMING
 from toklip_jax.models.toklip.family import TOKLIP
 from toklip_jax.models.unitok.family import UNITOK
@@ -56,6 +57,7 @@ FAMILIES = (
     CONV_VQ,
     INCEPTION,
     GENERATOR,
+    T5,
 )
 for _family in FAMILIES:
     register(_family)

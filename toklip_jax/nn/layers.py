@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.ops.activations import activation, gated
-from toklip_jax.ops.products import dot_general
+from toklip_jax.ops.products import dot_general, promote_to
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
@@ -43,6 +43,7 @@ class Mlp(nn.Module):
             features,
             use_bias=self.has_bias,
             dtype=self.dtype,
+            promote_dtype=promote_to,
             dot_general=dot_general,
             kernel_init=normal if self.init_std else nn.initializers.xavier_uniform(),
             name=name,

@@ -10,6 +10,7 @@ from toklip_jax.core.errors import UserError
 ACTIVATIONS = {
     "gelu_erf": functools.partial(jax.nn.gelu, approximate=False),  # torch.nn.GELU()
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),  # GELU(approximate="tanh")
+    "relu": jax.nn.relu,
     "silu": jax.nn.silu,  # x * sigmoid(x), also called swish
 }
 

@@ -27,8 +27,10 @@ def attention(
     key_positions: Int[Array, "b s"] | None = None,
     query_segments: Int[Array, "b t"] | None = None,
     key_segments: Int[Array, "b s"] | None = None,
+    bias: Float[Array, "k t s"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "b t k e"]:
-    """Returns softmax attention with scale e^-0.5.
+    """Returns softmax attention of the logits scale * q·k + bias.
 
     A query sees a key where their segments are equal and, if `is_causal`, the key's position is not
     greater than the query's. A negative position means that nothing stands there (padding, or an
@@ -53,6 +55,8 @@ def attention(
         query_segments: which of the sequences packed into a row each place belongs to; one
             sequence unless given.
         key_segments: given where `query_segments` is.
+        bias: added to the logits of every row, float32; none unless given.
+        scale: e^-0.5 unless given.
 
     Raises:
         ValueError: g does not divide k, or positions or segments came for one side only.
@@ -64,7 +68,8 @@ def attention(
         )
     positions = _both("positions", query_positions, key_positions)
     segments = _both("segments", query_segments, key_segments)
-    if positions is None and segments is None and fits_cudnn(query, key, value, is_causal):
+    is_plain = positions is None and segments is None and bias is None and scale is None
+    if is_plain and fits_cudnn(query, key, value, is_causal):
         return jax.lax.platform_dependent(
             query,
             key,
@@ -72,7 +77,7 @@ def attention(
             cuda=functools.partial(_cudnn, is_causal=is_causal),
             default=functools.partial(written_out, is_causal=is_causal),
         )
-    return written_out(query, key, value, is_causal, positions, segments)
+    return written_out(query, key, value, is_causal, positions, segments, bias=bias, scale=scale)
 
 
 def fits_cudnn(query: Any, key: Any, value: Any, is_causal: bool) -> bool:
@@ -120,23 +125,28 @@ def written_out(
     is_causal: bool,
     positions: tuple | None = None,
     segments: tuple | None = None,
+    *,
+    bias: Float[Array, "k t s"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "b t k e"]:
     """`attention` as the same formula on every platform; positions and segments as `_both` has
     them."""
     if query.shape[2] != key.shape[2]:
-        return _grouped(query, key, value, is_causal, positions, segments)
+        return _grouped(query, key, value, is_causal, positions, segments, bias, scale)
     logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)
-    logits = logits * query.shape[-1] ** -0.5
+    logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = logits if bias is None else logits + bias
     weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
     return einsum("bkts,bske->btke", weights, value)
 
 
-def _grouped(query, key, value, is_causal, positions, segments):
+def _grouped(query, key, value, is_causal, positions, segments, bias, scale):
     """Attention in which each head of keys and values serves a group of j query heads."""
     b, t, k, e = query.shape
     query = query.reshape(b, t, key.shape[2], -1, e)  # [b, t, g, j, e]
     logits = jnp.einsum("btgje,bsge->bgjts", query, key, preferred_element_type=jnp.float32)
-    logits = logits * e**-0.5
+    logits = logits * (e**-0.5 if scale is None else scale)
+    logits = logits if bias is None else logits + bias.reshape(logits.shape[1:])
     weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
     return einsum("bgjts,bsge->btgje", weights, value).reshape(b, t, k, e)
 

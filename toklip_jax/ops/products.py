@@ -1,21 +1,41 @@
-"""Matrix products in bfloat16 and float16: on CPUs they are summed, and handed on, in float32.
+"""Matrix products in low precision: of bfloat16 and float16, and of weights kept as int8.
+
+On CPUs those of bfloat16 and float16 are summed, and handed on, in float32.
 
 XLA on CPUs has fast products of bfloat16 with float32 results only: on processors that multiply
 bfloat16 (AVX512-BF16, AMX), those with results in bfloat16 take 2.5 times as long. Elsewhere sums
 are float32 within the matrix unit anyway.
+
+Int8 weights have one scale for each output channel, so that the product is scaled, not the weights:
+those are only cast, which compilers do while they read them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
+@runtime_checkable
+class Quantised(Protocol):
+    """An array as whole numbers times scales, such as `qwix.QArray`.
+
+    Attributes:
+        qvalue: int8, of the array's shape.
+        scale: of as many axes, 1 along those that a product sums over.
+    """
+
+    qvalue: Any
+    scale: Any
+
+    def astype(self, dtype: Any) -> Any: ...
+
+
 def dot_general(
     left: ArrayLike,
-    right: ArrayLike,
+    right: ArrayLike | Quantised,
     dimension_numbers: Any,
     precision: Any = None,
     preferred_element_type: Any = None,
@@ -23,7 +43,18 @@ def dot_general(
     """Returns `jax.lax.dot_general`, in the operands' type unless another is preferred.
 
     `nn.Dense` takes it as its `dot_general`.
+
+    Args:
+        right: may be quantised, with one scale for each output channel; it then has no axis of the
+            batch.
     """
+    if isinstance(right, Quantised):
+        product = dot_general(
+            left, right.qvalue.astype(left.dtype), dimension_numbers, precision, jnp.float32
+        )
+        summed = dimension_numbers[0][1]
+        scaled = product * jnp.squeeze(right.scale.astype(jnp.float32), summed)
+        return scaled.astype(preferred_element_type or left.dtype)
 
     def product(left, right, preferred):
         return jax.lax.dot_general(
@@ -31,6 +62,14 @@ def dot_general(
         )
 
     return _summed_in_float32(product, left, right, preferred_element_type)
+
+
+def promote_to(*arrays: Any, dtype: Any) -> list[Any]:
+    """Returns arrays in a type, as `nn.Dense` asks of its `promote_dtype`; None as it is.
+
+    Unlike Flax's it takes quantised weights, which keep their whole numbers.
+    """
+    return [x if x is None or isinstance(x, Quantised) else jnp.asarray(x, dtype) for x in arrays]
 
 
 def einsum(axes: str, left: ArrayLike, right: ArrayLike) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from toklip_jax.core.errors import Preempted, TryAgain, UserError, line_for_user
+from toklip_jax.core.errors import TryAgain, UserError, line_for_user
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.build import make_tokenizer
 from toklip_jax.data.cache import DATA, HEADER, Header, load_header
@@ -23,15 +23,18 @@ from toklip_jax.data.health import BadSamples
 from toklip_jax.data.record_files import write_records
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
 from toklip_jax.experiment import Experiment
-from toklip_jax.parallel.hosts import call_on_main, gather_from_hosts
+from toklip_jax.parallel.hosts import call_on_main
 from toklip_jax.parallel.preemption import is_told, stopping_when_asked
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.run.context import RunContext
+from toklip_jax.run.shares import is_any_left
 from toklip_jax.run.tokenizer import expect_kept
 from toklip_jax.tasks.base import initial_weights
 from toklip_jax.tasks.registry import TASKS, task_of
 from toklip_jax.training.config_change import flatten
 from toklip_jax.training.workdir import STAGE_PREFIX, weights_path
+
+LEFT = "shards are left to encode"
 
 
 def encode(
@@ -39,6 +42,7 @@ def encode(
     output: str | pathlib.Path,
     workdir: str | pathlib.Path = "",
     *,
+    remedy: str = "choose another --output",
     host: int = 0,
     hosts: int = 1,
 ) -> Header:
@@ -47,6 +51,7 @@ def encode(
     Args:
         output: the cache's directory, one for all hosts.
         workdir: the directory of a run whose stages `init` names, if it does.
+        remedy: what to do where `output` holds something else, for the message.
         host: this host's number of `hosts`; it writes every `hosts`-th shard.
 
     Raises:
@@ -55,14 +60,14 @@ def encode(
     """
     encoder = _encoder(experiment, expand_user(workdir))
     output = expand_user(output)
-    call_on_main(lambda: _claim(output, encoder))
+    call_on_main(lambda: _claim(output, encoder, remedy))
     shards = {i: output / encoder.header.shard(i) for i in range(encoder.header.num_shards)}
     missing = [i for i in shards if i % hosts == host and not shards[i].exists()]
     bad = BadSamples(encoder.max_bad_share)
     encoded, left, error, must_stop = encoder.shards(missing, bad), len(missing), "", False
     with stopping_when_asked(is_alone=True):
         # What one host meets is told to all, so that none waits for it.
-        while _is_any_left(must_stop or is_told(is_alone=True), error, left):
+        while is_any_left(left, LEFT, is_told=must_stop or is_told(is_alone=True), error=error):
             if not left:
                 continue  # others work on
             try:
@@ -136,23 +141,7 @@ def _tokenizer(experiment, workdir, tower) -> TextTokenizer | None:
     return tokenizer
 
 
-def _is_any_left(is_told, error, left) -> bool:
-    """Returns whether some host has shards left to encode; all hosts ask after each shard.
-
-    Raises:
-        ValueError: a host met an error.
-        Preempted: a host was told to stop.
-    """
-    everyone = gather_from_hosts([is_told, error, left])
-    total = sum(one[2] for one in everyone)
-    if errors := [one[1] for one in everyone if one[1]]:
-        raise UserError(errors[0])
-    if total and any(one[0] for one in everyone):
-        raise Preempted(f"{total} shards are left to encode")
-    return total > 0
-
-
-def _claim(output, encoder) -> None:
+def _claim(output, encoder, remedy) -> None:
     """Creates the cache's directory, or checks that an existing one holds the same cache."""
     output.mkdir(parents=True, exist_ok=True)
     if (output / HEADER).exists():
@@ -167,13 +156,12 @@ def _claim(output, encoder) -> None:
             lines = [f"{n}: {theirs.get(n)} there, {ours.get(n)} now" for n in differ[:5]]
             raise UserError(
                 f"{output} holds a cache of another config, data or weights ({'; '.join(lines)}): "
-                f"choose another --output"
+                f"{remedy}"
             )
         return
     if others := sorted(p.name for p in output.iterdir() if not p.name.startswith(".")):
         raise UserError(
-            f"expected a new directory or a cache as --output, got {output}, which holds "
-            f"{others[0]}: choose another"
+            f"expected a new directory or a cache, got {output}, which holds {others[0]}: {remedy}"
         )
     encoder.header.save(output)
     if encoder.tokenizer:

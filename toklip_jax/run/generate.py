@@ -22,17 +22,19 @@ import PIL.Image
 from toklip_jax.api import Generator
 from toklip_jax.api.conditions import check_classes
 from toklip_jax.api.drawing import Draws, read_sampling
-from toklip_jax.core.errors import Preempted, UserError
+from toklip_jax.core.errors import UserError, line_for_user
 from toklip_jax.core.whole_files import read_object, write_json
 from toklip_jax.data.images import open_picture, to_8_bits
 from toklip_jax.evaluation.encode import Progress
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.parallel.preemption import is_told, stopping_when_asked
+from toklip_jax.run.shares import is_any_left
 
 SETTINGS = "samples.json"
 ARRAYS = "samples.npz"
 GRID = "grid.png"
 MAX_IN_GRID = 64
+LEFT = "parts are left to draw"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,22 +165,38 @@ def generate(
         settings["token_ids"] = generator.token_ids(request.texts).tolist()
     call_on_main(lambda: _claim(output, request, settings))
     parts = _parts(request)
-    missing = [i for i in parts if i % hosts == host and not _path(output, i).exists()]
-    with stopping_when_asked(is_alone=True), Progress("generate", len(missing), 0) as progress:
-        for number in missing:
-            if is_told(is_alone=True):
-                raise Preempted(f"{number} of {len(parts)} parts are drawn")
-            labels = request.labels(parts[number], generator.config.gpt.num_classes)
-            ids = _draw(generator, request, parts[number], labels, kept)
+    ours = [i for i in parts if i % hosts == host]
+    missing = [i for i in ours if not _path(output, i).exists()]
+
+    def complete(number):
+        indices = parts[number]
+        if not _path(output, number).exists():
+            labels = request.labels(indices, gpt.num_classes)
+            ids = _draw(generator, request, indices, labels, kept)
             _write_part(_path(output, number), ids=ids, labels=labels)
-            if writes_images:
-                _write_images(generator, output, number, parts[number])
             progress.advance()
-    for number in [i for i in parts if i % hosts == host] if writes_images else ():
-        _write_images(generator, output, number, parts[number])  # those of a run without
+        if writes_images:  # perhaps of a run without
+            _write_images(generator, output, number, indices)
+
+    with Progress("generate", len(missing), 0) as progress:
+        _complete_all(ours, complete)
     barrier("all samples")
     if is_main_host():
         _finish(generator, request, output, writes_arrays)
+
+
+def _complete_all(numbers, complete):
+    """Calls `complete` with each of this host's numbers; what one host meets is told to all."""
+    left, error = list(numbers), ""
+    with stopping_when_asked(is_alone=True):
+        while is_any_left(len(left), LEFT, is_told=is_told(is_alone=True), error=error):
+            if not left:
+                continue  # others work on
+            try:
+                complete(left[0])
+                left.pop(0)
+            except (UserError, OSError) as found:
+                error = line_for_user(found) or str(found)
 
 
 def to_grid(images: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:

@@ -96,7 +96,8 @@ def _on_its_cache(stage, context):
     if stage.cache != OWN_CACHE or is_done:
         return stage
     shares = {"host": jax.process_index(), "hosts": jax.process_count()}
-    encode(context.experiment, directory, context.workdir, **shares)
+    remedy = f"delete {directory} for the run to make it again, or choose another --workdir"
+    encode(context.experiment, directory, context.workdir, remedy=remedy, **shares)
     barrier(f"cache of {stage.name}")
     source = SourceConfig("cache", {"directory": str(directory)})
     return dataclasses.replace(stage, source=source)

@@ -174,19 +174,20 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
     )
 
 
-def _tokenizer_path(stage, context) -> pathlib.Path | None:
+def _tokenizer_path(stage, context, objective) -> pathlib.Path | None:
     """The text tokenizer that goes with a stage's weights.
 
-    That of the run's texts if the stage reads them, or else that of the model it starts from, whose
+    That of the run's texts if the model reads them, or else that of the model it starts from, whose
     text tower stays as it is.
     """
-    if task_of(stage.task).reads_texts(stage):
+    has_text = task_of(stage.task).reads_texts(stage)
+    if has_text and objective.keeps_text_tokenizer:
         return context.tokenizer_path
     for source in initial_weights(stage).values():
         path = weights_path(source, context.workdir) / TOKENIZER_FILE
         if path.is_file():
             return path
-    return context.tokenizer_path
+    return None if has_text else context.tokenizer_path
 
 
 def _save(stage, context, objective, params, record):
@@ -194,7 +195,7 @@ def _save(stage, context, objective, params, record):
         objective.model_config,
         params,
         is_scanned=objective.compute.is_scanned,
-        tokenizer_path=_tokenizer_path(stage, context),
+        tokenizer_path=_tokenizer_path(stage, context, objective),
         source=f"stage {stage.name} of {context.workdir}",
         training=record,
     )

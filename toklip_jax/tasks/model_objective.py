@@ -39,6 +39,11 @@ class ModelObjective(Objective):
         return getattr(self.model_config, "text", None)
 
     @property
+    def keeps_text_tokenizer(self) -> bool:
+        """Whether the tokenizer of the texts that it reads goes with the weights of the model."""
+        return True
+
+    @property
     def image_size(self) -> int | tuple[int, ...] | None:
         """The size of the images that the model is trained on; None where any fits."""
         return self.evaluated_models.image_size

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 
 DTYPES = {name: np.dtype(name) for name in ("uint16", "uint32", "int32", "int64", "float32")}
+DTYPES["bool"] = np.dtype(bool)
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 WIDENED = ("uint16", "uint32")  # ids, which batches have as int32
 _SMALL = 2**16  # as many ids fit two bytes

@@ -57,8 +57,8 @@ class Header:
         context_length: the length of `token_ids`; 0 without.
         fields: a record's arrays.
         has_captions: whether the caption stands at a record's end.
-        hashes: SHA-256 of the parameters of `vq`, `teacher`, `text_tower`, of the `tokenizer`, and
-            of the `data` (see `data_fingerprint`).
+        hashes: SHA-256 of the parameters of `vq`, `teacher`, `text_tower`, `text_encoder`, of the
+            `tokenizer`, and of the `data` (see `data_fingerprint`).
         transform: the settings that made the crops: the stage's `augment`, `seed`, and `resize`,
             which is "" unless whole images were encoded.
         compute: types that the models computed in.

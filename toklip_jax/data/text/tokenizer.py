@@ -21,6 +21,9 @@ from toklip_jax.data.text.cleaning import CLEANERS, clean_text
 logger = logging.getLogger(__name__)
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"  # Gemma's spelling; ids 0, 1 and (in ours) 2
+# The end token, of which a tokenizer has one, and the cleaning of the models whose it is: SigLIP 2
+# with Gemma's; T5's captions in LlamaGen, which lower-cases them.
+ENDS = {EOS: "canonicalize", "</s>": "lower"}
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_BYTES = 2**26  # Gemma's, of 256,000 tokens, has 34 MB
 
@@ -30,35 +33,38 @@ class TextTokenizer:
 
     Texts are cleaned, encoded without the tokenizer's own special tokens, truncated to leave room
     for one end token, ended, and padded, as by open_clip's HFTokenizer with SigLIP 2's Gemma
-    tokenizer. Padding, truncation and dropout that a file stores are not applied.
+    tokenizer, or by transformers with T5's. Padding, truncation and dropout that a file stores are
+    not applied.
 
     Attributes:
         context_length: ids per text.
+        clean: how texts are cleaned, one of `CLEANERS`.
         vocab_size: ids are in [0, vocab_size).
     """
 
-    def __init__(self, tokenizer: Tokenizer, context_length: int, clean: str = "canonicalize"):
-        """Wraps `tokenizer`, which must know the tokens `<pad>` and `<eos>`.
+    def __init__(self, tokenizer: Tokenizer, context_length: int, clean: str = ""):
+        """Wraps `tokenizer`, which must know the token `<pad>` and one of `ENDS`.
 
         Args:
-            clean: one of `CLEANERS`.
+            clean: one of `CLEANERS`; "" for that which goes with the end token.
 
         Raises:
             ValueError: a token is missing, or a wrong length or cleaner.
         """
         if context_length < 1:
             raise UserError(f"expected a context_length of at least 1, got {context_length}")
-        if clean not in CLEANERS:
+        if clean not in ("", *CLEANERS):
             raise UserError(f"expected clean to be one of {sorted(CLEANERS)}, got {clean!r}")
         self.context_length = context_length
-        self.clean = clean
         self._tokenizer = tokenizer = _without_stored_settings(tokenizer)
-        self._pad_id, self._eos_id = (_special_id(tokenizer, token) for token in (PAD, EOS))
+        end = next((token for token in ENDS if tokenizer.token_to_id(token) is not None), EOS)
+        self._pad_id, self._eos_id = (_special_id(tokenizer, token) for token in (PAD, end))
+        self.clean = clean or ENDS[end]
         self._has_reported = False
 
     @classmethod
     def load(
-        cls, name: str | pathlib.Path, context_length: int, clean: str = "canonicalize"
+        cls, name: str | pathlib.Path, context_length: int, clean: str = ""
     ) -> "TextTokenizer":
         """Reads `tokenizer.json`: `name` is a file, a directory that holds one, or a hub id.
 
@@ -76,7 +82,7 @@ class TextTokenizer:
 
     @classmethod
     def from_file(
-        cls, path: str | pathlib.Path, context_length: int, clean: str = "canonicalize"
+        cls, path: str | pathlib.Path, context_length: int, clean: str = ""
     ) -> "TextTokenizer":
         """Reads a Hugging Face `tokenizer.json`, or the one in directory `path`.
 
@@ -92,7 +98,7 @@ class TextTokenizer:
 
     @classmethod
     def from_hub(
-        cls, name: str | pathlib.Path, context_length: int, clean: str = "canonicalize"
+        cls, name: str | pathlib.Path, context_length: int, clean: str = ""
     ) -> "TextTokenizer":
         """Reads from a local path if there is one, else from the Hugging Face hub.
 

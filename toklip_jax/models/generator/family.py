@@ -18,6 +18,14 @@ SHARDING = (
     (r"tokenizer/.*/token_embed", ("tensor", "fsdp")),
     (r"tokenizer/.*text_tower/proj/kernel", ("fsdp", "tensor")),
 )
+# The GPT's products; its embeddings and norms, and the tokenizer, are as they were trained.
+QUANTISED = (
+    (r"gpt/.*/attn/qkv/kernel", (-4,)),  # [d, 3, k, e]
+    (r"gpt/.*/attn/proj/kernel", (-3, -2)),  # [k, e, d]
+    (r"gpt/.*/(fc1|fc2|gate|linear)/kernel", (-2,)),
+    (r"gpt/code_embed/kernel", (-2,)),
+    (r"gpt/head/codes_\d+", (-2,)),  # [d, v]
+)
 EMBEDDINGS = ("embed", "condition", "code_embed", "fuse")
 
 
@@ -45,6 +53,7 @@ GENERATOR = Family(
     keys=KEYS,
     sharding=SHARDING,
     embeddings=EMBEDDINGS,
+    quantised=QUANTISED,
     # Ids depend on the VQ tokenizer; the token encoder and text tower may be in low precision.
     full_precision=(r"tokenizer/(?!token_encoder/|text_tower/).*",),
     download="LlamaGen's GPTs: FoundationVision/LlamaGen on the Hugging Face hub, c2i_B_256.pt",

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.generator.config import INIT_STD, GPTConfig
 from toklip_jax.ops.activations import activation
-from toklip_jax.ops.products import dot_general
+from toklip_jax.ops.products import dot_general, promote_to
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
@@ -118,7 +118,8 @@ class Heads(nn.Module):
         for i in range(code):
             x = x + jnp.take(self.before[i], ids[..., i], axis=0, mode="clip").astype(x.dtype)
         kernel = self.kernels[code].astype(self.dtype)
-        logits = jnp.matmul(x.astype(self.dtype), kernel, preferred_element_type=jnp.float32)
+        axes = ((x.ndim - 1,), (0,)), ((), ())
+        logits = dot_general(x.astype(self.dtype), kernel, axes, preferred_element_type=jnp.float32)
         return constrain(logits, BATCH_AXES, *(None,) * (logits.ndim - 2), "tensor")
 
 
@@ -128,6 +129,7 @@ def linear(features: int, dtype: jnp.dtype) -> nn.Dense:
         features,
         use_bias=False,
         dtype=dtype,
+        promote_dtype=promote_to,
         dot_general=dot_general,
         kernel_init=nn.initializers.normal(INIT_STD),
     )

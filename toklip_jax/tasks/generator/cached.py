@@ -12,7 +12,7 @@ from toklip_jax.data.cache import Header, load_header
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.generator.config import vq_of
 from toklip_jax.tasks.base import StageConfig
-from toklip_jax.tasks.generator.objective import GeneratorObjective, vq_params
+from toklip_jax.tasks.generator.objective import TEXT_ENCODER, GeneratorObjective, vq_params
 from toklip_jax.tasks.toklip.cached import (
     ENCODE_AGAIN,
     TRACED_ROWS,
@@ -21,6 +21,7 @@ from toklip_jax.tasks.toklip.cached import (
     expect_vq,
     untouched,
 )
+from toklip_jax.tasks.toklip.encode_config import CAPTIONS
 from toklip_jax.training.state import Params
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -31,12 +32,19 @@ def check_caches(
     params: Params,
     tokenizer_path: pathlib.Path | None,
 ) -> list[str]:
-    """Compares the caches that a stage trains on with the run; returns their features, none.
+    """Compares the caches that a stage trains on with the run; returns their features.
+
+    Captions' features of a text encoder that the run doesn't name are taken as they are, if all
+    caches have the same.
 
     Raises:
-        ValueError: ids of another tokenizer, grid or crops, texts of another text tokenizer, or no
-            condition among the fields.
+        ValueError: ids of another tokenizer, grid or crops, texts of another text tokenizer or
+            encoder, or no condition among the fields.
     """
+    features: list[str] = []
+    encoder = None
+    if objective.text_encoder is not None:
+        encoder = fingerprint_params(params[TEXT_ENCODER])
     vq = vq_of(objective.model_config.tokenizer)
     digest = fingerprint_params(vq_params(params))
     for directory in stage.source.cache_directories:
@@ -52,21 +60,27 @@ def check_caches(
                 f"{len(header.classes)} in {directory}: set model.num_classes"
             )
         check_transform(header, directory, stage, objective.compute)
-        if objective.reads_texts and tokenizer_path is not None:
+        if CAPTIONS in header.names:
+            features = [CAPTIONS]
+            encoder = encoder or header.hashes.get(TEXT_ENCODER, "")
+            expect_hash(header, directory, TEXT_ENCODER, encoder, f"init.{TEXT_ENCODER}")
+        if objective.text_config is not None and tokenizer_path is not None:
             text = TextTokenizer.load(tokenizer_path, header.context_length)
             expect_hash(header, directory, "tokenizer", text.fingerprint, "text.tokenizer")
-    return []
+    return features
 
 
 def cached_rows(
     objective: GeneratorObjective, features: Collection[str], batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch from a cache, which holds no features."""
-    del features
+    """Returns the shapes of a batch from a cache that holds `features`."""
     gpt = objective.model_config.gpt
     rows: dict[str, tuple[Any, Any]] = {"ids": (gpt.ids_shape, jnp.int32)}
     if not gpt.caption_dim:
         rows["labels"] = (), jnp.int32
+    elif CAPTIONS in features:
+        rows[CAPTIONS] = (gpt.caption_length, gpt.caption_dim), jnp.bfloat16
+        rows["valid"] = (gpt.caption_length,), jnp.bool_
     else:
         rows["token_ids"] = (gpt.caption_length,), jnp.int32
     return {
@@ -86,11 +100,18 @@ def unused_parameters(
 def _check_sizes(header: Header, directory, objective):
     gpt = objective.model_config.gpt
     ours = {"grid": gpt.grid, "codebook_sizes": gpt.codebook_sizes}
-    if objective.reads_texts:
+    if gpt.caption_dim:
         ours["context_length"] = gpt.caption_length
     for name, value in ours.items():
         if getattr(header, name) != value:
             raise UserError(
                 f"expected a cache with {name} {value}, the generator's, got "
                 f"{getattr(header, name)} in {directory}: {ENCODE_AGAIN}"
+            )
+    for field in header.fields:
+        if field.name == CAPTIONS and field.shape[-1] != gpt.caption_dim:
+            raise UserError(
+                f"expected a cache with captions' features of {gpt.caption_dim}, the generator's "
+                f"caption_dim, got {field.shape[-1]} in {directory}: set model.caption_dim to "
+                f"that, or {ENCODE_AGAIN}"
             )

@@ -16,15 +16,17 @@ from toklip_jax.models.base import place_size
 from toklip_jax.models.generator.config import GeneratorConfig, vq_of
 from toklip_jax.models.generator.gpt import left_padded
 from toklip_jax.models.generator.model import GeneratorModel
-from toklip_jax.models.registry import family_of, init_params
+from toklip_jax.models.registry import build_model, family_of, init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.pixels import to_unit_range
 from toklip_jax.tasks.cache_layout import CacheLayout, map_crops
 from toklip_jax.tasks.model_objective import ModelObjective
+from toklip_jax.tasks.toklip.encode_config import CAPTIONS
 from toklip_jax.training.objective import Batch, Encoded, count_rows, sum_rows
 from toklip_jax.training.state import Params
 
 FROZEN_BUFFER = "condition/uncond"  # the null caption: drawn once, never trained, as LlamaGen's
+TEXT_ENCODER = "text_encoder"  # in `init`, among the parameters, and in a cache's hashes
 KEPT = ("labels", "captions", "valid", "mask", "is_dropped")  # of a batch
 GPT_ALONE = (rf"gpt/(?!{FROZEN_BUFFER}).*",)
 
@@ -35,21 +37,25 @@ class GeneratorObjective(ModelObjective):
 
     Batches: `ids` int [b, n] or [b, n, q] from a cache, or `images`, whose ids the frozen tokenizer
     gives; and `labels` int [b], the classes, or `captions` float [b, p, c] with perhaps `valid`
-    bool [b, p], or `token_ids` [b, t], whose captions' features are the tokens of TokLIP's text
-    tower. Perhaps `mask` bool [b]: the rows that count; and `is_dropped` bool [b]: the rows whose
-    condition is dropped, which is drawn otherwise.
+    bool [b, p], or `token_ids` [b, t], whose captions' features are the tokens of the frozen
+    `text_encoder`, or of TokLIP's text tower where there is none. Perhaps `mask` bool [b]: the rows
+    that count; and `is_dropped` bool [b]: the rows whose condition is dropped, which is drawn
+    otherwise.
 
     Attributes:
         condition_dropout: share of rows whose condition is replaced by the null one, so that the
             model learns both halves of guidance.
         trainable: patterns of trained parameters; by default the GPT alone. With
             "tokenizer/token_encoder/.*" beside it the token encoder is tuned too.
+        text_encoder: the config of the text encoder whose tokens captions are; None for TokLIP's
+            text tower, or where batches hold captions' features.
     """
 
     model_config: GeneratorConfig
     compute: Compute
     condition_dropout: float = 0.1
     trainable: tuple[str, ...] = GPT_ALONE
+    text_encoder: Any = None
 
     def __post_init__(self):
         if not 0 <= self.condition_dropout <= 1:
@@ -60,12 +66,27 @@ class GeneratorObjective(ModelObjective):
         return GeneratorModel(self.model_config, self.compute)
 
     @property
+    def sharding(self):
+        if self.text_encoder is None:
+            return super().sharding
+        theirs = family_of(self.text_encoder).sharding
+        return *super().sharding, *((f"{TEXT_ENCODER}/{path}", axes) for path, axes in theirs)
+
+    @property
     def text_config(self) -> Any | None:
+        if self.text_encoder is not None:
+            return CaptionTexts(self.text_encoder.vocab_size, self.model_config.gpt.caption_length)
         return getattr(self.model_config.tokenizer, "text", None) if self.reads_texts else None
+
+    @property
+    def keeps_text_tokenizer(self) -> bool:
+        return self.reads_texts
 
     @property
     def reads_texts(self) -> bool:
         """Whether the condition is the tokens of TokLIP's own text tower."""
+        if self.text_encoder is not None:
+            return False
         gpt, text = self.model_config.gpt, getattr(self.model_config.tokenizer, "text", None)
         sizes = (gpt.caption_dim, gpt.caption_length)
         return text is not None and sizes == (text.width, text.context_length)
@@ -77,7 +98,13 @@ class GeneratorObjective(ModelObjective):
         return tuple(side * pixels for side, pixels in zip(gpt.grid, place, strict=True))
 
     def init(self, rng: jax.Array) -> Params:
-        return init_params(self.model_config, self.compute, rng)
+        params = init_params(self.model_config, self.compute, rng)
+        if self.text_encoder is not None:
+            params |= {TEXT_ENCODER: init_params(self.text_encoder, self.compute, rng)}
+        return params
+
+    def model_params(self, params: Params) -> Params:
+        return {name: value for name, value in params.items() if name != TEXT_ENCODER}
 
     def prepare(self, params: Params, batch: Batch) -> Batch:
         kept = {name: batch[name] for name in KEPT if name in batch}
@@ -86,7 +113,7 @@ class GeneratorObjective(ModelObjective):
         else:
             ids = self._apply(params, to_unit_range(batch["images"]), method="tokenize")
         if self.model_config.gpt.caption_dim and "captions" not in batch:
-            kept["captions"] = self._apply(params, batch["token_ids"], method="text_tokens")
+            kept |= self._captions(params, batch["token_ids"])
         if "valid" in kept:
             kept["captions"], kept["valid"] = left_padded(kept["captions"], kept["valid"])
         return jax.lax.stop_gradient(kept | {"ids": ids})
@@ -127,54 +154,80 @@ class GeneratorObjective(ModelObjective):
         return Models(self.compute, {**models.by_name, "generator": model})
 
     def evaluated_params(self, params: Params) -> Mapping[str, Params]:
-        found = {"generator": params}
+        found = {"generator": self.model_params(params)}
         if "tokenizer" in params:
             found[family_of(self.model_config.tokenizer).role] = params["tokenizer"]
         return found
 
     def expect_cached(self, fields: Collection[str]) -> None:
-        """Raises ValueError if the loss needs more than these fields of a cache."""
-        if self.model_config.gpt.caption_dim and not self.reads_texts:
-            raise UserError(
-                "expected a source with captions' features, got a cache, which holds none: train "
-                "on a source of your own that gives `captions`, or on TokLIP's text tower's tokens"
-            )
-        needed = "token_ids" if self.reads_texts else "labels"
+        """Raises ValueError if the loss needs other fields of a cache than these."""
+        needed = "labels"
+        if self.model_config.gpt.caption_dim:
+            needed = "token_ids" if self.reads_texts else CAPTIONS
         if needed not in fields:
             raise UserError(
                 f"expected {needed} in the cache, the condition, got {sorted(fields)}: encode a "
                 f"source that has them"
+                + (f", with encode.features=('{CAPTIONS}',)" if needed == CAPTIONS else "")
+            )
+        if self.reads_texts and CAPTIONS in fields:
+            raise UserError(
+                f"expected no {CAPTIONS} in the cache of a generator that reads the tokens of "
+                f"TokLIP's text tower, got those of another text encoder: name it in "
+                f"init.{TEXT_ENCODER}, or encode again with encode.features=()"
             )
 
     @property
     def cache_layout(self) -> CacheLayout:
-        """The sizes of what a cache holds: ids, and the labels beside them."""
-        vocab_size = self.text_config.vocab_size if self.reads_texts else 0
-        vq, grid = vq_of(self.model_config.tokenizer), self.model_config.gpt.grid
-        return CacheLayout(vq, simplest(self.image_size), grid, vocab_size)
+        """The sizes of what a cache holds: ids, and labels or captions beside them."""
+        text, gpt = self.text_config, self.model_config.gpt
+        vocab_size = 0 if text is None else text.vocab_size
+        vq, widths = vq_of(self.model_config.tokenizer), {CAPTIONS: gpt.caption_dim}
+        return CacheLayout(vq, simplest(self.image_size), gpt.grid, vocab_size, widths)
 
     def cached_parts(self, params: Params, features: Collection[str]) -> dict[str, Params]:
-        """Returns the parameters that make a cache: the VQ tokenizer's."""
-        del features
-        return {"vq": vq_params(params)}
+        """Returns the parameters that make a cache, by the parts' names."""
+        parts = {"vq": vq_params(params)}
+        return parts | ({TEXT_ENCODER: params[TEXT_ENCODER]} if CAPTIONS in features else {})
 
     def cached_fields(self, section: Any, params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the ids of a batch's crops, [b, crops, n] or [b, crops, n, q]; traceable."""
-        del section
+        """Returns the ids of a batch's crops, [b, crops, n] or [b, crops, n, q]; traceable.
+
+        With captions, also their features [b, texts, p, c], 0 where nothing stands, and which of
+        them count, `valid` [b, texts, p].
+        """
 
         def of_images(images):
             return {"ids": self._apply(params, to_unit_range(images), method="tokenize")}
 
-        return map_crops(of_images, batch["images"])
+        made = map_crops(of_images, batch["images"])
+        if CAPTIONS in section.features:
+            made |= map_crops(lambda ids: self._captions(params, ids), batch["token_ids"])
+        return made
 
     def expect_encodable(self, params: Params, features: Collection[str]) -> None:
-        """Raises ValueError for features, which a generator's cache has none of."""
+        """Raises ValueError for other features than a generator of this condition reads."""
         del params
-        if features:
+        is_read = bool(self.model_config.gpt.caption_dim) and not self.reads_texts
+        needed = (CAPTIONS,) if is_read else ()
+        if tuple(features) != needed:
             raise UserError(
-                f"expected encode.features=() with a generator, which needs none, got "
-                f"{tuple(features)}"
+                f"expected encode.features={needed} with this generator, got {tuple(features)}"
             )
+        if is_read and self.text_encoder is None:
+            raise UserError(
+                f"expected the weights of a text encoder in init.{TEXT_ENCODER}, to encode "
+                f"captions by, got none"
+            )
+
+    def _captions(self, params, token_ids):
+        """Captions' features [b, p, c], and which of them count where the encoder says it."""
+        if self.text_encoder is None:
+            return {CAPTIONS: self._apply(params, token_ids, method="text_tokens")}
+        encoder = build_model(self.text_encoder, self.compute)
+        out = encoder.apply({"params": params[TEXT_ENCODER]}, token_ids)
+        tokens = jnp.where(out.valid[..., None], out.tokens, 0)
+        return {CAPTIONS: tokens, "valid": out.valid}
 
     def _condition(self, params, batch, key):
         """The rows' conditions, some replaced by the null one."""
@@ -193,7 +246,15 @@ class GeneratorObjective(ModelObjective):
         return jnp.where(is_dropped, null, condition)
 
     def _apply(self, params, *inputs, method):
-        return self.model.apply({"params": params}, *inputs, method=method)
+        return self.model.apply({"params": self.model_params(params)}, *inputs, method=method)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTexts:
+    """What a text tokenizer has to fit: the ids and the length of captions."""
+
+    vocab_size: int
+    context_length: int
 
 
 def known_labels(labels: Int[Array, " b"], num_classes: int) -> Int[Array, " b"]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, from_fields
+from toklip_jax.data.sources import IDS
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.registry import family_of
@@ -27,7 +28,8 @@ from toklip_jax.tasks.generator.cached import (
     check_caches,
     unused_parameters,
 )
-from toklip_jax.tasks.generator.objective import GeneratorObjective
+from toklip_jax.tasks.generator.objective import TEXT_ENCODER, GeneratorObjective
+from toklip_jax.tasks.toklip.encode_config import CAPTIONS
 from toklip_jax.tasks.toklip.encoder import CacheEncoder
 from toklip_jax.tasks.toklip.task import TOKLIP
 from toklip_jax.tasks.vq.task import VQ
@@ -44,8 +46,9 @@ class GeneratorFields:
 
     Attributes:
         model: the config of the GPT.
-        init: where the weights of the `tokenizer` are, and perhaps of a `gpt` to continue from: a
-            path, or "stage:NAME".
+        init: where the weights of the `tokenizer` are, and perhaps of a `gpt` to continue from and
+            of a `text_encoder` whose features of captions are the condition: a path, or
+            "stage:NAME".
     """
 
     model: GPTConfig
@@ -58,7 +61,7 @@ def _read(section: Mapping[str, Any], where: str) -> GeneratorFields:
         raise UserError(f"expected a model of kind gpt in {where}.model, got {config}")
     fields = from_fields(GeneratorFields, {**section, "model": config}, where)
     for name in fields.init:
-        check_name(f"a field of {where}.init", name, (TOKENIZER, "gpt"))
+        check_name(f"a field of {where}.init", name, (TOKENIZER, "gpt", TEXT_ENCODER))
     if not fields.init.get(TOKENIZER):
         raise UserError(
             f"expected the weights of a tokenizer in {where}.init.tokenizer, got none: name a "
@@ -75,25 +78,53 @@ def _start(stage: StageConfig, start: Start) -> tuple[GeneratorObjective, Params
             f"expected a tokenizer in {stage.name}.init.tokenizer, got a generator: name it in "
             f"init.gpt, and its tokenizer there"
         )
-    objective = _objective(stage, tokenizer.config, start.compute)
+    encoder = _read_text_encoder(stage, start)
+    config = None if encoder is None else encoder.config
+    objective = _objective(stage, tokenizer.config, start.compute, config)
     _check_captions(stage, objective, tokenizer, start)
     params = fresh_params(objective, start, ("gpt",)) | {"tokenizer": tokenizer.params}
+    params |= {} if encoder is None else {TEXT_ENCODER: encoder.params}
     if source := fields.init.get("gpt"):
         params |= {"gpt": _read_gpt(source, stage, objective, start)}
     return objective, params
 
 
-def _check_captions(stage, objective, tokenizer, start):
-    """Raises ValueError for captions that are not those of TokLIP's own text tower."""
-    gpt = stage.model.model
+def _read_text_encoder(stage, start):
+    """The weights of the text encoder that a stage names, or None."""
+    source, gpt = stage.model.init.get(TEXT_ENCODER), stage.model.model
+    if not source:
+        return None
+    where = f"{stage.name}.init.{TEXT_ENCODER}"
     if not gpt.caption_dim:
+        raise UserError(
+            f"expected no {where} with a generator of classes, got {source!r}: leave it out, or "
+            f"set model.caption_dim"
+        )
+    weights = start.read_weights(source)
+    family = family_of(weights.config)
+    if family.role != TEXT_ENCODER:
+        raise UserError(f"expected the weights of a text encoder in {where}, got {family.title}")
+    if weights.config.width != gpt.caption_dim:
+        raise UserError(
+            f"expected a text encoder with features of {gpt.caption_dim}, the generator's "
+            f"caption_dim, in {where}, got one of {weights.config.width}"
+        )
+    return weights
+
+
+def _check_captions(stage, objective, tokenizer, start):
+    """Raises ValueError where nothing gives captions' features, or another text tokenizer."""
+    gpt = stage.model.model
+    if not gpt.caption_dim or objective.text_encoder is not None:
         return
     if not objective.reads_texts:
+        if stage.source is not None and stage.source.gives == IDS:
+            return  # the cache holds them
         raise UserError(
-            f"expected captions of TokLIP's own text tower in {stage.name}.model, with its width "
-            f"as caption_dim and its context length as caption_length, got {gpt.caption_dim} and "
-            f"{gpt.caption_length}: other text encoders' features can be sampled with, but not yet "
-            f"trained on"
+            f"expected a text encoder in {stage.name}.init.{TEXT_ENCODER}, or captions of TokLIP's "
+            f"own text tower, with its width as {stage.name}.model.caption_dim and its context "
+            f"length as caption_length, got {gpt.caption_dim} and {gpt.caption_length}: name one, "
+            f"or train on a cache that has {CAPTIONS}"
         )
     paths = tokenizer.tokenizer_path, start.tokenizer_path
     if None in paths:
@@ -117,19 +148,23 @@ def _read_gpt(source, stage, objective, start):
     return weights.params["gpt"]
 
 
-def _objective(stage: StageConfig, tokenizer: Any, compute: Compute) -> GeneratorObjective:
+def _objective(
+    stage: StageConfig, tokenizer: Any, compute: Compute, text_encoder: Any = None
+) -> GeneratorObjective:
     return build_objective(
         GeneratorObjective,
         stage,
         model_config=GeneratorConfig(stage.model.model, tokenizer),
         compute=compute,
+        text_encoder=text_encoder,
     )
 
 
 def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
     if not _can_outline(stage):
         raise UserError(
-            f"expected {stage.name}.init.tokenizer from a stage of the same config, got "
+            f"expected {stage.name}.init.tokenizer from a stage of the same config, and no "
+            f"{TEXT_ENCODER}, whose weights alone tell its sizes, got "
             f"{dict(stage.model.init)}"
         )
     source = stage.model.init[TOKENIZER].removeprefix(STAGE_PREFIX)
@@ -140,7 +175,8 @@ def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Com
 
 
 def _can_outline(stage: StageConfig) -> bool:
-    return stage.model.init[TOKENIZER].startswith(STAGE_PREFIX)
+    init = stage.model.init
+    return init[TOKENIZER].startswith(STAGE_PREFIX) and not init.get(TEXT_ENCODER)
 
 
 def _batch(objective: GeneratorObjective, size: tuple[int, ...] | None, batch_size: int):
@@ -159,7 +195,7 @@ def _conditions(objective, batch_size):
     gpt = objective.model_config.gpt
     if not gpt.caption_dim:
         return {"labels": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
-    if objective.reads_texts:
+    if objective.text_config is not None:
         shape = (batch_size, gpt.caption_length)
         return {"token_ids": jax.ShapeDtypeStruct(shape, jnp.int32)}
     shape = (batch_size, gpt.caption_length)
@@ -181,5 +217,5 @@ GENERATOR = Task(
     needs_text=lambda stage: stage.model.model.caption_dim > 0,
     needs_labels=lambda stage: stage.model.model.num_classes > 0,
     has_validation=False,
-    cache=CacheUse((), check_caches, cached_rows, unused_parameters, CacheEncoder),
+    cache=CacheUse((CAPTIONS,), check_caches, cached_rows, unused_parameters, CacheEncoder),
 )

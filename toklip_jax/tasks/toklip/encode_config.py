@@ -7,6 +7,9 @@ from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import RESIZES
 from toklip_jax.tasks.toklip.objective import CACHED
 
+CAPTIONS = "captions"  # a text encoder's features of a caption, which a generator reads
+FEATURES = (*CACHED, CAPTIONS)
+
 
 @dataclasses.dataclass(frozen=True)
 class EncodeConfig:
@@ -15,7 +18,7 @@ class EncodeConfig:
     Attributes:
         stage: the toklip stage whose models and augmentation are used.
         crops: the number of crops of each image; training takes one at random every epoch.
-        features: those of `objective.CACHED` to be stored besides ids.
+        features: those of `FEATURES` to be stored besides ids.
         feature_dtype: bfloat16, or float32.
         has_text: whether texts are stored; a cache without can be evaluated on, not trained on.
         has_labels: whether labels are stored, where every sample of the source has one.
@@ -36,7 +39,7 @@ class EncodeConfig:
 
     def __post_init__(self):
         for feature in self.features:
-            check_name("encode.features", feature, CACHED)
+            check_name("encode.features", feature, FEATURES)
         check_name("encode.feature_dtype", self.feature_dtype, ("bfloat16", "float32"))
         check_name("encode.resize", self.resize, ("", *RESIZES))
         if min(self.crops, self.batch_size, self.records_per_shard) < 1:
@@ -52,5 +55,8 @@ class EncodeConfig:
                 f"expected encode.records_per_shard to be a multiple of encode.batch_size "
                 f"{self.batch_size}, got {self.records_per_shard}"
             )
-        if "text_feature" in self.features and not self.has_text:
-            raise UserError("expected no text_feature in encode.features without has_text, got it")
+        of_texts = [name for name in ("text_feature", CAPTIONS) if name in self.features]
+        if of_texts and not self.has_text:
+            raise UserError(
+                f"expected no {of_texts[0]} in encode.features without has_text, got it"
+            )

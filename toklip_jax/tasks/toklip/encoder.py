@@ -27,7 +27,7 @@ from toklip_jax.parallel.sharding import put_batch
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.model_objective import ModelObjective
 from toklip_jax.tasks.toklip.cached import untouched
-from toklip_jax.tasks.toklip.encode_config import EncodeConfig
+from toklip_jax.tasks.toklip.encode_config import CAPTIONS, EncodeConfig
 from toklip_jax.training.state import (
     Params,
     cast_frozen,
@@ -241,6 +241,10 @@ class CacheEncoder:
             if "text_feature" in section.features:
                 shape = (layout.widths["text_feature"],)
                 fields.append(Field("text_feature", section.feature_dtype, shape, texts))
+            if CAPTIONS in section.features:
+                shape = (length, layout.widths[CAPTIONS])
+                fields.append(Field(CAPTIONS, section.feature_dtype, shape, texts))
+                fields.append(Field("valid", "bool", (length,), texts))
         return lay_out(fields)
 
 

@@ -199,7 +199,12 @@ class TokLIPObjective(ModelObjective):
         return made
 
     def expect_encodable(self, params: Params, features: Collection[str]) -> None:
-        """Raises ValueError for features of a cache that training would change."""
+        """Raises ValueError for features that TokLIP has none of, or that training would change."""
+        if unknown := [name for name in features if name not in CACHED]:
+            raise UserError(
+                f"expected encode.features of {CACHED} with TokLIP, got {unknown[0]!r}: leave it "
+                f"out"
+            )
         trainable, _ = partition(params, self.trainable)
         if "text_feature" in features and "text_tower" in trainable:
             raise UserError(
