@@ -31,7 +31,8 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Folders to which things are added: a family, a task or a kind of the demo's is named nowhere else.
 FAMILIES = (
-    "chameleon", "conv_vq", "emu3", "ibq", "inception", "llamagen", "magvit2", "siglip", "t5",
+    "chameleon", "conv_vq", "emu3", "ibq", "inception", "llamagen", "magvit2", "qwen", "siglip",
+    "t5",
     "taming", "unitok", "vila_u",
 )  # fmt: skip
 

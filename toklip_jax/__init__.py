@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toklip_jax.api import Generator, Tokenizer, VQTokenizer, load
+    from toklip_jax.api import Generator, LanguageModel, Tokenizer, VQTokenizer, load
 
-__all__ = ["Generator", "Tokenizer", "VQTokenizer", "__version__", "load"]
+__all__ = ["Generator", "LanguageModel", "Tokenizer", "VQTokenizer", "__version__", "load"]
 __version__ = "0.1.0"
 
 

@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from benchmarks import loading
+from benchmarks import language_model_memory, loading
+from toklip_jax.models.qwen.config import QwenConfig
 from toklip_jax.models.siglip.config import TextConfig, VisionConfig
 from toklip_jax.models.toklip.sizes import SIZES
 
@@ -36,3 +37,14 @@ def test_the_peak_is_the_parameters_and_one_tensor(name, weights):
     assert kept > 0.9 * size / (2 if "bfloat16" in name else 1)
     limit = LARGEST + NOISE + (0 if name.startswith("save") else kept)
     assert peak < limit, f"{peak / 2**20:.0f} MiB for parameters of {kept / 2**20:.0f} MiB"
+
+
+def test_a_large_embedding_of_a_language_model_is_not_held_twice(tmp_path):
+    config = QwenConfig(256, 2, 4, 2, 512, vocab_size=200_000)
+    count = language_model_memory.write(tmp_path / "weights", config)
+    assert len(list((tmp_path / "weights").glob("*.safetensors"))) > 1
+    for dtype, size in language_model_memory.DTYPES.items():
+        embedding = size * config.vocab_size * config.width
+        peak = language_model_memory.peak(tmp_path / "weights", dtype)
+        assert peak > 0.9 * size * count
+        assert peak - size * count < LARGEST + NOISE < embedding, dtype

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +39,7 @@ class Draws:
     sampling: Sampling
 
     def __post_init__(self):
-        object.__setattr__(self, "key", _as_key(self.key))
+        object.__setattr__(self, "key", as_key(self.key))
         first = whole_number(self.first_index, "first_index")
         if not 0 <= first < 2**31:
             raise UserError(f"expected a first_index in [0, 2**31), got {first}")
@@ -86,7 +87,7 @@ def parallel_logits(
     model: GeneratorModel, params: Any, ids: Any, condition: Any, valid: Any
 ) -> Any:
     """Returns the logits of every position, compiled once for each shape."""
-    with jax.default_matmul_precision(_precision(model)):
+    with jax.default_matmulprecision(precision(model)):
         return model.apply({"params": params}, ids, condition, valid, method="logits")
 
 
@@ -119,7 +120,7 @@ def draw_images(
     others = {"null": null, "valid": valid, "kept": kept, "last": last}
 
     def run():
-        with jax.default_matmul_precision(_precision(model)):
+        with jax.default_matmulprecision(precision(model)):
             return sample_images(model, params, condition, keys, sampling, **others)
 
     if mesh is None:
@@ -128,7 +129,8 @@ def draw_images(
         return jax.lax.with_sharding_constraint(run(), P(BATCH_AXES))
 
 
-def _precision(model):
+def precision(model: nn.Module) -> str | None:
+    """Returns the precision of products: the highest where the activations are float32."""
     return "highest" if model.compute.dtype == "float32" else None
 
 
@@ -143,8 +145,12 @@ def bucket(rows: int, mesh: Mesh | None, platform: str) -> int:
     return -(-size // ways) * ways
 
 
-def _as_key(key):
-    """A key of a seed, or the key itself."""
+def as_key(key: Any) -> jax.Array:
+    """Returns the key of a seed, or the key itself.
+
+    Raises:
+        ValueError: neither.
+    """
     if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape == ():
             return key

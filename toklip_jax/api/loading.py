@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.generator import Generator
+from toklip_jax.api.language_model import LanguageModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.errors import UserError
@@ -35,8 +36,9 @@ def load(
     vq: str | pathlib.Path | None = None,
     text_encoder: str | pathlib.Path | None = None,
     **sizes: Any,
-) -> Tokenizer | VQTokenizer | Generator:
-    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer as a `VQTokenizer`, a `Generator`.
+) -> Tokenizer | VQTokenizer | Generator | LanguageModel:
+    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer as a `VQTokenizer`, a `Generator`, or
+    a `LanguageModel`.
 
     Args:
         path: the path of a converted directory; of a `.safetensors`, PyTorch or `.npz` file; or of
@@ -57,7 +59,7 @@ def load(
         resize: how Pillow images are resized: "crop", to the centre of the image, as the released
             evaluation does, or "squash", to all of it at another aspect ratio.
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
-            default the one saved with the weights.
+            default the one saved with the weights. A language model's is a directory.
         vq: the weights of a generator's VQ tokenizer, where its own hold none, as published ones.
         text_encoder: the directory of the text encoder whose features a generator of captions was
             trained with, such as Flan-T5-XL's from the Hugging Face hub; captions may then be
@@ -91,9 +93,9 @@ def load(
     family = family_of(weights.config)
     if family.role not in FROM_WEIGHTS:
         raise UserError(
-            f"expected the weights of TokLIP, a VQ tokenizer or a generator in {path}, got those "
-            f"of {family.title}: `python -m toklip_jax.convert start` joins a teacher and a VQ "
-            f"tokenizer"
+            f"expected the weights of TokLIP, a VQ tokenizer, a generator or a language model in "
+            f"{path}, got those of {family.title}: `python -m toklip_jax.convert start` joins a "
+            f"teacher and a VQ tokenizer"
         )
     own = {"text_encoder": text_encoder}
     given = {name: value for name, value in own.items() if value is not None}
@@ -130,4 +132,5 @@ FROM_WEIGHTS: dict[str, Callable[..., LoadedModel]] = {
     "toklip": Tokenizer.from_weights,
     "vq": VQTokenizer.from_weights,
     "generator": Generator.from_weights,
+    "language_model": LanguageModel.from_weights,
 }

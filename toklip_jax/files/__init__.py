@@ -1,6 +1,14 @@
 """Files of named arrays, read and written without ever being held whole."""
 
-from toklip_jax.files.lazy import AnyLazy, LazyArray, is_finite, lazy_stack, read_array, releasing
+from toklip_jax.files.lazy import (
+    AnyLazy,
+    LazyArray,
+    is_finite,
+    is_same,
+    lazy_stack,
+    read_array,
+    releasing,
+)
 from toklip_jax.files.mapped import AnyMapped, MappedFile, MappedFiles
 from toklip_jax.files.safetensors import read_safetensors, write_safetensors
 from toklip_jax.files.sharded import find_sharded, is_index, read_sharded, write_sharded
@@ -14,6 +22,7 @@ __all__ = [
     "find_sharded",
     "is_finite",
     "is_index",
+    "is_same",
     "lazy_stack",
     "read_array",
     "read_safetensors",

@@ -100,6 +100,23 @@ def is_finite(array: AnyLazy, release: Callable[[], None] = lambda: None) -> boo
     return True
 
 
+def is_same(array: AnyLazy, other: AnyLazy, release: Callable[[], None] = lambda: None) -> bool:
+    """Tells whether two arrays have the same shape, type and bytes; looks at them slice by slice.
+
+    Args:
+        release: see `read_array`.
+    """
+    array, other = np.asarray(array), np.asarray(other)
+    if (array.shape, array.dtype) != (other.shape, other.dtype):
+        return False
+    axis = _slowest_axis(array)
+    for part, other_part in zip(_parts(array, axis), _parts(other, axis), strict=True):
+        if np.ascontiguousarray(part).tobytes() != np.ascontiguousarray(other_part).tobytes():
+            return False
+        release()
+    return True
+
+
 def _parts(array, axis, like=None):
     """Slices of `array` along an axis, as many as cut `like`, or itself, into `SLICE_BYTES`."""
     slices = np.moveaxis(np.atleast_1d(array), axis, 0)

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import einops
 import jax.numpy as jnp
@@ -35,12 +35,15 @@ class Rule:
             parameter's first axis, `codebook[{i}]` is entry i of the parameter `codebook`.
         pattern: einops pattern from PyTorch's axes to ours.
         reason: why a carried tensor is no parameter.
+        copy_of: PyTorch's name of the parameter that a carried tensor repeats, "" where none. It is
+            checked on the way in, and written as what the parameter is by then.
     """
 
     source: str
     target: str | None
     pattern: str = SAME
     reason: str = ""
+    copy_of: str = ""
 
 
 class MapError(UserError):
@@ -101,7 +104,13 @@ def to_torch(
     tensors = {}
     for name, path in names.items():
         tensors[name] = _backward(_taken(params, path), match(name, rules)[0].pattern)
-    return {**tensors, **carried}
+    return {**tensors, **_carried(carried, rules, tensors)}
+
+
+def copies(carried: Iterable[str], rules: Sequence[Rule]) -> dict[str, str]:
+    """Returns, for each carried tensor that repeats a parameter, PyTorch's name of that."""
+    found = {name: match(name, rules)[0] for name in carried}
+    return {name: rule.copy_of for name, rule in found.items() if rule and rule.copy_of}
 
 
 def reverse_names(rules: Sequence[Rule], paths: Shapes) -> dict[str, str]:
@@ -138,6 +147,12 @@ def torch_shape(pattern: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     sizes = dict(zip(right.split(), shape, strict=True)) | {"1": 1}
     groups = re.findall(r"\([^)]*\)|\S+", left)
     return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
+
+
+def _carried(carried, rules, tensors):
+    """Carried tensors, with those that repeat parameters as the parameters are."""
+    repeated = copies(carried, rules)
+    return {n: tensors[repeated[n]] if n in repeated else x for n, x in carried.items()}
 
 
 def _with_entries(shapes, rules):

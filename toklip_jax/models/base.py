@@ -17,7 +17,9 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
-ROLES = ("vq", "teacher", "toklip", "inception", "generator", "text_encoder")
+ROLES = (
+    "vq", "teacher", "toklip", "inception", "generator", "text_encoder", "language_model",
+)  # fmt: skip
 
 
 @runtime_checkable
@@ -157,6 +159,21 @@ class Dialect:
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """The `config.json` that transformers has beside a family's weights.
+
+    Attributes:
+        kinds: the family's names in its `model_type`.
+        read: `read(settings)` returns the config of the model that the file's object describes.
+        write: `write(config)` returns the object.
+    """
+
+    kinds: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], Any]
+    write: Callable[[Any], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
 class ForeignKeys:
     """The PyTorch files of a family: how to tell one, size it, and map its names both ways.
 
@@ -174,6 +191,7 @@ class ForeignKeys:
             with the reason why they are left aside.
         inside: beginnings of the model's names within the files of larger models, everything else
             in which is left aside.
+        settings: how its `config.json` is read, where one tells what shapes don't.
     """
 
     marks: tuple[str, ...]
@@ -184,6 +202,7 @@ class ForeignKeys:
     fits: Callable[[Tensors, str], bool] = lambda tensors, prefix: True
     unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     inside: tuple[str, ...] = ()
+    settings: Settings | None = None
 
     def match(self, tensors: Tensors, prefix: str = "", is_named: bool = False) -> bool:
         """Tells whether tensors whose names begin with `prefix` are this family's.
@@ -234,6 +253,7 @@ class Family:
             sum over, from the last; none where that isn't offered.
         download: how to get its published weights, for messages; "" where that isn't known.
         image_size: the side in pixels of the images that its published weights were made for.
+        files: names of other files beside its weights, which are kept with them.
     """
 
     name: str
@@ -251,6 +271,7 @@ class Family:
     quantised: tuple[tuple[str, tuple[int, ...]], ...] = ()
     download: str = ""
     image_size: int = 256
+    files: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_name("role", self.role, ROLES)

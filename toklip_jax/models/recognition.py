@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.models.base import Family, Hints, Tensors, find_family, registered
 
 # Where a script's class, or a flax checkpoint, keeps its model.
@@ -27,15 +28,35 @@ class Recognised:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def infer(self, hints: Hints) -> Any:
+    def infer(self, hints: Hints, settings: Callable[[], Mapping[str, Any]] = dict) -> Any:
         """Returns the config of the model that the tensors are of.
 
+        Args:
+            settings: reads the `config.json` beside the file, or returns {} where there is none.
+                Families that have a use for one alone ask.
+
         Raises:
-            ValueError: a hint that these weights have no use for, or one that is missing.
+            ValueError: a hint that these weights have no use for, or one that is missing; a
+                `config.json` of another kind of model.
         """
         self.family.keys.expect_used(hints, self.family.title)
+        if self.family.keys.settings is not None and "model_type" in (found := settings()):
+            return self._of_settings(hints, found)
         told = {field: n for field, n in self.sizes.items() if getattr(hints, field) is None}
         return self.family.keys.infer(self.tensors, dataclasses.replace(hints, **told), "")
+
+    def _of_settings(self, hints, settings):
+        known, title = self.family.keys.settings, self.family.title
+        if settings["model_type"] not in known.kinds:
+            raise UserError(
+                f"expected a config.json of {title}, of model_type {' or '.join(known.kinds)}, "
+                f"got {settings['model_type']!r}"
+            )
+        if given := [name for name in hints.given if name != "family"]:
+            raise UserError(
+                f"expected no {' or '.join(given)} with a config.json, which says it: leave it out"
+            )
+        return known.read(settings)
 
 
 def recognise(tensors: Tensors, name: str | None = None) -> Recognised:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.files import AnyMapped
+from toklip_jax.models.base import family_of
 from toklip_jax.nn.layout import to_scanned, to_unrolled
 
 
@@ -24,6 +25,7 @@ class Weights:
         tokenizer_path: the path of the text tokenizer, a `tokenizer.json`, or None.
         source: a note for people on what it was converted or trained from.
         file: the mapped file or files that the parameters are views of, or None.
+        beside: paths of other files that belong to them: see `Family.files`.
     """
 
     config: Any
@@ -35,6 +37,7 @@ class Weights:
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     file: AnyMapped | None = None
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    beside: tuple[pathlib.Path, ...] = ()
 
     def with_layout(self, is_scanned: bool, stack: Callable = np.stack) -> "Weights":
         """Returns the same weights with layers stacked, by `stack`, or apart."""
@@ -47,3 +50,9 @@ class Weights:
         """Lets go of the memory that reading the files took."""
         if self.file is not None:
             self.file.release()
+
+
+def files_beside(directory: pathlib.Path, config: Any) -> tuple[pathlib.Path, ...]:
+    """Returns the files in a directory that belong to weights of this config in it."""
+    paths = (directory / name for name in family_of(config).files)
+    return tuple(path for path in paths if path.is_file())

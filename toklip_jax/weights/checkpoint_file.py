@@ -3,9 +3,11 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.printable import printable
+from toklip_jax.core.whole_files import read_object
 from toklip_jax.files import AnyLazy, AnyMapped, MappedFile, is_index, read_sharded
 from toklip_jax.files.npz import is_npz, read_npz
 from toklip_jax.files.stored_zip import is_zip
@@ -13,6 +15,7 @@ from toklip_jax.files.torch_legacy import is_legacy, read_torch_legacy
 from toklip_jax.files.torch_zip import one_clear_error, read_torch_zip
 from toklip_jax.weights.containers import find_weights
 
+SETTINGS = "config.json"  # transformers' name
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -47,6 +50,15 @@ class Checkpoint:
     taken: str = ""
     is_choice: bool = False
     is_mean: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the object in the `config.json` beside the file, {} where there is none.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        path = self.file.path.parent / SETTINGS
+        return read_object(path, "fetch it again") if path.is_file() else {}
 
 
 def read_checkpoint(

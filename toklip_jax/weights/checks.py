@@ -8,7 +8,7 @@ import numpy as np
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
-from toklip_jax.files import AnyLazy, LazyArray, is_finite
+from toklip_jax.files import AnyLazy, LazyArray, is_finite, is_same
 
 
 @contextlib.contextmanager
@@ -31,6 +31,26 @@ def expect_finite(
             f"expected finite numbers, got NaN or infinity in {len(faults)} tensors ({shown}): "
             f"take weights from before training diverged, or a copy that is not in half precision"
         )
+
+
+def expect_copies(
+    tensors: Mapping[str, AnyLazy], repeated: Mapping[str, str], release: Callable[[], None]
+) -> None:
+    """Checks that tensors are what they repeat, byte for byte; looks at them slice by slice.
+
+    Args:
+        repeated: the name of a tensor, and that of the one it repeats.
+
+    Raises:
+        ValueError: one is not: names both.
+    """
+    for name, other in repeated.items():
+        if not is_same(tensors[name], tensors[other], release):
+            raise UserError(
+                f"expected {printable(name)} to be a copy of {printable(other)}, as in a model "
+                f"whose head is its embedding, got other numbers: if they are apart, say "
+                f'"tie_word_embeddings": false in config.json beside the weights'
+            )
 
 
 def finite(name: str, array: AnyLazy) -> LazyArray:

@@ -3,11 +3,11 @@
 import flax.traverse_util
 
 from toklip_jax.files import AnyLazy
-from toklip_jax.files.rules import match, to_jax, to_torch
+from toklip_jax.files.rules import copies, match, to_jax, to_torch
 from toklip_jax.models.registry import Hints, keys_of, param_shapes, recognise
-from toklip_jax.weights.base import Weights
+from toklip_jax.weights.base import Weights, files_beside
 from toklip_jax.weights.checkpoint_file import Checkpoint
-from toklip_jax.weights.checks import expect_finite, finite, naming
+from toklip_jax.weights.checks import expect_copies, expect_finite, finite, naming
 
 
 def convert_checkpoint(
@@ -24,12 +24,13 @@ def convert_checkpoint(
     """
     with naming(checkpoint.file.path):
         recognised = recognise(checkpoint.tensors, hints.family)
-        family, config = recognised.family, recognised.infer(hints)
+        family, config = recognised.family, recognised.infer(hints, checkpoint.settings)
         rules = family.keys.rules(config, "", "")
         flat, carried = to_jax(recognised.tensors, rules, param_shapes(config))
         if expects_finite:
             params = {n: x for n, x in recognised.tensors.items() if n not in carried}
             expect_finite(params, checkpoint.file.release)
+            expect_copies(recognised.tensors, copies(carried, rules), checkpoint.file.release)
     taken = f" ({checkpoint.taken})" if checkpoint.taken else ""
     return Weights(
         config,
@@ -39,6 +40,7 @@ def convert_checkpoint(
         source=f"{family.title}, {checkpoint.file.path.name}{taken}",
         file=checkpoint.file,
         dropped=recognised.dropped,
+        beside=files_beside(checkpoint.file.path.parent, config),
     )
 
 

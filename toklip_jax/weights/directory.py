@@ -6,6 +6,7 @@ weights/
                          several files with an index, as `files.sharded` describes
     carried.safetensors  tensors of the PyTorch file that are no parameters, if any
     tokenizer.json       the text tokenizer, if any
+    ...                  other files that belong to the weights of a family, such as a chat template
 """
 
 import functools
@@ -32,7 +33,7 @@ from toklip_jax.models.registry import param_shapes
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.parallel.fetching import SharedReading
 from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
-from toklip_jax.weights.base import Weights
+from toklip_jax.weights.base import Weights, files_beside
 from toklip_jax.weights.checks import expect_finite, finite, naming
 from toklip_jax.weights.description import (
     FORMAT,
@@ -129,6 +130,7 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         source=description.source,
         training=description.training,
         file=file,
+        beside=files_beside(directory, config),
     )
 
 
@@ -180,6 +182,8 @@ def _write(directory, weights, params, max_shard_bytes):
             write_sharded(temporary, CARRIED, weights.carried, max_shard_bytes)
         if weights.tokenizer_path is not None:
             shutil.copyfile(weights.tokenizer_path, temporary / TOKENIZER)
+        for path in weights.beside:
+            shutil.copyfile(path, temporary / path.name)
         _describe(weights, temporary).write(temporary)
         os.replace(temporary, directory)
     finally:

@@ -77,7 +77,8 @@ def _place(array: Any, dtype: np.dtype, sharding: NamedSharding | None, release)
         array = array.astype(dtype)
         return array if sharding is None else jax.device_put(array, sharding)
     if sharding is None:
-        return jnp.asarray(read_array(array, dtype, release)).block_until_ready()
+        # Not jnp.asarray, which copies: a CPU takes this array over as it is.
+        return jax.device_put(read_array(array, dtype, release)).block_until_ready()
     made = {}
 
     def part(index):  # replicas of a slice are read once

@@ -1,0 +1,86 @@
+"""The compiled programs that draw a language model's answers."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from toklip_jax.api.drawing import precision
+from toklip_jax.decoding import Sampling
+from toklip_jax.decoding.tokens import Drawing, draw_tokens, first_token, next_token
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def answers(
+    model: nn.Module,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    room: int,
+    params: Any,
+    ids: Any,
+    positions: Any,
+    keys: jax.Array,
+    stop_ids: Any,
+    most: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `decoding.tokens.draw_tokens`, compiled once for each shape and setting."""
+
+    def run():
+        x = model.apply({"params": params}, ids, method="embed")
+        options = {"positions": positions, "stop_ids": stop_ids, "most": most, "room": room}
+        return draw_tokens(model, params, x, keys, sampling, **options)
+
+    return _placed(model, mesh, run)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def first_answer(
+    model: nn.Module,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    size: int,
+    params: Any,
+    ids: Any,
+    positions: Any,
+    keys: jax.Array,
+    stop_ids: Any,
+) -> Drawing:
+    """Returns `decoding.tokens.first_token`, compiled once for each shape and setting."""
+
+    def run():
+        x = model.apply({"params": params}, ids, method="embed")
+        options = {"positions": positions, "stop_ids": stop_ids, "size": size}
+        return first_token(model, params, x, keys, sampling, **options)
+
+    return _placed(model, mesh, run)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def next_answer(
+    model: nn.Module,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    drawing: Drawing,
+    keys: jax.Array,
+    stop_ids: Any,
+) -> Drawing:
+    """Returns `decoding.tokens.next_token`, compiled once for each shape and setting.
+
+    What it takes of the drawing is given up: the cache is written in place.
+    """
+    return _placed(
+        model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids)
+    )
+
+
+def _placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
+    """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
+    with jax.default_matmul_precision(precision(model)):
+        if mesh is None:
+            return run()
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return run()
