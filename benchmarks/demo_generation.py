@@ -3,12 +3,17 @@
     python -m benchmarks.demo_generation --demos=runs/quantisers/l2_0,... --workdir=runs/generation
     python -m benchmarks.demo_generation --workdir=runs/generation --show
 
-Each demo given is a finished run: its TokLIP is the tokenizer, and its teacher scores samples. For
-each, a GPT is trained with `none`, `add` and `concat` at equal steps, and with `none` at the
-compute of `concat`. Measured on the held-out style: nats an id; and of samples, with and without
-guidance: FID in the teacher's features (against training pictures), accuracy of the group by the
-teacher, and how different those of a group are. The table is the mean over runs and its standard
-error.
+Each demo given is a finished run: its TokLIP is the tokenizer, and its teacher scores samples
+(`benchmarks/demo_samples.py` says how). Variants:
+
+- `none`, `add`, `concat` at equal steps, conditioned on the group, and `none_equal_compute`: `none`
+  for the steps that cost what `concat` does;
+- `caption_none` and so on: conditioned on the caption's tokens;
+- `best_of_8`, `best_of_8_dropped`: what TokLIP chooses of eight samples of `add`, where the second
+  gives up the worse half after half of the places; no training;
+- `grpo_toklip`, `grpo_teacher`: `add`, post-trained by that reward.
+
+The table is the mean over runs and its standard error.
 """
 
 import argparse
@@ -23,12 +28,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from benchmarks.demo_samples import SCALES, Measure, teacher_of
+from toklip_jax.costs.flops import count_flops
+from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
+from toklip_jax.nn.config import Compute
+from toklip_jax.tasks.generator.objective import GeneratorObjective
+from toklip_jax.training.state import merge, partition
+from toklip_jax.weights import load_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_generation.json"
-STEPS, BATCH, SAMPLES = 600, 64, 1800
-SCALES = (1.0, 2.0)  # of guidance
+STEPS, BATCH = 600, 64
+START = "add"  # of what is chosen from or post-trained
+CANDIDATES = 8
+VARIANTS = ("none", "add", "concat", "none_equal_compute", "caption_none", "caption_add")
+VARIANTS += ("caption_concat", "best_of_8", "best_of_8_dropped", "grpo_toklip", "grpo_teacher")
 COLUMNS = ("train loss", "nats an id", "nats an id, seen style")
 COLUMNS += tuple(f"{name}, cfg {s:g}" for s in SCALES for name in ("FID", "accuracy", "spread"))
 
@@ -39,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--demos", default="", help="finished demo runs, one for each seed")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--variants", default="none,add,concat,none_equal_compute")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--first-seed", type=int, default=0, help="of the first demo")
     parser.add_argument("--split", default="test")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument("--show", action="store_true", help="print the table of what is there")
     args, overrides = parser.parse_known_args(argv)
     path = args.workdir / "figures.json"
@@ -50,27 +66,65 @@ def main(argv: Sequence[str] | None = None) -> int:
         for variant in args.variants.split(","):
             name = f"{variant}_{seed}"
             if name not in figures and not args.show:
-                run = train(args.workdir / name, demo, variant, seed, args.steps, overrides)
-                figures[name] = measure(run, pathlib.Path(demo), args.split, seed)
+                figures[name] = run(args, pathlib.Path(demo), variant, seed, overrides)
                 path.write_text(json.dumps(figures, indent=1) + "\n")
     print(table(figures))
     if not args.show:
-        RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+        args.results.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 
-def train(workdir, demo, variant, seed, steps, overrides) -> pathlib.Path:
-    """Trains one variant on a demo's TokLIP, and returns its directory."""
-    semantic = variant.partition("_")[0]
+def run(args, demo, variant, seed, overrides) -> dict[str, float]:
+    """Returns the figures of a variant, trained first where it is not one that only chooses."""
+    workdir, start = args.workdir / f"{variant}_{seed}", args.workdir / f"{START}_{seed}"
+    measure = Measure(demo, args.split, seed)
+    if variant.startswith("best_of"):
+        return measure.best_of(start / "generator", CANDIDATES, variant.endswith("dropped"))
+    if variant.startswith("grpo"):
+        post_train(workdir, demo, start, variant.partition("_")[2], seed, overrides)
+        return measure.generator(workdir / "grpo")
+    train(workdir, demo, variant, seed, args.steps, overrides)
+    return {"train loss": final_loss(workdir)} | measure.generator(workdir / "generator")
+
+
+def train(workdir, demo, variant, seed, steps, overrides) -> None:
+    """Trains a generator on a demo's TokLIP."""
+    condition = "caption" if variant.startswith("caption") else "group"
+    semantic = variant.removeprefix("caption_").partition("_")[0]
     if variant.endswith("equal_compute"):
         steps = round(steps * compute_ratio(demo))
+    _main(
+        f"semantic={semantic},condition={condition}",
+        workdir,
+        demo,
+        f"--config.seed={seed}",
+        f"--config.generator.loop.steps={steps}",
+        f"--config.generator.init.tokenizer={demo}/toklip/weights",
+        *overrides,
+    )
+
+
+def post_train(workdir, demo, start, reward, seed, overrides) -> None:
+    """Goes on from a generator by a reward."""
+    teacher = teacher_of(demo) if reward == "teacher" else ""
+    _main(
+        f"semantic={START}",
+        workdir,
+        demo,
+        f"--config.seed={seed}",
+        "--config.stages=('grpo',)",
+        f"--config.grpo.init.generator={start}/generator/weights",
+        f"--config.grpo.init.teacher={teacher}",
+        f"--config.grpo.loss.reward={reward}",
+        *overrides,
+    )
+
+
+def _main(options, workdir, demo, *flags):
     command = [sys.executable, "-m", "toklip_jax.main"]
-    command += [f"--config=configs/demo_generation.py:semantic={semantic}", f"--workdir={workdir}"]
-    command += [f"--config.seed={seed}", f"--config.generator.loop.steps={steps}"]
-    command += [f"--config.generator.init.tokenizer={demo}/toklip/weights"]
-    command += [f"--config.text.tokenizer={demo}/tokenizer.json", *overrides]
+    command += [f"--config=configs/demo_generation.py:{options}", f"--workdir={workdir}"]
+    command += [f"--config.text.tokenizer={demo}/tokenizer.json", *flags]
     subprocess.run(command, cwd=ROOT, check=True)
-    return workdir
 
 
 def compute_ratio(demo) -> float:
@@ -80,13 +134,6 @@ def compute_ratio(demo) -> float:
 
 def step_flops(demo, semantic) -> float:
     """Returns the FLOPs of a training step from ids."""
-    from toklip_jax.costs.flops import count_flops
-    from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
-    from toklip_jax.nn.config import Compute
-    from toklip_jax.tasks.generator.objective import GeneratorObjective
-    from toklip_jax.training.state import merge, partition
-    from toklip_jax.weights import load_weights
-
     weights = load_weights(pathlib.Path(demo) / "toklip" / "weights")
     vision = weights.config.vision
     gpt = GPTConfig(
@@ -108,101 +155,6 @@ def step_flops(demo, semantic) -> float:
         return jax.grad(loss)(trainable)
 
     return count_flops(step, trainable, frozen, batch)
-
-
-def measure(run: pathlib.Path, demo: pathlib.Path, split: str, seed: int) -> dict[str, float]:
-    """Returns the figures of one trained generator."""
-    import PIL.Image
-
-    import toklip_jax
-    from toklip_jax.demo.emoji import named_split
-    from toklip_jax.metrics import Frechet, frechet_distance
-    from toklip_jax.run.generate import to_grid
-
-    generator = toklip_jax.load(run / "generator" / "weights", batch_size=256)
-    teacher = Teacher(demo)
-    parts = named_split(split, 48)
-    figures = {"train loss": final_loss(run)}
-    seen = np.random.default_rng(0).choice(len(parts.train), len(parts.test), replace=False)
-    figures["nats an id"] = nats(generator, parts.test.images, parts.test.group_ids)
-    figures["nats an id, seen style"] = nats(
-        generator, parts.train.images[seen], parts.train.group_ids[seen]
-    )
-    real = teacher.features(parts.train.images[seen])
-    reference = Frechet.from_features(real).statistics()
-    # The classes as often as they are among the pictures.
-    labels = np.random.default_rng(seed).choice(parts.train.group_ids, SAMPLES)
-    for scale in SCALES:
-        ids = np.asarray(generator.sample(classes=labels, key=seed, cfg_scale=scale))
-        images = np.asarray(generator.detokenize(ids))
-        images = np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8)
-        features = teacher.features(images)
-        gaussian = Frechet.from_features(features).statistics()
-        figures[f"FID, cfg {scale:g}"] = frechet_distance(gaussian, reference)
-        figures[f"accuracy, cfg {scale:g}"] = teacher.accuracy(features, labels)
-        figures[f"spread, cfg {scale:g}"] = spread(features, labels)
-        first = [images[labels == group][i] for group in range(9) for i in range(9)]
-        PIL.Image.fromarray(to_grid(first)).save(run / f"samples_cfg_{scale:g}.png")
-    return figures
-
-
-class Teacher:
-    """A demo's teacher: features of pictures, and the group that they are nearest to."""
-
-    def __init__(self, demo: pathlib.Path):
-        from toklip_jax.data.text import TextTokenizer
-        from toklip_jax.demo.emoji import named_split
-        from toklip_jax.models.registry import build_model
-        from toklip_jax.nn.config import Compute
-        from toklip_jax.weights import load_weights
-
-        config = json.loads((demo / "config.json").read_text())
-        source = config["toklip"]["init"]["teacher"]
-        path = demo / "teacher" / "weights" if source.startswith("stage:") else source
-        weights = load_weights(path)
-        model = build_model(weights.config, Compute(is_scanned=weights.is_scanned))
-        self._apply = jax.jit(
-            lambda images: model.apply({"params": weights.params}, images, method="image_features")
-        )
-        text = TextTokenizer.load(demo / "tokenizer.json", weights.config.text.context_length)
-        groups = text(list(named_split("test", 48).test.groups))
-        self._groups = _unit(
-            model.apply({"params": weights.params}, jnp.asarray(groups), method="text_features")
-        )
-
-    def features(self, images) -> np.ndarray:
-        """Normalised features of uint8 images."""
-        from toklip_jax.ops.pixels import to_unit_range
-
-        chunks = [images[i : i + 256] for i in range(0, len(images), 256)]
-        return np.concatenate([_unit(self._apply(jnp.asarray(to_unit_range(x)))) for x in chunks])
-
-    def accuracy(self, features, labels) -> float:
-        """How often the nearest group's name is the label's."""
-        return float(np.mean(np.argmax(features @ self._groups.T, axis=1) == labels))
-
-
-def spread(features, labels) -> float:
-    """Returns the mean distance of two samples of one class: 1 - their features' product."""
-    means = []
-    for label in np.unique(labels):
-        own = features[labels == label]
-        products = own @ own.T
-        n = len(own)
-        if n > 1:
-            means.append(1 - (products.sum() - np.trace(products)) / (n * (n - 1)))
-    return float(np.mean(means))
-
-
-def nats(generator, images, labels) -> float:
-    """Returns the mean of -log p(id | those before it, group), nats."""
-    total, count = 0.0, 0
-    for start in range(0, len(images), 256):
-        ids = np.asarray(generator.tokenize(images[start : start + 256]))
-        logits = generator.logits(ids, classes=labels[start : start + 256])[:, :-1]
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], -1)
-        total, count = total - float(chosen.sum()), count + ids.size
-    return total / count
 
 
 def final_loss(run) -> float:
@@ -230,11 +182,6 @@ def _cell(values):
     if len(values) < 2:
         return f"{mean:.4g}"
     return f"{mean:.4g} ± {statistics.stdev(values) / len(values) ** 0.5:.2g}"
-
-
-def _unit(x):
-    x = np.asarray(x)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 if __name__ == "__main__":

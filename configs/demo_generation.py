@@ -4,6 +4,9 @@
 
 `--config=configs/demo_generation.py:semantic=concat` joins TokLIP's token of each id to it;
 `condition=caption` takes the caption's tokens, by TokLIP's own text tower, in place of the group.
+`--config.stages="('generator','grpo')"` post-trains it with rewards, which needs TokLIP's tokens
+(`semantic=add` or `concat`) and the group; the start and the reward are in `grpo.init` and
+`grpo.loss.reward`.
 The tokenizer is `runs/demo/toklip/weights`; `--config.generator.init.tokenizer` names another.
 """
 
@@ -20,9 +23,13 @@ from toklip_jax.models.serialization import config_to_dict
 # By path: configs are files and not a package.
 demo = runpy.run_path(str(pathlib.Path(__file__).with_name("demo.py")))
 SIZE, CONTEXT, WIDTH, VOCABULARY = (demo[n] for n in ("SIZE", "CONTEXT", "WIDTH", "VOCABULARY"))
-GROUPS, GRID, CODES = 9, (6, 6), 1024
+GRID, CODES = (6, 6), 1024
+GROUPS = (
+    "activities", "animals and nature", "flags", "food and drink", "objects", "people and body",
+    "smileys and emotion", "symbols", "travel and places",
+)  # fmt: skip
 CONDITIONS = {
-    "group": {"num_classes": GROUPS},
+    "group": {"num_classes": len(GROUPS)},
     "caption": {"num_classes": 0, "caption_dim": WIDTH, "caption_length": CONTEXT},
 }
 DEFAULTS = {"semantic": "none", "condition": "group"}
@@ -91,6 +98,22 @@ def get_config(options: str = "") -> ConfigDict:
                 "loop": {"steps": 2000, "log_every": 50, "save_every": 1000},
                 "batch_size": 64,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
+            },
+            "grpo": {
+                "objective": "grpo",
+                "init": {"generator": "stage:generator", "teacher": ""},
+                "prompts": GROUPS,
+                "loss": {"group_size": 8, "reward": "toklip", "kl_weight": 0.02},
+                "optimizer": {
+                    "learning_rate": 1e-4,
+                    "warmup_steps": 20,
+                    "schedule": "constant",
+                    "weight_decay": 0.0,
+                    "clip_norm": 1.0,
+                },
+                "loop": {"steps": 300, "log_every": 10, "save_every": 100},
+                "batch_size": 16,
+                "augment": {},
             },
         }
     )

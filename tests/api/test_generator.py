@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import toklip_jax
+from toklip_jax.api import drawing
+from toklip_jax.api.program import platform_of
 from toklip_jax.core.errors import UserError
 
 
@@ -191,3 +193,10 @@ def test_captions_without_meaning_are_refused(golden):
 def test_toklips_grid_must_be_the_generators(golden, path):
     with pytest.raises(UserError, match="TokLIP with a grid of"):
         toklip_jax.load(golden("gpt_c2i_tiny/checkpoint.safetensors"), vq=path, grid=8)
+
+
+def test_batches_are_padded_to_powers_of_two_and_on_a_gpu_to_at_least_16_rows():
+    sizes = [drawing.bucket(rows, None, "cpu") for rows in (1, 2, 3, 16, 17)]
+    assert sizes == [1, 2, 4, 16, 32]
+    assert [drawing.bucket(rows, None, "gpu") for rows in (1, 16, 17)] == [16, 16, 32]
+    assert platform_of({"a": np.ones(2)}) == platform_of({"a": jnp.ones(2)}) == "cpu"

@@ -23,7 +23,7 @@ from toklip_jax.api.drawing import (
     whole_number,
 )
 from toklip_jax.api.inputs import Ids, Images, Vectors
-from toklip_jax.api.program import Method, run_method
+from toklip_jax.api.program import Method, platform_of, run_method
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
@@ -383,7 +383,7 @@ class Generator(LoadedModel):
             uncond = self.params["gpt"]["condition"].get("uncond")
             null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
         keys = row_keys(draws.key, jnp.arange(draws.first_index, draws.first_index + count))
-        size = self.batch_size or bucket(count, self._mesh)
+        size = self.batch_size or bucket(count, self._mesh, platform_of(self.params))
         out = []
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1)

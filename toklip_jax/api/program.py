@@ -93,6 +93,14 @@ def mesh_of(params: Any) -> Mesh | None:
     return None
 
 
+def platform_of(params: Any) -> str:
+    """Returns what parameters lie on: "cpu", "gpu" or "tpu"; JAX's default for host arrays."""
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            return next(iter(leaf.devices())).platform
+    return jax.default_backend()
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """The sharding of inputs: over `mesh`, along their first axis by `axes`."""

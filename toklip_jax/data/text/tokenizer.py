@@ -84,29 +84,11 @@ class TextTokenizer:
             FileNotFoundError: there is no such file.
             ValueError: the file is no tokenizer.
         """
-        path = expand_user(path)
-        path = path / TOKENIZER_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise NotFound(
-                f"expected a Hugging Face {TOKENIZER_FILE}, found no file {path}: a tokenizer "
-                f"in another format becomes one by transformers' AutoTokenizer and save_pretrained"
-            )
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(
-                f"expected a Hugging Face {TOKENIZER_FILE} of at most {_MAX_BYTES} bytes, got "
-                f"{path}, which is larger: save it again with Tokenizer.save(path, pretty=False)"
-            )
-        with _library_errors(
-            lambda reason: (
-                f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} "
-                f"({reason}): save it again with Tokenizer.save"
-            )
-        ):
-            tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = read_tokenizer(path)
         try:
             return cls(tokenizer, context_length, clean)
         except UserError as error:
-            raise UserError(f"{error} (in {path})") from error
+            raise UserError(f"{error} (in {expand_user(path)})") from error
 
     @classmethod
     def from_hub(
@@ -133,6 +115,11 @@ class TextTokenizer:
                 f"{reason}: pass the path of a local {TOKENIZER_FILE}"
             ) from error
         return cls.from_file(path, context_length, clean)
+
+    @property
+    def without_cleaning(self) -> Tokenizer:
+        """The tokenizer itself, which neither cleans texts nor ends, cuts or pads them."""
+        return self._tokenizer
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -216,6 +203,36 @@ class TextTokenizer:
             "later ones are not reported",
             len(rows), len(texts), self.context_length, texts[rows[0]][:60],
         )  # fmt: skip
+
+
+def read_tokenizer(path: str | pathlib.Path) -> Tokenizer:
+    """Reads a Hugging Face `tokenizer.json`, or the one in directory `path`.
+
+    Padding, truncation and dropout that it stores are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no tokenizer.
+    """
+    path = expand_user(path)
+    path = path / TOKENIZER_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise NotFound(
+            f"expected a Hugging Face {TOKENIZER_FILE}, found no file {path}: a tokenizer "
+            f"in another format becomes one by transformers' AutoTokenizer and save_pretrained"
+        )
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(
+            f"expected a Hugging Face {TOKENIZER_FILE} of at most {_MAX_BYTES} bytes, got "
+            f"{path}, which is larger: save it again with Tokenizer.save(path, pretty=False)"
+        )
+    with _library_errors(
+        lambda reason: (
+            f"expected a Hugging Face {TOKENIZER_FILE}, could not read {path} "
+            f"({reason}): save it again with Tokenizer.save"
+        )
+    ):
+        return _without_stored_settings(Tokenizer.from_file(str(path)))
 
 
 def train_tokenizer(
