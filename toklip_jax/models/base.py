@@ -17,7 +17,7 @@ from toklip_jax.files.rules import Rule
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
-ROLES = ("vq", "teacher", "toklip", "inception", "generator", "language_model")
+ROLES = ("vq", "teacher", "toklip", "inception", "generator", "language_model", "multimodal")
 
 
 @runtime_checkable
