@@ -28,7 +28,17 @@ from toklip_jax.data.conversations.encoding import (
     tokenize_pieces,
     truncate,
 )
+from toklip_jax.data.conversations.images import (
+    CachedIds,
+    GivenIds,
+    ImageLoader,
+    Pixels,
+    cached_names,
+)
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.messages import MessagesSource, write_messages
 from toklip_jax.data.conversations.named_templates import TEMPLATES, ending_with, template_of
+from toklip_jax.data.conversations.packed import Encoder, PackedSource, conversation_batches
 from toklip_jax.data.conversations.templates import (
     CaptionTemplate,
     Piece,
@@ -54,12 +64,20 @@ __all__ = [
     "TEXT_PLACE",
     "USER",
     "BadConversation",
+    "CachedIds",
     "CaptionTemplate",
     "ChatTemplate",
     "ChatTokenizer",
     "Conversation",
+    "Encoder",
     "FastTokenizer",
+    "GivenIds",
+    "ImageLoader",
+    "LlavaSource",
+    "MessagesSource",
+    "PackedSource",
     "Piece",
+    "Pixels",
     "Row",
     "Template",
     "TransformersTokenizer",
@@ -67,8 +85,10 @@ __all__ = [
     "TurnTemplate",
     "batch_rows",
     "bucket_length",
+    "cached_names",
     "chat_tokenizer",
     "chatml",
+    "conversation_batches",
     "encode_conversation",
     "encode_prompt",
     "ending_with",
@@ -78,4 +98,5 @@ __all__ = [
     "template_of",
     "tokenize_pieces",
     "truncate",
+    "write_messages",
 ]

@@ -31,6 +31,9 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
 
+    def __repr__(self) -> str:
+        return f"ChatTemplate({self._tokenizer.chat_template!r})"
+
     def pieces(self, conversation: Conversation, is_prompt: bool = False) -> list[Piece]:
         """Returns the pieces of a conversation; see `Template.pieces`.
 

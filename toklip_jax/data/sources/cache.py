@@ -73,6 +73,19 @@ class CacheSource:
             raise BadSample("damaged record")
         return self.header.read(record, 0) | {CROPS: _Crops(self.header, record)}
 
+    def sample_of(self, index: int) -> int:
+        """Returns the index in the encoded source, whose unreadable samples have no row.
+
+        Raises:
+            ValueError: the cache doesn't say.
+        """
+        for field in self.header.fields:
+            if field.name == "index":
+                return int(field.read(self._records[index], 0))
+        raise UserError(
+            "expected a cache with each record's index in its source, got one without: encode again"
+        )
+
     def key(self, index: int) -> str:
         """Returns the shard's name and the row in it."""
         file, row = self._offsets.place(index)
