@@ -2,6 +2,7 @@
 
     python -m benchmarks.run --suite=cpu
     python -m benchmarks.run --suite=vq
+    python -m benchmarks.run --suite=language
     python -m benchmarks.run --suite=gpu
     python -m benchmarks.run --suite=gpu --rehearse
     python -m benchmarks.run --suite=cpu --only=limits,inference
@@ -60,6 +61,8 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
     },
     # Sampling by generators; `--suite=generation`.
     "generation": {"tiny": ("sampling", ("tiny",)), "b": ("sampling", ("b",))},
+    # Decoding by language models; `--suite=language`.
+    "language": {name: ("language_model", (name,)) for name in ("qwen2.5", "qwen3")},
     # The shortest first: a run that is cut off has measured the most.
     "gpu": {
         "limits": ("limits", ("gpu",)),
@@ -76,9 +79,18 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
     },
 }
 # Modules whose `measure` takes `is_rehearsal`; the others take seconds anyway.
-REHEARSED = ("limits", "nearest", "inference", "train_step", "attention", "sampling")
-ON_CPUS = ("cpu", "vq", "generation")
-LONGEST = {"cpu": 900, "vq": 900, "generation": 900, "gpu": 1200}  # seconds of a part
+REHEARSED = (
+    "limits",
+    "nearest",
+    "inference",
+    "train_step",
+    "attention",
+    "sampling",
+    "language_model",
+)
+ON_CPUS = ("cpu", "vq", "generation", "language")
+# Seconds of a part.
+LONGEST = {"cpu": 900, "vq": 900, "generation": 900, "language": 900, "gpu": 1200}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,5 +32,7 @@ def random_params(init: Callable[..., Any], *shapes: Any) -> dict[str, Any]:
 
 def _fan_in(path, shape):
     """Input axes are all but the last; of a projection into heads, the first alone."""
-    is_into_heads = path[-2].key in ("qkv", "kv") or (path[-2].key == "q" and len(shape) == 3)
+    is_into_heads = path[-2].key in ("qkv", "kv") or (
+        path[-2].key in ("q", "k", "v") and len(shape) == 3
+    )
     return shape[0] if is_into_heads else np.prod(shape[:-1])

@@ -28,10 +28,12 @@ from toklip_jax.weights.conversion import (
     convert_checkpoint,
     export_tensors,
 )
+from toklip_jax.weights.hugging_face import has_settings, write_hugging_face
 from toklip_jax.weights.read import expect_no_hints, is_converted, other_choice
 from toklip_jax.weights.vq_part import describe_vq, expect_joined, join_vq
 from toklip_jax.weights.writer import write_checkpoint
 
+FILES = (".safetensors", ".pt")  # that `to-torch` writes
 MAX_NAMES = 40  # in a list of ignored or differing tensors
 MAX_ALONE = 4  # tensors of one reason that are listed one by one
 
@@ -92,9 +94,12 @@ def to_jax(args: argparse.Namespace) -> int:
 
 
 def to_torch(args: argparse.Namespace) -> int:
-    """Converts a directory into a PyTorch file."""
+    """Converts a directory into a PyTorch file, or a language model's into transformers' form."""
     weights = load_weights(args.directory)
-    write_checkpoint(args.out, export_tensors(weights), weights.release)
+    if args.out.suffix not in FILES and has_settings(weights):
+        write_hugging_face(args.out, weights)
+    else:
+        write_checkpoint(args.out, export_tensors(weights), weights.release)
     print(f"wrote {args.out}")
     return 0
 
@@ -160,10 +165,11 @@ def _parser():
 
     file = {"help": "a .pt, .safetensors or .npz, or a directory of safetensors with an index"}
     directory, new = {"help": "a converted directory"}, {"help": "a new directory"}
+    written = {"help": "a new .safetensors or .pt, or a language model's new directory"}
     either = {"help": "a file as `to-jax` takes, or a converted directory"}
     add("inspect", inspect, sizes, choice, other_file, file=either)
     add("to-jax", to_jax, sizes, choice, other_file, out, file=file, out=new)
-    add("to-torch", to_torch, directory=directory, out={"help": "a new .safetensors or .pt"})
+    add("to-torch", to_torch, directory=directory, out=written)
     add("verify", verify, choice, other_file, file=file, directory=directory)
     command = add("start", start, sizes, choice, out, teacher=either, vq=either, out=new)
     command.add_argument("--seed", type=int, default=0, help="seed of the new mapping MLP")

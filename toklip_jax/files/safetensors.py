@@ -64,9 +64,17 @@ def read_safetensors(file: MappedFile) -> dict[str, np.ndarray]:
     return {name: entry.view(body) for name, entry in entries.items()}
 
 
-def write_safetensors(path: str | pathlib.Path, tensors: Mapping[str, AnyLazy]) -> None:
-    """Writes named arrays, each made, written and let go before the next."""
-    header, end = {}, 0
+def write_safetensors(
+    path: str | pathlib.Path,
+    tensors: Mapping[str, AnyLazy],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes named arrays, each made, written and let go before the next.
+
+    Args:
+        metadata: what the file says of itself; nothing unless given.
+    """
+    header, end = {METADATA: dict(metadata)} if metadata else {}, 0
     for name, array in tensors.items():
         start, end = end, end + array.nbytes
         header[name] = {

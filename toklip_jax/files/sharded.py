@@ -71,22 +71,24 @@ def write_sharded(
     stem: str,
     tensors: Mapping[str, AnyLazy],
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes named arrays in order, each made, written and let go before the next.
 
     Args:
         max_shard_bytes: where the tensors have more, they are split over several files and an
             index is written; a larger tensor has a file to itself.
+        metadata: what each file says of itself; nothing unless given.
     """
     directory = pathlib.Path(directory)
     shards = _split(tensors, max_shard_bytes)
     if len(shards) == 1:
-        write_safetensors(directory / f"{stem}{SUFFIX}", shards[0])
+        write_safetensors(directory / f"{stem}{SUFFIX}", shards[0], metadata)
         return
     shard_of = {}
     for number, shard in enumerate(shards, start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}{SUFFIX}"
-        write_safetensors(directory / file, shard)
+        write_safetensors(directory / file, shard, metadata)
         shard_of |= dict.fromkeys(shard, file)
     total = sum(array.nbytes for array in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": shard_of}
