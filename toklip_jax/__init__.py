@@ -4,9 +4,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toklip_jax.api import Generator, LanguageModel, Tokenizer, VQTokenizer, load
+    from toklip_jax.api import (
+        Generator,
+        LanguageModel,
+        MultimodalModel,
+        Tokenizer,
+        VQTokenizer,
+        load,
+    )
 
-__all__ = ["Generator", "LanguageModel", "Tokenizer", "VQTokenizer", "load"]
+__all__ = ["Generator", "LanguageModel", "MultimodalModel", "Tokenizer", "VQTokenizer", "load"]
 
 
 def __getattr__(name: str):

@@ -26,14 +26,18 @@ def answers(
     stop_ids: Any,
     most: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns `decoding.tokens.draw_tokens`, compiled once for each shape and setting."""
+    """Returns `decoding.tokens.draw_tokens`, compiled once for each shape and setting.
+
+    Args:
+        ids: what the model's `embed` takes; a tuple where that is more than ids.
+    """
 
     def run():
-        x = model.apply({"params": params}, ids, method="embed")
+        x = _embedded(model, params, ids)
         options = {"positions": positions, "stop_ids": stop_ids, "most": most, "room": room}
         return draw_tokens(model, params, x, keys, sampling, **options)
 
-    return _placed(model, mesh, run)
+    return placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -51,11 +55,11 @@ def first_answer(
     """Returns `decoding.tokens.first_token`, compiled once for each shape and setting."""
 
     def run():
-        x = model.apply({"params": params}, ids, method="embed")
+        x = _embedded(model, params, ids)
         options = {"positions": positions, "stop_ids": stop_ids, "size": size}
         return first_token(model, params, x, keys, sampling, **options)
 
-    return _placed(model, mesh, run)
+    return placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -72,12 +76,15 @@ def next_answer(
 
     What it takes of the drawing is given up: the cache is written in place.
     """
-    return _placed(
-        model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids)
-    )
+    return placed(model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids))
 
 
-def _placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
+def _embedded(model, params, ids):
+    inputs = ids if isinstance(ids, tuple) else (ids,)
+    return model.apply({"params": params}, *inputs, method="embed")
+
+
+def placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
     """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
     with jax.default_matmul_precision(precision(model)):
         if mesh is None:

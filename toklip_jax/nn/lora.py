@@ -19,11 +19,16 @@ DOWN, UP = "lora_down", "lora_up"  # A, [inputs, rank], and B, [rank, outputs]
 
 
 @contextlib.contextmanager
-def adapted(module: nn.Module, rank: int, scale: float) -> Iterator[None]:
-    """Within it, calls of `module` add to each linear layer in a transformer's blocks.
+def adapted(rank: int, scale: float) -> Iterator[None]:
+    """Within it, every linear layer that is called has LoRA's addition.
 
-    The layers have the parameters `lora_down` and `lora_up` then, beside `kernel`. No layer outside
-    a stack is changed, and none if the rank is 0.
+    The layers have the parameters `lora_down` and `lora_up` then, beside `kernel`; scanned,
+    unrolled and rematerialised blocks alike. Heads that are no layers, such as a language model's
+    embedding and head, have none.
+
+    Args:
+        rank: of the additions; 0 changes nothing.
+        scale: multiplies them.
     """
     if not rank:
         yield
@@ -36,7 +41,6 @@ def adapted(module: nn.Module, rank: int, scale: float) -> Iterator[None]:
             return y
         return y + (scale * _addition(layer, args[0], rank, y)).astype(y.dtype)
 
-    del module  # of the language model alone, by where the context stands
     with nn.intercept_methods(add):
         yield
 

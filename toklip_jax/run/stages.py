@@ -24,6 +24,7 @@ from toklip_jax.training.identity import Identity
 from toklip_jax.training.loop import Evaluate, LoopContext, train
 from toklip_jax.training.workdir import weights_path
 from toklip_jax.weights import Weights, save_weights
+from toklip_jax.weights.base import files_beside
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,16 @@ def _tokenizer_path(stage, context) -> pathlib.Path | None:
     return context.tokenizer_path
 
 
+def _beside(stage, context, config) -> tuple[pathlib.Path, ...]:
+    """The other files that belong to weights of `config`, beside those that a stage starts from."""
+    found: dict[str, pathlib.Path] = {}
+    for source in initial_weights(stage).values():
+        path = weights_path(source, context.workdir)
+        directory = path if path.is_dir() else path.parent
+        found = {file.name: file for file in files_beside(directory, config)} | found
+    return tuple(found.values())
+
+
 def _save(stage, context, objective, params, record):
     weights = Weights(
         objective.model_config,
@@ -197,6 +208,7 @@ def _save(stage, context, objective, params, record):
         tokenizer_path=_tokenizer_path(stage, context),
         source=f"stage {stage.name} of {context.workdir}",
         training=record,
+        beside=_beside(stage, context, objective.model_config),
     )
     save_weights(context.weights_directory(stage.name), weights)
     barrier(f"weights of {stage.name}")

@@ -31,6 +31,8 @@ class MultimodalConfig:
         lora_rank: rank of what is added to the language model's kernels (LoRA, arXiv 2106.09685);
             0 for none.
         lora_alpha: lora_alpha / lora_rank multiplies it; 0 means twice the rank.
+        template: the name of the template that it was trained to answer in
+            (`data.conversations.TEMPLATES`); "" where none was said.
 
     Raises:
         ValueError: parts that are not read, or that something read needs and are missing.
@@ -43,6 +45,7 @@ class MultimodalConfig:
     grid: tuple[int, ...] = ()
     lora_rank: int = 0
     lora_alpha: float = 0.0
+    template: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "reads", check_names(self.reads, "reads"))

@@ -119,6 +119,12 @@ class Multimodal(nn.Module):
         """Returns what the language model reads in an image's places; see `features`."""
         return self.project(self.features(image_ids, images))
 
+    def read_images(self, images: Float[Array, "m h w 3"]) -> Float[Array, "m n d"]:
+        """Returns `image_inputs` of RGB images in [-1, 1], whatever the model reads of them."""
+        config = self.config
+        image_ids = self.tokenize(images) if config.needs_ids else None
+        return self.image_inputs(image_ids, images if PIXELS in config.reads else None)
+
     def embed(
         self,
         ids: Int[Array, "b t"],
@@ -193,7 +199,7 @@ class Multimodal(nn.Module):
         segment_ids: Int[Array, "b t"] | None = None,
         positions: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t v"]:
-        """Returns float32 logits of each place's successor; arguments are `embed`'s and `hidden`'s."""
+        """Returns float32 logits of what follows each place; see `embed` and `hidden`."""
         x = self.embed(ids, image_places, image_inputs)
         return self.all_logits(self.hidden(x, segment_ids, positions))
 
@@ -248,7 +254,7 @@ class Multimodal(nn.Module):
 
     @nn.nowrap
     def init_caches(self, batch_size: int, size: int, copies: int = 1) -> "Caches":
-        """Returns empty caches to draw images with; arguments are `init_cache`'s, `image_step`'s."""
+        """Returns empty caches to draw images with; see `init_cache` and `image_step`."""
         encoder = None
         if TOKENS in self.config.reads:
             dtype = self.compute.jax_dtype
@@ -271,7 +277,7 @@ class Multimodal(nn.Module):
 
     def _adapted(self):
         """The context in which the language model's kernels have LoRA's additions."""
-        return adapted(self.language_model, self.config.lora_rank, self.config.lora_scale)
+        return adapted(self.config.lora_rank, self.config.lora_scale)
 
     def _expect_given(self, image_ids, images):
         if (image_ids is None) == self.config.needs_ids or (images is None) == (
