@@ -26,7 +26,7 @@ DEFAULTS = {"size": "7b", "lora": "0"}
 CAPTIONS, INSTRUCTIONS = 558_128, 665_298  # conversations of LLaVA-1.5's two files
 WARMUP = 0.03  # share of the steps
 IMAGE_SIZE, TOKENS = 384, 576
-LENGTH = 2048
+CAPTION_LENGTH, LENGTH = 768, 2048  # tokens of a line, an image's among them
 
 
 def get_config(options: str = "") -> ConfigDict:
@@ -72,7 +72,7 @@ def get_config(options: str = "") -> ConfigDict:
                 "objective": "multimodal",
                 "model": {"reads": ("tokens",), "template": "plain"},
                 "init": {"language_model": model, "tokenizer": "path/to/TokLIP_L_384.pt"},
-                "source": _source(model, "plain"),
+                "source": _source(model, "plain", CAPTION_LENGTH),
                 "loss": {"trainable": (r"projector_\w+/.*",)},
                 **_recipe(1e-3, CAPTIONS, batch=256),
             },
@@ -85,19 +85,20 @@ def _instructions(model, rank) -> dict:
     """The stage on conversations, with the whole language model or additions of a rank."""
     recipe = _recipe(2e-4 if rank else 2e-5, INSTRUCTIONS, batch=128)
     if rank:
-        recipe["optimizer"]["factors"] = {r"projector_\w+/.*": 0.1}
+        recipe["optimizer"]["factors"] = ((r"projector_\w+/.*", 0.1),)
     language_model = r".*/lora_(down|up)" if rank else "language_model/.*"
     return {
         "objective": "multimodal",
         "model": {"lora_rank": rank, "template": "qwen2.5"},
         "init": {"model": "stage:projector"},
-        "source": _source(model, "qwen2.5"),
+        "source": _source(model, "qwen2.5", LENGTH),
         "loss": {"trainable": (r"projector_\w+/.*", language_model)},
         **recipe,
     }
 
 
-def _source(model, template) -> dict:
+def _source(model, template, length) -> dict:
+    """Lines of one image, so that a batch is LLaVA's; more in a line are as many fewer lines."""
     return {
         "kind": "conversations",
         "path": "path/to/conversations.json",
@@ -106,13 +107,13 @@ def _source(model, template) -> dict:
         "template": template,
         "tokens_per_image": TOKENS,
         "image_size": IMAGE_SIZE,
-        "length": LENGTH,
-        "max_images": LENGTH // TOKENS,
+        "length": length,
+        "max_images": 1,
     }
 
 
 def _recipe(rate, samples, batch) -> dict:
-    """One epoch. A line holds several conversations, so that a batch of lines is one of more."""
+    """LLaVA-1.5's optimizer and schedule, for one epoch."""
     batch = FieldReference(batch)
     steps = FieldReference(samples) // batch
     return {

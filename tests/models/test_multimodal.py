@@ -118,7 +118,7 @@ def test_lora_merged_equals_lora_apart():
     assert weights.config.lora_rank == 0
     model = Multimodal(weights.config, COMPUTE)
     got = apply(ids, method="logits", model=model, params=weights.params)
-    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_allclose(got, want, atol=5e-5)  # of logits up to 5
     without = params_of() | {"language_model": merged(params_of()["language_model"], 0.0)}
     other = apply(ids, method="logits", model=model, params=without)
     assert np.abs(other - want).max() > 1e-2
@@ -126,8 +126,8 @@ def test_lora_merged_equals_lora_apart():
 
 def test_drawn_images_are_what_the_parallel_model_says():
     """Greedy, guided: each id is the greatest of guided logits of all ids before it."""
-    prompts = np.random.default_rng(0).integers(0, VOCABULARY, (4, 5), np.int32)
-    positions = np.broadcast_to(np.arange(5), (4, 5)).astype(np.int32)
+    prompts = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (4, 5), np.int32))
+    positions = jnp.broadcast_to(jnp.arange(5, dtype=jnp.int32), (4, 5))
     sampling = Sampling(temperature=0, cfg_scale=2.0)
 
     @jax.jit
@@ -155,7 +155,8 @@ def test_llavas_names_come_back_bit_exact(golden, tmp_path):
     params = {name: params_of()[name] for name in ("language_model", "projector_tokens")}
     params["language_model"] = merged(params["language_model"], 0.0)
     tensors = llava_tensors(Weights(config, params, is_scanned=False))
-    save_file({name: np.asarray(x) for name, x in tensors.items()}, tmp_path / "x.safetensors")
+    arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    save_file(arrays, tmp_path / "x.safetensors")
     assert "model.embed_tokens.weight" in tensors
     got = projector_params(read_checkpoint(tmp_path / "x.safetensors").tensors, 32, 16)
     jax.tree.map(np.testing.assert_array_equal, got, params["projector_tokens"])
@@ -173,7 +174,7 @@ def test_llavas_names_come_back_bit_exact(golden, tmp_path):
         ({"reads": ("words",)}, "expected reads among"),
         ({"tokenizer": None}, "got none"),
         ({"tokenizer": VQ, "grid": (2, 2)}, "reads 'tokens', got a VQ tokenizer alone"),
-        ({"reads": ("codes",), "tokenizer": VQ}, "one grid"),
+        ({"reads": ("codes",), "tokenizer": VQ, "grid": ()}, "one grid"),
         ({"grid": (3, 3)}, "one grid"),
         ({"reads": ("pixels",)}, "expected no tokenizer"),
         ({"reads": ("tokens", "pixels")}, "expected an image_tower"),

@@ -94,7 +94,7 @@ def test_chunks_of_different_token_counts_equal_one():
 
 
 def test_the_loss_is_the_weighted_mean_over_tokens():
-    batch, objective = lines(2), objective_of(image_weight=0.25)
+    batch, objective = jax.tree.map(jnp.asarray, lines(2)), objective_of(image_weight=0.25)
     loss, metrics = objective.loss(params_of(), batch, jax.random.key(0))
     model = objective.model
     inputs = model.apply(
@@ -187,11 +187,11 @@ def test_what_does_not_fit_is_refused(start, section, loss, message):
 
 def test_factors_scale_updates_by_pattern():
     params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
-    config = OptimizerConfig(0.1, 0, factors={"b/.*": 0.25})
+    config = OptimizerConfig(0.1, 0, factors=(("b/.*", 0.25),))
     optimizer = make_optimizer(config, 3)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(updates["b"]["kernel"], updates["a"]["kernel"] / 4, rtol=1e-6)
     with pytest.raises(ValueError, match="matches none"):
-        make_optimizer(OptimizerConfig(factors={"c": 1.0}), 3).init(params)
+        make_optimizer(OptimizerConfig(factors=(("c", 1.0),)), 3).init(params)
     with pytest.raises(ValueError, match="regular expressions"):
-        OptimizerConfig(factors={"(": 1.0})
+        OptimizerConfig(factors=(("(", 1.0),))

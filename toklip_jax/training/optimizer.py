@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -34,8 +34,8 @@ class OptimizerConfig:
         ema_decay: decay of the running mean of parameters that is evaluated and saved; 0 keeps
             none.
         schedule: "cosine", to zero at the last step, or "constant".
-        factors: pattern of parameters -> factor on their learning rate, weight decay included; the
-            first pattern that matches the whole slash path counts.
+        factors: pairs of a pattern of parameters and the factor on their learning rate, weight
+            decay included; the first pattern that matches the whole slash path counts.
     """
 
     learning_rate: float = 1e-5
@@ -48,7 +48,7 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     ema_decay: float = 0.0
     schedule: str = "cosine"
-    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         for name in ("learning_rate", "warmup_steps", "eps", "weight_decay", "clip_norm"):
@@ -64,7 +64,7 @@ class OptimizerConfig:
         check_name("a schedule", self.schedule, SCHEDULES)
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"expected a layer_decay in (0, 1], got {self.layer_decay}")
-        for pattern, factor in self.factors.items():
+        for pattern, factor in self.factors:
             if not 0 <= factor <= LARGEST:
                 raise UserError(
                     f"expected a finite factor of at least 0 for {pattern!r} in factors, got "
@@ -138,7 +138,7 @@ def scale_by_layer(decay: float, embeddings: Sequence[str] = ()) -> optax.Gradie
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def scale_by_pattern(factors: Mapping[str, float]) -> optax.GradientTransformation:
+def scale_by_pattern(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
     """Returns a transformation that multiplies updates by the factor of the parameter's pattern.
 
     Args:
@@ -152,7 +152,7 @@ def scale_by_pattern(factors: Mapping[str, float]) -> optax.GradientTransformati
         return flax.traverse_util.flatten_dict(tree, sep="/")
 
     def init(params):
-        for pattern in factors:
+        for pattern, _ in factors:
             if not any(re.fullmatch(pattern, name) for name in names(params)):
                 raise UserError(
                     f"expected patterns of trained parameters in optimizer.factors, got "
@@ -166,7 +166,7 @@ def scale_by_pattern(factors: Mapping[str, float]) -> optax.GradientTransformati
         return flax.traverse_util.unflatten_dict(scaled, sep="/"), state
 
     def factor(name):
-        return next((f for pattern, f in factors.items() if re.fullmatch(pattern, name)), 1.0)
+        return next((f for pattern, f in factors if re.fullmatch(pattern, name)), 1.0)
 
     return optax.GradientTransformation(init, update)
 

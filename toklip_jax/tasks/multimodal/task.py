@@ -175,30 +175,23 @@ def _completed(params: Params, objective: MultimodalObjective, start: Start) -> 
 def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
     if not _can_outline(stage):
         raise UserError(
-            f"expected the parts of {stage.name} from stages of the same config, got "
-            f"{dict(stage.model.init)}"
+            f"expected a new language model in {stage.name}.model, and its tokenizer from a stage "
+            f"of the same config, got {dict(stage.model.init)}"
         )
-    config = _outlined(stage, stages, compute)
-    return build_objective(MultimodalObjective, stage, model_config=config, compute=compute)
-
-
-def _outlined(stage, stages, compute):
     parts = {}
     for name, source in stage.model.init.items():
         where = f"{stage.name}.init.{name}"
         other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
-        if name == MODEL:
-            before = _outlined(other, stages, compute)
-            return dataclasses.replace(before, lora_rank=stage.model.model.lora_rank)
         task = MAKERS[check_name(where, other.task, MAKERS)]
         parts[name] = task.outline(other, stages, compute).model_config
-    return _config(stage, parts)
+    config = _config(stage, parts)
+    return build_objective(MultimodalObjective, stage, model_config=config, compute=compute)
 
 
 def _can_outline(stage: StageConfig) -> bool:
+    """Whether all that isn't new comes from a stage whose model its own config tells."""
     init = stage.model.init
-    others = [name for name, source in init.items() if not source.startswith(STAGE_PREFIX)]
-    return not others and not {LANGUAGE_MODEL, TOWER} & set(init)
+    return set(init) <= {TOKENIZER} and all(x.startswith(STAGE_PREFIX) for x in init.values())
 
 
 def _batch(objective: MultimodalObjective, size: tuple[int, ...] | None, batch_size: int):
