@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.data.text import TOKENIZER_FILE
 from toklip_jax.evaluation.models import Models
@@ -178,9 +179,12 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
 def _tokenizer_path(stage, context) -> pathlib.Path | None:
     """The text tokenizer that goes with a stage's weights.
 
-    That of the run's texts if the stage reads them, or else that of the model it starts from, whose
-    text tower stays as it is.
+    The one that it names; that of the run's texts if the stage reads them; or else that of the
+    model it starts from, whose text tower stays as it is.
     """
+    if own := task_of(stage.task).tokenizer_of(stage):
+        path = expand_user(own)
+        return path / TOKENIZER_FILE if path.is_dir() else path
     if task_of(stage.task).reads_texts(stage):
         return context.tokenizer_path
     for source in initial_weights(stage).values():
@@ -197,6 +201,7 @@ def _beside(stage, context, config) -> tuple[pathlib.Path, ...]:
         path = weights_path(source, context.workdir)
         directory = path if path.is_dir() else path.parent
         found = {file.name: file for file in files_beside(directory, config)} | found
+    found.pop(TOKENIZER_FILE, None)  # `_tokenizer_path` says which
     return tuple(found.values())
 
 
