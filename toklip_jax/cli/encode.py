@@ -3,7 +3,12 @@
     python -m toklip_jax.encode --config=configs/toklip_s_256.py --output=CACHE [--workdir=RUN]
     python -m toklip_jax.encode --output=CACHE --parquet=DIR [--id_offset=N]
 
-The second exports an existing cache; `--parquet` together with `--config` does both.
+The second exports an existing cache; `--parquet` together with `--config` does both. With
+`--parquet_layout=messages` the rows are conversations (docs/conversations.md). Those of a JSON file
+are written, with the ids of their images, by
+
+    python -m toklip_jax.encode --conversations=FILE.json --images=DIR --tokenizer=WEIGHTS \\
+        --parquet=DIR
 """
 
 import functools
@@ -11,12 +16,28 @@ import functools
 import jax
 from absl import flags
 
+from toklip_jax.api import load
 from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache import expect_complete, export_parquet
+from toklip_jax.data.conversations import (
+    IMAGE_FIRST,
+    ORDERS,
+    TRAIN,
+    LlavaSource,
+    MessagesLayout,
+    Pixels,
+    export_messages,
+)
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
+from toklip_jax.run.encode_conversations import encode_conversations, model_image_size
+
+COLUMNS, MESSAGES = "columns", "messages"
+# Flags that only one kind of input has.
+OF_CACHES = ("output", "workdir", "id_offset", "parquet_order")
+OF_CONVERSATIONS = ("images", "tokenizer", "image_size")
 
 
 def main(argv: list[str]) -> int:
@@ -25,10 +46,18 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv):
-    return command_line.parse(argv, _define, ("output",), __doc__)
+    return command_line.parse(argv, _define, (), __doc__)
 
 
 def _prepare(values, experiment):
+    if values.conversations:
+        _expect_given(values, "of conversations", ("tokenizer", "parquet"), OF_CACHES)
+        if experiment is not None:
+            raise UserError("expected --conversations without --config, got both: leave one out")
+        _layout(values)
+        return functools.partial(_write_conversations, values)
+    if values.output is None:
+        raise UserError("expected --output=..., got none")
     if experiment is None and not values.parquet:
         raise UserError("expected --config to encode by or --parquet to export to, got neither")
     if experiment is None and values.workdir:
@@ -41,7 +70,33 @@ def _prepare(values, experiment):
             f"expected --id_offset with --parquet only, got {values.id_offset}: a cache holds ids "
             f"as they are, so leave it out"
         )
+    _expect_given(values, "of caches", (), OF_CONVERSATIONS)
+    if values.parquet_layout == MESSAGES:
+        _expect_given(values, "of that layout, whose ids are as they are", (), ("id_offset",))
+        _layout(values)
+    else:
+        of_messages = ("parquet_order", "parquet_split", "task_type")
+        _expect_given(values, "without --parquet_layout=messages", (), of_messages)
     return functools.partial(_work, values, experiment)
+
+
+def _expect_given(values, what, needed, others) -> None:
+    """Checks that flags are given which are needed, and none that would have no effect."""
+    for name in needed:
+        if not values[name].value:
+            raise UserError(f"expected --{name}=... for Parquet files {what}, got none")
+    for name in others:
+        if values[name].value != values[name].default:
+            raise UserError(
+                f"expected no --{name} for Parquet files {what}, got {values[name].value!r}: leave "
+                f"it out"
+            )
+
+
+def _layout(values) -> MessagesLayout:
+    return MessagesLayout(
+        order=values.parquet_order, split=values.parquet_split, task_type=values.task_type
+    )
 
 
 def _work(values, experiment) -> None:
@@ -56,8 +111,38 @@ def _work(values, experiment) -> None:
                 f"{size / 2**20:,.1f} MiB"
             )
     if values.parquet:
-        files = export_parquet(values.output, values.parquet, values.id_offset, **shares)
+        if values.parquet_layout == MESSAGES:
+            layout = _layout(values)
+            files, left_out = export_messages(values.output, values.parquet, layout, **shares)
+            if left_out:
+                print(f"{values.output}: left out {left_out} images with empty or unfit captions")
+        else:
+            files = export_parquet(values.output, values.parquet, values.id_offset, **shares)
         print(f"{values.parquet}: wrote {len(files)} Parquet files")
+
+
+def _write_conversations(values) -> None:
+    size = {"image_size": values.image_size} if values.image_size else {}
+    model = load(values.tokenizer, **size)
+    sides = values.image_size or model_image_size(model)
+    if sides is None:
+        raise UserError(
+            f"expected --image_size with a VQ tokenizer, which takes several, got none for "
+            f"{values.tokenizer}: set it"
+        )
+    files, bad = encode_conversations(
+        LlavaSource(values.conversations, values.images or None),
+        Pixels(sides),
+        model.tokenize,
+        values.parquet,
+        split=values.parquet_split,
+        task_type=values.task_type,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    if bad.counts:
+        print(f"left out {bad.report()}")
+    print(f"{values.parquet}: wrote {len(files)} Parquet files")
 
 
 def _define(values):
@@ -66,4 +151,18 @@ def _define(values):
     flags.DEFINE_string("parquet", "", "a directory to export the cache to", flag_values=values)
     flags.DEFINE_integer(
         "id_offset", 0, "added to ids in Parquet", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "parquet_layout", COLUMNS, (COLUMNS, MESSAGES), "what a row is", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "parquet_order", IMAGE_FIRST, tuple(ORDERS), "of image and caption", flag_values=values
+    )
+    flags.DEFINE_string("parquet_split", TRAIN, "train, or eval-NAME", flag_values=values)
+    flags.DEFINE_string("task_type", "", "of the rows of eval-NAME", flag_values=values)
+    flags.DEFINE_string("conversations", "", "a JSON file of conversations", flag_values=values)
+    flags.DEFINE_string("images", "", "the folder of their images", flag_values=values)
+    flags.DEFINE_string("tokenizer", "", "the weights that turn them into ids", flag_values=values)
+    flags.DEFINE_integer(
+        "image_size", 0, "their side in pixels; 0: the model's", lower_bound=0, flag_values=values
     )

@@ -2,16 +2,20 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
 
+from tests.data import small_cache
 from toklip_jax.data.conversations import (
     IMAGE,
     BadConversation,
+    CachedIds,
     Conversation,
     Encoder,
     GivenIds,
+    LlavaSource,
     PackedSource,
     Row,
     batch_rows,
@@ -24,7 +28,7 @@ from toklip_jax.data.conversations import (
 )
 from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.health import BadSample
-from toklip_jax.data.sources import Mixture
+from toklip_jax.data.sources import CacheSource, Mixture
 
 TOKENS, LENGTH, IMAGES = 4, 256, 5
 TEMPLATE = template_of("qwen3")
@@ -110,6 +114,19 @@ def test_images_of_a_batch_are_its_lines_own(encoder, chat):
     found = list(documents(batch))
     assert len(found) > 4
     assert set(found) <= known
+
+
+def test_a_cache_gives_ids_in_place_of_pixels(encoder, tmp_path):
+    small_cache.write_cache(tmp_path)
+    cache = CacheSource(str(tmp_path))
+    turns = [{"from": "human", "value": IMAGE}, {"from": "gpt", "value": "It."}]
+    rows = [{"id": f"{i}", "image": cache.key(i), "conversations": turns} for i in range(9)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    conversations = LlavaSource(str(tmp_path / "rows.json"), cache)
+    source = PackedSource(conversations, encoder, CachedIds(cache), max_images=IMAGES)
+    batch = next(conversation_batches(source, len(source), seed=0))
+    found = {tuple(ids) for ids in batch["image_ids"][batch["image_mask"]].tolist()}
+    assert found == {tuple(cache[i]["ids"].tolist()) for i in range(9)}
 
 
 def test_the_step_alone_decides_and_hosts_share_a_batch(encoder):

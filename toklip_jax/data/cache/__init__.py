@@ -2,7 +2,7 @@
 
 from toklip_jax.data.cache.fields import Field, id_dtype, lay_out
 from toklip_jax.data.cache.header import DATA, ENCODE, HEADER, Header, expect_complete, load_header
-from toklip_jax.data.cache.parquet import METADATA, export_parquet
+from toklip_jax.data.cache.parquet import METADATA, expect_whole, export_parquet
 
 __all__ = [
     "DATA",
@@ -12,6 +12,7 @@ __all__ = [
     "Field",
     "Header",
     "expect_complete",
+    "expect_whole",
     "export_parquet",
     "id_dtype",
     "lay_out",

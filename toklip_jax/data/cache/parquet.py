@@ -50,14 +50,18 @@ def export_parquet(
     for path in expect_complete(header, directory)[host::hosts]:
         target = output / pathlib.Path(path).with_suffix(".parquet").name
         records = read_records(path)
-        _expect_whole(header, records, path)
+        expect_whole(header, records, path)
         _write(target, _table(header, records, id_offset))
         written.append(target)
     return written
 
 
-def _expect_whole(header, records, path):
-    """Checks the records' lengths, and that captions are text."""
+def expect_whole(header: Header, records: list[bytes], path: str) -> None:
+    """Checks that records are this cache's: their lengths, and that captions are text.
+
+    Raises:
+        ValueError: one isn't.
+    """
     size = header.record_bytes
     for row, record in enumerate(records):
         caption = record[size:]

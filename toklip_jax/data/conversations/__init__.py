@@ -28,6 +28,12 @@ from toklip_jax.data.conversations.encoding import (
     tokenize_pieces,
     truncate,
 )
+from toklip_jax.data.conversations.export import (
+    IMAGE_FIRST,
+    ORDERS,
+    MessagesLayout,
+    export_messages,
+)
 from toklip_jax.data.conversations.images import (
     CachedIds,
     GivenIds,
@@ -36,7 +42,12 @@ from toklip_jax.data.conversations.images import (
     cached_names,
 )
 from toklip_jax.data.conversations.llava import LlavaSource
-from toklip_jax.data.conversations.messages import MessagesSource, write_messages
+from toklip_jax.data.conversations.messages import (
+    TRAIN,
+    MessagesSource,
+    expect_no_others,
+    write_messages,
+)
 from toklip_jax.data.conversations.named_templates import TEMPLATES, ending_with, template_of
 from toklip_jax.data.conversations.packed import Encoder, PackedSource, conversation_batches
 from toklip_jax.data.conversations.templates import (
@@ -57,11 +68,14 @@ __all__ = [
     "ASSISTANT",
     "IGNORED",
     "IMAGE",
+    "IMAGE_FIRST",
     "IMAGE_ID",
+    "ORDERS",
     "ROLES",
     "SYSTEM",
     "TEMPLATES",
     "TEXT_PLACE",
+    "TRAIN",
     "USER",
     "BadConversation",
     "CachedIds",
@@ -74,6 +88,7 @@ __all__ = [
     "GivenIds",
     "ImageLoader",
     "LlavaSource",
+    "MessagesLayout",
     "MessagesSource",
     "PackedSource",
     "Piece",
@@ -92,6 +107,8 @@ __all__ = [
     "encode_conversation",
     "encode_prompt",
     "ending_with",
+    "expect_no_others",
+    "export_messages",
     "first_fit",
     "pack_rows",
     "place_images",

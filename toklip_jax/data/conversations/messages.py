@@ -154,6 +154,24 @@ def write_messages(
     return path
 
 
+def expect_no_others(directory: str | pathlib.Path, split: str, shards: Sequence[str]) -> None:
+    """Checks that a directory has no other files of a split: readers would take them too.
+
+    Args:
+        shards: ends of the names of the files to be written.
+
+    Raises:
+        ValueError: it has; names one.
+    """
+    names = {f"{check_split(split)}-{shard}.parquet" for shard in shards}
+    found = {path.name for path in expand_user(directory).glob(f"{split}-*.parquet")}
+    if others := sorted(found - names):
+        raise UserError(
+            f"expected no other files {split}-*.parquet in {directory}, found {others[0]}: choose "
+            f"another directory, or remove them"
+        )
+
+
 def check_split(split: str) -> str:
     """Returns a split's name.
 

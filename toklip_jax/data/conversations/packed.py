@@ -173,7 +173,7 @@ class PackedSource:
 
     def key(self, index: int) -> str:
         """Returns the names of a line's conversations."""
-        return ", ".join(self._conversations.key(int(i)) for i in self._line(index))
+        return ", ".join(self._conversations.key(i) for i in self._line(index))
 
     def identity(self) -> list[Any]:
         """Returns what the lines depend on."""
@@ -181,10 +181,10 @@ class PackedSource:
         parts = [data_fingerprint(self._conversations), self._loader.identity()]
         return [rows, self._encoder.fingerprint, self.max_images, *parts]
 
-    def _line(self, index) -> np.ndarray:
+    def _line(self, index) -> list[int]:
         if not 0 <= index < len(self):
             raise IndexError(f"expected a line in [0, {len(self)}), got {index}")
-        return self._rows[self._starts[index] : self._starts[index + 1]]
+        return self._rows[self._starts[index] : self._starts[index + 1]].tolist()
 
 
 def conversation_batches(
