@@ -13,6 +13,7 @@ REQUIREMENTS = [
     "ftfy>=6.3,<7",
     "grain>=0.2.18,<0.3",
     "huggingface_hub>=1",
+    "jinja2>=3.1",
     "jax>=0.10.2,<0.13",
     "jaxtyping>=0.3.11,<0.4",
     "matplotlib>=3.9,<4",

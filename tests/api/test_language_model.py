@@ -1,5 +1,6 @@
 """The language model as users call it: prompts of any lengths, streams, stop ids, chats."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -80,7 +81,7 @@ def test_logits_of_prompts_of_several_lengths_are_those_of_each(model):
     together = np.asarray(model.logits(PROMPTS))
     assert together.shape == (3, 17, model.config.vocab_size)
     for prompt, got in zip(PROMPTS, together, strict=True):
-        want = model.apply(model.params, np.asarray([prompt]), "logits")[0]
+        want = model.apply(model.params, jnp.asarray([prompt]), "logits")[0]
         np.testing.assert_allclose(got[: len(prompt)], want, atol=1e-5, rtol=1e-5)
         assert not got[len(prompt) :].any()
     traced = jax.jit(model.logits)(jnp.asarray([PROMPTS[2]]))
@@ -109,7 +110,7 @@ def test_stop_ids_are_those_of_the_files_beside_the_weights(directories, tmp_pat
 
 
 def test_a_model_is_pickled_and_says_what_it_is(model):
-    assert repr(model).startswith("LanguageModel(qwen, 0.1 M parameters")
+    assert repr(model).startswith("LanguageModel(qwen, 0.2 M parameters")
     again = pickle.loads(pickle.dumps(model))
     assert again.generate(PROMPTS, max_new_tokens=3) == model.generate(PROMPTS, max_new_tokens=3)
 
@@ -173,6 +174,12 @@ def chatting(directories, tmp_path):
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
+NEEDS_JINJA = pytest.mark.skipif(
+    importlib.util.find_spec("jinja2") is None, reason="NOT CHECKED: needs jinja2"
+)
+
+
+@NEEDS_JINJA
 def test_a_chat_ends_where_the_answer_begins(chatting, tmp_path):
     model = chatting(TEMPLATE)
     assert model.tokenizer("hello")["input_ids"] == [4]
@@ -183,6 +190,14 @@ def test_a_chat_ends_where_the_answer_begins(chatting, tmp_path):
     assert other.chat_ids(MESSAGES) == ids
 
 
+@NEEDS_JINJA
+def test_messages_that_a_template_refuses_are_said(chatting):
+    refusing = "{{ raise_exception('only user and assistant') }}"
+    with pytest.raises(ValueError, match="only user and assistant"):
+        chatting(refusing).chat_ids(MESSAGES)
+
+
+@NEEDS_JINJA
 def test_a_template_without_a_generation_prompt_is_refused(chatting):
     with pytest.raises(ValueError, match="expected a chat template with a generation prompt"):
         chatting(TEMPLATE.partition("{% if")[0]).chat_ids(MESSAGES)

@@ -122,13 +122,12 @@ def test_an_untied_file_without_a_head_is_an_error(tied):
 
 
 def test_a_file_alone_tells_its_sizes_by_shapes_and_names(golden, tmp_path):
-    found = read_weights(golden("qwen3_tiny/checkpoint.safetensors"))
-    assert found.config == SIZES["qwen3_tiny"]
-    tensors = load_file(golden("qwen2_tiny/checkpoint_tied.safetensors"))
-    path = shutil.copyfile(
-        golden("qwen2_tiny/checkpoint_tied.safetensors"), tmp_path / "alone.safetensors"
-    )
+    path = tmp_path / "alone.safetensors"
+    shutil.copyfile(golden("qwen3_tiny/checkpoint.safetensors"), path)
+    assert read_weights(path).config == SIZES["qwen3_tiny"]
+    shutil.copyfile(golden("qwen2_tiny/checkpoint_tied.safetensors"), path)
     assert read_weights(path).config == SIZES["qwen2.5_tiny"]
+    tensors = load_file(path)
     tensors = {name: x for name, x in tensors.items() if ".layers.2." not in name}  # no named size
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"expected a config\.json beside the weights"):

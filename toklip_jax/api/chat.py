@@ -51,7 +51,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: A
 
     Raises:
         ValueError: no template, messages that it refuses, or one that doesn't say where an answer
-            begins.
+            begins; jinja2 is not installed.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
@@ -67,6 +67,11 @@ def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: A
 
     try:
         prompt, without = render(True), render(False)
+    except ImportError as error:
+        raise UserError(
+            "expected jinja2, which chat templates are written for, and it is not installed: "
+            "pip install jinja2"
+        ) from error
     except Exception as error:  # jinja's, or what the template raises
         raise UserError(
             f"expected messages that the chat template takes, got {type(error).__name__}: {error}"
