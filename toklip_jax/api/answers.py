@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from toklip_jax.api.drawing import precision
 from toklip_jax.decoding import Sampling
+from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.decoding.tokens import Drawing, draw_tokens, first_token, next_token
 
 
@@ -37,7 +38,7 @@ def answers(
         options = {"positions": positions, "stop_ids": stop_ids, "most": most, "room": room}
         return draw_tokens(model, params, x, keys, sampling, **options)
 
-    return placed(model, mesh, run)
+    return _placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -59,7 +60,7 @@ def first_answer(
         options = {"positions": positions, "stop_ids": stop_ids, "size": size}
         return first_token(model, params, x, keys, sampling, **options)
 
-    return placed(model, mesh, run)
+    return _placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -76,7 +77,28 @@ def next_answer(
 
     What it takes of the drawing is given up: the cache is written in place.
     """
-    return placed(model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids))
+    """Returns `decoding.multimodal.draw_image_ids`, compiled once for a shape and setting."""
+        model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def drawn_images(
+    model: nn.Module,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    ids: Any,
+    positions: Any,
+    keys: jax.Array,
+) -> jax.Array:
+    """Returns `decoding.multimodal.draw_image_ids`, compiled once for each shape and setting."""
+
+    def run():
+        x = _embedded(model, params, ids)
+        return draw_image_ids(model, params, x, positions, keys, sampling)
+
+    return _placed(model, mesh, run)
 
 
 def _embedded(model, params, ids):
@@ -84,7 +106,7 @@ def _embedded(model, params, ids):
     return model.apply({"params": params}, *inputs, method="embed")
 
 
-def placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
+def _placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
     """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
     with jax.default_matmul_precision(precision(model)):
         if mesh is None:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from tokenizers import Tokenizer
 
 from toklip_jax.api.prompts import padded_length
@@ -21,11 +22,12 @@ from toklip_jax.data.conversations import (
     Template,
     batch_rows,
     encode_prompt,
+    known_tokenizer,
     template_of,
 )
 from toklip_jax.data.text import TOKENIZER_FILE, read_tokenizer
 
-PADS = ("<|endoftext|>", "<pad>")  # Qwen's padding token, and the project's own tokenizers'
+UNFINISHED = "\ufffd"  # what decoding gives for a letter of which ids are missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +51,7 @@ class Prompting:
     @property
     def encoder(self) -> FastTokenizer:
         """The tokenizer as conversations need it."""
-        pads = [pad for pad in PADS if self.tokenizer.token_to_id(pad) is not None]
-        if not pads:
-            raise UserError(f"expected a text tokenizer with the token {' or '.join(PADS)}")
-        return FastTokenizer(self.tokenizer, pads[0])
+        return known_tokenizer(self.tokenizer)
 
     @property
     def end(self) -> str:
@@ -99,6 +98,45 @@ class Prompting:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         end = self.end.strip()
         return (text.partition(end)[0] if end else text).strip()
+
+
+def pieces(drawn: Iterable[int], prompting: Prompting) -> Iterator[str]:
+    """Returns the new text after each id; a letter of several ids comes with the last of them."""
+    ids: list[int] = []
+    shown = ""
+    for one in drawn:
+        ids.append(one)
+        text = prompting.text_of(ids)
+        if text.startswith(shown) and len(text) > len(shown) and not text.endswith(UNFINISHED):
+            yield text[len(shown) :]
+            shown = text
+
+
+def group_images(given: Sequence[Any], ndim: int, count: int) -> list[list[Any]]:
+    """Returns the images of each question, or their ids, as lists.
+
+    Args:
+        given: for each question one of them, a list of several, or None.
+        ndim: axes of one of them.
+        count: of the questions.
+
+    Raises:
+        ValueError: another number of questions.
+    """
+    groups = [_group(one, ndim) for one in given]
+    if len(groups) != count:
+        raise UserError(
+            f"expected images for each of {count} questions, got {len(groups)}: pass None for a "
+            f"question without, and a list for one with several"
+        )
+    return groups
+
+
+def _group(one, ndim):
+    if one is None:
+        return []
+    is_single = isinstance(one, PIL.Image.Image) or np.ndim(one) == ndim
+    return [one] if is_single else list(one)
 
 
 def find_template(name: str | Template | None, trained_with: str) -> Template:

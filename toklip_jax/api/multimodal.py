@@ -5,17 +5,21 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.answers import answers, first_answer, next_answer, placed
+from toklip_jax.api.answers import answers, drawn_images, first_answer, next_answer
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.chat import stop_ids_in
-from toklip_jax.api.conversing import Prompting, find_template, find_tokenizer
+from toklip_jax.api.conversing import (
+    Prompting,
+    find_template,
+    find_tokenizer,
+    group_images,
+    pieces,
+)
 from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids, Images
 from toklip_jax.api.program import Method, platform_of
@@ -25,7 +29,6 @@ from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import Template
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.decoding import Sampling, row_keys
-from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.models.base import place_size
 from toklip_jax.models.multimodal.config import PIXELS, MultimodalConfig
 from toklip_jax.models.registry import family_of
@@ -162,7 +165,7 @@ class MultimodalModel(LoadedModel):
         drawn = self._drawn(
             (token_ids, places, inputs), positions, keys, _sampling(sampling), stops, most
         )
-        return _pieces(drawn, prompting)
+        return pieces(drawn, prompting)
 
     def generate_images(
         self,
@@ -197,7 +200,7 @@ class MultimodalModel(LoadedModel):
         self._expect_room(max(map(len, rows)) + self.config.num_tokens)
         ids, _, positions = prompting.batch(rows, 0)
         keys = row_keys(as_key(key), jnp.arange(len(texts)))
-        return _drawn_images(self.model, settings, self._mesh, self.params, ids, positions, keys)
+        return drawn_images(self.model, settings, self._mesh, self.params, ids, positions, keys)
 
     def detokenize(self, ids: Any) -> Float[Array, "b h w 3"]:
         """Returns images of ids, RGB float32, clipped to [-1, 1]."""
@@ -267,13 +270,8 @@ class MultimodalModel(LoadedModel):
             raise UserError("expected images with a model that reads 'pixels', got ids")
         if given is None:
             return [0] * count, None
-        ndim = 2 if self.config.needs_ids and self.config.vq.codes_per_place > 1 else 1
-        groups = [_group(one, ndim if ids is not None else 3) for one in given]
-        if len(groups) != count:
-            raise UserError(
-                f"expected images for each of {count} questions, got {len(groups)}: pass None for "
-                f"a question without, and a list for one with several"
-            )
+        is_deep = ids is not None and self.config.vq.codes_per_place > 1
+        groups = group_images(given, 3 if ids is None else 1 + is_deep, count)
         flat = [one for group in groups for one in group]
         if not flat:
             return [0] * count, None
@@ -315,36 +313,6 @@ class MultimodalModel(LoadedModel):
 def padded_count(count: int) -> int:
     """Returns the next power of two: images are padded to it, so that few programs are compiled."""
     return 1 << (count - 1).bit_length()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _drawn_images(model, settings, mesh, params, ids, positions, keys):
-    def run():
-        x = model.apply({"params": params}, ids, method="embed")
-        return draw_image_ids(model, params, x, positions, keys, settings)
-
-    return placed(model, mesh, run)
-
-
-def _group(one, ndim):
-    """The images of a question, one by one, or its ids."""
-    if one is None:
-        return []
-    if isinstance(one, PIL.Image.Image) or np.ndim(one) == ndim:
-        return [one]
-    return list(one)
-
-
-def _pieces(drawn: Iterator[int], prompting: Prompting) -> Iterator[str]:
-    """The new text after each id; a letter of several ids appears with the last of them."""
-    ids: list[int] = []
-    shown = ""
-    for one in drawn:
-        ids.append(one)
-        text = prompting.text_of(ids)
-        if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text
 
 
 def _sampling(settings) -> Sampling:

@@ -1,6 +1,5 @@
 """Conversations as a data source of configs: lines of one length, with their images."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,17 +7,15 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.data.conversations import (
     CachedIds,
     Encoder,
-    FastTokenizer,
     LlavaSource,
     PackedSource,
     Pixels,
     cached_names,
+    known_tokenizer,
     template_of,
 )
 from toklip_jax.data.sources import ARRAYS, CacheSource, SourceConfig, SourceKind, register
 from toklip_jax.data.text import read_tokenizer
-
-PADS = ("<|endoftext|>", "<pad>")  # Qwen's padding token, and the project's own tokenizers'
 
 
 def open_conversations(
@@ -69,7 +66,10 @@ def open_conversations(
             raise UserError("expected image_size with images, the model's, got 0: set it")
         conversations, loader = LlavaSource(path, images), Pixels(image_size)
     encoder = Encoder(
-        read_text_tokenizer(text_tokenizer), template_of(template), tokens_per_image, length
+        known_tokenizer(read_tokenizer(text_tokenizer)),
+        template_of(template),
+        tokens_per_image,
+        length,
     )
     return PackedSource(
         conversations,
@@ -79,20 +79,6 @@ def open_conversations(
         seed=seed,
         lengths=lengths or None,
     )
-
-
-def read_text_tokenizer(path: str | pathlib.Path) -> FastTokenizer:
-    """Returns a language model's tokenizer of its `tokenizer.json`, or of the directory of that.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no tokenizer, or has none of the known padding tokens.
-    """
-    tokenizer = read_tokenizer(path)
-    pads = [pad for pad in PADS if tokenizer.token_to_id(pad) is not None]
-    if not pads:
-        raise UserError(f"expected a tokenizer with the token {' or '.join(PADS)} in {path}")
-    return FastTokenizer(tokenizer, pads[0])
 
 
 CONVERSATIONS = register(SourceKind("conversations", open_conversations, ARRAYS, size="image_size"))
