@@ -26,7 +26,7 @@ FLOORS = (
     {"report", "planning"},
     {"run"},
     {"cli"},
-    {"main", "convert", "encode", "generate", "plan", "demo", "__init__"},
+    {"main", "chat", "convert", "encode", "generate", "plan", "demo", "__init__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Folders to which things are added: a family, a task or a kind of the demo's is named nowhere else.
@@ -101,7 +101,7 @@ def test_only_the_experiment_and_the_command_line_see_a_config_dict():
 
 def test_every_family_is_in_the_list_but_those_that_join_them():
     folders = {family.config.__module__.split(".")[2] for family in REGISTRY}
-    assert folders - {"toklip", "generator"} == set(FAMILIES)
+    assert folders - {"toklip", "generator", "multimodal"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,9 +4,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toklip_jax.api import Generator, LanguageModel, Tokenizer, VQTokenizer, load
+    from toklip_jax.api import (
+        Generator,
+        LanguageModel,
+        MultimodalModel,
+        Tokenizer,
+        VQTokenizer,
+        load,
+    )
 
-__all__ = ["Generator", "LanguageModel", "Tokenizer", "VQTokenizer", "__version__", "load"]
+__all__ = [
+    "Generator",
+    "LanguageModel",
+    "MultimodalModel",
+    "Tokenizer",
+    "VQTokenizer",
+    "__version__",
+    "load",
+]
 __version__ = "0.1.0"
 
 

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # Fields of a stage's section that are not the task's own.
 STAGE_FIELDS = ("objective", "loss", "optimizer", "loop", "batch_size", "augment")
-STAGE_FIELDS += ("validation", "evaluate", "cache")
+STAGE_FIELDS += ("validation", "evaluate", "cache", "source")
 # Top-level fields that are not sections of stages.
 FIELDS = ("seed", "mesh", "compute", "distributed", "source", "text", "image_size", "num_workers")
 FIELDS += ("stages", "encode", "models", "evaluate", "evaluations", "evaluation_batch_size")
@@ -225,7 +225,7 @@ class _Reader:
         section = self._plain_section("source")
         if section:
             return SourceConfig.from_plain(section, "source")
-        if names:
+        if any(self._plain_section(name).get("source") is None for name in names):
             raise UserError("expected a section source, as there are stages to train, found none")
         return None
 
@@ -321,6 +321,12 @@ class _Reader:
 
     def _stage_source(self, name, section, task, source):
         directory = check_type(section.get("cache", ""), str, f"{name}.cache")
+        if section.get("source") is not None:
+            if directory:
+                raise UserError(
+                    f"expected either {name}.source or {name}.cache, got both: leave one out"
+                )
+            source = SourceConfig.from_plain(section["source"], f"{name}.source")
         if directory == OWN_CACHE:
             self._check_own_cache(name, source, task)
         elif directory:

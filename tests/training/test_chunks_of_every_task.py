@@ -55,7 +55,9 @@ CASES = {
         condition_dropout=0.0,
     ),
 }
-WITHOUT_CASE = {"grpo"}  # its images are drawn in each chunk, with keys of its own
+# GRPO's images are drawn in each chunk, with keys of its own; the batches of "multimodal" are lines
+# of conversations, and tests/training/test_multimodal_task.py has its chunks.
+WITHOUT_CASE = {"grpo", "multimodal"}
 # Of 8 rows in 4 chunks of every fourth row: a chunk without any row that counts, one with half.
 MASK = np.array([1, 0, 1, 1, 1, 0, 0, 1], bool)
 

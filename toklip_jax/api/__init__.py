@@ -3,7 +3,8 @@
 from toklip_jax.api.generator import Generator
 from toklip_jax.api.language_model import LanguageModel
 from toklip_jax.api.loading import load
+from toklip_jax.api.multimodal import MultimodalModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 
-__all__ = ["Generator", "LanguageModel", "Tokenizer", "VQTokenizer", "load"]
+__all__ = ["Generator", "LanguageModel", "MultimodalModel", "Tokenizer", "VQTokenizer", "load"]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from toklip_jax.api.drawing import precision
 from toklip_jax.decoding import Sampling
+from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.decoding.tokens import Drawing, draw_tokens, first_token, next_token
 
 
@@ -26,10 +27,14 @@ def answers(
     stop_ids: Any,
     most: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns `decoding.tokens.draw_tokens`, compiled once for each shape and setting."""
+    """Returns `decoding.tokens.draw_tokens`, compiled once for each shape and setting.
+
+    Args:
+        ids: what the model's `embed` takes; a tuple where that is more than ids.
+    """
 
     def run():
-        x = model.apply({"params": params}, ids, method="embed")
+        x = _embedded(model, params, ids)
         options = {"positions": positions, "stop_ids": stop_ids, "most": most, "room": room}
         return draw_tokens(model, params, x, keys, sampling, **options)
 
@@ -51,7 +56,7 @@ def first_answer(
     """Returns `decoding.tokens.first_token`, compiled once for each shape and setting."""
 
     def run():
-        x = model.apply({"params": params}, ids, method="embed")
+        x = _embedded(model, params, ids)
         options = {"positions": positions, "stop_ids": stop_ids, "size": size}
         return first_token(model, params, x, keys, sampling, **options)
 
@@ -72,9 +77,33 @@ def next_answer(
 
     What it takes of the drawing is given up: the cache is written in place.
     """
-    return _placed(
+    """Returns `decoding.multimodal.draw_image_ids`, compiled once for a shape and setting."""
         model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids)
     )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def drawn_images(
+    model: nn.Module,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    ids: Any,
+    positions: Any,
+    keys: jax.Array,
+) -> jax.Array:
+    """Returns `decoding.multimodal.draw_image_ids`, compiled once for each shape and setting."""
+
+    def run():
+        x = _embedded(model, params, ids)
+        return draw_image_ids(model, params, x, positions, keys, sampling)
+
+    return _placed(model, mesh, run)
+
+
+def _embedded(model, params, ids):
+    inputs = ids if isinstance(ids, tuple) else (ids,)
+    return model.apply({"params": params}, *inputs, method="embed")
 
 
 def _placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:

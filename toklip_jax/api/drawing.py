@@ -87,7 +87,7 @@ def parallel_logits(
     model: GeneratorModel, params: Any, ids: Any, condition: Any, valid: Any
 ) -> Any:
     """Returns the logits of every position, compiled once for each shape."""
-    with jax.default_matmulprecision(precision(model)):
+    with jax.default_matmul_precision(precision(model)):
         return model.apply({"params": params}, ids, condition, valid, method="logits")
 
 
@@ -120,7 +120,7 @@ def draw_images(
     others = {"null": null, "valid": valid, "kept": kept, "last": last}
 
     def run():
-        with jax.default_matmulprecision(precision(model)):
+        with jax.default_matmul_precision(precision(model)):
             return sample_images(model, params, condition, keys, sampling, **others)
 
     if mesh is None:

@@ -16,7 +16,7 @@ from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.chat import chat_ids, load_tokenizer, stop_ids_in
 from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids
-from toklip_jax.api.program import Method
+from toklip_jax.api.program import Method, platform_of
 from toklip_jax.api.prompts import pad_left, pad_right, padded_length, read_prompts
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
@@ -129,7 +129,7 @@ class LanguageModel(LoadedModel):
         length, room = padded_length(max(map(len, prompts))), padded_length(most)
         places = pad_left(prompts, length)
         keys = row_keys(as_key(key), jnp.arange(count))
-        size, out = self.batch_size or bucket(count, self._mesh), []
+        size, out = self.batch_size or bucket(count, self._mesh, platform_of(self.params)), []
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1)
             chunk = (*(x[rows] for x in places), keys[rows], stops, np.int32(most))

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.generator import Generator
 from toklip_jax.api.language_model import LanguageModel
+from toklip_jax.api.multimodal import MultimodalModel
 from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.errors import UserError
@@ -36,9 +37,9 @@ def load(
     vq: str | pathlib.Path | None = None,
     text_encoder: str | pathlib.Path | None = None,
     **sizes: Any,
-) -> Tokenizer | VQTokenizer | Generator | LanguageModel:
-    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer as a `VQTokenizer`, a `Generator`, or
-    a `LanguageModel`.
+) -> Tokenizer | VQTokenizer | Generator | LanguageModel | MultimodalModel:
+    """Loads a model: TokLIP as a `Tokenizer`, a VQ tokenizer as a `VQTokenizer`, a `Generator`,
+    a `LanguageModel` or a `MultimodalModel`.
 
     Args:
         path: the path of a converted directory; of a `.safetensors`, PyTorch or `.npz` file; or of
@@ -133,4 +134,5 @@ FROM_WEIGHTS: dict[str, Callable[..., LoadedModel]] = {
     "vq": VQTokenizer.from_weights,
     "generator": Generator.from_weights,
     "language_model": LanguageModel.from_weights,
+    "multimodal": MultimodalModel.from_weights,
 }

@@ -19,6 +19,7 @@ from toklip_jax.nn.config import Compute
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
 ROLES = (
     "vq", "teacher", "toklip", "inception", "generator", "text_encoder", "language_model",
+    "multimodal",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from toklip_jax.models.ibq.family import IBQ
 from toklip_jax.models.inception.family import INCEPTION
 from toklip_jax.models.llamagen.family import LLAMAGEN
 from toklip_jax.models.magvit2.family import MAGVIT2
+from toklip_jax.models.multimodal.family import MULTIMODAL
 from toklip_jax.models.qwen.family import QWEN
 from toklip_jax.models.recognition import recognise
 from toklip_jax.models.siglip.family import SIGLIP
@@ -60,6 +61,7 @@ FAMILIES = (
     GENERATOR,
     T5,
     QWEN,
+    MULTIMODAL,
 )
 for _family in FAMILIES:
     register(_family)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.build import Batching, evaluation_batches, training_batches
 from toklip_jax.data.text import TOKENIZER_FILE
 from toklip_jax.evaluation.models import Models
@@ -24,6 +25,7 @@ from toklip_jax.training.identity import Identity
 from toklip_jax.training.loop import Evaluate, LoopContext, train
 from toklip_jax.training.workdir import weights_path
 from toklip_jax.weights import Weights, save_weights
+from toklip_jax.weights.base import files_beside
 
 logger = logging.getLogger(__name__)
 
@@ -177,9 +179,12 @@ def build_suite(context: RunContext, names: Sequence[str], models: Models) -> Su
 def _tokenizer_path(stage, context, objective) -> pathlib.Path | None:
     """The text tokenizer that goes with a stage's weights.
 
-    That of the run's texts if the model reads them, or else that of the model it starts from, whose
-    text tower stays as it is.
+    The one that it names; that of the run's texts if the model reads them; or else that of the
+    model it starts from, whose text tower stays as it is.
     """
+    if own := task_of(stage.task).tokenizer_of(stage):
+        path = expand_user(own)
+        return path / TOKENIZER_FILE if path.is_dir() else path
     has_text = task_of(stage.task).reads_texts(stage)
     if has_text and objective.keeps_text_tokenizer:
         return context.tokenizer_path
@@ -190,6 +195,17 @@ def _tokenizer_path(stage, context, objective) -> pathlib.Path | None:
     return None if has_text else context.tokenizer_path
 
 
+def _beside(stage, context, config) -> tuple[pathlib.Path, ...]:
+    """The other files that belong to weights of `config`, beside those that a stage starts from."""
+    found: dict[str, pathlib.Path] = {}
+    for source in initial_weights(stage).values():
+        path = weights_path(source, context.workdir)
+        directory = path if path.is_dir() else path.parent
+        found = {file.name: file for file in files_beside(directory, config)} | found
+    found.pop(TOKENIZER_FILE, None)  # `_tokenizer_path` says which
+    return tuple(found.values())
+
+
 def _save(stage, context, objective, params, record):
     weights = Weights(
         objective.model_config,
@@ -198,6 +214,7 @@ def _save(stage, context, objective, params, record):
         tokenizer_path=_tokenizer_path(stage, context, objective),
         source=f"stage {stage.name} of {context.workdir}",
         training=record,
+        beside=_beside(stage, context, objective.model_config),
     )
     save_weights(context.weights_directory(stage.name), weights)
     barrier(f"weights of {stage.name}")

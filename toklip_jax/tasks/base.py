@@ -144,6 +144,8 @@ class Task:
         needs_labels: whether they have `labels`, in the same form.
         has_validation: whether held-out pairs of images and texts can be compared.
         cache: how it trains on a cache, or None if it can't.
+        tokenizer_of: returns the path of the text tokenizer that a stage names for its weights, ""
+            where it names none.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Task:
     needs_labels: bool | Callable[[StageConfig], bool] = False
     has_validation: bool = True
     cache: CacheUse | None = None
+    tokenizer_of: Callable[[StageConfig], str] = lambda stage: ""
 
     def reads_texts(self, stage: StageConfig) -> bool:
         """Returns whether a stage's batches have `token_ids`."""

@@ -34,6 +34,8 @@ class OptimizerConfig:
         ema_decay: decay of the running mean of parameters that is evaluated and saved; 0 keeps
             none.
         schedule: "cosine", to zero at the last step, or "constant".
+        factors: pairs of a pattern of parameters and the factor on their learning rate, weight
+            decay included; the first pattern that matches the whole slash path counts.
     """
 
     learning_rate: float = 1e-5
@@ -46,6 +48,7 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     ema_decay: float = 0.0
     schedule: str = "cosine"
+    factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         for name in ("learning_rate", "warmup_steps", "eps", "weight_decay", "clip_norm"):
@@ -61,6 +64,18 @@ class OptimizerConfig:
         check_name("a schedule", self.schedule, SCHEDULES)
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"expected a layer_decay in (0, 1], got {self.layer_decay}")
+        for pattern, factor in self.factors:
+            if not 0 <= factor <= LARGEST:
+                raise UserError(
+                    f"expected a finite factor of at least 0 for {pattern!r} in factors, got "
+                    f"{factor}: 0 leaves the parameters as they are"
+                )
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(
+                    f"expected regular expressions in factors, got {pattern!r} ({error})"
+                ) from error
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> Callable[[Any], jax.Array]:
@@ -96,6 +111,8 @@ def make_optimizer(
     parts.append(adamw)
     if config.layer_decay != 1:
         parts.append(scale_by_layer(config.layer_decay, embeddings))
+    if config.factors:
+        parts.append(scale_by_pattern(config.factors))
     return optax.chain(*parts) if len(parts) > 1 else adamw
 
 
@@ -119,6 +136,39 @@ def scale_by_layer(decay: float, embeddings: Sequence[str] = ()) -> optax.Gradie
         return flax.traverse_util.unflatten_dict(scaled, sep="/"), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_pattern(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Returns a transformation that multiplies updates by the factor of the parameter's pattern.
+
+    Args:
+        factors: see `OptimizerConfig.factors`.
+
+    Raises:
+        ValueError: when it is initialised, for a pattern that matches no parameter.
+    """
+
+    def names(tree):
+        return flax.traverse_util.flatten_dict(tree, sep="/")
+
+    def init(params):
+        for pattern, _ in factors:
+            if not any(re.fullmatch(pattern, name) for name in names(params)):
+                raise UserError(
+                    f"expected patterns of trained parameters in optimizer.factors, got "
+                    f"{pattern!r}, which matches none"
+                )
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        del params
+        scaled = {name: value * factor(name) for name, value in names(updates).items()}
+        return flax.traverse_util.unflatten_dict(scaled, sep="/"), state
+
+    def factor(name):
+        return next((f for pattern, f in factors if re.fullmatch(pattern, name)), 1.0)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _depths(flat):

@@ -62,6 +62,7 @@ from toklip_jax.data.conversations.tokenizers import (
     FastTokenizer,
     TransformersTokenizer,
     chat_tokenizer,
+    known_tokenizer,
 )
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "expect_no_others",
     "export_messages",
     "first_fit",
+    "known_tokenizer",
     "pack_rows",
     "place_images",
     "template_of",

@@ -11,6 +11,7 @@ from toklip_jax.data.fingerprints import hash_of
 from toklip_jax.data.text import PAD, TextTokenizer, read_tokenizer
 
 Span = tuple[int, int]
+PADS = ("<|endoftext|>", PAD)  # Qwen's padding token, and that of this package's tokenizers
 
 
 @runtime_checkable
@@ -72,6 +73,21 @@ class FastTokenizer:
     def fingerprint(self) -> str:
         """Hash of the tokenizer's file, without white space, and of both ids."""
         return hash_of([self._tokenizer.to_str(), self.pad_id, self.bos_id])
+
+
+def known_tokenizer(tokenizer: Tokenizer) -> FastTokenizer:
+    """Returns Qwen's tokenizer, or one of this package's, as conversations need it.
+
+    Raises:
+        ValueError: it has the padding token of neither.
+    """
+    pads = [pad for pad in PADS if tokenizer.token_to_id(pad) is not None]
+    if not pads:
+        raise UserError(
+            f"expected a text tokenizer with the token {' or '.join(PADS)}, got one without: wrap "
+            f"it by FastTokenizer(tokenizer, pad=...)"
+        )
+    return FastTokenizer(tokenizer, pads[0])
 
 
 class TransformersTokenizer:

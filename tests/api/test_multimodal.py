@@ -1,0 +1,160 @@
+"""Answers of a multimodal model: batches, several images, streams, images of texts, bad input."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import toklip_jax
+from tests.models.tiny_multimodal import COMPUTE, CONFIG, params_of
+from toklip_jax.api.multimodal import MultimodalModel
+from toklip_jax.cli import chat
+from toklip_jax.data.text import train_tokenizer
+from toklip_jax.weights import Weights, save_weights
+
+TEXTS = ["what is it", "a red cat", "a blue dog", "is it red", "yes no"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A weights directory of a model whose text tokenizer is small enough for it."""
+    folder = tmp_path_factory.mktemp("multimodal")
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    size = 1 + max(tokenizer.get_vocab().values())
+    language_model = dataclasses.replace(CONFIG.language_model, vocab_size=size, max_positions=96)
+    config = dataclasses.replace(CONFIG, language_model=language_model, template="plain")
+    weights = Weights(
+        config, params_of(config), is_scanned=False, tokenizer_path=folder / "tokenizer.json"
+    )
+    save_weights(folder / "weights", weights)
+    return folder / "weights"
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return toklip_jax.load(directory)
+
+
+def template():
+    from toklip_jax.data.conversations import TurnTemplate
+
+    return TurnTemplate(
+        system="",
+        around_system=("", ""),
+        around_user=("Q: ", "\n"),
+        before_answer="A:",
+        space=" ",
+        end="\n",
+    )
+
+
+def ids(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 32, (count, 4), np.int32)
+
+
+def answer(model, ids, questions, **options):
+    return model.answer(None, questions, ids=ids, template=template(), max_new_tokens=6, **options)
+
+
+def test_a_loaded_directory_answers_and_the_batch_changes_nothing(model):
+    assert isinstance(model, MultimodalModel)
+    images, questions = [ids(1)[0], list(ids(2, 1)), None], ["is it red", "a cat", "yes no"]
+    together = answer(model, images, questions)
+    assert all(isinstance(text, str) for text in together)
+    alone = [answer(model, [i], [q])[0] for i, q in zip(images, questions, strict=True)]
+    assert together == alone
+    model.batch_size = 2
+    assert answer(model, images, questions) == together
+    model.batch_size = None
+
+
+def test_a_stream_gives_the_answer_in_pieces(model):
+    options = {"template": template(), "max_new_tokens": 6}
+    pieces = list(model.stream(None, "is it red", ids=ids(1)[0], **options))
+    want = answer(model, [ids(1)[0]], ["is it red"])[0]
+    assert "".join(pieces).rstrip("\ufffd") == want.rstrip("\ufffd")
+
+
+def test_pixels_of_an_image_answer_as_its_ids(model):
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    tokenize = jax.jit(lambda x: model.model.apply({"params": model.params}, x, method="tokenize"))
+    found = tokenize(image[None].astype(np.float32) / 127.5 - 1)
+    options = {"template": template(), "max_new_tokens": 4}
+    by_pixels = model.answer([image], ["what is it"], **options)
+    assert by_pixels == model.answer(None, ["what is it"], ids=[found[0]], **options)
+
+
+def test_images_of_texts_are_ids_and_depend_on_the_key(model):
+    options = {"template": template(), "cfg_scale": 1.5}
+    first, again, other = (
+        np.asarray(model.generate_images(["a red cat", "a blue dog"], key=key, **options))
+        for key in (0, 0, 1)
+    )
+    assert first.shape == (2, 4)
+    assert first.min() >= 0
+    assert first.max() < 32
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: answer(m, [ids(1)[0]], ["<image> or <image>"]), "one <image> for each image"),
+        (lambda m: answer(m, [None], ["<image> what"]), "one <image> for each image"),
+        (lambda m: answer(m, ids(2), ["what is it"]), "for each of 1 questions"),
+        (lambda m: answer(m, ids(1), ["is it red"] , top_q=1), "top_q"),
+        (lambda m: answer(m, ids(1) + 40, ["is it red"]), "another codebook"),
+        (lambda m: answer(m, ids(1), "is it red"), "a list of questions"),
+        (lambda m: answer(m, ids(1), ["is it red " * 40]), "expected at most 96 tokens"),
+        (lambda m: m.answer(None, ["a"], template="nonsense"), "a template"),
+        (lambda m: m.answer(ids(1), ["a"], ids=ids(1)), "either images or ids"),
+        (lambda m: m.generate_images("a cat"), "a list of texts"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_error(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(directory):
+    config = dataclasses.replace(
+        CONFIG, language_model=dataclasses.replace(CONFIG.language_model, vocab_size=20)
+    )
+    small = MultimodalModel(config, params_of(config), COMPUTE, directory=directory)
+    with pytest.raises(ValueError, match="at most 20 ids"):
+        answer(small, ids(1), ["is it red"])
+
+
+class NoGenerationPrompt:
+    """A tokenizer whose chat template ignores where an answer begins."""
+
+    chat_template = "x"
+
+    def apply_chat_template(self, turns, tokenize, add_generation_prompt):
+        return "".join(f"[{turn['role']}] {turn['content']}\n" for turn in turns)
+
+
+def test_a_template_without_a_generation_prompt_is_refused(model):
+    from toklip_jax.data.conversations import ChatTemplate
+
+    with pytest.raises(ValueError, match="generation prompt"):
+        model.answer(None, ["a"], template=ChatTemplate(NoGenerationPrompt()))
+
+
+def test_the_chat_command_prints_answers(directory, capsys, tmp_path):
+    import PIL.Image
+
+    PIL.Image.new("RGB", (20, 20), "red").save(tmp_path / "cat.png")
+    common = [f"--weights={directory}", "--max_new_tokens=4", "--template=llava_v0"]
+    question = ["--question=a"]
+    status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", *question])
+    assert status == 2
+    assert "expected an image at" in capsys.readouterr().err
+    status = chat.main([*common[:2], "--template=plain", f"--image={tmp_path / 'cat.png'}",
+                        *question])  # fmt: skip
+    out = capsys.readouterr()
+    assert status == 0, out.err
+    assert out.out.endswith("\n")

@@ -1,0 +1,184 @@
+"""Questions about images as prompts: the text tokenizer, the template, and arrays to embed."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from tokenizers import Tokenizer
+
+from toklip_jax.api.prompts import padded_length
+from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.data.conversations import (
+    ASSISTANT,
+    IMAGE,
+    USER,
+    ChatTemplate,
+    Conversation,
+    FastTokenizer,
+    Row,
+    Template,
+    batch_rows,
+    encode_prompt,
+    known_tokenizer,
+    template_of,
+)
+from toklip_jax.data.text import TOKENIZER_FILE, read_tokenizer
+
+UNFINISHED = "\ufffd"  # what decoding gives for a letter of which ids are missing
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompting:
+    """How questions become a multimodal model's prompts, and its ids become text.
+
+    Attributes:
+        tokenizer: the language model's text tokenizer.
+        template: of conversations.
+        tokens_per_image: places that an image takes.
+    """
+
+    tokenizer: Tokenizer
+    template: Template
+    tokens_per_image: int
+
+    def __post_init__(self):
+        if isinstance(self.template, ChatTemplate):
+            _expect_generation_prompt(self.template)
+
+    @property
+    def encoder(self) -> FastTokenizer:
+        """The tokenizer as conversations need it."""
+        return known_tokenizer(self.tokenizer)
+
+    @property
+    def end(self) -> str:
+        """The text that ends an answer, "" if the template doesn't say."""
+        return getattr(self.template, "end", "")
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """Returns the id of the template's end marker, if it is one token."""
+        ids = self.encoder.encode(self.end)[0] if self.end else []
+        return tuple(ids) if len(ids) == 1 else ()
+
+    def row(self, question: str, count: int, history: Sequence[tuple[str, str]] = ()) -> Row:
+        """Returns the prompt of a question about `count` images.
+
+        Args:
+            question: its text, with `<image>` for each image, or without any, which puts the images
+                before the text.
+            history: earlier questions and their answers; the images may stand in them.
+
+        Raises:
+            ValueError: another number of `<image>` than of images.
+        """
+        texts = [one for pair in history for one in pair] + [question]
+        if not any(IMAGE in text for text in texts) and count:
+            texts[0] = f"{IMAGE * count}\n{texts[0]}"
+        roles = [(USER, ASSISTANT)[i % 2] for i in range(len(texts))]
+        conversation = Conversation.of(zip(roles, texts, strict=True), range(count))
+        return encode_prompt(conversation, self.encoder, self.template, self.tokens_per_image)
+
+    def batch(self, rows: Sequence[Row], num_images: int) -> tuple[Any, Any, Any]:
+        """Returns (ids, places of images, positions), int32 [b, t], padded on the left.
+
+        Args:
+            num_images: of all rows together; places count through them.
+        """
+        length = padded_length(max(map(len, rows)))
+        pad = self.encoder.pad_id
+        batch = batch_rows(rows, length, pad, max_images=num_images, side="left")
+        positions = np.where(batch["segment_ids"] > 0, batch["positions"], -1)
+        return batch["ids"], batch["image_places"], positions.astype(np.int32)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Returns the text of drawn ids, up to the template's end marker."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        end = self.end.strip()
+        return (text.partition(end)[0] if end else text).strip()
+
+
+def pieces(drawn: Iterable[int], prompting: Prompting) -> Iterator[str]:
+    """Returns the new text after each id; a letter of several ids comes with the last of them."""
+    ids: list[int] = []
+    shown = ""
+    for one in drawn:
+        ids.append(one)
+        text = prompting.text_of(ids)
+        if text.startswith(shown) and len(text) > len(shown) and not text.endswith(UNFINISHED):
+            yield text[len(shown) :]
+            shown = text
+
+
+def group_images(given: Sequence[Any], ndim: int, count: int) -> list[list[Any]]:
+    """Returns the images of each question, or their ids, as lists.
+
+    Args:
+        given: for each question one of them, a list of several, or None.
+        ndim: axes of one of them.
+        count: of the questions.
+
+    Raises:
+        ValueError: another number of questions.
+    """
+    groups = [_group(one, ndim) for one in given]
+    if len(groups) != count:
+        raise UserError(
+            f"expected images for each of {count} questions, got {len(groups)}: pass None for a "
+            f"question without, and a list for one with several"
+        )
+    return groups
+
+
+def _group(one, ndim):
+    if one is None:
+        return []
+    is_single = isinstance(one, PIL.Image.Image) or np.ndim(one) == ndim
+    return [one] if is_single else list(one)
+
+
+def find_template(name: str | Template | None, trained_with: str) -> Template:
+    """Returns the template of a name, or the one that a model was trained with.
+
+    Raises:
+        ValueError: neither says one.
+    """
+    if isinstance(name, str) or (name is None and trained_with):
+        return template_of(name or trained_with)
+    if name is None:
+        raise UserError(
+            "expected the name of a template, as the weights don't say one: pass template=..., "
+            "such as 'qwen2.5'"
+        )
+    return name
+
+
+def find_tokenizer(directory: pathlib.Path | None) -> Tokenizer:
+    """Returns the text tokenizer beside a model's weights.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if directory is None or not (directory / TOKENIZER_FILE).is_file():
+        where = "with these weights" if directory is None else f"in {directory}"
+        raise NotFound(
+            f"expected the language model's {TOKENIZER_FILE} {where}, found none: pass "
+            f"load(..., tokenizer=DIRECTORY)"
+        )
+    return read_tokenizer(directory / TOKENIZER_FILE)
+
+
+def _expect_generation_prompt(template):
+    """Raises ValueError for a chat template that doesn't say where an answer begins."""
+    question = Conversation.of([(USER, "a")])
+    whole = Conversation.of([(USER, "a"), (ASSISTANT, "b")])
+    prompt = "".join(piece.text for piece in template.pieces(question, is_prompt=True))
+    trained = [piece.text for piece in template.pieces(whole) if piece.is_trained]
+    text = "".join(piece.text for piece in template.pieces(whole))
+    if not trained or text[: text.index(trained[0])] != prompt or prompt.rstrip().endswith("a"):
+        raise UserError(
+            "expected a chat template with a generation prompt, which says where an answer begins, "
+            "got one without: name a template, such as 'qwen2.5'"
+        )

@@ -1,0 +1,323 @@
+"""The multimodal language model: answers to questions about images, and images of texts."""
+
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.api.answers import answers, drawn_images, first_answer, next_answer
+from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.chat import stop_ids_in
+from toklip_jax.api.conversing import (
+    Prompting,
+    find_template,
+    find_tokenizer,
+    group_images,
+    pieces,
+)
+from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
+from toklip_jax.api.inputs import Ids, Images
+from toklip_jax.api.program import Method, platform_of
+from toklip_jax.api.prompts import padded_length
+from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
+from toklip_jax.data.conversations import Template
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+from toklip_jax.decoding import Sampling, row_keys
+from toklip_jax.models.base import place_size
+from toklip_jax.models.multimodal.config import PIXELS, MultimodalConfig
+from toklip_jax.models.registry import family_of
+from toklip_jax.nn.config import Compute
+from toklip_jax.parallel.sharding import to_host
+from toklip_jax.weights import Weights, place_params
+
+
+class MultimodalModel(LoadedModel):
+    """A multimodal language model with its parameters.
+
+    Images are given as the tokenizers take them, or as their `ids`: for each question one, or a
+    list of several, or None for none. Prompts and answers are padded to a few lengths, so that
+    little is compiled; neither that nor the batch changes an answer.
+
+    Attributes:
+        stop_ids: ids that end an answer besides the template's end marker.
+    """
+
+    def __init__(
+        self,
+        config: MultimodalConfig,
+        params: dict[str, Any],
+        compute: Compute,
+        batch_size: int | None = None,
+        directory: pathlib.Path | None = None,
+        resize: str = DEFAULT_RESIZE,
+    ):
+        """Wraps parameters.
+
+        Args:
+            directory: holds the language model's `tokenizer.json` and perhaps its stop ids.
+            resize: how Pillow images are resized, one of `data.images.RESIZES`.
+        """
+        super().__init__(config, params, compute, batch_size)
+        if resize not in RESIZES:
+            raise UserError(f"expected resize of {sorted(RESIZES)}, got {resize!r}")
+        self._directory, self._resize = directory, resize
+        self.stop_ids = stop_ids_in(directory)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The language model's text tokenizer, of the library `tokenizers`.
+
+        Raises:
+            FileNotFoundError: there is none with the weights.
+            ValueError: it has more ids than the language model.
+        """
+        found = find_tokenizer(self._directory)
+        largest, size = max(found.get_vocab().values()), self.config.language_model.vocab_size
+        if largest >= size:
+            raise UserError(
+                f"expected a text tokenizer of at most {size} ids, the language model's, got one "
+                f"with the id {largest}: pass load(..., tokenizer=DIRECTORY) with its own"
+            )
+        return found
+
+    def answer(
+        self,
+        images: Any,
+        questions: Sequence[str],
+        *,
+        ids: Any = None,
+        max_new_tokens: Any = 128,
+        template: str | Template | None = None,
+        key: Any = 0,
+        **sampling: Any,
+    ) -> list[str]:
+        """Returns the answers to questions, each about its images.
+
+        Args:
+            images: for each question an image, a list of images, or None; None for none at all.
+            questions: texts, with `<image>` where an image stands; without, images come first.
+            ids: the images' ids in place of `images`, in the same form.
+            max_new_tokens: the number of tokens after which an answer ends.
+            template: a name (`data.conversations.TEMPLATES`) or a template; by default the one that
+                the model was trained with.
+            key: a seed, or a key of `jax.random.key`.
+            **sampling: `temperature` (0, the default, is greedy), `top_k` (0 for all) and `top_p`.
+
+        Raises:
+            ValueError: another number of `<image>` than of images, prompts that are too long, or
+                what images or settings are refused for.
+        """
+        if isinstance(questions, str) or not questions:
+            raise UserError(f"expected a list of questions, got {questions!r}: pass [question]")
+        prompting = self._prompting(template)
+        groups, inputs = self._read(images, ids, len(questions))
+        rows = [prompting.row(q, n) for q, n in zip(questions, groups, strict=True)]
+        most, stops = self._most(max_new_tokens, rows), self._stops(prompting)
+        settings, room, count = _sampling(sampling), padded_length(most), len(rows)
+        ids, places, positions = prompting.batch(rows, sum(groups))
+        keys = row_keys(as_key(key), jnp.arange(count))
+        size, texts = self.batch_size or bucket(count, self._mesh, platform_of(self.params)), []
+        for start in range(0, count, size):
+            chosen = np.minimum(np.arange(start, start + size), count - 1)
+            embedded = ids[chosen], places[chosen], inputs
+            others = positions[chosen], keys[chosen], stops, np.int32(most)
+            static = self.model, settings, self._mesh, room
+            drawn, lengths = to_host(answers(*static, self.params, embedded, *others))
+            pairs = list(zip(drawn, lengths, strict=True))[: count - start]
+            texts += [prompting.text_of(row[:length].tolist()) for row, length in pairs]
+        return texts
+
+    def stream(
+        self,
+        images: Any,
+        question: str,
+        *,
+        ids: Any = None,
+        history: Sequence[tuple[str, str]] = (),
+        max_new_tokens: Any = 128,
+        template: str | Template | None = None,
+        key: Any = 0,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Returns an iterator over the pieces of one answer, each as soon as it is drawn.
+
+        Arguments and errors are those of `answer`.
+
+        Args:
+            images: an image, a list of images, or None.
+            history: earlier questions and their answers; images stand where `<image>` is, or before
+                all.
+        """
+        prompting = self._prompting(template)
+        groups, inputs = self._read(
+            None if images is None else [images], None if ids is None else [ids], 1
+        )
+        rows = [prompting.row(question, groups[0], history)]
+        most, stops = self._most(max_new_tokens, rows), self._stops(prompting)
+        token_ids, places, positions = prompting.batch(rows, groups[0])
+        keys = row_keys(as_key(key), jnp.arange(1))
+        drawn = self._drawn(
+            (token_ids, places, inputs), positions, keys, _sampling(sampling), stops, most
+        )
+        return pieces(drawn, prompting)
+
+    def generate_images(
+        self,
+        texts: Sequence[str],
+        *,
+        key: Any = 0,
+        template: str | Template | None = None,
+        **sampling: Any,
+    ) -> Int[Array, "b n"]:
+        """Returns ids of an image for each text, int32, row by row of the grid.
+
+        Args:
+            texts: what the images show; each is a question that an image answers.
+            key: a seed, or a key of `jax.random.key`.
+            template: as `answer`.
+            **sampling: `temperature`, `top_k`, `top_p`, `cfg_scale` (above 1, guides away from the
+                empty text) and `cfg_interval`.
+
+        Raises:
+            ValueError: a model that doesn't read "ids", or settings that are refused.
+        """
+        if not self.config.predicts_images:
+            raise UserError(
+                f"expected a model that reads 'ids', which draws images, got one that reads "
+                f"{self.config.reads}"
+            )
+        if isinstance(texts, str) or not texts:
+            raise UserError(f"expected a list of texts, got {texts!r}: pass [text]")
+        prompting, settings = self._prompting(template), read_sampling(sampling)
+        every = [*texts, *([""] * len(texts) if settings.is_guided else [])]
+        rows = [prompting.row(text, 0) for text in every]
+        self._expect_room(max(map(len, rows)) + self.config.num_tokens)
+        ids, _, positions = prompting.batch(rows, 0)
+        keys = row_keys(as_key(key), jnp.arange(len(texts)))
+        return drawn_images(self.model, settings, self._mesh, self.params, ids, positions, keys)
+
+    def detokenize(self, ids: Any) -> Float[Array, "b h w 3"]:
+        """Returns images of ids, RGB float32, clipped to [-1, 1]."""
+        return self._map("detokenize", ids, lambda x: jnp.clip(self._run("detokenize", x), -1, 1))
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Weights,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        mesh: Mesh | None = None,
+        batch_size: int | None = None,
+        image_size: int | tuple[int, ...] | None = None,
+        resize: str = DEFAULT_RESIZE,
+        tokenizer: str | pathlib.Path | None = None,
+    ) -> "MultimodalModel":
+        """Returns the model of weights in memory; arguments as `load`'s.
+
+        Raises:
+            ValueError: an image_size, which the weights fix.
+        """
+        if image_size is not None:
+            raise UserError(
+                f"expected no image_size with a multimodal model, whose weights fix it, got "
+                f"{image_size}"
+            )
+        family = family_of(weights.config)
+        compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
+        params = place_params(
+            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+        )
+        path = weights.tokenizer_path or next(iter(weights.beside), None)
+        directory = path.parent if path is not None else None
+        if tokenizer is not None:
+            directory = expand_user(tokenizer)
+        return cls(weights.config, params, compute, batch_size, directory, resize)
+
+    def _methods(self):
+        config = self.config
+        vision = config.image_tower
+        size = tuple(vision.size) if vision is not None else self._image_size()
+        images = Images(config.vq, size, self._resize)
+        methods = {"read_images": Method("read_images", images)}
+        if config.needs_ids:
+            ids = Ids.of(config.vq, config.grid)
+            methods["detokenize"] = Method("detokenize", ids)
+            if PIXELS not in config.reads:
+                methods["image_inputs"] = Method("image_inputs", ids)
+        return methods
+
+    def _image_size(self):
+        sides = zip(self.config.grid, place_size(self.config.vq), strict=True)
+        return tuple(side * pixels for side, pixels in sides)
+
+    def _prompting(self, template) -> Prompting:
+        found = find_template(template, self.config.template)
+        return Prompting(self.tokenizer, found, self.config.num_tokens)
+
+    def _read(self, images, ids, count):
+        """How many images each question has, and what the model reads of all, or None."""
+        if images is not None and ids is not None:
+            raise UserError("expected either images or ids, got both")
+        given, name = (images, "read_images") if ids is None else (ids, "image_inputs")
+        if name == "image_inputs" and PIXELS in self.config.reads:
+            raise UserError("expected images with a model that reads 'pixels', got ids")
+        if given is None:
+            return [0] * count, None
+        is_deep = ids is not None and self.config.vq.codes_per_place > 1
+        groups = group_images(given, 3 if ids is None else 1 + is_deep, count)
+        flat = [one for group in groups for one in group]
+        if not flat:
+            return [0] * count, None
+        counts = [len(group) for group in groups]
+        filled = flat + [flat[-1]] * (padded_count(len(flat)) - len(flat))
+        return counts, self._call(name, filled)
+
+    def _drawn(self, embedded, positions, keys, settings, stops, most) -> Iterator[int]:
+        size = positions.shape[1] + padded_length(most)
+        static = self.model, settings, self._mesh
+        drawing = first_answer(*static, size, self.params, embedded, positions, keys, stops)
+        for place in range(most):
+            if place:
+                drawing = next_answer(*static, self.params, drawing, keys, stops)
+            if bool(to_host(drawing.is_done)[0]):
+                return
+            yield int(to_host(drawing.ids)[0])
+
+    def _most(self, value, rows):
+        most = whole_number(value, "max_new_tokens")
+        if most < 1:
+            raise UserError(f"expected max_new_tokens of at least 1, got {most}")
+        self._expect_room(max(map(len, rows)) + most)
+        return most
+
+    def _expect_room(self, length):
+        most = self.config.language_model.max_positions
+        if length > most:
+            raise UserError(
+                f"expected at most {most} tokens of a prompt, with {self.config.num_tokens} for "
+                f"each image, and its answer, got {length}: shorten the question, pass fewer "
+                f"images, or lower max_new_tokens"
+            )
+
+    def _stops(self, prompting):
+        return np.asarray([*prompting.stop_ids(), *self.stop_ids], np.int32)
+
+
+def padded_count(count: int) -> int:
+    """Returns the next power of two: images are padded to it, so that few programs are compiled."""
+    return 1 << (count - 1).bit_length()
+
+
+def _sampling(settings) -> Sampling:
+    if unknown := sorted(set(settings) - {"temperature", "top_k", "top_p"}):
+        raise UserError(
+            f"expected temperature, top_k or top_p as settings of answers, got {unknown[0]!r}"
+        )
+    return read_sampling({"temperature": 0, **settings})

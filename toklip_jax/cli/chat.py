@@ -1,0 +1,91 @@
+"""The command `python -m toklip_jax.chat`: a conversation about images in the terminal."""
+
+import argparse
+import sys
+
+import PIL.Image
+
+from toklip_jax.api.loading import load
+from toklip_jax.cli.command_line import quiet, run_command
+from toklip_jax.core.errors import NotFound, UserError, exit_status
+from toklip_jax.core.home import expand_user
+
+PROMPT = "> "
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit status (see `core.errors`)."""
+    args = _parser().parse_args(argv)
+
+    def command() -> int:
+        quiet()
+        return run_command(lambda: _run(args), None)
+
+    return exit_status(command)
+
+
+def _run(args) -> None:
+    options = {"tokenizer": args.tokenizer} if args.tokenizer else {}
+    model = load(args.weights, dtype=args.dtype, **options)
+    if not hasattr(model, "answer"):
+        raise UserError(
+            f"expected a multimodal model's weights in --weights, got {model!r}: name the weights "
+            f"of a stage of kind multimodal"
+        )
+    images = [_open(path) for path in args.image or ()] or None
+    options = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    options |= {"key": args.seed, "template": args.template or None}
+    history: list[tuple[str, str]] = []
+    for question in _questions(args.question):
+        answer = ""
+        for piece in model.stream(images, question, history=history, **options):
+            print(piece, end="", flush=True)
+            answer += piece
+        print()
+        history.append((question, answer))
+
+
+def _questions(given):
+    """The questions of the command line, or those that are typed, up to an empty line."""
+    if given:
+        yield from given
+        return
+    while True:
+        if sys.stdin.isatty():
+            print(PROMPT, end="", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def _open(path):
+    try:
+        return PIL.Image.open(expand_user(path)).convert("RGB")
+    except FileNotFoundError:
+        raise NotFound(f"expected an image at {path}, found nothing: check --image") from None
+    except (PIL.UnidentifiedImageError, OSError) as error:
+        raise UserError(f"expected an image that Pillow reads at {path}, got: {error}") from error
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m toklip_jax.chat",
+        description="Answers questions about images, token by token. Without --question they are "
+        "read from the terminal, one a line, up to an empty one.",
+    )
+
+    def add(name, help, **options):
+        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        parser.add_argument(*flags, dest=name, help=help, **options)
+
+    add("weights", "a multimodal model: the weights of a stage", required=True)
+    add("image", "an image; once for each", action="append")
+    add("question", "a question; once for each, one after another", action="append")
+    add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
+    add("template", "of the conversation, where not that of training", default="")
+    add("max_new_tokens", "tokens after which an answer ends", type=int, default=256)
+    add("temperature", "divides logits; 0 takes the most probable", type=float, default=0.0)
+    add("seed", "of the draws", type=int, default=0)
+    add("dtype", "float32 or bfloat16", default="float32")
+    return parser

@@ -1,0 +1,1 @@
+"""Training a multimodal language model on conversations about images."""
