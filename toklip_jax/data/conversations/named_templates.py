@@ -168,4 +168,6 @@ TEMPLATES: dict[str, Template] = {
     "qwen2": chatml("You are a helpful assistant."),
     "qwen2.5": chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
     "qwen3": chatml(),
+    # For small models with tokenizers of this package: questions and answers end alike.
+    "short": TurnTemplate("", ("", ""), ("", "<eos>"), "", end="<eos>", markers=("<eos>",)),
 }
