@@ -77,7 +77,7 @@ def next_answer(
 
     What it takes of the drawing is given up: the cache is written in place.
     """
-    """Returns `decoding.multimodal.draw_image_ids`, compiled once for a shape and setting."""
+    return _placed(
         model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids)
     )
 
