@@ -112,11 +112,11 @@ def pieces(drawn: Iterable[int], prompting: Prompting) -> Iterator[str]:
             shown = text
 
 
-def group_images(given: Sequence[Any], ndim: int, count: int) -> list[list[Any]]:
+def group_images(given: Any, ndim: int, count: int) -> list[list[Any]]:
     """Returns the images of each question, or their ids, as lists.
 
     Args:
-        given: for each question one of them, a list of several, or None.
+        given: for each question one of them, a list of several, or None; or one array of all.
         ndim: axes of one of them.
         count: of the questions.
 
