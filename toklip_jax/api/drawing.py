@@ -94,7 +94,7 @@ def parallel_logits(
 @functools.partial(jax.jit, static_argnums=0)
 def mean_nats(model: GeneratorModel, params: Any, ids: Any, condition: Any, valid: Any) -> Any:
     """Returns the mean of -log p over each image's ids, float32 [b]."""
-    with jax.default_matmul_precision(_precision(model)):
+    with jax.default_matmul_precision(precision(model)):
         logits = model.apply({"params": params}, ids, condition, valid, method="logits")
     if model.config.gpt.codes_per_place == 1:
         n = ids.shape[1]
