@@ -167,7 +167,8 @@ def _step(experiment, stage, mesh, batch_size, accumulation) -> _Step:
         everything = merge(state.params, frozen)
         unused, frozen = split(frozen, task.cache.unused(objective, everything, features))
     else:
-        batch = task.batch(objective, image_size(experiment, stage), batch_size)
+        size, arguments = image_size(experiment, stage), task.batch_arguments(stage)
+        batch = task.batch(objective, size, batch_size, **arguments)
     return _Step(
         objective=objective,
         optimizer=stage.optimizer,

@@ -16,7 +16,7 @@ from toklip_jax.data.conversations import TEMPLATES
 from toklip_jax.data.text import read_tokenizer
 from toklip_jax.models.base import ids_shape
 from toklip_jax.models.multimodal.config import TOKENS, MultimodalConfig
-from toklip_jax.models.registry import family_of
+from toklip_jax.models.registry import family_of, named_size
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
@@ -33,7 +33,9 @@ MAKERS = {task.name: task for task in (VQ, TOKLIP)}  # whose stages leave a toke
 # The language model first: its files are those that weights keep where two have the same name.
 MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER = "model", "language_model", "tokenizer", "image_tower"
 PARTS = (MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER)
-PLANNED_LENGTH = 2048  # of a line in plans: LLaVA-1.5's
+# The roles of the families that each part may be of.
+ROLES = {LANGUAGE_MODEL: ("language_model",), TOKENIZER: ("toklip", "vq"), TOWER: ("teacher",)}
+PLANNED_LENGTH = 2048  # of a line in plans where its source tells none: LLaVA-1.5's
 
 __all__ = ["CONVERSATIONS", "MULTIMODAL", "MultimodalSettings"]
 
@@ -69,11 +71,14 @@ class MultimodalFields:
             from, or its parts, `language_model` ("" makes a new one), `tokenizer`, `image_tower`
             (those of a SigLIP).
         text_tokenizer: the text tokenizer of a new language model, which goes with its weights.
+        sizes: the named size of each part whose weights are in a file, for plans, which read none;
+            of all parts where `init` names a whole `model`.
     """
 
     model: MultimodalSettings
     init: Mapping[str, str]
     text_tokenizer: str = ""
+    sizes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
@@ -95,7 +100,20 @@ def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
             f"expected either the weights of a language model in {where}.init.language_model, or "
             f"the config of a new one in {where}.model.language_model"
         )
-    return dataclasses.replace(fields, init=given)
+    return dataclasses.replace(fields, init=given, sizes=_read_sizes(fields.sizes, given, where))
+
+
+def _read_sizes(sizes: Mapping[str, str], init: Mapping[str, str], where: str) -> dict[str, str]:
+    """The sizes that are given, checked: each of a part that `init` names."""
+    given = {part: name for part, name in sizes.items() if name}
+    parts = ROLES if MODEL in init else init
+    for part, name in given.items():
+        check_name(f"a field of {where}.sizes, a part in {where}.init", part, parts)
+        try:
+            named_size(name, *ROLES[part])
+        except UserError as error:
+            raise UserError(f"in {where}.sizes.{part}, {error}") from error
+    return given
 
 
 def _start(stage: StageConfig, start: Start) -> tuple[MultimodalObjective, Params]:
@@ -168,14 +186,18 @@ def _joined(stage: StageConfig, weights: Mapping[str, Weights]) -> tuple[Multimo
     return _config(stage, configs), params
 
 
-def _config(stage: StageConfig, parts: Mapping[str, Any]) -> MultimodalConfig:
+def _config(
+    stage: StageConfig, parts: Mapping[str, Any], made: MultimodalSettings | None = None
+) -> MultimodalConfig:
+    """The config of a model's parts; `made`, the stage's own unless given, tells what is read."""
     settings = stage.model.model
+    made = made or settings
     return MultimodalConfig(
         parts.get(LANGUAGE_MODEL, settings.language_model),
         parts.get(TOKENIZER),
         parts.get(TOWER),
-        reads=settings.reads,
-        grid=settings.grid,
+        reads=made.reads,
+        grid=made.grid,
         lora_rank=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         template=settings.template,
@@ -197,45 +219,97 @@ def _completed(params: Params, objective: MultimodalObjective, start: Start) -> 
 
 
 def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
-    if not _can_outline(stage):
+    if missing := _unknown_parts(stage):
         raise UserError(
-            f"expected a new language model in {stage.name}.model, and its tokenizer from a stage "
-            f"of the same config, got {dict(stage.model.init)}"
+            f"expected the named size of each part whose weights are in a file, to plan without "
+            f"reading them, got none of {missing[0]}: set {stage.name}.sizes.{missing[0]}"
         )
+    fields: MultimodalFields = stage.model
     parts = {}
-    for name, source in stage.model.init.items():
-        where = f"{stage.name}.init.{name}"
-        other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
-        task = MAKERS[check_name(where, other.task, MAKERS)]
-        parts[name] = task.outline(other, stages, compute).model_config
-    config = _config(stage, parts)
+    for name in ROLES if MODEL in fields.init else fields.init:
+        if name in fields.sizes:
+            found = named_size(fields.sizes[name], *ROLES[name])
+            parts[name] = found.vision if name == TOWER else found
+        elif MODEL not in fields.init:
+            parts[name] = _tokenizer_of(stage, stages, compute)
+    config = _config(stage, parts, _reads_like(stage, stages))
     return build_objective(MultimodalObjective, stage, model_config=config, compute=compute)
 
 
+def _tokenizer_of(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
+    """The config of the tokenizer that another stage trains, which `init` names."""
+    source, where = stage.model.init[TOKENIZER], f"{stage.name}.init.{TOKENIZER}"
+    other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
+    task = MAKERS[check_name(where, other.task, MAKERS)]
+    return task.outline(other, stages, compute).model_config
+
+
+def _reads_like(stage: StageConfig, stages: Mapping[str, StageConfig]) -> MultimodalSettings:
+    """The settings of the stage that made the model: they tell what is read of an image."""
+    seen = set()
+    while stage.name not in seen and stage.model.init.get(MODEL, "").startswith(STAGE_PREFIX):
+        seen.add(stage.name)
+        where, source = f"{stage.name}.init.{MODEL}", stage.model.init[MODEL]
+        other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
+        check_name(where, other.task, (MULTIMODAL.name,))
+        stage = other
+    return stage.model.model
+
+
 def _can_outline(stage: StageConfig) -> bool:
-    """Whether all that isn't new comes from a stage whose model its own config tells."""
-    init = stage.model.init
-    return set(init) <= {TOKENIZER} and all(x.startswith(STAGE_PREFIX) for x in init.values())
+    return not _unknown_parts(stage)
 
 
-def _batch(objective: MultimodalObjective, size: tuple[int, ...] | None, batch_size: int):
-    """The shapes of lines of LLaVA-1.5's length, with as many images as fit."""
+def _unknown_parts(stage: StageConfig) -> list[str]:
+    """The parts that only weights in a file tell the sizes of."""
+    fields: MultimodalFields = stage.model
+    if MODEL in fields.init:
+        return [] if LANGUAGE_MODEL in fields.sizes else [LANGUAGE_MODEL]
+    return [
+        name
+        for name, source in fields.init.items()
+        if name not in fields.sizes and not (name == TOKENIZER and source.startswith(STAGE_PREFIX))
+    ]
+
+
+def _lines(stage: StageConfig) -> dict[str, Any]:
+    """What a stage's source tells of its lines: the arguments of `_batch` besides."""
+    if stage.source is None or stage.source.kind != CONVERSATIONS.name:
+        return {}
+    arguments = stage.source.arguments
+    found = {name: arguments[name] for name in ("length", "max_images") if name in arguments}
+    return {**found, "has_pixels": not arguments.get("cache")}
+
+
+def _batch(
+    objective: MultimodalObjective,
+    size: tuple[int, ...] | None,
+    batch_size: int,
+    length: int = PLANNED_LENGTH,
+    max_images: int = 0,
+    has_pixels: bool = False,
+):
+    """The shapes of lines of `length` tokens with `max_images` images, or as many as fit.
+
+    Images are ids where the model reads no pixels, unless the source `has_pixels` alone.
+    """
     config = objective.model_config
     size = size or objective.image_size
     if tuple(size) != tuple(objective.image_size):
         raise UserError(
             f"expected images of {objective.image_size}, which have the model's grid "
-            f"{config.grid}, got {size}"
+            f"{config.grid}, got {size}: resize them, or name the size of the stage's own weights "
+            f"in its field sizes"
         )
-    length = min(PLANNED_LENGTH, config.language_model.max_positions)
-    count = max(length // math.prod(config.grid), 1)
+    length = min(length, config.language_model.max_positions)
+    count = max_images or max(length // math.prod(config.grid), 1)
     names = ("ids", "labels", "segment_ids", "positions", "image_places")
     line = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
     batch = dict.fromkeys(names, line)
-    if config.image_tower is not None:
+    if config.image_tower is not None or has_pixels:
         shape = (batch_size, count, *size, 3)
         batch["images"] = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    if config.needs_ids:
+    if config.needs_ids and not has_pixels:
         shape = (batch_size, count, *ids_shape(config.vq, config.grid))
         batch["image_ids"] = jax.ShapeDtypeStruct(shape, jnp.int32)
     return batch
@@ -250,6 +324,7 @@ MULTIMODAL = Task(
     _outline,
     _batch,
     can_outline=_can_outline,
+    batch_arguments=_lines,
     needs_text=False,
     has_validation=False,
     tokenizer_of=lambda stage: stage.model.text_tokenizer,
