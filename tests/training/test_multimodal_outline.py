@@ -30,6 +30,10 @@ def outline(stages, name):
     return MULTIMODAL.outline(stages[name], stages, Compute(is_scanned=True))
 
 
+def outline_of(section):
+    return outline({"answer": made_up(section)}, "answer")
+
+
 def shapes(stages, name, batch_size=2):
     arguments = MULTIMODAL.batch_arguments(stages[name])
     batch = MULTIMODAL.batch(outline(stages, name), None, batch_size, **arguments)
@@ -104,8 +108,8 @@ def test_a_stage_reads_of_an_image_what_the_stage_that_it_continues_reads():
 def test_a_teachers_image_tower_is_named_like_the_others():
     sizes = {"language_model": "qwen2.5_tiny", "image_tower": "siglip2_so400m_256"}
     init = {"language_model": "qwen", "image_tower": "siglip"}
-    stage = made_up({"model": {"reads": ("pixels",)}, "init": init, "sizes": sizes})
-    config = outline({"answer": stage}, "answer").model_config
+    section = {"model": {"reads": ("pixels",)}, "init": init, "sizes": sizes}
+    config = outline_of(section).model_config
     assert config.image_tower == named_size("siglip2_so400m_256", "teacher").vision
 
 
@@ -124,8 +128,7 @@ def test_a_teachers_image_tower_is_named_like_the_others():
 )
 def test_sizes_that_are_unknown_or_missing_give_one_clear_error(init, sizes, message):
     with pytest.raises(ValueError, match=message):
-        stage = made_up({"model": {}, "init": init, "sizes": sizes})
-        outline({"answer": stage}, "answer")
+        outline_of({"model": {}, "init": init, "sizes": sizes})
 
 
 def test_a_stage_without_sizes_has_no_outline_and_is_no_error():

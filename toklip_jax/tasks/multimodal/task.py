@@ -1,41 +1,42 @@
 """Training a multimodal language model as a task: on a tokenizer that stays as it is."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_section, from_fields
 from toklip_jax.data.conversations import TEMPLATES
 from toklip_jax.data.text import read_tokenizer
-from toklip_jax.models.base import ids_shape
 from toklip_jax.models.multimodal.config import TOKENS, MultimodalConfig
-from toklip_jax.models.registry import family_of, named_size
+from toklip_jax.models.registry import family_of
 from toklip_jax.models.serialization import config_from_dict
-from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
 from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
+from toklip_jax.tasks.multimodal.outline import (
+    LANGUAGE_MODEL,
+    MODEL,
+    TASK,
+    TOKENIZER,
+    TOWER,
+    can_outline,
+    line_arguments,
+    line_shapes,
+    model_config,
+    outline,
+    read_sizes,
+)
 from toklip_jax.tasks.multimodal.source import CONVERSATIONS
-from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import VQ
 from toklip_jax.training.state import Params, merge
-from toklip_jax.training.workdir import STAGE_PREFIX
 from toklip_jax.weights import Weights
 
-MAKERS = {task.name: task for task in (VQ, TOKLIP)}  # whose stages leave a tokenizer
 # The language model first: its files are those that weights keep where two have the same name.
-MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER = "model", "language_model", "tokenizer", "image_tower"
 PARTS = (MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER)
-# The roles of the families that each part may be of.
-ROLES = {LANGUAGE_MODEL: ("language_model",), TOKENIZER: ("toklip", "vq"), TOWER: ("teacher",)}
-PLANNED_LENGTH = 2048  # of a line in plans where its source tells none: LLaVA-1.5's
 
 __all__ = ["CONVERSATIONS", "MULTIMODAL", "MultimodalSettings"]
 
@@ -100,20 +101,7 @@ def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
             f"expected either the weights of a language model in {where}.init.language_model, or "
             f"the config of a new one in {where}.model.language_model"
         )
-    return dataclasses.replace(fields, init=given, sizes=_read_sizes(fields.sizes, given, where))
-
-
-def _read_sizes(sizes: Mapping[str, str], init: Mapping[str, str], where: str) -> dict[str, str]:
-    """The sizes that are given, checked: each of a part that `init` names."""
-    given = {part: name for part, name in sizes.items() if name}
-    parts = ROLES if MODEL in init else init
-    for part, name in given.items():
-        check_name(f"a field of {where}.sizes, a part in {where}.init", part, parts)
-        try:
-            named_size(name, *ROLES[part])
-        except UserError as error:
-            raise UserError(f"in {where}.sizes.{part}, {error}") from error
-    return given
+    return dataclasses.replace(fields, init=given, sizes=read_sizes(fields.sizes, given, where))
 
 
 def _start(stage: StageConfig, start: Start) -> tuple[MultimodalObjective, Params]:
@@ -183,25 +171,7 @@ def _joined(stage: StageConfig, weights: Mapping[str, Weights]) -> tuple[Multimo
                 f"{family_of(configs[TOWER]).title}"
             )
         params[TOWER], configs[TOWER] = params[TOWER][TOWER], configs[TOWER].vision
-    return _config(stage, configs), params
-
-
-def _config(
-    stage: StageConfig, parts: Mapping[str, Any], made: MultimodalSettings | None = None
-) -> MultimodalConfig:
-    """The config of a model's parts; `made`, the stage's own unless given, tells what is read."""
-    settings = stage.model.model
-    made = made or settings
-    return MultimodalConfig(
-        parts.get(LANGUAGE_MODEL, settings.language_model),
-        parts.get(TOKENIZER),
-        parts.get(TOWER),
-        reads=made.reads,
-        grid=made.grid,
-        lora_rank=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        template=settings.template,
-    )
+    return model_config(stage, configs), params
 
 
 def _completed(params: Params, objective: MultimodalObjective, start: Start) -> Params:
@@ -218,113 +188,16 @@ def _completed(params: Params, objective: MultimodalObjective, start: Start) -> 
     return merge(jax.jit(init, out_shardings=placement)(key), params)
 
 
-def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
-    if missing := _unknown_parts(stage):
-        raise UserError(
-            f"expected the named size of each part whose weights are in a file, to plan without "
-            f"reading them, got none of {missing[0]}: set {stage.name}.sizes.{missing[0]}"
-        )
-    fields: MultimodalFields = stage.model
-    parts = {}
-    for name in ROLES if MODEL in fields.init else fields.init:
-        if name in fields.sizes:
-            found = named_size(fields.sizes[name], *ROLES[name])
-            parts[name] = found.vision if name == TOWER else found
-        elif MODEL not in fields.init:
-            parts[name] = _tokenizer_of(stage, stages, compute)
-    config = _config(stage, parts, _reads_like(stage, stages))
-    return build_objective(MultimodalObjective, stage, model_config=config, compute=compute)
-
-
-def _tokenizer_of(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
-    """The config of the tokenizer that another stage trains, which `init` names."""
-    source, where = stage.model.init[TOKENIZER], f"{stage.name}.init.{TOKENIZER}"
-    other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
-    task = MAKERS[check_name(where, other.task, MAKERS)]
-    return task.outline(other, stages, compute).model_config
-
-
-def _reads_like(stage: StageConfig, stages: Mapping[str, StageConfig]) -> MultimodalSettings:
-    """The settings of the stage that made the model: they tell what is read of an image."""
-    seen = set()
-    while stage.name not in seen and stage.model.init.get(MODEL, "").startswith(STAGE_PREFIX):
-        seen.add(stage.name)
-        where, source = f"{stage.name}.init.{MODEL}", stage.model.init[MODEL]
-        other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
-        check_name(where, other.task, (MULTIMODAL.name,))
-        stage = other
-    return stage.model.model
-
-
-def _can_outline(stage: StageConfig) -> bool:
-    return not _unknown_parts(stage)
-
-
-def _unknown_parts(stage: StageConfig) -> list[str]:
-    """The parts that only weights in a file tell the sizes of."""
-    fields: MultimodalFields = stage.model
-    if MODEL in fields.init:
-        return [] if LANGUAGE_MODEL in fields.sizes else [LANGUAGE_MODEL]
-    return [
-        name
-        for name, source in fields.init.items()
-        if name not in fields.sizes and not (name == TOKENIZER and source.startswith(STAGE_PREFIX))
-    ]
-
-
-def _lines(stage: StageConfig) -> dict[str, Any]:
-    """What a stage's source tells of its lines: the arguments of `_batch` besides."""
-    if stage.source is None or stage.source.kind != CONVERSATIONS.name:
-        return {}
-    arguments = stage.source.arguments
-    found = {name: arguments[name] for name in ("length", "max_images") if name in arguments}
-    return {**found, "has_pixels": not arguments.get("cache")}
-
-
-def _batch(
-    objective: MultimodalObjective,
-    size: tuple[int, ...] | None,
-    batch_size: int,
-    length: int = PLANNED_LENGTH,
-    max_images: int = 0,
-    has_pixels: bool = False,
-):
-    """The shapes of lines of `length` tokens with `max_images` images, or as many as fit.
-
-    Images are ids where the model reads no pixels, unless the source `has_pixels` alone.
-    """
-    config = objective.model_config
-    size = size or objective.image_size
-    if tuple(size) != tuple(objective.image_size):
-        raise UserError(
-            f"expected images of {objective.image_size}, which have the model's grid "
-            f"{config.grid}, got {size}: resize them, or name the size of the stage's own weights "
-            f"in its field sizes"
-        )
-    length = min(length, config.language_model.max_positions)
-    count = max_images or max(length // math.prod(config.grid), 1)
-    names = ("ids", "labels", "segment_ids", "positions", "image_places")
-    line = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-    batch = dict.fromkeys(names, line)
-    if config.image_tower is not None or has_pixels:
-        shape = (batch_size, count, *size, 3)
-        batch["images"] = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    if config.needs_ids and not has_pixels:
-        shape = (batch_size, count, *ids_shape(config.vq, config.grid))
-        batch["image_ids"] = jax.ShapeDtypeStruct(shape, jnp.int32)
-    return batch
-
-
 MULTIMODAL = Task(
-    "multimodal",
+    TASK,
     MultimodalObjective,
     MultimodalFields,
     _read,
     _start,
-    _outline,
-    _batch,
-    can_outline=_can_outline,
-    batch_arguments=_lines,
+    outline,
+    line_shapes,
+    can_outline=can_outline,
+    batch_arguments=line_arguments,
     needs_text=False,
     has_validation=False,
     tokenizer_of=lambda stage: stage.model.text_tokenizer,
