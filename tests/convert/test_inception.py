@@ -3,6 +3,7 @@
 The weights are drawn here as they were for the recording (see tests/golden/README.md).
 """
 
+import dataclasses
 import json
 import math
 
@@ -16,6 +17,7 @@ from toklip_jax.files import write_safetensors
 from toklip_jax.models.inception.config import InceptionConfig
 from toklip_jax.models.inception.model import Inception
 from toklip_jax.models.registry import param_shapes
+from toklip_jax.weights import save_weights
 from toklip_jax.weights.read import read_weights
 
 
@@ -48,9 +50,9 @@ def images():
 
 
 @pytest.mark.recorded
-def test_features_are_torch_fidelitys(file, golden, record_property):
+def test_features_are_torch_fidelitys(file, tensors, golden, record_property):
     weights, want = read_weights(file), np.load(golden("inception/outputs.npz"))
-    assert weights.config == InceptionConfig()
+    assert weights.config == InceptionConfig(num_classes=1008)
     model = Inception(weights.config)
     got = jax.jit(lambda params, x: model.apply({"params": params}, x))(weights.params, images())
     # torch's own float32 is off its float64 by 1.1e-5, of values up to 44.
@@ -60,6 +62,10 @@ def test_features_are_torch_fidelitys(file, golden, record_property):
     ):
         record_property(f"largest error of {name}", float(np.abs(have - want[name]).max()))
         np.testing.assert_allclose(have, want[name], atol=atol)
+    logits = want["pool"].astype(np.float64) @ tensors["fc.weight"].T  # ADM's: without the bias
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got.probabilities, probabilities, rtol=1e-3, atol=1e-7)
     assert got.pool.shape == (2, weights.config.pool_dim)
     assert got.spatial.shape == (2, weights.config.spatial_dim) == (2, 2023)
 
@@ -68,10 +74,10 @@ def test_the_whole_key_list_goes_in_and_out_equal_to_the_bit(file, tensors, tmp_
     arguments = [str(file), str(tmp_path / "jax")]
     assert main(["to-jax", *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "fc.weight: the classifier, of which FID makes no use" in printed
+    assert "fc.bias: the classifier's bias, which the inception score leaves out" in printed
     weights = read_weights(tmp_path / "jax")
-    assert weights.config == InceptionConfig()
-    carried = {name for name in tensors if name.endswith("tracked") or name.startswith("fc.")}
+    assert weights.config == InceptionConfig(num_classes=1008)
+    carried = {name for name in tensors if name.endswith("tracked") or name == "fc.bias"}
     assert set(weights.carried) == carried
     assert len(param_shapes(weights.config)) + len(carried) == len(tensors) == 566
     assert main(["verify", *arguments]) == 0
@@ -85,8 +91,26 @@ def test_the_counters_of_batches_may_be_missing(tensors, tmp_path):
     named = {k: v for k, v in small(tensors).items() if not k.endswith("num_batches_tracked")}
     write_safetensors(tmp_path / "small.safetensors", named)
     weights = read_weights(tmp_path / "small.safetensors")
-    assert weights.config == InceptionConfig(divisor=16)
-    assert set(weights.carried) == {"fc.weight", "fc.bias"}
+    assert weights.config == InceptionConfig(divisor=16, num_classes=1008)
+    assert set(weights.carried) == {"fc.bias"}
+
+
+def test_weights_without_the_classifier_go_out_again(tensors, tmp_path):
+    """Those that were converted before the inception score read it."""
+    write_safetensors(tmp_path / "small.safetensors", small(tensors))
+    weights = read_weights(tmp_path / "small.safetensors")
+    classifier = np.asarray(weights.params["classifier"]).T
+    params = {name: value for name, value in weights.params.items() if name != "classifier"}
+    before = dataclasses.replace(
+        weights,
+        config=dataclasses.replace(weights.config, num_classes=0),
+        params=params,
+        carried=dict(weights.carried) | {"fc.weight": classifier},
+    )
+    save_weights(tmp_path / "before", before)
+    assert main(["to-torch", str(tmp_path / "before"), str(tmp_path / "out.safetensors")]) == 0
+    again = read_weights(tmp_path / "out.safetensors")
+    np.testing.assert_array_equal(again.params["classifier"], weights.params["classifier"])
 
 
 def test_torchvisions_inception_and_foreign_keys_are_refused(tensors, tmp_path):
@@ -121,7 +145,8 @@ def test_the_config_says_the_features_sizes():
 def test_images_are_rounded_to_the_nearest_of_256_values_and_clipped(tensors, tmp_path):
     write_safetensors(tmp_path / "small.safetensors", small(tensors))
     params = read_weights(tmp_path / "small.safetensors").params
-    model, values = Inception(InceptionConfig(image_size=75, divisor=16)), np.arange(256.0)
+    config = InceptionConfig(image_size=75, divisor=16, num_classes=1008)
+    model, values = Inception(config), np.arange(256.0)
     x = jnp.asarray(np.broadcast_to(values[None, :, None, None], (1, 256, 2, 3)) / 127.5 - 1)
     features = jax.jit(lambda x: model.apply({"params": params}, x).pool)
     want = features(x)

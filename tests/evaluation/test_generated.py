@@ -1,5 +1,7 @@
 """Generated samples are evaluated as data sets are, without any data source."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from toklip_jax.evaluation.samples import (
 )
 from toklip_jax.evaluation.suite import Kept, Suite
 from toklip_jax.metrics import Frechet, Gaussian
+from toklip_jax.metrics.generation import inception_score
 from toklip_jax.models.inception.config import InceptionConfig
 from toklip_jax.models.inception.model import Inception
 from toklip_jax.models.llamagen import LlamaGenConfig
@@ -132,6 +135,56 @@ def test_a_reference_that_is_missing_is_named_before_anything_is_made(
     with pytest.raises(FileNotFoundError, match="reference statistics at"):
         run({**section, "reference": f"{tmp_path}/none.npz"}, toy, params)
     assert section["source"].batches == 0
+
+
+def test_samples_with_and_without_guidance_are_scored_side_by_side(toy, params, reference):
+    config = dataclasses.replace(INCEPTION, num_classes=12)
+    random = np.random.default_rng(1)
+    # Each of a brightness of its own, so that features differ by more than rounding.
+    shades = [np.arange(1, n + 1)[:, None, None, None] / n for n in (9, 6)]
+    images = [
+        (shade * random.integers(0, 256, (len(shade), *toy.size, 3))).astype(np.uint8)
+        for shade in shades
+    ]
+    kernel = classifier_of(images[0], params["inception"])
+    both = {**params, "inception": {**params["inception"], "classifier": kernel}}
+    guided, unguided = (ArraySamples(images=x) for x in images)
+    section = {"kind": "generation", "source": guided, "reference": reference}
+    models = Models.from_configs(COMPUTE, {"vq": toy.config, "inception": config})
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+
+    def scored(section):
+        evaluations = {"it": build_evaluation("it", section)}
+        return Suite(evaluations, models, mesh, batch_size=4).run(both)["it"]
+
+    result = scored({**section, "unguided": unguided})
+    assert [row["model"] for row in result.rows] == ["samples", "samples without guidance"]
+    for row, source in zip(result.rows, (guided, unguided), strict=True):
+        (alone,) = scored({**section, "source": source}).rows
+        assert {**row, "model": ""} == {**alone, "model": ""}
+    want = inception_score(features_of(images[0], both["inception"], config).probabilities)
+    assert 1.1 < want < 12
+    assert result.rows[0]["inception_score"] == pytest.approx(want, rel=1e-4)
+    assert "samples: 9 samples against" in result.details["protocol"]
+    assert "samples without guidance: 6 samples against" in result.details["protocol"]
+    assert "unguided_code_counts" in result.details
+    counts = scored({"kind": "generation", "source": guided})
+    assert "inception_score" in counts.rows[0]  # without anything to compare with
+    assert "9 samples; Inception" in counts.details["protocol"]
+
+
+def features_of(images, params, config=INCEPTION):
+    x = jnp.asarray(images, jnp.float32) / 127.5 - 1
+    return jax.tree.map(np.asarray, jax.jit(Inception(config).apply)({"params": params}, x))
+
+
+def classifier_of(images, params):
+    """A kernel [d, 12] whose logits tell these images apart: what they share gives none."""
+    pool = features_of(images, params).pool.astype(np.float64)
+    shared = pool.mean(axis=0)
+    kernel = np.random.default_rng(2).normal(size=(pool.shape[1], 12))
+    kernel -= np.outer(shared, shared @ kernel) / (shared @ shared)
+    return (2 * kernel / (pool @ kernel).std()).astype(np.float32)
 
 
 class Counting:

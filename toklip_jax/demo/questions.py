@@ -15,11 +15,12 @@ from toklip_jax.data.conversations import (
     Conversation,
     Encoder,
     PackedSource,
+    known_tokenizer,
     template_of,
 )
 from toklip_jax.data.sources import ARRAYS, SourceKind, register
+from toklip_jax.data.text import read_tokenizer
 from toklip_jax.demo.emoji import EmojiSet, EmojiSplit, named_split
-from toklip_jax.tasks.multimodal.source import read_text_tokenizer
 
 WHAT, GROUP, COLOUR, STYLE = "what is this", "which group", "which colour", "which style"
 IS_THERE = "is there a {}"
@@ -181,7 +182,9 @@ def open_questions(
     """
     pictures = named_split(split, size).train
     template = template_of(TEMPLATE)
-    encoder = Encoder(read_text_tokenizer(text_tokenizer), template, tokens_per_image, length)
+    encoder = Encoder(
+        known_tokenizer(read_tokenizer(text_tokenizer)), template, tokens_per_image, length
+    )
     conversations = EmojiConversations(pictures, turns, draws, draw_share, seed)
     return PackedSource(conversations, encoder, EmojiImages(pictures), max_images=1, seed=seed)
 

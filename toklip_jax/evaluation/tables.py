@@ -14,6 +14,7 @@ LABELS = {
     "rfid": "rFID",
     "fid": "FID",
     "sfid": "sFID",
+    "inception_score": "IS",
     "code_usage": "codes used",
     "perplexity": "perplexity",
     "knn": "kNN",

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"  # Gemma's spelling; ids 0, 1 and (in ours) 2
 # The end token, of which a tokenizer has one, and the cleaning of the models whose it is: SigLIP 2
-# with Gemma's; captions of T5, which are lower-cased.
+# with Gemma's; generators of captions with T5's, which lower-case them.
 ENDS = {EOS: "canonicalize", "</s>": "lower"}
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_BYTES = 2**26  # Gemma's, of 256,000 tokens, has 34 MB

@@ -25,6 +25,12 @@ def inception_spatial(context: Context) -> Float[Array, "b s"]:
     return _features(context, context.get(images)).spatial
 
 
+@register_output("inception_probabilities", needs=("inception",), pixels="any")
+def inception_probabilities(context: Context) -> Float[Array, "b v"]:
+    """Returns the probabilities of Inception's classes, float32, for the inception score."""
+    return _features(context, context.get(images)).probabilities
+
+
 @register_output("inception_restored", needs=("inception", "vq"), pixels="original")
 def inception_restored(context: Context) -> Float[Array, "b p"]:
     """Returns Inception's pooled features of the restored images, float32."""

@@ -15,11 +15,14 @@ class InceptionConfig:
         image_size: side that images are resized to.
         spatial_channels: channels of the spatial features; 7 in ADM's evaluator.
         divisor: divides all widths; above 1 for tests only.
+        num_classes: of the classifier that the inception score reads; 0 without one, as weights
+            have that were converted before it was read.
     """
 
     image_size: int = 299
     spatial_channels: int = 7
     divisor: int = 1
+    num_classes: int = 0
 
     def __post_init__(self):
         if self.image_size < SMALLEST_IMAGE:
@@ -30,6 +33,9 @@ class InceptionConfig:
             raise UserError(
                 f"expected a divisor of all widths (1, 2, 4, 8, 16), got {self.divisor}"
             )
+
+        if self.num_classes < 0:
+            raise UserError(f"expected num_classes of at least 0, got {self.num_classes}")
 
     @property
     def pool_dim(self) -> int:

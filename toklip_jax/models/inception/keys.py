@@ -1,13 +1,14 @@
 """The names of FID's Inception v3 in torchvision's and pytorch-fid's files."""
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.files.layouts import CONV, norm_rules
-from toklip_jax.files.rules import Rule
+from toklip_jax.files.layouts import CONV, LINEAR, norm_rules
+from toklip_jax.files.rules import SAME, Rule
 from toklip_jax.files.shapes import shape_of
 from toklip_jax.models.base import ForeignKeys, Hints, Tensors
 from toklip_jax.models.inception.config import InceptionConfig
 
-CLASSIFIER = "the classifier, of which FID makes no use"
+BIAS = "the classifier's bias, which the inception score leaves out"
+UNREAD = "the classifier, which was not read when these weights were converted"
 BATCHES = "a counter of training's batches, no parameter"
 FID_CLASSES = 1008  # of the graph "inception-2015-12-05"; torchvision's has 1000
 FID_STEM_WIDTH = 32
@@ -27,12 +28,13 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> InceptionConfig:
             f"{classes}: its features would not compare; fetch {FID_FILE}"
         )
     width = shape_of(tensors, "Conv2d_1a_3x3.conv.weight", 4)[0]
-    return InceptionConfig(divisor=max(FID_STEM_WIDTH // width, 1))
+    return InceptionConfig(divisor=max(FID_STEM_WIDTH // width, 1), num_classes=classes)
 
 
 def rules(config: InceptionConfig, source: str = "", target: str = "") -> list[Rule]:
     """Returns the map; the network is never within another, so there are no prefixes."""
-    return _RULES
+    classifier = "classifier" if config.num_classes else None
+    return [*_RULES, Rule("fc.weight", classifier, LINEAR if classifier else SAME, UNREAD)]
 
 
 def _unit_rules(source: str, target: str) -> list[Rule]:
@@ -72,8 +74,7 @@ _RULES = [
     *_unit_rules("Conv2d_3{A}_1x1", "conv_3{A}"),
     *_unit_rules("Conv2d_4{A}_3x3", "conv_4{A}"),
     *_branch_rules("Mixed_{i}{B}", "mixed_{i}{B}"),
-    Rule("fc.weight", None, reason=CLASSIFIER),
-    Rule("fc.bias", None, reason=CLASSIFIER),
+    Rule("fc.bias", None, reason=BIAS),
 ]
 
 KEYS = ForeignKeys(("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight"), infer, rules)

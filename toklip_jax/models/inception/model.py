@@ -27,10 +27,13 @@ class InceptionFeatures(NamedTuple):
         pool: means over the last grid, float32 [b, 2048] (the graph's `pool_3`).
         spatial: first 7 channels of the first 1 x 1 convolution of the block that the graph calls
             `mixed_6`, after its ReLU, in the order h, w, c: float32 [b, 17 * 17 * 7].
+        probabilities: of the classes, float32 [b, 1008], for the inception score; None without a
+            classifier. ADM's evaluator leaves the classifier's bias out, and so does this.
     """
 
     pool: Float[Array, "b p"]
     spatial: Float[Array, "b s"]
+    probabilities: Float[Array, "b v"] | None = None
 
 
 class Unit(NamedTuple):
@@ -81,7 +84,17 @@ class Inception(nn.Module):
             x = Block(branches, divisor, name=name)(x)
             if name == SPATIAL_BLOCK:  # whose first channels are its first branch's
                 spatial = x[..., : self.config.spatial_channels].reshape(len(x), -1)  # [b, s]
-        return InceptionFeatures(jnp.mean(x, axis=(1, 2)), spatial)
+        pool = jnp.mean(x, axis=(1, 2))
+        return InceptionFeatures(pool, spatial, self._probabilities(pool))
+
+    def _probabilities(self, pool):
+        config = self.config
+        if not config.num_classes:
+            return None
+        shape = (config.pool_dim, config.num_classes)
+        kernel = self.param("classifier", nn.initializers.zeros, shape)
+        logits = jnp.matmul(pool, jnp.asarray(kernel, jnp.float32), precision="highest")
+        return jax.nn.softmax(logits, axis=-1)
 
 
 class Block(nn.Module):
