@@ -119,10 +119,10 @@ def count(recipe: Recipe) -> dict[str, int]:
 
 def table(rows: dict, plans: dict) -> str:
     """Returns Markdown: a line a recipe; chip hours of the whole recipe, memory in GiB."""
-    names = [chip(kind).name for kind in PRICED]
+    names = [chip(kind).name.removeprefix("TPU ") for kind in PRICED]
     header = ["recipe", "trained, M", "frozen, M", "state, GiB", "batch", "steps"]
     header += ["TFLOP a step", "EFLOP in all"]
-    header += [f"peak a {name.split(':')[0]}, GiB" for name in PLANNED]
+    header += [f"peak a {name.split(':')[0]} chip, GiB" for name in PLANNED]
     header += [f"roofline, {name.split(':')[0]} hours" for name in PLANNED]
     header += [f"at {UTILISATION:.0%}, {name} hours" for name in names]
     lines = [f"| {' | '.join(header)} |", "| --- " + "| ---: " * (len(header) - 1) + "|"]

@@ -6,9 +6,11 @@ import jax
 import pytest
 
 from toklip_jax.cli import train as command
+from toklip_jax.costs.flops import count_flops
 from toklip_jax.experiment import read_experiment
 from toklip_jax.models.registry import named_size
 from toklip_jax.nn.config import Compute
+from toklip_jax.planning.step import build_step, find_stage
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.multimodal.task import MULTIMODAL
 from toklip_jax.training.loop_config import LoopConfig
@@ -20,10 +22,14 @@ FILES = {"language_model": "qwen", "tokenizer": "toklip.pt"}
 SIZES = {"language_model": "qwen2.5_tiny", "tokenizer": "tiny"}
 
 
-def stages_of(config, *flags):
+def experiment_of(config, *flags):
     path = ROOT / "configs" / config
     arguments = ["main", f"--config={path}", "--workdir=.", *flags]
-    return read_experiment(command.parse(arguments).config).sections
+    return read_experiment(command.parse(arguments).config)
+
+
+def stages_of(config, *flags):
+    return experiment_of(config, *flags).sections
 
 
 def outline(stages, name):
@@ -134,3 +140,28 @@ def test_sizes_that_are_unknown_or_missing_give_one_clear_error(init, sizes, mes
 def test_a_stage_without_sizes_has_no_outline_and_is_no_error():
     assert not MULTIMODAL.can_outline(made_up({"model": {}, "init": FILES}))
     assert MULTIMODAL.can_outline(made_up({"model": {}, "init": FILES, "sizes": SIZES}))
+
+
+def test_model_flops_leave_out_what_is_computed_twice():
+    """Layers under `remat`, and logits in blocks (`loss_block`)."""
+    tiny = ("sizes.language_model=qwen2.5_tiny", "sizes.tokenizer=tiny", "source.image_size=64")
+    flags = [f"--config.{stage}.{x}" for stage in ("projector", "instructions") for x in tiny]
+
+    def step_of(remat, block):
+        experiment = experiment_of(
+            "multimodal_qwen2_5_7b.py",
+            "--config.image_size=64",
+            f"--config.compute.remat={remat}",
+            *flags,
+            f"--config.instructions.loss.loss_block={block}",
+        )
+        return build_step(experiment, find_stage(experiment, "instructions"), batch_size=2)
+
+    def executed(step):
+        return count_flops(step.function(), *step.arguments)
+
+    plain = step_of("none", 0)
+    assert plain.model_flops() == executed(plain)
+    for remat, block in (("full", 0), ("none", 256)):
+        step = step_of(remat, block)
+        assert step.model_flops() == plain.model_flops() < executed(step)
