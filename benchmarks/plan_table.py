@@ -1,4 +1,4 @@
-"""Makes benchmarks/results/plan.md and plan.json: what the released sizes take on TPU pods.
+"""Makes benchmarks/results/plan.md and plan.json: what the configs' steps take on TPU pods.
 
     python -m benchmarks.plan_table [--only=TEXT]
 
@@ -16,13 +16,23 @@ import jax
 
 from toklip_jax.cli.train import parse
 from toklip_jax.costs.chips import chip
-from toklip_jax.experiment import read_experiment
+from toklip_jax.experiment import Experiment, read_experiment
 from toklip_jax.planning.plan import plan, reduce_compile_effort, topology_devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
-# (config, topology, global batch, chunks): the released batch a chip first, then larger ones.
+# Names of rows that are not a config's last stage as it stands: (config, stage, flags).
+LENGTH = "source.length=2048"  # of lines, as in conversations
+VARIANTS = {
+    "qwen2.5_7b_projector": ("multimodal_qwen2_5_7b", "projector", (LENGTH,)),
+    "qwen2.5_7b_lora_128": ("multimodal_qwen2_5_7b:lora=128", "instructions", ()),
+    "qwen2.5_7b_full": ("multimodal_qwen2_5_7b", "instructions", ()),
+    "qwen3_1.7b_one_model": ("one_model_qwen3_1_7b", "multimodal", ()),
+}
+
+# (config, topology, global batch, chunks): the released batch a chip first, then larger ones. A
+# fifth number splits layers too (`mesh.tensor`), where a batch has fewer rows than there are chips.
 ROWS = (
     ("toklip_s_256", "v5e:16x16", 4096, 1),
     ("toklip_l_384", "v5e:16x16", 8192, 1),
@@ -42,6 +52,14 @@ ROWS = (
     ("toklip_xl_512", "v5e:16x16", 32768, 8),
     ("toklip_xl_512", "v6e:16x16", 32768, 4),
     ("toklip_xl_512", "v5p:4x4x8", 8192, 1),
+    ("qwen2.5_7b_projector", "v5e:16x16", 256, 1),
+    ("qwen2.5_7b_lora_128", "v5e:16x16", 128, 1, 2),
+    ("qwen2.5_7b_full", "v5e:16x16", 128, 1, 2),
+    ("qwen3_1.7b_one_model", "v5e:16x16", 256, 1),
+    ("qwen2.5_7b_projector", "v5p:4x4x8", 256, 1),
+    ("qwen2.5_7b_lora_128", "v5p:4x4x8", 128, 1),
+    ("qwen2.5_7b_full", "v5p:4x4x8", 128, 1),
+    ("qwen3_1.7b_one_model", "v5p:4x4x8", 256, 1),
 )
 
 
@@ -100,15 +118,29 @@ def _cells(found):
     return " " + " | ".join(cells) + " |"
 
 
-def _compile(config, topology, batch, chunks):
-    arguments = ["plan_table", f"--config={ROOT / 'configs' / config}.py", "--workdir=."]
-    experiment = read_experiment(parse(arguments).config)
+def _compile(name, topology, batch, chunks, tensor=1):
+    experiment, stage = read_row(name, f"mesh.tensor={tensor}")
     devices = topology_devices(topology)
-    return plan(experiment, devices, batch_size=batch, accumulation=chunks)
+    return plan(experiment, devices, stage=stage, batch_size=batch, accumulation=chunks)
+
+
+def read_row(name: str, *overrides: str) -> tuple[Experiment, str]:
+    """Returns the config of a row's name, with overrides of its fields, and the stage, "" its last.
+
+    Args:
+        name: one of `VARIANTS`, or a config's own.
+        overrides: "field=value" each.
+    """
+    config, stage, fields = VARIANTS.get(name, (name, "", ()))
+    config, colon, options = config.partition(":")
+    path = f"{ROOT / 'configs' / config}.py{colon}{options}"
+    flags = [f"--config.{x}" for x in (*(f"{stage}.{field}" for field in fields), *overrides)]
+    arguments = ["plan_table", f"--config={path}", "--workdir=.", *flags]
+    return read_experiment(parse(arguments).config), stage
 
 
 def _key(row) -> str:
-    return " ".join(map(str, row))
+    return " ".join(map(str, row[:4]))
 
 
 if __name__ == "__main__":

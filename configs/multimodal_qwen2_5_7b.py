@@ -43,6 +43,7 @@ def get_config(options: str = "") -> ConfigDict:
     if not chosen["lora"].isdigit():
         raise UserError(f"expected lora=RANK, a whole number, got {chosen['lora']!r}")
     model = FieldReference(f"path/to/Qwen2.5-{size[:-1]}B-Instruct")
+    sizes = {"language_model": f"qwen2.5_{size}", "tokenizer": "toklip_l_384"}  # for plans
     return ConfigDict(
         {
             "seed": 0,
@@ -72,16 +73,17 @@ def get_config(options: str = "") -> ConfigDict:
                 "objective": "multimodal",
                 "model": {"reads": ("tokens",), "template": "plain"},
                 "init": {"language_model": model, "tokenizer": "path/to/TokLIP_L_384.pt"},
+                "sizes": sizes,
                 "source": _source(model, "plain", CAPTION_LENGTH),
                 "loss": {"trainable": (r"projector_\w+/.*",)},
                 **_recipe(1e-3, CAPTIONS, batch=256),
             },
-            "instructions": _instructions(model, int(chosen["lora"])),
+            "instructions": _instructions(model, int(chosen["lora"]), sizes),
         }
     )
 
 
-def _instructions(model, rank) -> dict:
+def _instructions(model, rank, sizes) -> dict:
     """The stage on conversations, with the whole language model or additions of a rank."""
     recipe = _recipe(2e-4 if rank else 2e-5, INSTRUCTIONS, batch=128)
     if rank:
@@ -91,6 +93,7 @@ def _instructions(model, rank) -> dict:
         "objective": "multimodal",
         "model": {"lora_rank": rank, "template": "qwen2.5"},
         "init": {"model": "stage:projector"},
+        "sizes": sizes,
         "source": _source(model, "qwen2.5", LENGTH),
         "loss": {"trainable": (r"projector_\w+/.*", language_model)},
         **recipe,

@@ -14,7 +14,8 @@ from toklip_jax.cli import train as command
 from toklip_jax.cli.plan import main
 from toklip_jax.experiment import read_experiment
 from toklip_jax.nn.config import Compute
-from toklip_jax.planning.plan import Plan, image_size, largest_batch, topology_devices
+from toklip_jax.planning.plan import Plan, largest_batch, topology_devices
+from toklip_jax.planning.step import image_size
 from toklip_jax.tasks.registry import task_of
 
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")

@@ -126,13 +126,13 @@ def _shapes_of_layers(config):
     return jax.eval_shape(lambda: init_params(config, compute, jax.random.key(0)))
 
 
-def named_size(name: str, role: str) -> Any:
-    """Returns the config that a family of this role has under `name`.
+def named_size(name: str, *roles: str) -> Any:
+    """Returns the config that a family of one of these roles has under `name`.
 
     Raises:
         ValueError: there is none; says which there are.
     """
-    sizes = {n: c for f in registered() if f.role == role for n, c in f.sizes.items()}
+    sizes = {n: c for f in registered() if f.role in roles for n, c in f.sizes.items()}
     if name not in sizes:
         raise UserError(f"expected a size of {sorted(sizes)}, got {name!r}")
     return sizes[name]

@@ -14,18 +14,13 @@ from typing import Any
 import jax
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name
 from toklip_jax.costs.chips import Chip, chip
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.planning.hlo import find_collectives, memory_traffic
-from toklip_jax.tasks.base import StageConfig
-from toklip_jax.tasks.registry import task_of
-from toklip_jax.training.objective import Objective
-from toklip_jax.training.optimizer import OptimizerConfig
-from toklip_jax.training.state import cast_frozen, merge, partition, split
-from toklip_jax.training.step import create_state, jit_step, make_step
+from toklip_jax.planning.step import Step, build_step, find_stage
+from toklip_jax.training.step import jit_step
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 FAST = -1.0  # the least that XLA's effort in optimisation can be
@@ -106,91 +101,19 @@ def plan(
     Raises:
         ValueError: from the config; says what to change.
     """
-    planned = _stage(experiment, stage)
-    accumulation = accumulation or planned.loop.accumulation
     mesh = make_mesh(experiment.mesh, devices)
-    step = _step(experiment, planned, mesh, batch_size or planned.batch_size, accumulation)
+    step = build_step(
+        experiment,
+        find_stage(experiment, stage),
+        ways=mesh.shape["data"] * mesh.shape["fsdp"],
+        batch_size=batch_size,
+        accumulation=accumulation,
+    )
     compiled = _compile(step, mesh)
     return compiled and _measure(step, compiled, mesh, devices)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """A step to compile: its function, the shapes of its arguments, and how they are sharded."""
-
-    objective: Objective
-    optimizer: OptimizerConfig
-    steps: int
-    seed: int
-    accumulation: int
-    state: Any
-    frozen: Any
-    batch: dict[str, jax.ShapeDtypeStruct]
-    unused: Any
-
-    @property
-    def arguments(self):
-        return self.state, self.frozen, self.batch
-
-    def function(self, objective: Objective | None = None, accumulation: int = 0):
-        return make_step(
-            objective or self.objective,
-            self.optimizer,
-            self.steps,
-            seed=self.seed,
-            accumulation=accumulation or self.accumulation,
-            unused=self.unused,
-        )
-
-
-def _stage(experiment, name):
-    names = [stage.name for stage in experiment.stages]
-    if not names:
-        raise UserError("expected a config with stages to plan, got one without")
-    return experiment.sections[check_name("stage", name or names[-1], names)]
-
-
-def _step(experiment, stage, mesh, batch_size, accumulation) -> _Step:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
-    if batch_size % ways or batch_size < 1:
-        raise UserError(
-            f"expected a batch divisible by {ways} (devices, chunks), got {batch_size}: set "
-            f"{stage.name}.batch_size to a multiple of it"
-        )
-    task = task_of(stage.task)
-    objective = task.outline(stage, experiment.sections, experiment.compute)
-    state, frozen = _shapes(objective, stage.optimizer, stage.loop.steps)
-    unused = {}
-    if stage.cache:  # it need not exist: what it will hold is in the config
-        features = experiment.encode.features
-        batch = task.cache.batch(objective, features, batch_size)
-        everything = merge(state.params, frozen)
-        unused, frozen = split(frozen, task.cache.unused(objective, everything, features))
-    else:
-        batch = task.batch(objective, image_size(experiment, stage), batch_size)
-    return _Step(
-        objective=objective,
-        optimizer=stage.optimizer,
-        steps=stage.loop.steps,
-        seed=experiment.seed,
-        accumulation=accumulation,
-        state=state,
-        frozen=frozen,
-        batch=batch,
-        unused=unused,
-    )
-
-
-def image_size(experiment: Experiment, stage: StageConfig) -> tuple[int, ...] | None:
-    """Returns (height, width) of a stage's images, or None where its model's size decides."""
-    # Arrays keep their size: the reader resizes encoded images only.
-    size = stage.source.image_size or experiment.reading.image_size
-    if not size:
-        return None
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _compile(step: _Step, mesh):
+def _compile(step: Step, mesh):
     """Returns the compiled step, or None if it doesn't fit."""
     with jax.set_mesh(mesh):
         jitted = jit_step(step.function(), mesh, step.state, step.frozen, step.objective.sharding)
@@ -202,12 +125,10 @@ def _compile(step: _Step, mesh):
             raise
 
 
-def _measure(step: _Step, compiled, mesh, devices) -> Plan:
+def _measure(step: Step, compiled, mesh, devices) -> Plan:
     spec, rules = chip(devices[0].device_kind), step.objective.sharding
     passes = float(spec.float32_passes) if spec else 1.0
     flops = count_flops(step.function(), *step.arguments, float32_passes=passes) / len(devices)
-    compute = dataclasses.replace(step.objective.compute, remat="none")
-    plain = step.function(dataclasses.replace(step.objective, compute=compute), accumulation=1)
     memory, text = compiled.memory_analysis(), compiled.as_text()
     collectives, traffic = find_collectives(text), memory_traffic(text)
     gathers = [c for c in collectives if c.kind == "all-gather"]
@@ -229,7 +150,7 @@ def _measure(step: _Step, compiled, mesh, devices) -> Plan:
         activations=memory.temp_size_in_bytes,
         peak=_peak(memory),
         hbm=spec.hbm_bytes if spec else 0,
-        model_flops=count_flops(plain, *step.arguments),
+        model_flops=step.model_flops(),
         flops=flops,
         traffic=traffic,
         collectives=_by_kind(collectives),
@@ -293,16 +214,6 @@ def topology_devices(name: str) -> list:
             f"expected a TPU topology that libtpu knows, such as v5e:16x16, v6e:16x16 or "
             f"v5p:4x4x8, got {name!r}: {str(error).splitlines()[0]}"
         ) from error
-
-
-def _shapes(objective, optimizer, steps):
-    """Returns the shapes of the state and of the frozen parameters, as the loop makes them."""
-    params = jax.eval_shape(objective.init, jax.random.key(0))
-    trainable, frozen = partition(params, objective.trainable)
-    frozen = jax.eval_shape(
-        lambda p: cast_frozen(p, objective.compute, objective.full_precision), frozen
-    )
-    return jax.eval_shape(lambda p: create_state(p, optimizer, steps), trainable), frozen
 
 
 def _bytes_on_a_device(tree: Any, placement: Any) -> int:

@@ -140,6 +140,7 @@ class Task:
         batch: `batch(objective, size, batch_size)` returns the shapes of a batch of images of
             `size`, or of the model's size where that is None.
         can_outline: whether there is an outline; there is none if only the weights tell the model.
+        batch_arguments: returns further arguments of `batch` that a stage's source tells, by name.
         needs_text: whether batches have `token_ids`, or a function of the stage that tells.
         needs_labels: whether they have `labels`, in the same form.
         has_validation: whether held-out pairs of images and texts can be compared.
@@ -154,8 +155,9 @@ class Task:
     read: Callable[[Mapping[str, Any], str], Any]
     start: Callable[[StageConfig, Start], tuple[ModelObjective, Params]]
     outline: Callable[[StageConfig, Mapping[str, StageConfig], Compute], ModelObjective]
-    batch: Callable[[Any, tuple[int, ...] | None, int], dict[str, jax.ShapeDtypeStruct]]
+    batch: Callable[..., dict[str, jax.ShapeDtypeStruct]]
     can_outline: Callable[[StageConfig], bool] = lambda stage: True
+    batch_arguments: Callable[[StageConfig], Mapping[str, Any]] = lambda stage: {}
     needs_text: bool | Callable[[StageConfig], bool] = True
     needs_labels: bool | Callable[[StageConfig], bool] = False
     has_validation: bool = True

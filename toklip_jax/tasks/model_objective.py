@@ -1,5 +1,6 @@
 """The base of objectives that train a model of a registered family."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,10 @@ class ModelObjective(Objective):
     def image_size(self) -> int | tuple[int, ...] | None:
         """The size of the images that the model is trained on; None where any fits."""
         return self.evaluated_models.image_size
+
+    def without_recomputation(self) -> "ModelObjective":
+        """Returns the objective whose backward pass recomputes nothing, to count model FLOPs of."""
+        return dataclasses.replace(self, compute=dataclasses.replace(self.compute, remat="none"))
 
     @property
     def evaluated_models(self) -> Models:

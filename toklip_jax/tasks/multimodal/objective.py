@@ -74,6 +74,9 @@ class MultimodalObjective(ModelObjective):
     def init(self, rng: jax.Array) -> Params:
         return init_params(self.model_config, self.compute, rng)
 
+    def without_recomputation(self) -> "MultimodalObjective":
+        return dataclasses.replace(super().without_recomputation(), loss_block=0)
+
     def prepare(self, params: Params, batch: Batch) -> Batch:
         kept = {name: batch[name] for name in KEPT if name in batch}
         if FEATURES in batch:

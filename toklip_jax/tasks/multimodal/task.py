@@ -1,39 +1,42 @@
 """Training a multimodal language model as a task: on a tokenizer that stays as it is."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_section, from_fields
 from toklip_jax.data.conversations import TEMPLATES
 from toklip_jax.data.text import read_tokenizer
-from toklip_jax.models.base import ids_shape
 from toklip_jax.models.multimodal.config import TOKENS, MultimodalConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.models.serialization import config_from_dict
-from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import shardings
 from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
+from toklip_jax.tasks.multimodal.outline import (
+    LANGUAGE_MODEL,
+    MODEL,
+    TASK,
+    TOKENIZER,
+    TOWER,
+    can_outline,
+    line_arguments,
+    line_shapes,
+    model_config,
+    outline,
+    read_sizes,
+)
 from toklip_jax.tasks.multimodal.source import CONVERSATIONS
-from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import VQ
 from toklip_jax.training.state import Params, merge
-from toklip_jax.training.workdir import STAGE_PREFIX
 from toklip_jax.weights import Weights
 
-MAKERS = {task.name: task for task in (VQ, TOKLIP)}  # whose stages leave a tokenizer
 # The language model first: its files are those that weights keep where two have the same name.
-MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER = "model", "language_model", "tokenizer", "image_tower"
 PARTS = (MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER)
-PLANNED_LENGTH = 2048  # of a line in plans: LLaVA-1.5's
 
 __all__ = ["CONVERSATIONS", "MULTIMODAL", "MultimodalSettings"]
 
@@ -69,11 +72,14 @@ class MultimodalFields:
             from, or its parts, `language_model` ("" makes a new one), `tokenizer`, `image_tower`
             (those of a SigLIP).
         text_tokenizer: the text tokenizer of a new language model, which goes with its weights.
+        sizes: the named size of each part whose weights are in a file, for plans, which read none;
+            of all parts where `init` names a whole `model`.
     """
 
     model: MultimodalSettings
     init: Mapping[str, str]
     text_tokenizer: str = ""
+    sizes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
@@ -95,7 +101,7 @@ def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
             f"expected either the weights of a language model in {where}.init.language_model, or "
             f"the config of a new one in {where}.model.language_model"
         )
-    return dataclasses.replace(fields, init=given)
+    return dataclasses.replace(fields, init=given, sizes=read_sizes(fields.sizes, given, where))
 
 
 def _start(stage: StageConfig, start: Start) -> tuple[MultimodalObjective, Params]:
@@ -165,21 +171,7 @@ def _joined(stage: StageConfig, weights: Mapping[str, Weights]) -> tuple[Multimo
                 f"{family_of(configs[TOWER]).title}"
             )
         params[TOWER], configs[TOWER] = params[TOWER][TOWER], configs[TOWER].vision
-    return _config(stage, configs), params
-
-
-def _config(stage: StageConfig, parts: Mapping[str, Any]) -> MultimodalConfig:
-    settings = stage.model.model
-    return MultimodalConfig(
-        parts.get(LANGUAGE_MODEL, settings.language_model),
-        parts.get(TOKENIZER),
-        parts.get(TOWER),
-        reads=settings.reads,
-        grid=settings.grid,
-        lora_rank=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        template=settings.template,
-    )
+    return model_config(stage, configs), params
 
 
 def _completed(params: Params, objective: MultimodalObjective, start: Start) -> Params:
@@ -196,60 +188,16 @@ def _completed(params: Params, objective: MultimodalObjective, start: Start) -> 
     return merge(jax.jit(init, out_shardings=placement)(key), params)
 
 
-def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
-    if not _can_outline(stage):
-        raise UserError(
-            f"expected a new language model in {stage.name}.model, and its tokenizer from a stage "
-            f"of the same config, got {dict(stage.model.init)}"
-        )
-    parts = {}
-    for name, source in stage.model.init.items():
-        where = f"{stage.name}.init.{name}"
-        other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
-        task = MAKERS[check_name(where, other.task, MAKERS)]
-        parts[name] = task.outline(other, stages, compute).model_config
-    config = _config(stage, parts)
-    return build_objective(MultimodalObjective, stage, model_config=config, compute=compute)
-
-
-def _can_outline(stage: StageConfig) -> bool:
-    """Whether all that isn't new comes from a stage whose model its own config tells."""
-    init = stage.model.init
-    return set(init) <= {TOKENIZER} and all(x.startswith(STAGE_PREFIX) for x in init.values())
-
-
-def _batch(objective: MultimodalObjective, size: tuple[int, ...] | None, batch_size: int):
-    """The shapes of lines of LLaVA-1.5's length, with as many images as fit."""
-    config = objective.model_config
-    size = size or objective.image_size
-    if tuple(size) != tuple(objective.image_size):
-        raise UserError(
-            f"expected images of {objective.image_size}, which have the model's grid "
-            f"{config.grid}, got {size}"
-        )
-    length = min(PLANNED_LENGTH, config.language_model.max_positions)
-    count = max(length // math.prod(config.grid), 1)
-    names = ("ids", "labels", "segment_ids", "positions", "image_places")
-    line = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-    batch = dict.fromkeys(names, line)
-    if config.image_tower is not None:
-        shape = (batch_size, count, *size, 3)
-        batch["images"] = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    if config.needs_ids:
-        shape = (batch_size, count, *ids_shape(config.vq, config.grid))
-        batch["image_ids"] = jax.ShapeDtypeStruct(shape, jnp.int32)
-    return batch
-
-
 MULTIMODAL = Task(
-    "multimodal",
+    TASK,
     MultimodalObjective,
     MultimodalFields,
     _read,
     _start,
-    _outline,
-    _batch,
-    can_outline=_can_outline,
+    outline,
+    line_shapes,
+    can_outline=can_outline,
+    batch_arguments=line_arguments,
     needs_text=False,
     has_validation=False,
     tokenizer_of=lambda stage: stage.model.text_tokenizer,
