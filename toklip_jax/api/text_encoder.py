@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from toklip_jax.api.drawing import bucket
+from toklip_jax.api.program import platform_of
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
@@ -82,7 +83,7 @@ class TextEncoder:
     ) -> tuple[Float[np.ndarray, "b t d"], Bool[np.ndarray, "b t"]]:
         """Returns the features of texts, float32, and which of them count."""
         ids = self.token_ids(texts)
-        padding = bucket(len(ids), None) - len(ids)
+        padding = bucket(len(ids), None, platform_of(self.params)) - len(ids)
         padded = np.concatenate([ids, np.repeat(ids[-1:], padding, axis=0)])
         precision = "highest" if self._model.compute.dtype == "float32" else None
         with jax.default_matmul_precision(precision):

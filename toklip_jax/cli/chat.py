@@ -9,6 +9,7 @@ from toklip_jax.api.loading import load
 from toklip_jax.cli.command_line import quiet, run_command
 from toklip_jax.core.errors import NotFound, UserError, exit_status
 from toklip_jax.core.home import expand_user
+from toklip_jax.data.images.formats import open_picture, to_8_bits
 
 PROMPT = "> "
 
@@ -61,7 +62,7 @@ def _questions(given):
 
 def _open(path):
     try:
-        return PIL.Image.open(expand_user(path)).convert("RGB")
+        return to_8_bits(open_picture(expand_user(path))).convert("RGB")
     except FileNotFoundError:
         raise NotFound(f"expected an image at {path}, found nothing: check --image") from None
     except (PIL.UnidentifiedImageError, OSError) as error:

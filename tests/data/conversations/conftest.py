@@ -5,7 +5,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from toklip_jax.data.conversations import FastTokenizer
 
-SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<eos>")
 TEXTS = ["What is in the image? A cat sits on the mat.", "USER: ASSISTANT: user assistant system"]
 
 

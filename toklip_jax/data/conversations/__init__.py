@@ -1,4 +1,11 @@
-"""Conversations about images, as training data of a multimodal language model."""
+"""Conversations about images, as training data of a multimodal language model.
+
+What reads files and makes batches is imported once it is asked for, as it needs grain, which a
+program that only answers questions doesn't.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from toklip_jax.data.conversations.batching import (
     batch_rows,
@@ -28,28 +35,7 @@ from toklip_jax.data.conversations.encoding import (
     tokenize_pieces,
     truncate,
 )
-from toklip_jax.data.conversations.export import (
-    IMAGE_FIRST,
-    ORDERS,
-    MessagesLayout,
-    export_messages,
-)
-from toklip_jax.data.conversations.images import (
-    CachedIds,
-    GivenIds,
-    ImageLoader,
-    Pixels,
-    cached_names,
-)
-from toklip_jax.data.conversations.llava import LlavaSource
-from toklip_jax.data.conversations.messages import (
-    TRAIN,
-    MessagesSource,
-    expect_no_others,
-    write_messages,
-)
 from toklip_jax.data.conversations.named_templates import TEMPLATES, ending_with, template_of
-from toklip_jax.data.conversations.packed import Encoder, PackedSource, conversation_batches
 from toklip_jax.data.conversations.templates import (
     CaptionTemplate,
     Piece,
@@ -64,6 +50,35 @@ from toklip_jax.data.conversations.tokenizers import (
     chat_tokenizer,
     known_tokenizer,
 )
+
+if TYPE_CHECKING:
+    from toklip_jax.data.conversations.export import (
+        IMAGE_FIRST,
+        ORDERS,
+        MessagesLayout,
+        export_messages,
+    )
+    from toklip_jax.data.conversations.images import (
+        CachedIds,
+        GivenIds,
+        ImageLoader,
+        Pixels,
+        cached_names,
+    )
+    from toklip_jax.data.conversations.llava import (
+        LlavaSource,
+    )
+    from toklip_jax.data.conversations.messages import (
+        TRAIN,
+        MessagesSource,
+        expect_no_others,
+        write_messages,
+    )
+    from toklip_jax.data.conversations.packed import (
+        Encoder,
+        PackedSource,
+        conversation_batches,
+    )
 
 __all__ = [
     "ASSISTANT",
@@ -119,3 +134,39 @@ __all__ = [
     "truncate",
     "write_messages",
 ]
+
+_LATE = {
+    "export": (
+        "IMAGE_FIRST",
+        "ORDERS",
+        "MessagesLayout",
+        "export_messages",
+    ),
+    "images": (
+        "CachedIds",
+        "GivenIds",
+        "ImageLoader",
+        "Pixels",
+        "cached_names",
+    ),
+    "llava": ("LlavaSource",),
+    "messages": (
+        "TRAIN",
+        "MessagesSource",
+        "expect_no_others",
+        "write_messages",
+    ),
+    "packed": (
+        "Encoder",
+        "PackedSource",
+        "conversation_batches",
+    ),
+}
+
+
+def __getattr__(name: str):
+    """Imports the module that has a name of `_LATE`."""
+    for module, names in _LATE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
