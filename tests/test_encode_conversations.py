@@ -11,7 +11,10 @@ import pytest
 import toklip_jax
 from tests.data import small_cache
 from toklip_jax.cli.encode import main
-from toklip_jax.data.conversations import IMAGE, LlavaSource, MessagesSource, Pixels
+from toklip_jax.data.conversations import IMAGE
+from toklip_jax.data.conversations.images import Pixels
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.messages import MessagesSource
 from toklip_jax.data.record_files import write_records
 from toklip_jax.models.llamagen.config import LlamaGenConfig
 from toklip_jax.models.registry import init_params

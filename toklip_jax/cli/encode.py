@@ -21,15 +21,15 @@ from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.cache import expect_complete, export_parquet
-from toklip_jax.data.conversations import (
+from toklip_jax.data.conversations.export import (
     IMAGE_FIRST,
     ORDERS,
-    TRAIN,
-    LlavaSource,
     MessagesLayout,
-    Pixels,
     export_messages,
 )
+from toklip_jax.data.conversations.images import Pixels
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.messages import TRAIN
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
 from toklip_jax.run.encode_conversations import encode_conversations, model_image_size

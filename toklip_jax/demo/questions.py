@@ -13,11 +13,10 @@ from toklip_jax.data.conversations import (
     IMAGE,
     USER,
     Conversation,
-    Encoder,
-    PackedSource,
     known_tokenizer,
     template_of,
 )
+from toklip_jax.data.conversations.packed import Encoder, PackedSource
 from toklip_jax.data.sources import ARRAYS, SourceKind, register
 from toklip_jax.data.text import read_tokenizer
 from toklip_jax.demo.emoji import EmojiSet, EmojiSplit, named_split

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.data.conversations import (
-    Conversation,
-    ImageLoader,
-    expect_no_others,
-    write_messages,
-)
+from toklip_jax.data.conversations import Conversation
+from toklip_jax.data.conversations.images import ImageLoader
+from toklip_jax.data.conversations.messages import expect_no_others, write_messages
 from toklip_jax.data.health import BadSample, BadSamples
 
 Tokenize = Callable[[Any], Any]  # images uint8 [b, h, w, 3] to ids [b, n]

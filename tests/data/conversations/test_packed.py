@@ -11,21 +11,18 @@ from tests.data import small_cache
 from toklip_jax.data.conversations import (
     IMAGE,
     BadConversation,
-    CachedIds,
     Conversation,
-    Encoder,
-    GivenIds,
-    LlavaSource,
-    PackedSource,
     Row,
     batch_rows,
     bucket_length,
-    conversation_batches,
     encode_conversation,
     first_fit,
     pack_rows,
     template_of,
 )
+from toklip_jax.data.conversations.images import CachedIds, GivenIds
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.packed import Encoder, PackedSource, conversation_batches
 from toklip_jax.data.fingerprints import data_fingerprint
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.sources import CacheSource, Mixture

@@ -8,18 +8,15 @@ import pyarrow.parquet
 import pytest
 
 from tests.data import small_cache
-from toklip_jax.data.conversations import (
-    IMAGE,
-    BadConversation,
+from toklip_jax.data.conversations import IMAGE, BadConversation, Conversation
+from toklip_jax.data.conversations.images import (
     CachedIds,
-    Conversation,
     GivenIds,
-    LlavaSource,
-    MessagesSource,
     Pixels,
     cached_names,
-    write_messages,
 )
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.messages import MessagesSource, write_messages
 from toklip_jax.data.health import BadSample, BadSamples
 from toklip_jax.data.sources import CacheSource, ImageFolderSource
 

@@ -1,11 +1,8 @@
 """Conversations about images, as training data of a multimodal language model.
 
-What reads files and makes batches is imported once it is asked for, as it needs grain, which a
-program that only answers questions doesn't.
+What reads files and makes batches is in the modules `export`, `images`, `llava`, `messages` and
+`packed`, which need grain; a program that only answers questions doesn't.
 """
-
-import importlib
-from typing import TYPE_CHECKING
 
 from toklip_jax.data.conversations.batching import (
     batch_rows,
@@ -51,64 +48,23 @@ from toklip_jax.data.conversations.tokenizers import (
     known_tokenizer,
 )
 
-if TYPE_CHECKING:
-    from toklip_jax.data.conversations.export import (
-        IMAGE_FIRST,
-        ORDERS,
-        MessagesLayout,
-        export_messages,
-    )
-    from toklip_jax.data.conversations.images import (
-        CachedIds,
-        GivenIds,
-        ImageLoader,
-        Pixels,
-        cached_names,
-    )
-    from toklip_jax.data.conversations.llava import (
-        LlavaSource,
-    )
-    from toklip_jax.data.conversations.messages import (
-        TRAIN,
-        MessagesSource,
-        expect_no_others,
-        write_messages,
-    )
-    from toklip_jax.data.conversations.packed import (
-        Encoder,
-        PackedSource,
-        conversation_batches,
-    )
-
 __all__ = [
     "ASSISTANT",
     "IGNORED",
     "IMAGE",
-    "IMAGE_FIRST",
     "IMAGE_ID",
-    "ORDERS",
     "ROLES",
     "SYSTEM",
     "TEMPLATES",
     "TEXT_PLACE",
-    "TRAIN",
     "USER",
     "BadConversation",
-    "CachedIds",
     "CaptionTemplate",
     "ChatTemplate",
     "ChatTokenizer",
     "Conversation",
-    "Encoder",
     "FastTokenizer",
-    "GivenIds",
-    "ImageLoader",
-    "LlavaSource",
-    "MessagesLayout",
-    "MessagesSource",
-    "PackedSource",
     "Piece",
-    "Pixels",
     "Row",
     "Template",
     "TransformersTokenizer",
@@ -116,15 +72,11 @@ __all__ = [
     "TurnTemplate",
     "batch_rows",
     "bucket_length",
-    "cached_names",
     "chat_tokenizer",
     "chatml",
-    "conversation_batches",
     "encode_conversation",
     "encode_prompt",
     "ending_with",
-    "expect_no_others",
-    "export_messages",
     "first_fit",
     "known_tokenizer",
     "pack_rows",
@@ -132,41 +84,4 @@ __all__ = [
     "template_of",
     "tokenize_pieces",
     "truncate",
-    "write_messages",
 ]
-
-_LATE = {
-    "export": (
-        "IMAGE_FIRST",
-        "ORDERS",
-        "MessagesLayout",
-        "export_messages",
-    ),
-    "images": (
-        "CachedIds",
-        "GivenIds",
-        "ImageLoader",
-        "Pixels",
-        "cached_names",
-    ),
-    "llava": ("LlavaSource",),
-    "messages": (
-        "TRAIN",
-        "MessagesSource",
-        "expect_no_others",
-        "write_messages",
-    ),
-    "packed": (
-        "Encoder",
-        "PackedSource",
-        "conversation_batches",
-    ),
-}
-
-
-def __getattr__(name: str):
-    """Imports the module that has a name of `_LATE`."""
-    for module, names in _LATE.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

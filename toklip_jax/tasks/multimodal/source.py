@@ -4,16 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.data.conversations import (
-    CachedIds,
-    Encoder,
-    LlavaSource,
-    PackedSource,
-    Pixels,
-    cached_names,
-    known_tokenizer,
-    template_of,
-)
+from toklip_jax.data.conversations import known_tokenizer, template_of
+from toklip_jax.data.conversations.images import CachedIds, Pixels, cached_names
+from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.packed import Encoder, PackedSource
 from toklip_jax.data.sources import ARRAYS, CacheSource, SourceConfig, SourceKind, register
 from toklip_jax.data.text import read_tokenizer
 
