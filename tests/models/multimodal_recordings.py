@@ -1,5 +1,6 @@
 """LLaVA's recordings: a projector and Qwen, as a multimodal model whose features are given."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from tests.models.qwen_recordings import Recording
@@ -47,7 +48,9 @@ class LlavaRecording:
                 inputs["ids"], inputs["mask"], inputs["labels"], strict=True
             )
         ]
-        return lines_of(rows, 24) | {"features": {"pixels": inputs["features"][:, None]}}
+        return lines_of(rows, 24) | {
+            "features": {"pixels": jnp.asarray(inputs["features"])[:, None]}
+        }
 
 
 def lines_of(rows, length, side="right"):
@@ -61,4 +64,4 @@ def lines_of(rows, length, side="right"):
             batch[name][at] = getattr(row, name)
         batch["segment_ids"][at] = 0
         batch["positions"][at] = np.arange(len(row))
-    return batch
+    return {name: jnp.asarray(lines) for name, lines in batch.items()}

@@ -43,8 +43,12 @@ def tied(golden, tmp_path_factory):
 
 def test_every_stage_of_the_projector_equals_the_recorded_one(llava):
     params = {"params": llava.params["projector_pixels"]}
-    out, state = Projector(64, jnp.float32).apply(
-        params, llava.inputs["features"], capture_intermediates=True, mutable=["intermediates"]
+    features = jnp.asarray(llava.inputs["features"])
+    out, state = Projector(64, jnp.dtype(jnp.float32)).apply(
+        params,
+        jnp.asarray(llava.inputs["features"]),
+        capture_intermediates=True,
+        mutable=["intermediates"],
     )
     fc1 = state["intermediates"]["fc1"]["__call__"][0]
     close(fc1, llava.outputs["projector_fc1"], 1e-5)
@@ -132,7 +136,7 @@ def test_three_steps_equal_the_recorded_ones(llava, golden, run, rate, trainable
 def test_left_padded_answers_equal_the_recorded_ones(llava):
     inputs, want = llava.inputs, llava.outputs
     rows = [
-        place_images(ids[mask == 1], np.full(mask.sum(), -100), [0], 9, 0)
+        place_images(ids[mask == 1], np.full(mask.sum(), -100, np.int32), [0], 9, 0)
         for ids, mask in zip(inputs["prompt_ids_left_padded"], inputs["prompt_mask"], strict=True)
     ]
     batch = lines_of(rows, 18, "left")
@@ -152,7 +156,7 @@ def test_left_padded_answers_equal_the_recorded_ones(llava):
             Sampling(temperature=0),
             positions=jnp.asarray(batch["positions"]),
             stop_ids=jnp.zeros(0, jnp.int32),
-            most=12,
+            most=jnp.int32(12),
             room=12,
         )
         return x, drawn[0]
@@ -194,6 +198,7 @@ def test_splice_equals_the_recorded_one(tied, golden, tag):
     features = np.zeros((len(rows), 2, 5, 64), np.float32)
     for i, numbers in enumerate(used):
         features[i, : len(numbers)] = data["features"][numbers]
+    features = jnp.asarray(features)
     tower = VisionConfig(64, 1, 4, 64, image_size=5, patch_size=1)
     config = MultimodalConfig(tied.config, image_tower=tower, reads=("pixels",))
     model = Multimodal(config, FLOAT32)
