@@ -46,7 +46,7 @@ def test_every_stage_of_the_projector_equals_the_recorded_one(llava):
     features = jnp.asarray(llava.inputs["features"])
     out, state = Projector(64, jnp.dtype(jnp.float32)).apply(
         params,
-        jnp.asarray(llava.inputs["features"]),
+        features,
         capture_intermediates=True,
         mutable=["intermediates"],
     )
