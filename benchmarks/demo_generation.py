@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.demo_samples import SCALES, Measure, teacher_of
+from benchmarks.seeds import by_variant, mean_table
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.nn.config import Compute
@@ -168,24 +169,7 @@ def final_loss(run) -> float:
 
 def table(figures: Mapping[str, Mapping[str, float]]) -> str:
     """Returns the table in Markdown: mean over runs ± its standard error."""
-    runs: dict[str, list] = {}
-    for name, one in figures.items():
-        runs.setdefault(name.rpartition("_")[0], []).append(one)
-    lines = ["| variant | runs | " + " | ".join(COLUMNS) + " |"]
-    lines.append("| --- | ---: |" + " ---: |" * len(COLUMNS))
-    for variant, found in runs.items():
-        cells = [_cell([one.get(column, math.nan) for one in found]) for column in COLUMNS]
-        lines.append(f"| {variant} | {len(found)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(values):
-    if any(map(math.isnan, values)):  # not measured of this variant
-        return ""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.4g}"
-    return f"{mean:.4g} ± {statistics.stdev(values) / len(values) ** 0.5:.2g}"
+    return mean_table("variant", by_variant(figures), {name: name for name in COLUMNS})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ not seen). `one_model` also draws; of its drawings the teacher says the group.
 
 import argparse
 import json
-import math
 import pathlib
 import statistics
 import subprocess
@@ -22,11 +21,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 import toklip_jax
 from benchmarks.demo_samples import Teacher, spread, teacher_of
+from benchmarks.seeds import by_variant, mean_table
 from toklip_jax.demo.emoji import EmojiSplit, named_split
 from toklip_jax.demo.questions import DRAW, KINDS, NO, YES, held_out_questions
+from toklip_jax.ops.pixels import to_uint8
+from toklip_jax.run.generate import to_grid
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_multimodal.json"
@@ -97,23 +100,19 @@ def measure(run: pathlib.Path, demo: pathlib.Path, split: str, seed: int) -> dic
             figures["neither yes nor no"] = unclear / len(answers)
         chosen = np.random.default_rng(seed).choice(len(rows), SHOWN, replace=False)
         shown += [(kind, int(rows[i][0]), *rows[i][1:], answers[i]) for i in chosen]
-    if model.config.predicts_images and run.name.startswith("one_model"):
+    if run.name.startswith("one_model"):
         figures |= drawn(model, parts, demo, seed, run)
     return figures | {"answers": shown}
 
 
 def drawn(model, parts: EmojiSplit, demo, seed, run) -> dict[str, float]:
     """Returns what the teacher says of pictures drawn of names, and writes some of them."""
-    import PIL.Image
-
-    from toklip_jax.run.generate import to_grid
-
     train = parts.train
     asked = np.random.default_rng(seed).choice(len(train), 900)
     names = [train.concepts[i].name for i in train.concept_ids[asked]]
     ids = model.generate_images([DRAW.format(name) for name in names], key=seed, cfg_scale=2.0)
     vq = toklip_jax.load(demo / "toklip" / "weights", batch_size=BATCH)
-    images = np.clip((np.asarray(vq.detokenize(ids)) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    images = np.asarray(to_uint8(vq.detokenize(ids)))
     PIL.Image.fromarray(to_grid(list(images[:36]))).save(run / "drawn.png")
     teacher, labels = Teacher(demo), train.group_ids[asked]
     features = teacher.features(images)
@@ -132,24 +131,7 @@ def final_nats(run: pathlib.Path) -> float:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the table in Markdown: mean over runs ± its standard error."""
-    runs: dict[str, list] = {}
-    for name, one in found.items():
-        runs.setdefault(name.rpartition("_")[0], []).append(one)
-    lines = ["| reads | runs | " + " | ".join(COLUMNS) + " |"]
-    lines.append("| --- | ---: |" + " ---: |" * len(COLUMNS))
-    for variant, figures in runs.items():
-        cells = [_cell([one.get(column, math.nan) for one in figures]) for column in COLUMNS]
-        lines.append(f"| {variant} | {len(figures)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(values):
-    if any(map(math.isnan, values)):
-        return ""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    return f"{mean:.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+    return mean_table("reads", by_variant(found), {name: name for name in COLUMNS})
 
 
 if __name__ == "__main__":

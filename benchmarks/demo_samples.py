@@ -16,7 +16,7 @@ from toklip_jax.demo.emoji import EmojiSet, named_split
 from toklip_jax.metrics import Frechet, frechet_distance
 from toklip_jax.models.registry import build_model
 from toklip_jax.nn.config import Compute
-from toklip_jax.ops.pixels import to_unit_range
+from toklip_jax.ops.pixels import to_uint8, to_unit_range
 from toklip_jax.run.generate import to_grid
 from toklip_jax.weights import load_weights
 
@@ -77,8 +77,7 @@ class Measure:
 
     def samples(self, generator: Any, ids: Any, picture: pathlib.Path) -> dict[str, float]:
         """Returns FID, accuracy and spread of samples, and writes a row of nine for each group."""
-        images = np.asarray(generator.detokenize(ids))
-        images = np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        images = np.asarray(to_uint8(generator.detokenize(ids)))
         features, labels = self.teacher.features(images), self.asked.group_ids
         first = [image for g in range(len(self.asked.groups)) for image in images[labels == g][:9]]
         PIL.Image.fromarray(to_grid(first)).save(picture)

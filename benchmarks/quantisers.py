@@ -13,9 +13,7 @@ to `docs/quantisers.png`.
 
 import argparse
 import json
-import math
 import pathlib
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+
+from benchmarks.seeds import mean_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quantisers.json"
@@ -125,26 +125,21 @@ def read(workdir: pathlib.Path, name: str, seed: int) -> dict[str, float] | None
 
 def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Returns the table in Markdown: mean over seeds ± its standard error."""
-    lines = ["| quantiser | runs | " + " | ".join(COLUMNS) + " |"]
-    lines.append("| --- | ---: |" + " ---: |" * len(COLUMNS))
-    for name, runs in found.items():
-        cells = [_cell([run.get(figure, math.nan) for run in runs]) for figure in COLUMNS.values()]
-        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return mean_table("quantiser", found, COLUMNS)
 
 
 def save_picture(workdir: pathlib.Path, names: Sequence[str], seed: int) -> None:
     """Writes test pictures, and below them what each tokenizer makes of them."""
     import toklip_jax
     from toklip_jax.demo.emoji import named_split
+    from toklip_jax.ops.pixels import to_uint8
 
     pictures = named_split("test").test.images
     chosen = pictures[np.random.default_rng(0).choice(len(pictures), NUM_PICTURES, False)]
     rows = [chosen]
     for name in names:
         vq = toklip_jax.load(workdir / f"{name}_{seed}" / "vq" / "weights")
-        restored = np.asarray(vq.detokenize(vq.tokenize(chosen)))
-        rows.append(np.clip((restored + 1) * 127.5, 0, 255).round().astype(np.uint8))
+        rows.append(np.asarray(to_uint8(vq.detokenize(vq.tokenize(chosen)))))
     whole = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     image = PIL.Image.fromarray(whole)
     size = (image.width * SCALE, image.height * SCALE)
@@ -155,14 +150,6 @@ def _main(workdir, config, seed, *others: Any):
     command = [sys.executable, "-m", "toklip_jax.main", f"--config={config}"]
     command += [f"--workdir={workdir}", f"--config.seed={seed}", *others]
     subprocess.run(command, cwd=ROOT, check=True)
-
-
-def _cell(values):
-    mean = statistics.fmean(values) if values else math.nan
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} ± {error:.3f}"
 
 
 if __name__ == "__main__":

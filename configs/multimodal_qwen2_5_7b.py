@@ -101,7 +101,7 @@ def _instructions(model, rank, sizes) -> dict:
 
 
 def _source(model, template, length) -> dict:
-    """Lines of one image, so that a batch is LLaVA's; more in a line are as many fewer lines."""
+    """One image a line, so that a batch of lines is about a batch of LLaVA's conversations."""
     return {
         "kind": "conversations",
         "path": "path/to/conversations.json",

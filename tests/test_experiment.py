@@ -33,15 +33,30 @@ def changed(config, **fields):
     return ConfigDict(plain)
 
 
-@pytest.mark.parametrize(
-    "name", ["demo", "evaluate", "toklip_s_256", "toklip_l_384", "toklip_xl_512"]
-)
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
 def test_the_configs_of_the_repository_are_read(name):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
     experiment = read_experiment(config)
     assert [stage.name for stage in experiment.stages] == list(config.stages)
     with pytest.raises(dataclasses.FrozenInstanceError):
         experiment.seed = 1
+
+
+@pytest.mark.parametrize("name", ["l2", "plain", "ibq", "residual", "several", "sign"])
+@pytest.mark.parametrize("bits", [10, 12])
+def test_the_demos_quantisers_have_the_bits_that_are_asked_for(name, bits):
+    get_config = runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"]
+    experiment = read_experiment(get_config(f"vq={name},bits={bits}"))
+    vq = experiment.stages[0].model.model
+    assert math.prod(vq.codebook_sizes) == 2**bits
+
+
+@pytest.mark.parametrize("bits", ["11", "2", "18", "ten", "-8"])
+def test_the_demo_refuses_other_bits(bits):
+    for name in ("demo", "demo_generation"):
+        get_config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
+        with pytest.raises(ValueError, match="bits for the demo's codes"):
+            get_config(f"bits={bits}")
 
 
 def test_sections_become_what_they_describe(config):

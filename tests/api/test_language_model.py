@@ -1,6 +1,5 @@
 """The language model as users call it: prompts of any lengths, streams, stop ids, chats."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -174,12 +173,6 @@ def chatting(directories, tmp_path):
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-NEEDS_JINJA = pytest.mark.skipif(
-    importlib.util.find_spec("jinja2") is None, reason="NOT CHECKED: needs jinja2"
-)
-
-
-@NEEDS_JINJA
 def test_a_chat_ends_where_the_answer_begins(chatting, tmp_path):
     model = chatting(TEMPLATE)
     assert model.tokenizer("hello")["input_ids"] == [4]
@@ -190,14 +183,12 @@ def test_a_chat_ends_where_the_answer_begins(chatting, tmp_path):
     assert other.chat_ids(MESSAGES) == ids
 
 
-@NEEDS_JINJA
 def test_messages_that_a_template_refuses_are_said(chatting):
     refusing = "{{ raise_exception('only user and assistant') }}"
     with pytest.raises(ValueError, match="only user and assistant"):
         chatting(refusing).chat_ids(MESSAGES)
 
 
-@NEEDS_JINJA
 def test_a_template_without_a_generation_prompt_is_refused(chatting):
     with pytest.raises(ValueError, match="expected a chat template with a generation prompt"):
         chatting(TEMPLATE.partition("{% if")[0]).chat_ids(MESSAGES)

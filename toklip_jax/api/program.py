@@ -94,7 +94,7 @@ def mesh_of(params: Any) -> Mesh | None:
 
 
 def platform_of(params: Any) -> str:
-    """Returns what parameters lie on: "cpu", "gpu" or "tpu"; JAX's default for host arrays."""
+    """Returns the platform of parameters, such as "gpu"; JAX's default for host arrays."""
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
             return next(iter(leaf.devices())).platform

@@ -132,7 +132,6 @@ def test_the_start_token_of_a_transformers_tokenizer_is_the_one_that_it_adds(byt
 
 
 def test_a_chat_template_of_transformers_gives_chatmls_rows(byte_level, chat):
-    pytest.importorskip("jinja2", reason="NOT CHECKED: chat templates need jinja2")
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=byte_level,
         pad_token="<pad>",

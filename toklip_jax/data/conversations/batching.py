@@ -73,7 +73,7 @@ def pack_rows(
     num_lines: int | None = None,
     max_images: int | None = None,
 ) -> dict[str, Any]:
-    """Returns rows as a batch, as many in a line as `first_fit` puts there.
+    """Returns rows as a batch, packed into lines by `first_fit`.
 
     Arguments and result are those of `batch_rows`; the rows of a line are its segments 1, 2, ...,
     one after another from the left, and `positions` begin at 0 in each.
