@@ -148,7 +148,7 @@ def test_a_cache_of_data_that_changed_since_is_not_gone_on_with(cache):
     other = dataclasses.replace(header, hashes=header.hashes | {"data": "0" * 64})
     with pytest.raises(ValueError, match=r"another config, data or weights \(hashes\.data: "):
         encoding._claim(cache, types.SimpleNamespace(header=other), "choose another")
-    encoding._claim(cache, types.SimpleNamespace(header=header))
+    encoding._claim(cache, types.SimpleNamespace(header=header), "choose another")
 
 
 def test_a_stop_between_shards_is_gone_on_from_to_equal_bytes(

@@ -133,3 +133,29 @@ def test_cudnn_takes_half_precision_without_positions_on_nvidia_gpus_alone(qkv, 
         np.float32(jax.jit(functools.partial(attention, is_causal=True))(*half)),
         np.float32(jax.jit(functools.partial(ops.written_out, is_causal=True))(*half)),
     )
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_bias_and_scale_equal_jax_own_in_value_and_gradient(num_kv_heads):
+    keys = jax.random.split(jax.random.key(1), 4)
+    query = jax.random.normal(keys[0], (2, 7, 4, 8))
+    key, value = (jax.random.normal(k, (2, 7, num_kv_heads, 8)) for k in keys[1:3])
+    bias = jax.random.normal(keys[3], (4, 7, 7))
+
+    def own(*x):
+        return attention(*x[:3], is_causal=False, bias=x[3], scale=0.5)
+
+    def theirs(*x):
+        return jax.nn.dot_product_attention(*x[:3], bias=x[3][None], scale=0.5)
+
+    def gradients(function):
+        def total(*x):
+            return jnp.sum(jnp.sin(function(*x)))
+
+        return jax.grad(total, argnums=(0, 1, 2, 3))(query, key, value, bias)
+
+    with jax.default_matmul_precision("highest"):
+        got, want = own(query, key, value, bias), theirs(query, key, value, bias)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+        for a, b in zip(gradients(own), gradients(theirs), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6)

@@ -191,6 +191,12 @@ def test_factors_scale_updates_by_pattern():
     optimizer = make_optimizer(config, 3)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(updates["b"]["kernel"], updates["a"]["kernel"] / 4, rtol=1e-6)
+    whole = make_optimizer(OptimizerConfig(0.1, 0, factors=(("a/k.*", 0.5), ("b/kernel", 0.25))), 3)
+    params["a"]["kernel_of_b"] = params["b"]["kernel_of_a"] = jnp.ones((2, 2))
+    updates, _ = whole.update(params, whole.init(params), params)
+    plain = np.abs(updates["b"]["kernel_of_a"])  # "b/kernel" is not all of its path
+    np.testing.assert_allclose(np.abs(updates["b"]["kernel"]), plain / 4, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(updates["a"]["kernel_of_b"]), plain / 2, rtol=1e-6)
     with pytest.raises(ValueError, match="matches none"):
         make_optimizer(OptimizerConfig(factors=(("c", 1.0),)), 3).init(params)
     with pytest.raises(ValueError, match="regular expressions"):
