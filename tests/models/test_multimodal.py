@@ -79,6 +79,42 @@ def test_packed_rows_equal_rows_alone():
             np.testing.assert_allclose(packed[row, at], alone[0], atol=2e-5)
 
 
+def test_gradients_of_packed_and_padded_rows_are_those_of_rows_alone():
+    batch = jax.tree.map(jnp.asarray, lines(2))
+    names = ("ids", "image_places", "segment_ids", "positions")
+    ids, places, segments, positions = (batch[name] for name in names)
+    is_text = np.asarray((segments > 0) & (places < 0))
+    image_ids = batch["image_ids"].reshape(4, 4)
+
+    def total(logits, row, at):
+        """A function of the logits of text that has a gradient everywhere."""
+        return jnp.sum(jnp.sin(logits)[is_text[row, at]])
+
+    def packed(params):
+        inputs = MODEL.apply({"params": params}, image_ids, method="image_inputs")
+        inputs = inputs.reshape(2, 2, 4, -1)
+        logits = MODEL.apply(
+            {"params": params}, ids, places, inputs, segments, positions, method="logits"
+        )
+        return sum(total(logits[row], row, np.arange(ids.shape[1])) for row in range(2))
+
+    def alone(params):
+        inputs = MODEL.apply({"params": params}, image_ids, method="image_inputs")
+        inputs, sums = inputs.reshape(2, 2, 4, -1), 0.0
+        for row in range(2):
+            for segment in (1, 2):
+                at = np.flatnonzero(np.asarray(segments[row]) == segment)
+                logits = MODEL.apply({"params": params}, ids[row, at][None], places[row, at][None],
+                                     inputs[row][None], method="logits")  # fmt: skip
+                sums += total(logits[0], row, at)
+        return sums
+
+    params = jax.tree.map(jnp.asarray, params_of())
+    got, want = (jax.jit(jax.grad(function))(params) for function in (packed, alone))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(b).max()))
+
+
 def test_right_padding_and_the_cache_change_nothing():
     batch = lines(2)
     length = 12

@@ -132,6 +132,23 @@ def group_images(given: Any, ndim: int, count: int) -> list[list[Any]]:
     return groups
 
 
+def resizable(images: list[Any], size: Sequence[int]) -> list[Any]:
+    """Returns images of one size as they are, else uint8 arrays among them as Pillow images.
+
+    Args:
+        images: RGB arrays [h, w, 3], Pillow images, or both.
+        size: (height, width) of the model's images.
+    """
+    if all(getattr(image, "shape", None) == (*size, 3) for image in images):
+        return images
+    return [PIL.Image.fromarray(image) if _is_picture(image) else image for image in images]
+
+
+def _is_picture(image):
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    return is_array and image.ndim == 3 and image.shape[-1] == 3 and image.size > 0
+
+
 def _group(one, ndim):
     if one is None:
         return []

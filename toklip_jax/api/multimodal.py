@@ -19,6 +19,7 @@ from toklip_jax.api.conversing import (
     find_tokenizer,
     group_images,
     pieces,
+    resizable,
 )
 from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids, Images
@@ -40,8 +41,9 @@ from toklip_jax.weights import Weights, place_params
 class MultimodalModel(LoadedModel):
     """A multimodal language model with its parameters.
 
-    Images are given as the tokenizers take them, or as their `ids`: for each question one, or a
-    list of several, or None for none. Prompts and answers are padded to a few lengths, so that
+    Images are Pillow images or uint8 arrays [h, w, 3] of any size, which are resized, or float
+    arrays in [-1, 1] of the model's size, or their `ids`: for each question one, or a list of
+    several, or None for none. Prompts and answers are padded to a few lengths, so that
     little is compiled; neither that nor the batch changes an answer.
 
     Attributes:
@@ -242,9 +244,7 @@ class MultimodalModel(LoadedModel):
 
     def _methods(self):
         config = self.config
-        vision = config.image_tower
-        size = tuple(vision.size) if vision is not None else self._image_size()
-        images = Images(config.vq, size, self._resize)
+        images = Images(config.vq, self._size, self._resize)
         methods = {"read_images": Method("read_images", images)}
         if config.needs_ids:
             ids = Ids.of(config.vq, config.grid)
@@ -253,7 +253,11 @@ class MultimodalModel(LoadedModel):
                 methods["image_inputs"] = Method("image_inputs", ids)
         return methods
 
-    def _image_size(self):
+    @property
+    def _size(self):
+        """(height, width) of the images."""
+        if self.config.image_tower is not None:
+            return tuple(self.config.image_tower.size)
         sides = zip(self.config.grid, place_size(self.config.vq), strict=True)
         return tuple(side * pixels for side, pixels in sides)
 
@@ -276,6 +280,8 @@ class MultimodalModel(LoadedModel):
         if not flat:
             return [0] * count, None
         counts = [len(group) for group in groups]
+        if ids is None:
+            flat = resizable(flat, self._size)
         filled = flat + [flat[-1]] * (padded_count(len(flat)) - len(flat))
         return counts, self._call(name, filled)
 
