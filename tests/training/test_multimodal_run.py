@@ -3,12 +3,14 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 from ml_collections import ConfigDict
 
 import toklip_jax
+from toklip_jax.cli import convert
 from toklip_jax.data.text import train_tokenizer
 from toklip_jax.experiment import read_experiment
 from toklip_jax.models.generator.config import GPTConfig
@@ -148,6 +150,30 @@ def test_training_from_a_cache_is_that_from_pixels(data, tmp_path):
         found[name] = losses_of(tmp_path / name / "first")
     assert len(found["cache"]) == 2
     np.testing.assert_allclose(found["cache"], found["pixels"], rtol=1e-6)
+
+
+def test_a_projector_in_llavas_names_goes_out_and_comes_back(data, tmp_path):
+    config = config_of(data)
+    config.stages = ("first",)
+    run(read_experiment(config), tmp_path / "run")
+    weights, file = tmp_path / "run" / "first" / "weights", tmp_path / "llava.safetensors"
+    assert convert.main(["to-torch", str(weights), str(file)]) == 0
+    # What is not trained shows what a stage starts with.
+    config = config_of(data)
+    config.stages = ("first",)
+    config.first.projector = str(file)
+    config.first.loss = {"trainable": ("language_model/.*",)}
+    run(read_experiment(config), tmp_path / "again")
+    want, got = (load_weights(tmp_path / name / "first" / "weights").params["projector_tokens"]
+                 for name in ("run", "again"))  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+    config.first.model.reads = ("tokens", "codes")
+    with pytest.raises(ValueError, match="one projector"):
+        run(read_experiment(config), tmp_path / "two")
+    config.first.init = {"model": "stage:x"}
+    with pytest.raises(ValueError, match=r"beside first\.init\.model"):
+        read_experiment(config)
 
 
 def losses_of(stage):
