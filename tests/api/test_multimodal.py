@@ -1,6 +1,7 @@
 """Answers of a multimodal model: batches, several images, streams, images of texts, bad input."""
 
 import dataclasses
+import io
 import json
 
 import jax
@@ -13,6 +14,8 @@ import toklip_jax
 from tests.models.tiny_multimodal import COMPUTE, CONFIG, VISION, params_of
 from toklip_jax.api.multimodal import MultimodalModel
 from toklip_jax.cli import chat
+from toklip_jax.cli.benchmark import Asked
+from toklip_jax.data.conversations.images import Pixels
 from toklip_jax.data.text import train_tokenizer
 from toklip_jax.evaluation.comprehension import ask, build_benchmark
 from toklip_jax.weights import Weights, save_weights
@@ -82,6 +85,21 @@ def test_a_stream_gives_the_answer_in_pieces(model):
     pieces = list(model.stream(None, "is it red", ids=ids(1)[0], **options))
     want = answer(model, [ids(1)[0]], ["is it red"])[0]
     assert "".join(pieces).rstrip("\ufffd") == want.rstrip("\ufffd")
+
+
+def test_images_are_squashed_as_in_training(model):
+    """All of an image is seen, as `data.conversations.images.Pixels` gives it in training."""
+    rng = np.random.default_rng(0)
+    wide = PIL.Image.fromarray(rng.integers(0, 256, (20, 48, 3), np.uint8))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    trained_on = Pixels(16, [{"image": buffer.getvalue()}])(0)
+    options = {"template": template(), "max_new_tokens": 6}
+    for question in ("what is it", "is it red", "a cat"):
+        got = model.answer([wide], [question], **options)
+        assert got == model.answer([trained_on], [question], **options)
+    inputs = [np.asarray(model._call("read_images", one)) for one in ([wide], trained_on[None])]
+    np.testing.assert_array_equal(*inputs)
 
 
 def test_pixels_of_an_image_answer_as_its_ids(model):
@@ -155,15 +173,17 @@ def test_a_benchmark_of_questions_is_asked_of_it(model, tmp_path):
     (tmp_path / "coco_pope_random.json").write_text(lines)
     folder = str(tmp_path)
     benchmark = build_benchmark({"kind": "pope", "questions": folder, "images": folder})
+    asked = Asked(model, template())
     answers = ask(
-        benchmark, benchmark.read(), model, tmp_path / "answers", identity={"model": "tiny"},
+        benchmark, benchmark.read(), asked, tmp_path / "answers", identity={"model": "tiny"},
         batch_size=2, max_new_tokens=4,
     )  # fmt: skip
     questions = {question.key: question for question in benchmark.read().questions}
     assert answers.keys() == questions.keys()
     for key, text in answers.items():
         image, prompt = questions[key].image.read(), questions[key].prompt
-        assert model.answer([image], [prompt], max_new_tokens=4) == [text]
+        options = {"template": template(), "max_new_tokens": 4}
+        assert model.answer([image], [prompt], **options) == [text]
 
 
 def test_images_of_texts_are_ids_and_depend_on_the_key(model):
@@ -177,6 +197,12 @@ def test_images_of_texts_are_ids_and_depend_on_the_key(model):
     assert first.max() < 32
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
+    texts = ["a red cat", "a blue dog", "is it red"]
+    whole = np.asarray(model.generate_images(texts, key=1, **options))
+    np.testing.assert_array_equal(whole[:2], other)
+    model.batch_size = 2
+    np.testing.assert_array_equal(model.generate_images(texts, key=1, **options), whole)
+    model.batch_size = None
 
 
 @pytest.mark.parametrize(
@@ -190,6 +216,7 @@ def test_images_of_texts_are_ids_and_depend_on_the_key(model):
         (lambda m: answer(m, ids(1), "is it red"), "a list of questions"),
         (lambda m: answer(m, ids(1), ["is it red " * 40]), "expected at most 96 tokens"),
         (lambda m: m.answer(None, ["a"], template="nonsense"), "a template"),
+        (lambda m: m.answer(None, ["what is it"], ids=ids(1)), "expected <image> alone"),
         (lambda m: m.answer(ids(1), ["a"], ids=ids(1)), "either images or ids"),
         (lambda m: m.generate_images("a cat"), "a list of texts"),
     ],
@@ -224,15 +251,32 @@ def test_a_template_without_a_generation_prompt_is_refused(model):
         model.answer(None, ["a"], template=ChatTemplate(NoGenerationPrompt()))
 
 
-def test_the_chat_command_prints_answers(directory, capsys, tmp_path):
-    PIL.Image.new("RGB", (20, 20), "red").save(tmp_path / "cat.png")
-    common = [f"--weights={directory}", "--max_new_tokens=4", "--template=llava_v0"]
-    question = ["--question=a"]
-    status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", *question])
+def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):
+    picture = PIL.Image.new("RGB", (20, 20), "red")
+    picture.save(tmp_path / "cat.png")
+    common = [f"--weights={directory}", "--max_new_tokens=4"]
+    status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", "--question=a"])
     assert status == 2
     assert "expected an image at" in capsys.readouterr().err
-    status = chat.main([*common[:2], "--template=plain", f"--image={tmp_path / 'cat.png'}",
-                        *question])  # fmt: skip
-    out = capsys.readouterr()
-    assert status == 0, out.err
-    assert out.out.endswith("\n")
+    image = f"--image={tmp_path / 'cat.png'}"
+    assert chat.main([*common, image, "--question=a"]) == 2  # its own template asks nothing
+    assert "expected <image> alone" in capsys.readouterr().err
+    questions = ["is it red", "what is it"]
+    flags = [*common, image, "--template=llava_v0", *(f"--question={q}" for q in questions)]
+    assert chat.main(flags) == 0
+    options = {"template": "llava_v0", "max_new_tokens": 4}
+    first = "".join(model.stream(picture, questions[0], **options))
+    history = [(questions[0], first)]
+    second = "".join(model.stream(picture, questions[1], history=history, **options))
+    assert first or second
+    assert capsys.readouterr().out == f"{first}\n{second}\n"
+
+
+def test_an_answer_ends_where_its_marker_does(model):
+    """Markers of several tokens, special or not, and of white space."""
+    encode = model.tokenizer.encode
+    for name, marker in (("plain", "\n"), ("llava_v0", "###")):
+        prompting = model._prompting(name)
+        drawn = encode(f"a red cat{marker}is it red").ids
+        assert prompting.text_of(drawn).replace("<eos>", "") == "a red cat", name
+        assert prompting.text_of(encode("a red cat").ids[:3]) in "a red cat"

@@ -12,6 +12,7 @@ import dataclasses
 import jax, numpy as np
 import toklip_jax
 from tests.models.tiny_multimodal import COMPUTE, CONFIG, lines, params_of
+from toklip_jax.data.conversations import TurnTemplate
 from toklip_jax.data.text import train_tokenizer
 from toklip_jax.parallel.sharding import BATCH, make_mesh, shardings
 from toklip_jax.tasks.multimodal.objective import LORA, MultimodalObjective
@@ -30,13 +31,15 @@ weights = Weights(config, params_of(config), False, tokenizer_path="tokenizer.js
 save_weights("weights", weights)
 rng = np.random.default_rng(0)
 images = [*rng.integers(0, 256, (9, 16, 16, 3), np.uint8), None, None]
-questions = ["<image>" if one is not None else "a red cat" for one in images]
+questions = ["is it blue", "a red cat"] * 5 + ["what is it"]
+template = TurnTemplate("", ("", ""), ("Q: ", "\\n"), "A:", "\\n", " ")
 
 
 def answers(mesh=None):
     model = toklip_jax.load("weights", mesh=mesh)
-    drawn = model.generate_images(questions[-2:], key=1, cfg_scale=2.0)
-    return model.answer(images, questions, max_new_tokens=5), np.asarray(drawn).tolist()
+    options = {"template": template}
+    drawn = model.generate_images(questions[-2:], key=1, cfg_scale=2.0, **options)
+    return model.answer(images, questions, max_new_tokens=5, **options), drawn.tolist()
 
 
 trained = (r"projector_\\w+/.*", "image_embed", LORA)

@@ -17,7 +17,7 @@ from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_type
-from toklip_jax.data.images import DEFAULT_RESIZE, sides_of
+from toklip_jax.data.images import sides_of
 from toklip_jax.models.registry import family_of
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.weights.generator_part import join_tokenizer
@@ -32,7 +32,7 @@ def load(
     mesh: Mesh | None = None,
     batch_size: int | None = None,
     image_size: int | tuple[int, ...] | None = None,
-    resize: str = DEFAULT_RESIZE,
+    resize: str | None = None,
     tokenizer: str | pathlib.Path | None = None,
     vq: str | pathlib.Path | None = None,
     text_encoder: str | pathlib.Path | None = None,
@@ -58,7 +58,8 @@ def load(
             weights': TokLIP's position table is resampled. A VQ tokenizer takes images of any size
             that has a grid unless it is given.
         resize: how Pillow images are resized: "crop", to the centre of the image, as the released
-            evaluation does, or "squash", to all of it at another aspect ratio.
+            evaluation does and the default is, or "squash", to all of it at another aspect ratio,
+            the default of a multimodal model, which questions may ask about any part.
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights. A language model's is a directory.
         vq: the weights of a generator's VQ tokenizer, where its own hold none, as published ones.
@@ -112,8 +113,8 @@ def load(
         mesh=mesh,
         batch_size=batch_size,
         image_size=None if image_size is None else sides_of(image_size),
-        resize=resize,
         tokenizer=tokenizer,
+        **({} if resize is None else {"resize": resize}),
         **given,
     )
 

@@ -28,7 +28,7 @@ from toklip_jax.api.prompts import padded_length
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import Template
-from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+from toklip_jax.data.images import RESIZES
 from toklip_jax.decoding import Sampling, row_keys
 from toklip_jax.models.base import place_size
 from toklip_jax.models.multimodal.config import PIXELS, MultimodalConfig
@@ -36,6 +36,8 @@ from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import to_host
 from toklip_jax.weights import Weights, place_params
+
+WHOLE = "squash"  # questions may be about any part of an image; as in training
 
 
 class MultimodalModel(LoadedModel):
@@ -57,13 +59,13 @@ class MultimodalModel(LoadedModel):
         compute: Compute,
         batch_size: int | None = None,
         directory: pathlib.Path | None = None,
-        resize: str = DEFAULT_RESIZE,
+        resize: str = WHOLE,
     ):
         """Wraps parameters.
 
         Args:
             directory: holds the language model's `tokenizer.json` and perhaps its stop ids.
-            resize: how Pillow images are resized, one of `data.images.RESIZES`.
+            resize: how images are resized, one of `data.images.RESIZES`.
         """
         super().__init__(config, params, compute, batch_size)
         if resize not in RESIZES:
@@ -184,7 +186,8 @@ class MultimodalModel(LoadedModel):
             key: a seed, or a key of `jax.random.key`.
             template: as `answer`.
             **sampling: `temperature`, `top_k`, `top_p`, `cfg_scale` (above 1, guides away from the
-                empty text) and `cfg_interval`.
+                empty text, which a share of the conversations trained on must have asked with) and
+                `cfg_interval`.
 
         Raises:
             ValueError: a model that doesn't read "ids", or settings that are refused.
@@ -198,11 +201,17 @@ class MultimodalModel(LoadedModel):
             raise UserError(f"expected a list of texts, got {texts!r}: pass [text]")
         prompting, settings = self._prompting(template), read_sampling(sampling)
         every = [*texts, *([""] * len(texts) if settings.is_guided else [])]
-        rows = [prompting.row(text, 0) for text in every]
+        rows, count = [prompting.row(text, 0) for text in every], len(texts)
         self._expect_room(max(map(len, rows)) + self.config.num_tokens)
         ids, _, positions = prompting.batch(rows, 0)
-        keys = row_keys(as_key(key), jnp.arange(len(texts)))
-        return drawn_images(self.model, settings, self._mesh, self.params, ids, positions, keys)
+        keys = row_keys(as_key(key), jnp.arange(count))
+        size, parts = self.batch_size or bucket(count, self._mesh, platform_of(self.params)), []
+        for start in range(0, count, size):
+            chosen = np.minimum(np.arange(start, start + size), count - 1)
+            copies = np.concatenate([chosen, chosen + count]) if settings.is_guided else chosen
+            static, prompts = (self.model, settings, self._mesh), (ids[copies], positions[copies])
+            parts.append(drawn_images(*static, self.params, *prompts, keys[chosen]))
+        return jnp.concatenate(parts)[:count]
 
     def detokenize(self, ids: Any) -> Float[Array, "b h w 3"]:
         """Returns images of ids, RGB float32, clipped to [-1, 1]."""
@@ -218,7 +227,7 @@ class MultimodalModel(LoadedModel):
         mesh: Mesh | None = None,
         batch_size: int | None = None,
         image_size: int | tuple[int, ...] | None = None,
-        resize: str = DEFAULT_RESIZE,
+        resize: str = WHOLE,
         tokenizer: str | pathlib.Path | None = None,
     ) -> "MultimodalModel":
         """Returns the model of weights in memory; arguments as `load`'s.

@@ -1,10 +1,11 @@
-"""The command `python -m toklip_jax.benchmark`: a multimodal model's score on a public benchmark."""
+"""The command `python -m toklip_jax.benchmark`: a public benchmark's score of a model."""
 
 import argparse
 import dataclasses
 import pathlib
 import types
 import typing
+from typing import Any, NamedTuple
 
 import jax
 
@@ -28,7 +29,7 @@ from toklip_jax.parallel.hosts import call_on_all, call_on_main, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.weights import fingerprint
 
-SCORE = "score.json"
+SCORE = "score_{}.json"
 
 
 def main(argv: list[str]) -> int:
@@ -61,12 +62,20 @@ def _run(args) -> None:
     identity = {"weights": fingerprint(expand_user(args.weights)), "dtype": args.dtype}
     if args.tokenizer:
         identity["tokenizer"] = fingerprint(expand_user(args.tokenizer))
+    if args.template:
+        identity["template"] = args.template
     settings = {"max_new_tokens": args.max_new_tokens}
     answers = ask(
-        benchmark, data, model, output, identity=identity, batch_size=args.batch_size, **settings
+        benchmark,
+        data,
+        Asked(model, args.template),
+        output,
+        identity=identity,
+        batch_size=args.batch_size,
+        **settings,
     )
     result = score(benchmark, data, answers, model=identity, **settings)
-    call_on_main(lambda: write_json(output / SCORE, result.to_plain()))
+    call_on_main(lambda: write_json(output / SCORE.format(args.benchmark), result.to_plain()))
     if is_main_host():
         print(result)
     if args.submission is not None:
@@ -74,6 +83,18 @@ def _run(args) -> None:
         call_on_main(lambda: write_submission(benchmark, data, answers, path))
     elif not data.has_references and is_main_host():
         print("--submission=FILE writes the answers as the benchmark's server takes them")
+
+
+class Asked(NamedTuple):
+    """A model that is asked in a template, by default the one that it was trained with."""
+
+    model: Any
+    template: str | None
+
+    def answer(self, images, questions, *, max_new_tokens):
+        """Returns one answer for each question; see `comprehension.run.AnswersQuestions`."""
+        options = {"template": self.template} if self.template else {}
+        return self.model.answer(images, questions, max_new_tokens=max_new_tokens, **options)
 
 
 def _parser():
@@ -91,6 +112,7 @@ def _parser():
     add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="after which an answer ends")
     add("--submission", help="a file to write for the benchmark's server, where it has one")
     add("--tokenizer", help="the language model's directory, where the weights hold no tokenizer")
+    add("--template", help="of the conversation, where not that of training")
     add("--dtype", default="float32", help="float32 or bfloat16")
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for kind, cls in BENCHMARKS.items():

@@ -9,7 +9,7 @@ from toklip_jax.cli import benchmark
 
 @pytest.fixture
 def command(monkeypatch, from_table, tmp_path):
-    """`command(model_answer, *flags)` runs it on a model that says one thing; returns the status."""
+    """`command(says, *flags)` runs it on a model that says one thing; returns the status."""
 
     def run(says, *flags):
         run.model = from_table({}, default=says)
@@ -25,7 +25,7 @@ def test_a_score_is_printed_and_kept(pope, command, tmp_path, capsys):
     assert command("Yes", *flags, "--batch-size=3") == 0
     out = capsys.readouterr().out
     assert "POPE: a negation" in out
-    kept = json.loads((tmp_path / "out" / "score.json").read_text())
+    kept = json.loads((tmp_path / "out" / "score_pope.json").read_text())
     assert kept["protocol"]["num_questions"] == 4
     assert kept["protocol"]["model"] == {"weights": "1", "dtype": "float32"}
     assert {row["set"]: row["accuracy"] for row in kept["rows"]}["random"] == 0.5

@@ -90,6 +90,7 @@ class MultimodalFields:
 
 def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
     plain = dict(check_section(section.get("model", {}), f"{where}.model"))
+    chosen = [name for name in (LANGUAGE_MODEL, "reads", "grid") if plain.get(name)]
     if isinstance(plain.get(LANGUAGE_MODEL), Mapping):
         found = config_from_dict(plain[LANGUAGE_MODEL], f"{where}.model.{LANGUAGE_MODEL}")
         plain[LANGUAGE_MODEL] = found
@@ -106,6 +107,11 @@ def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
         raise UserError(
             f"expected either the weights of a language model in {where}.init.language_model, or "
             f"the config of a new one in {where}.model.language_model"
+        )
+    if chosen and MODEL in given:
+        raise UserError(
+            f"expected no {where}.model.{chosen[0]} beside {where}.init.model, which has its own, "
+            f"got {plain[chosen[0]]!r}: leave it out"
         )
     if fields.projector and MODEL in given:
         raise UserError(
@@ -167,7 +173,8 @@ def _continued(stage: StageConfig, weights: Weights) -> tuple[MultimodalConfig, 
             f"expected {stage.name}.model.lora_rank {config.lora_rank}, that of the weights in "
             f"init.model, got {settings.lora_rank}: merge them first (weights.merge_lora)"
         )
-    changes = {"lora_rank": settings.lora_rank, "lora_alpha": settings.lora_alpha}
+    alpha = settings.lora_alpha or (config.lora_alpha if config.lora_rank else 0.0)
+    changes = {"lora_rank": settings.lora_rank, "lora_alpha": alpha}
     changes["template"] = settings.template or config.template
     return dataclasses.replace(config, **changes), weights.params
 
