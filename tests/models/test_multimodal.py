@@ -86,7 +86,8 @@ def test_gradients_of_packed_and_padded_rows_are_those_of_rows_alone():
     batch = jax.tree.map(jnp.asarray, lines(2))
     names = ("ids", "image_places", "segment_ids", "positions")
     ids, places, segments, positions = (batch[name] for name in names)
-    is_text = np.asarray((segments > 0) & (places < 0))
+    by_segment = np.asarray(segments)
+    is_text = (by_segment > 0) & (np.asarray(places) < 0)
     image_ids = batch["image_ids"].reshape(4, 4)
 
     def total(logits, row, at):
@@ -106,7 +107,7 @@ def test_gradients_of_packed_and_padded_rows_are_those_of_rows_alone():
         inputs, sums = inputs.reshape(2, 2, 4, -1), 0.0
         for row in range(2):
             for segment in (1, 2):
-                at = np.flatnonzero(np.asarray(segments[row]) == segment)
+                at = np.flatnonzero(by_segment[row] == segment)
                 logits = MODEL.apply({"params": params}, ids[row, at][None], places[row, at][None],
                                      inputs[row][None], method="logits")  # fmt: skip
                 sums += total(logits[0], row, at)
