@@ -131,9 +131,24 @@ def written_out(
 ) -> Float[Array, "b t k e"]:
     """`attention` as the same formula on every platform; positions and segments as `_both` has
     them."""
+    options = is_causal, positions, segments, bias, scale
+    if positions is None or value.dtype == jnp.float32 or jax.default_backend() != "cpu":
+        return _formula(query, key, value, *options)
+    # XLA on CPUs lacks some products of a cache in half precision (jax 0.10: "Unsupported element
+    # type for DotThunk").
+    return jax.lax.platform_dependent(
+        query,
+        key,
+        value,
+        cpu=lambda *x: _formula(*(jnp.float32(y) for y in x), *options).astype(value.dtype),
+        default=lambda *x: _formula(*x, *options),
+    )
+
+
+def _formula(query, key, value, is_causal, positions, segments, bias, scale):
     if query.shape[2] != key.shape[2]:
         return _grouped(query, key, value, is_causal, positions, segments, bias, scale)
-    logits = _products("btke,bske->bkts", query, key)
+    logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)
     logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
     logits = logits if bias is None else logits + bias
     weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
@@ -144,29 +159,11 @@ def _grouped(query, key, value, is_causal, positions, segments, bias, scale):
     """Attention in which each head of keys and values serves a group of j query heads."""
     b, t, k, e = query.shape
     query = query.reshape(b, t, key.shape[2], -1, e)  # [b, t, g, j, e]
-    logits = _products("btgje,bsge->bgjts", query, key)
+    logits = jnp.einsum("btgje,bsge->bgjts", query, key, preferred_element_type=jnp.float32)
     logits = logits * (e**-0.5 if scale is None else scale)
     logits = logits if bias is None else logits + bias.reshape(logits.shape[1:])
     weights = _softmax(logits, is_causal, positions, segments).astype(value.dtype)
     return einsum("bgjts,bsge->btgje", weights, value).reshape(b, t, k, e)
-
-
-def _products(axes, query, key):
-    """Products of queries and keys, float32."""
-
-    def product(query, key):
-        return jnp.einsum(axes, query, key, preferred_element_type=jnp.float32)
-
-    if query.shape[1] > 1 or query.dtype == jnp.float32 or jax.default_backend() != "cpu":
-        return product(query, key)
-    # XLA on CPUs lacks some of one query's products in half precision (jax 0.10: "Unsupported
-    # element type for DotThunk"); those of the same numbers in float32 are equal.
-    return jax.lax.platform_dependent(
-        query,
-        key,
-        cpu=lambda query, key: product(query.astype(jnp.float32), key.astype(jnp.float32)),
-        default=product,
-    )
 
 
 def _softmax(logits, is_causal, positions, segments):
