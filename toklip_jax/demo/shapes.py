@@ -127,7 +127,7 @@ SHAPES_KIND = register(SourceKind("shapes", open_shapes, ARRAYS, texts=shape_tex
 
 
 def shapes_config() -> ConfigDict:
-    """Returns the config of a TokLIP on shapes: a VQ tokenizer, a teacher and TokLIP, in seconds."""
+    """Returns the config of a run on shapes, small enough to train in half a minute."""
     vq = ConvVQConfig(
         channels=32,
         multipliers=(1,),
