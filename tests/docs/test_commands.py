@@ -102,7 +102,8 @@ def test_it_is_read(page, command, monkeypatch, capsys):
     try:
         read(command)
     except SystemExit as ended:  # argparse's, of a mistake or of --help
-        assert not ended.code, capsys.readouterr().err
+        if ended.code:
+            pytest.fail(capsys.readouterr().err)
 
 
 def test_the_commands_of_a_page_are_found():
