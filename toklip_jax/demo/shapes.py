@@ -158,13 +158,13 @@ def shapes_config() -> ConfigDict:
                 "objective": "vq",
                 "model": config_to_dict(vq),
                 "loss": {"commitment_weight": 0.1, "entropy_weight": 0.0, "dead_code_share": 0.1},
-                **_training(steps=250, batch_size=32, learning_rate=4e-3, weight_decay=0.0),
+                **_training(steps=500, batch_size=32, learning_rate=4e-3, weight_decay=0.0),
             },
             "teacher": {
                 "objective": "teacher",
                 "model": config_to_dict(teacher),
                 "loss": {"contrastive": "softmax"},
-                **_training(steps=250, batch_size=60, learning_rate=2e-3, weight_decay=0.1),
+                **_training(steps=200, batch_size=60, learning_rate=2e-3, weight_decay=0.1),
             },
             "toklip": {
                 "objective": "toklip",
