@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint notebooks docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
@@ -29,10 +29,18 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Each from its first cell to its last.
+notebooks: $(VENV)/.installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/docs/test_notebooks.py $(ARGS)
+
+# The documentation, in site/; a broken link or docstring ends it.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[demo,test]"
+	$(BIN)/python -m pip install --quiet --editable ".[demo,docs,test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
