@@ -153,7 +153,10 @@ def test_shards_are_fetched_as_their_index_names_them(hub, tmp_path, monkeypatch
     [
         (File("tiny.pt", 5), r"expected 5 B of tiny\.pt from .*/resolve/main/tiny\.pt, got"),
         (File("tiny.pt", "1.23 GB"), r"expected 1\.23 GB of tiny\.pt .*@COMMIT/tiny\.pt'"),
-        (File("tiny.pt", None, "0" * 64), r"expected the SHA-256 0{64} of tiny\.pt .*, got \w{64};"),
+        (
+            File("tiny.pt", None, "0" * 64),
+            r"expected the SHA-256 0{64} of tiny\.pt .*, got \w{64};",
+        ),
     ],
 )
 def test_a_file_of_another_size_or_hash_is_refused_and_deleted(hub, names, file, message):
@@ -270,18 +273,17 @@ def test_a_generator_takes_names_for_its_parts(hub, names):
     gpt = dataclasses.replace(gpt, options={"grid": 4})
     names(gpt, release(File("tiny.pt"), tokenizer=False))
     generator = toklip_jax.load("gpt", vq="tiny")
-    assert generator.config == toklip_jax.load(
-        GOLDEN / "gpt_c2i_tiny/checkpoint.safetensors", vq=TOKLIP
-    ).config
+    assert (
+        generator.config
+        == toklip_jax.load(GOLDEN / "gpt_c2i_tiny/checkpoint.safetensors", vq=TOKLIP).config
+    )
 
 
 def test_the_catalogue_is_sound():
     releases = list_models()
     names = [each.name for each in releases]
     assert len(set(names)) == len(names) > 40
-    files = [
-        (each.files.repository, each.files.files[0].name) for each in releases if each.files
-    ]
+    files = [(each.files.repository, each.files.files[0].name) for each in releases if each.files]
     assert len(set(files)) == len(files)
     for each in releases:
         assert each.name == each.name.lower()

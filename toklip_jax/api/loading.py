@@ -1,5 +1,6 @@
 """`load`: weights from a path become the object of their kind."""
 
+import dataclasses
 import inspect
 import pathlib
 from collections.abc import Callable, Sequence
@@ -48,8 +49,8 @@ def load(
             (docs/formats.md). Where nothing is at that path, a name of `list_models`, such as
             "toklip-s-256"; or weights on the Hugging Face hub, "owner/name" or
             "hf://owner/name[@revision][/file]" (docs/models.md). They are fetched once.
-        dtype: the type of activations: float32, bfloat16 or float16, as a name or a dtype. The VQ
-            encoder within TokLIP stays float32, so that ids don't change.
+        dtype: the type of activations: float32, bfloat16 or float16, as a name or as
+            `jnp.bfloat16`. The VQ encoder within TokLIP stays float32, so that ids don't change.
         param_dtype: the type that parameters are kept in. Scalars and, within TokLIP, the VQ
             tokenizer's parameters stay float32, since logits and ids depend on them. A generator
             also takes "int8": the GPT's products are with whole numbers times a scale for each
@@ -113,7 +114,7 @@ def load(
                 f"{text_encoder!r}: it is for generators"
             )
         own["text_encoder"] = locate(text_encoder, ("text_encoder",)).path
-    return FROM_WEIGHTS[family.role](
+    model = FROM_WEIGHTS[family.role](
         weights,
         dtype=_dtype_name(dtype),
         param_dtype=_dtype_name(param_dtype),
@@ -124,6 +125,8 @@ def load(
         tokenizer=tokenizer,
         **own,
     )
+    model.origin = dataclasses.replace(weights, params={}, file=None)
+    return model
 
 
 def _read_named(source):
@@ -133,7 +136,12 @@ def _read_named(source):
 
 
 def _dtype_name(dtype):
-    return dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    try:
+        return dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    except TypeError as error:
+        raise UserError(
+            f"expected a dtype such as jnp.bfloat16 or 'bfloat16', got {dtype!r}"
+        ) from error
 
 
 ARGUMENTS = tuple(
@@ -150,3 +158,4 @@ FROM_WEIGHTS: dict[str, Callable[..., LoadedModel]] = {
     "language_model": LanguageModel.from_weights,
     "multimodal": MultimodalModel.from_weights,
 }
+LoadedModel._load = staticmethod(load)
