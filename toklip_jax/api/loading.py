@@ -93,10 +93,11 @@ def load(
             f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "
             f"{mesh!r}"
         )
-    located = locate(path, FROM_WEIGHTS)
-    weights = read_weights(located.path, **{**located.options, **sizes})
+    located = [locate(path, FROM_WEIGHTS)]
+    weights = read_weights(located[0].path, **{**located[0].options, **sizes})
     if vq is not None:
-        weights = join_tokenizer(weights, _read_named(vq))
+        located.append(locate(vq, ("vq", "toklip")))
+        weights = join_tokenizer(weights, read_weights(located[1].path, **located[1].options))
     family = family_of(weights.config)
     if family.role not in FROM_WEIGHTS:
         raise UserError(
@@ -104,8 +105,8 @@ def load(
             f"{path}, got those of {family.title}: `python -m toklip_jax.convert start` joins a "
             f"teacher and a VQ tokenizer"
         )
-    if tokenizer is None and weights.tokenizer_path is None and located.tokenizer is not None:
-        tokenizer = located.tokenizer()
+    if tokenizer is None and weights.tokenizer_path is None:
+        tokenizer = next((each.tokenizer() for each in located if each.tokenizer), None)
     own = {}
     if text_encoder is not None:
         if family.role != "generator":
@@ -127,12 +128,6 @@ def load(
     )
     model.origin = dataclasses.replace(weights, params={}, file=None)
     return model
-
-
-def _read_named(source):
-    """The weights of a path or a name, with the arguments that a name needs."""
-    located = locate(source, ("vq", "toklip"))
-    return read_weights(located.path, **located.options)
 
 
 def _dtype_name(dtype):

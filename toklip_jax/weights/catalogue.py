@@ -106,7 +106,7 @@ def _is_repository(source):
     """Tells whether a text is the name of a repository, and not a path that isn't there."""
     if not REPOSITORY.fullmatch(source) or source.endswith(LOCAL_SUFFIXES):
         return False
-    return not pathlib.Path(source).parent.exists()
+    return bool(_of(source)) or not pathlib.Path(source).parent.exists()
 
 
 def _addressed(address):

@@ -57,7 +57,9 @@ def snapshot_of(repository: str, revision: str | None = None) -> Snapshot:
             repository, revision=revision, files_metadata=True
         )
     files = {
-        each.rfilename: File(each.rfilename, each.size, each.lfs and each.lfs.sha256)
+        each.rfilename: File(
+            each.rfilename, each.size, None if each.lfs is None else each.lfs.sha256
+        )
         for each in found.siblings
     }
     top = [file for name, file in files.items() if "/" not in name]
@@ -177,8 +179,8 @@ def _errors(snapshot, file, others) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise NotFound(
-            f"expected a public model at {page}, found none: check its name, or, if it is private, "
-            f"log in with `hf auth login`"
+            f"expected a local path, or a public model at {page}, found neither: check the name, "
+            f"or, if it is private, log in with `hf auth login`"
         ) from error
     except errors.RemoteEntryNotFoundError as error:
         raise NotFound(f"expected {what} in {page}, found none: check the name there") from error
@@ -214,7 +216,7 @@ def _gated(page):
 def _offline(snapshot, what, others):
     head = (
         f"expected {what} of {HUB}/{snapshot.repository} in huggingface_hub's cache or from the "
-        f"hub, got no connection"
+        f"hub, got neither (offline, or the hub does not answer)"
     )
     parts = (snapshot, *others)
     lines = [

@@ -7,7 +7,7 @@ SHARDS = ("4.99 GB", "4.99 GB", "4.16 GB")
 RELEASES = (
     Release(
         "chameleon-7b-vq",
-        "Chameleon's VQ tokenizer, without its decoder, within Chameleon-7B",
+        "Chameleon-7B's VQ tokenizer, without its decoder",
         "Chameleon Research License",
         Snapshot(
             "facebook/chameleon-7b",
