@@ -4,10 +4,9 @@ import json
 import pathlib
 
 import pytest
-from huggingface_hub import constants
 
 import toklip_jax
-from tests.weights.hub_stand_in import Hub, serving
+from tests.weights.hub_stand_in import Hub, point_to, serving
 from toklip_jax.cli.models import main, markdown_table
 from toklip_jax.models.releases import File, Release, Snapshot, readable_size
 from toklip_jax.weights import catalogue
@@ -62,9 +61,8 @@ def test_fetch_prints_where_the_files_are(capsys, tmp_path, monkeypatch):
     snapshot = Snapshot("me/tiny", (File("weights.pt", 100),))
     release = Release("tiny", "Tiny", "MIT", snapshot, tokenizer=snapshot)
     monkeypatch.setattr(catalogue, "list_models", lambda: [release])
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with serving(hub) as address:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
+        point_to(address, tmp_path / "cache", monkeypatch)
         assert main(["--fetch", "tiny"]) == 0
     weights, tokenizer = capsys.readouterr().out.splitlines()
     assert pathlib.Path(weights).read_bytes() == file.read_bytes()

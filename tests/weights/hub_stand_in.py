@@ -8,6 +8,8 @@ import re
 import threading
 import urllib.parse
 
+from huggingface_hub import constants
+
 COMMIT = "c" * 40
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 INFO = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?")
@@ -22,7 +24,7 @@ class Hub:
         gated: repositories that ask to accept a licence.
         status: an HTTP status that every request gets, or None.
         cut: after how many bytes each file's first download breaks off, or None.
-        requests: the method, path and `Range` of every request.
+        requests: the method, path and `Range` of every request for files or lists of them.
     """
 
     def __init__(self):
@@ -45,6 +47,14 @@ class Hub:
         return [match[3] for match in found if match]
 
 
+def point_to(address, cache, monkeypatch):
+    """Makes huggingface_hub take an address for the real hub's, and a folder for its cache."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
+
 @contextlib.contextmanager
 def serving(hub):
     """Serves a hub, and gives its address."""
@@ -63,13 +73,15 @@ def serving(hub):
 
         def answer(self, is_head):
             path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+            info, found = INFO.fullmatch(path), RESOLVE.fullmatch(path)
+            if info is None and found is None:  # huggingface_hub asks for other things too
+                return self.send(404, b"", {}, is_head)
             hub.requests.append((self.command, path, self.headers.get("Range")))
             if hub.status is not None:
                 return self.send(hub.status, b"", {}, is_head)
-            if found := INFO.fullmatch(path):
-                return self.send_info(found[1], is_head)
-            found = RESOLVE.fullmatch(path)
-            if not found or found[1] not in hub.files:
+            if info is not None:
+                return self.send_info(info[1], is_head)
+            if found[1] not in hub.files:
                 return self.refuse(404, "RepoNotFound", is_head)
             if found[1] in hub.gated:
                 return self.refuse(403, "GatedRepo", is_head)

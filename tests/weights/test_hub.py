@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 import toklip_jax
-from tests.weights.hub_stand_in import COMMIT, Hub, serving
+from tests.weights.hub_stand_in import COMMIT, Hub, point_to, serving
 from toklip_jax.models.base import family_of, registered
 from toklip_jax.models.releases import File, Release, Snapshot, readable_size
 from toklip_jax.weights import catalogue, load_weights, read_weights
@@ -28,8 +28,7 @@ def hub(tmp_path, monkeypatch):
     """A hub that huggingface_hub takes for the real one, with an empty cache."""
     hub = Hub()
     with serving(hub) as address:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        point_to(address, tmp_path / "cache", monkeypatch)
         yield hub
 
 
@@ -182,7 +181,8 @@ def test_a_size_is_compared_as_its_page_rounds_it(hub, names):
     assert locate("tiny").path.is_file()
 
 
-def test_a_download_that_breaks_off_is_resumed(tiny):
+def test_a_download_that_breaks_off_is_resumed(tiny, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)  # a part of one is lost
     tiny.cut = 100_000
     assert sha256(locate("tiny").path) == sha256(TOKLIP)
     assert [each[2] for each in tiny.requests if each[2]] == ["bytes=100000-"]
@@ -227,11 +227,11 @@ def test_offline_all_files_to_fetch_by_hand_are_listed(tiny, monkeypatch):
     assert not tiny.requests
 
 
-def test_without_a_network_it_is_the_same_error(tiny, monkeypatch):
+def test_without_a_network_it_is_the_same_error(tiny, tmp_path, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("localhost", 0))
         address = f"http://localhost:{closed.getsockname()[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
+    point_to(address, tmp_path / "empty", monkeypatch)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between huggingface_hub's tries
     with pytest.raises(FileNotFoundError, match=r"got neither .*: fetch these files by hand"):
         locate("tiny")

@@ -105,7 +105,7 @@ class Release:
         return readable_size(sum(map(_num_bytes, sizes)))
 
 
-def readable_size(num_bytes: float) -> str:
+def readable_size(num_bytes: int | float) -> str:
     """Returns a size in three digits and decimal units, as the hub's pages show it."""
     unit = 0
     while num_bytes >= 999.5 and unit + 1 < len(UNITS):
