@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from toklip_jax.core.errors import NotFound, UserError
-from toklip_jax.core.fields import check_name
 from toklip_jax.core.home import expand_user
 from toklip_jax.models.base import ROLES, registered
 from toklip_jax.models.releases import File, Release, Snapshot
@@ -53,7 +52,11 @@ def find_release(name: str) -> Release:
         ValueError: there are none; suggests the nearest.
     """
     releases = {release.name: release for release in list_models()}
-    return releases[check_name("a name of the catalogue", name, releases)]
+    if name not in releases:
+        raise UserError(
+            f"expected a name of toklip_jax.list_models(), got {name!r}{_hint(name, releases)}"
+        )
+    return releases[name]
 
 
 def locate(source: str | pathlib.Path, roles: Collection[str] = ROLES) -> Located:
@@ -75,13 +78,19 @@ def locate(source: str | pathlib.Path, roles: Collection[str] = ROLES) -> Locate
     named = {release.name: release for release in list_models()}
     if source in named or source.startswith(PREFIX) or _is_repository(source):
         return _fetched(named.get(source) or _addressed(source.removeprefix(PREFIX)), roles)
-    near = difflib.get_close_matches(source.lower(), named, 1)
-    if near and "/" not in source and path.suffix not in LOCAL_SUFFIXES:
+    hint = _hint(source, named)
+    if hint and "/" not in source and path.suffix not in LOCAL_SUFFIXES:
         raise NotFound(
             f"expected a path, or a name of toklip_jax.list_models(), got {source!r}, which is "
-            f"neither: did you mean {near[0]!r}?"
+            f"neither{hint}"
         )
     return Located(path)
+
+
+def _hint(name, names):
+    """The nearest name, for an error; "" where none is near."""
+    near = difflib.get_close_matches(name.lower(), names, 1)
+    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def _fetched(release, roles):
