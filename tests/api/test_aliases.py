@@ -2,6 +2,7 @@
 
 import filecmp
 import inspect
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES, shortest_side_crop
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.evaluation.config import EvaluationConfig
 from toklip_jax.ops.pixels import to_unit_range
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,9 @@ def test_from_pretrained_is_load_and_expects_its_class(faster, small, vq):
         equal(other.params, model.params)
     half = toklip_jax.Tokenizer.from_pretrained(faster / "toklip", dtype=jnp.bfloat16)
     assert half.model.compute.dtype == "bfloat16"
-    with pytest.raises(ValueError, match=r"a LanguageModel, got .*take VQTokenizer\.from_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"a LanguageModel, got .*take VQTokenizer\.from_pretrained"
+    ):
         toklip_jax.LanguageModel.from_pretrained(faster / "vq")
 
 
@@ -101,12 +106,15 @@ def test_the_released_evaluation_s_resize_is_the_default_everywhere():
     assert DEFAULT_RESIZE == "crop"
     assert RESIZES[DEFAULT_RESIZE] is shortest_side_crop
     assert EvaluationConfig().resize == DEFAULT_RESIZE
-    for function in (
-        toklip_jax.load,
-        *(cls.from_weights for cls in (toklip_jax.Tokenizer, toklip_jax.VQTokenizer)),
-        *(cls.from_weights for cls in (toklip_jax.Generator, toklip_jax.MultimodalModel)),
-    ):
-        assert inspect.signature(function).parameters["resize"].default == DEFAULT_RESIZE
+    for cls in (toklip_jax.Tokenizer, toklip_jax.VQTokenizer, toklip_jax.Generator):
+        parameters = inspect.signature(cls.from_weights).parameters
+        assert parameters["resize"].default == DEFAULT_RESIZE
+    for page, claim in {
+        "README.md": "resized and cropped to their centre, as the released evaluation does",
+        "docs/evaluation.md": "is `crop` unless it says `squash`",
+        "docs/reliability.md": "cropped to their centre, as the released evaluation does",
+    }.items():
+        assert claim in " ".join((ROOT / page).read_text().split()), page
 
 
 def files(directory):

@@ -18,7 +18,7 @@ from toklip_jax.api.tokenizer import Tokenizer
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_type
-from toklip_jax.data.images import DEFAULT_RESIZE, sides_of
+from toklip_jax.data.images import sides_of
 from toklip_jax.models.registry import family_of
 from toklip_jax.parallel.sharding import AXES
 from toklip_jax.weights.catalogue import locate
@@ -34,7 +34,7 @@ def load(
     mesh: Mesh | None = None,
     batch_size: int | None = None,
     image_size: int | tuple[int, ...] | None = None,
-    resize: str = DEFAULT_RESIZE,
+    resize: str | None = None,
     tokenizer: str | pathlib.Path | None = None,
     vq: str | pathlib.Path | None = None,
     text_encoder: str | pathlib.Path | None = None,
@@ -62,7 +62,8 @@ def load(
             weights': TokLIP's position table is resampled. A VQ tokenizer takes images of any size
             that has a grid unless it is given.
         resize: how Pillow images are resized: "crop", to the centre of the image, as the released
-            evaluation does, or "squash", to all of it at another aspect ratio.
+            evaluation does and the default is, or "squash", to all of it at another aspect ratio,
+            the default of a multimodal model, which questions may ask about any part.
         tokenizer: a Hugging Face `tokenizer.json`, a directory that holds one, or a hub id; by
             default the one saved with the weights, or the one that goes with their name. A language
             model's is a directory.
@@ -107,7 +108,7 @@ def load(
         )
     if tokenizer is None and weights.tokenizer_path is None:
         tokenizer = next((each.tokenizer() for each in located if each.tokenizer), None)
-    own = {}
+    own = {} if resize is None else {"resize": resize}
     if text_encoder is not None:
         if family.role != "generator":
             raise UserError(
@@ -122,7 +123,6 @@ def load(
         mesh=mesh,
         batch_size=batch_size,
         image_size=None if image_size is None else sides_of(image_size),
-        resize=resize,
         tokenizer=tokenizer,
         **own,
     )

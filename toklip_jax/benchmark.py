@@ -1,0 +1,17 @@
+"""`python -m toklip_jax.benchmark`; `cli/benchmark.py` is what it runs."""
+
+import sys
+
+from toklip_jax.core.large_pages import use_large_pages
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit status; all that is large is imported here."""
+    from toklip_jax.cli import benchmark
+
+    return benchmark.main(argv[1:])
+
+
+if __name__ == "__main__":
+    use_large_pages()  # may start the command again
+    sys.exit(main(sys.argv))
