@@ -131,7 +131,7 @@ def test_text_without_a_tokenizer_is_a_clear_error(toklip):
     ("images", "message"),
     [
         (np.zeros((1, 32, 32, 3), np.uint8), r"expected images \[b, 64, 64, 3\], got"),
-        (np.zeros((64, 64, 3), np.uint8), "add a batch axis"),
+        (np.zeros((64, 64), np.uint8), "pass a batch of RGB images"),
         (np.zeros((1, 3, 64, 64), np.uint8), "move the channels last"),
         (np.zeros((1, 64, 64, 3), np.int64), "got int64"),
         (np.full((1, 64, 64, 3), 255.0), "pass uint8, or scale them"),

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from tokenizers import Tokenizer
 
+from toklip_jax.api.inputs import SINGLE
 from toklip_jax.api.prompts import padded_length
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.conversations import (
@@ -140,6 +140,8 @@ def group_images(given: Any, ndim: int, count: int) -> list[list[Any]]:
     Raises:
         ValueError: another number of questions.
     """
+    if isinstance(given, SINGLE):
+        raise UserError(f"expected images for each of {count} questions, got one: pass [image]")
     groups = [_group(one, ndim) for one in given]
     if len(groups) != count:
         raise UserError(
@@ -169,7 +171,7 @@ def _is_picture(image):
 def _group(one, ndim):
     if one is None:
         return []
-    is_single = isinstance(one, PIL.Image.Image) or np.ndim(one) == ndim
+    is_single = isinstance(one, SINGLE) or np.ndim(one) == ndim
     return [one] if is_single else list(one)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel
 from toklip_jax.api.best_of import Chosen, choose
 from toklip_jax.api.conditions import Condition, check_condition, null_condition
 from toklip_jax.api.drawing import (
@@ -41,7 +41,7 @@ from toklip_jax.weights import Weights, place_params
 from toklip_jax.weights.quantised import INT8, place_int8
 
 
-class Generator(LoadedModel):
+class Generator(ImageModel):
     """An autoregressive image generator with its parameters, and perhaps its tokenizer.
 
     Conditions are `classes`, integers [b], or `captions`, features of a text encoder [b, p, c] with
@@ -249,7 +249,7 @@ class Generator(LoadedModel):
         return l2_normalize(features[:, 0])
 
     def tokenize(self, images: Any) -> Int[Array, "b n *q"]:
-        """Returns ids, int32, of the images that `VQTokenizer.tokenize` takes.
+        """Returns ids, int32, of the images that `ImageModel` takes.
 
         Raises:
             ValueError: the generator was loaded without a tokenizer.
@@ -313,6 +313,12 @@ class Generator(LoadedModel):
             types = {"dtype": dtype, "param_dtype": kept}
             encoder = TextEncoder(text_encoder, weights.config.gpt, **types)
         return cls(weights.config, params, compute, batch_size, resize, text, encoder)
+
+    def _sizes(self):
+        gpt = self.config.gpt
+        codes = " and ".join(f"{size:,}" for size in sorted(set(gpt.codebook_sizes)))
+        condition = f"{gpt.num_classes} classes" if gpt.num_classes else "captions"
+        return [condition, f"{gpt.num_places:,} ids of {codes}", f"width {gpt.width}"]
 
     def _methods(self):
         if self.config.tokenizer is None:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.answers import answers, drawn_images, first_answer, next_answer
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.chat import stop_ids_in
 from toklip_jax.api.conversing import (
     Prompting,
@@ -36,21 +36,24 @@ from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import to_host
 from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights.base import files_beside
 
 WHOLE = "squash"  # questions may be about any part of an image; as in training
 
 
-class MultimodalModel(LoadedModel):
+class MultimodalModel(ImageModel):
     """A multimodal language model with its parameters.
 
-    Images are Pillow images or uint8 arrays [h, w, 3] of any size, which are resized, or float
-    arrays in [-1, 1] of the model's size, or their `ids`: for each question one, or a list of
-    several, or None for none. Prompts and answers are padded to a few lengths, so that
-    little is compiled; neither that nor the batch changes an answer.
+    Images are Pillow images, paths, or uint8 arrays [h, w, 3] of any size, which are resized, or
+    float arrays in [-1, 1] of the model's size, or their `ids`: for each question one, or a list of
+    several, or None for none. Prompts and answers are padded to a few lengths, so that little is
+    compiled; neither that nor the batch changes an answer.
 
     Attributes:
         stop_ids: ids that end an answer besides the template's end marker.
     """
+
+    _reads_images = "read_images"
 
     def __init__(
         self,
@@ -250,6 +253,15 @@ class MultimodalModel(LoadedModel):
         if tokenizer is not None:
             directory = expand_user(tokenizer)
         return cls(weights.config, params, compute, batch_size, directory, resize)
+
+    def _sizes(self):
+        config = self.config
+        ids = [ids_text(config.vq, config.num_tokens)] if config.needs_ids else []
+        return [f"reads {' and '.join(config.reads)}", *ids, f"width {config.language_model.width}"]
+
+    def _beside(self):
+        found = self._directory and files_beside(self._directory, self.config)
+        return found or super()._beside()
 
     def _methods(self):
         config = self.config

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.api.program import Method
 from toklip_jax.core.errors import UserError
@@ -25,12 +25,13 @@ from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.weights import Weights, place_params
 
 
-class Tokenizer(LoadedModel):
+class Tokenizer(ImageModel):
     """TokLIP with its parameters.
 
     Each method compiles once for each shape of a batch. Results are JAX arrays. Ids, where taken,
     are integers [b, n] below the codebook's size, or [b, n, q] where a place has q ids, as arrays
-    or nested lists; others raise ValueError. See `LoadedModel` for what the methods have in common.
+    or nested lists; others raise ValueError. See `ImageModel` for the images that are taken, and
+    `LoadedModel` for what the methods have in common.
 
     Attributes:
         config: the model's sizes.
@@ -58,11 +59,11 @@ class Tokenizer(LoadedModel):
         """Returns ids, int32, row by row of the grid.
 
         Args:
-            images: uint8 or float in [-1, 1], RGB [b, h, w, 3]; or a list of PIL images, which
-                are resized as `load`'s argument `resize` says. Arrays on a device stay there.
+            images: those that `ImageModel` takes: Pillow images, paths, or an array.
 
         Raises:
             ValueError: another shape, type or range.
+            FileNotFoundError: a path at which there is no file.
         """
         return self._call("tokenize", images)
 
@@ -110,6 +111,13 @@ class Tokenizer(LoadedModel):
 
         return self._map("tokenize", images, function)
 
+    def encode_image(self, images: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
+        """Returns `image_features`: an alias under open_clip's name, where the default differs.
+
+        open_clip's does not normalise unless it is told to.
+        """
+        return self.image_features(images, normalize=normalize)
+
     def features_from_code_vectors(
         self, code_vectors: Any, *, normalize: bool = True
     ) -> Float[Array, "b d"]:
@@ -131,6 +139,10 @@ class Tokenizer(LoadedModel):
             ValueError: texts without a tokenizer, or token ids of another shape or range.
         """
         return self._features("text_features", self._token_ids(texts), normalize)
+
+    def encode_text(self, texts: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
+        """Returns `text_features`: an alias under open_clip's name, as `encode_image`."""
+        return self.text_features(texts, normalize=normalize)
 
     def similarity(self, image_features: Any, text_features: Any) -> Float[Array, "b t"]:
         """Returns the logits of normalised features, scale and bias included, float32.
@@ -173,6 +185,12 @@ class Tokenizer(LoadedModel):
         path = tokenizer or weights.tokenizer_path
         text = path and TextTokenizer.load(path, config.text.context_length)
         return cls(config, params, compute, text, batch_size=batch_size, resize=resize)
+
+    def _sizes(self):
+        vision = self.config.vision
+        size = " x ".join(map(str, vision.size))
+        ids = ids_text(self.config.vq, vision.num_tokens)
+        return [f"{size} px", ids, f"width {vision.width}"]
 
     def _features(self, method, inputs, normalize):
         return self._map(

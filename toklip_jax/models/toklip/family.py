@@ -8,6 +8,7 @@ from toklip_jax.models.siglip.family import EMBEDDINGS, SHARDING
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.keys import KEYS
 from toklip_jax.models.toklip.model import TokLIP
+from toklip_jax.models.toklip.releases import RELEASES
 from toklip_jax.models.toklip.sizes import SIZES
 
 
@@ -27,6 +28,7 @@ TOKLIP = Family(
     inputs=_inputs,
     sizes=SIZES,
     keys=KEYS,
+    releases=RELEASES,
     sharding=SHARDING,
     embeddings=("mapping", *EMBEDDINGS),
     full_precision=("vq/.*",),  # ids depend on it
