@@ -70,6 +70,4 @@ def picture():
 def client_of(application):
     """A client that sends what the page's own requests have."""
     headers = {"origin": ADDRESS}
-    return TestClient(
-        application, base_url=ADDRESS, headers=headers, raise_server_exceptions=False
-    )
+    return TestClient(application, base_url=ADDRESS, headers=headers, raise_server_exceptions=False)

@@ -1,4 +1,4 @@
-"""The page in a real browser: every panel clicked through, on a phone and a desk, light and dark."""
+"""The page in a real browser: every panel clicked through, at two widths, light and dark."""
 
 import threading
 

@@ -84,7 +84,8 @@ def test_what_cannot_be_read_says_so_and_the_others_are_encoded(client, picture)
 
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client):
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        length, check = (struct.pack(">I", n) for n in (len(data), zlib.crc32(kind + data)))
+        return length + kind + data + check
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
@@ -218,7 +219,8 @@ def test_bad_requests_are_one_clear_line(client, path, body, status, line):
 
 def test_other_pages_other_names_and_large_requests_are_refused(client, nested):
     body = {"ids": nested}
-    for origin in ("http://example.com", "null", "", "http://127.0.0.1:9", f"{ADDRESS}.example.com"):
+    others = "http://example.com", "null", "", "http://127.0.0.1:9", f"{ADDRESS}.example.com"
+    for origin in others:
         answer = client.post("/api/look", json=body, headers={"origin": origin})
         assert (answer.status_code, "elsewhere" in answer.text) == (403, True), origin
     for host in ("example.com", "127.0.0.1.example.com", "[", ""):
@@ -238,7 +240,8 @@ def test_other_pages_other_names_and_large_requests_are_refused(client, nested):
 
 
 @pytest.mark.parametrize(
-    "path", ["/../pyproject.toml", "/%2e%2e/app/server.py", "/assets/page.js", "/server.py", "/docs"]
+    "path",
+    ["/../pyproject.toml", "/%2e%2e/app/server.py", "/assets/page.js", "/server.py", "/docs"],
 )
 def test_no_path_is_looked_for(client, path):
     assert client.get(path).status_code == 404
@@ -256,7 +259,8 @@ def test_the_page_needs_nothing_from_elsewhere(client):
         assert answer.text == content
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "access-control-allow-origin" not in answer.headers
-        assert not re.search(r"https?:|//[a-z]+\.|innerHTML|insertAdjacentHTML|eval\(", content), name
+        unsafe = r"https?:|//[a-z]+\.|innerHTML|insertAdjacentHTML|eval\("
+        assert not re.search(unsafe, content), name
 
 
 def test_what_is_missing_says_which_flag_gives_it(toklip, nested):

@@ -110,4 +110,3 @@ def _pictures(models, places, drawn):
             filled = np.stack(drawn + [one] * (n - len(drawn)))
             event["image"] = as_uri(np.asarray(generator.detokenize(filled[None])[0]))
         yield event
-

@@ -116,7 +116,7 @@ def load_models(
     options = {"tokenizer": tokenizer} if tokenizer else {}
     loaded = load(weights, image_size=image_size, **options)
     _expect_kind(loaded, (Tokenizer, VQTokenizer), "weights", "TokLIP or a VQ tokenizer")
-    if isinstance(loaded, VQTokenizer) and (loaded.image_size is None or len(loaded.image_size) > 2):
+    if isinstance(loaded, VQTokenizer) and len(loaded.image_size or ()) != 2:
         raise UserError(
             "expected --image-size=..., the side of the images, with a VQ tokenizer alone, got none"
         )

@@ -164,7 +164,8 @@ class _Server:
         for route in (
             self.pictures, self.folder, self.look, self.code, self.draw, self.complete, self.ask
         ):  # fmt: skip
-            app.add_api_route(f"/api/{route.__name__}", route, methods=["POST"], response_model=None)
+            path = f"/api/{route.__name__}"
+            app.add_api_route(path, route, methods=["POST"], response_model=None)
         app.add_exception_handler(UserError, _told(422))
         app.add_exception_handler(RequestValidationError, _not_understood)
         app.add_exception_handler(HTTPException, _refused)
