@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -41,7 +42,8 @@ def answering(tmp_path_factory):
     size = 1 + max(tokenizer.get_vocab().values())
     language_model = dataclasses.replace(CONFIG.language_model, vocab_size=size)
     config = dataclasses.replace(CONFIG, language_model=language_model, template="plain")
-    weights = Weights(config, params_of(config), is_scanned=False, tokenizer_path=path)
+    params = jax.tree.map(np.asarray, params_of(config))
+    weights = Weights(config, params, is_scanned=False, tokenizer_path=path)
     return MultimodalModel.from_weights(weights)
 
 

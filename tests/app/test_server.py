@@ -165,11 +165,11 @@ def test_a_question_is_asked_with_the_picture_where_ids_are_another_tokenizer_s(
 
 
 def test_a_model_of_the_same_ids_is_asked_by_them():
-    params = params_of(CONFIG)
+    params = jax.tree.map(np.asarray, params_of(CONFIG))
     tokenizer = Tokenizer.from_weights(Weights(TOKLIP, params["tokenizer"], is_scanned=False))
     answering = MultimodalModel.from_weights(Weights(CONFIG, params, is_scanned=False))
     assert Models(tokenizer, answering=answering).is_asked_by_ids
-    shifted = params | {"tokenizer": jax.tree.map(lambda x: x + 0.1, params["tokenizer"])}
+    shifted = params | {"tokenizer": jax.tree.map(lambda x: np.asarray(-x), params["tokenizer"])}
     other = MultimodalModel.from_weights(Weights(CONFIG, shifted, is_scanned=False))
     assert not Models(tokenizer, answering=other).is_asked_by_ids
 
@@ -277,7 +277,8 @@ def test_what_is_missing_says_which_flag_gives_it(toklip, nested):
 
 
 def test_a_vq_tokenizer_alone_has_pictures_and_codes_of_several_ids(golden):
-    tokenizer = toklip_jax.load(golden("unitok_tiny/checkpoint.safetensors"), image_size=64)
+    weights = golden("unitok_tiny/checkpoint.safetensors")
+    tokenizer = toklip_jax.load(weights, image_size=64, num_heads=4)
     assert isinstance(tokenizer, VQTokenizer)
     models = Models(tokenizer)
     meaning, (ids,) = Meaning(models), models.some_ids(1)

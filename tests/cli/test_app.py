@@ -1,11 +1,14 @@
 """The command of the page: its flags and its errors, without serving."""
 
 import importlib
+import pathlib
 import socket
 
 import pytest
 
 from toklip_jax.cli import app
+
+VQ = pathlib.Path(__file__).parents[1] / "weights" / "format_1" / "vq"
 
 
 def test_an_extra_that_is_missing_is_one_line(golden, monkeypatch, capsys):
@@ -46,8 +49,8 @@ def test_wrong_flags_are_one_line(golden, capsys, flags, line):
     assert told.count("\n") == 1
 
 
-def test_a_vq_tokenizer_alone_needs_a_size(golden, capsys):
-    assert app.main([f"--weights={golden('unitok_tiny/checkpoint.safetensors')}", "--port=0"]) == 2
+def test_a_vq_tokenizer_alone_needs_a_size(capsys):
+    assert app.main([f"--weights={VQ}", "--port=0"]) == 2
     assert "expected --image-size=" in capsys.readouterr().err
 
 

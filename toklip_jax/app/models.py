@@ -86,7 +86,7 @@ class Models:
             theirs = np.asarray(other.detokenize(ids))
         except UserError:  # of another grid, or another codebook
             return False
-        return ours.shape == theirs.shape and np.abs(ours - theirs).max() < SAME
+        return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max() < SAME)
 
 
 SAME = 0.02  # of a range of 2: rounding in bfloat16 stays below, another codebook doesn't

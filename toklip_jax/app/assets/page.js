@@ -99,14 +99,14 @@ async function start() {
 
   function open(picture) {
     begin(picture.ids, picture);
-    [...by("shelf").children].forEach((item, i) => {
-      item.firstChild.setAttribute("aria-current", state.pictures[i] === picture);
-    });
   }
 
   function begin(ids, picture = null) {
     Object.assign(state, { given: picture, first: ids, ids, history: [] });
     by("cost").textContent = "";
+    [...by("shelf").children].forEach((item, i) => {
+      item.firstChild.setAttribute("aria-current", state.pictures[i] === picture);
+    });
     by("stage").hidden = by("meaning").hidden = false;
     by("original").src = picture?.image ?? "data:,";
     by("original").parentElement.hidden = by("difference").parentElement.hidden = !picture;

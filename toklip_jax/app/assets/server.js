@@ -7,13 +7,15 @@ export function say(line) {
   error.hidden = !line;
 }
 
-// Runs work; an error becomes a line on the page. Returns what the work does, or undefined.
+// A line stays until the next thing that is done.
+for (const kind of ["click", "submit", "drop"]) addEventListener(kind, () => say(""), true);
+
+// Runs work; an error becomes a line on the page.
 export async function attempt(work) {
   try {
-    say("");
-    return await work();
+    await work();
   } catch (problem) {
-    say(problem instanceof TypeError ? "The app doesn't answer: is it still running?" : problem.message);
+    say(problem.message);
   }
 }
 
@@ -67,6 +69,8 @@ async function sent(path, body) {
     method: "POST",
     headers: isForm ? {} : { "content-type": "application/json" },
     body: isForm ? body : JSON.stringify(body),
+  }).catch(() => {
+    throw new Error("The app doesn't answer: is it still running?");
   });
   if (!answer.ok) throw new Error((await answer.json()).error);
   return answer;
