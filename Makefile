@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint notebooks docs clean
+.PHONY: demo app test test-all lint notebooks docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
+
+# The page of docs/app.md, on the demo's weights unless ARGS say which.
+app: $(VENV)/.installed
+	$(BIN)/toklip app $(or $(ARGS),--weights=runs/demo/toklip/weights)
 
 # Two processes: a test file stays in one, so that its fixtures are made once.
 PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -39,7 +43,7 @@ docs: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[demo,docs,test]"
+	$(BIN)/python -m pip install --quiet --editable ".[app,demo,docs,test]"
 	touch $@
 
 clean:

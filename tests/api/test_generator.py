@@ -200,3 +200,16 @@ def test_batches_are_padded_to_powers_of_two_and_on_a_gpu_to_at_least_16_rows():
     assert sizes == [1, 2, 4, 16, 32]
     assert [drawing.bucket(rows, None, "gpu") for rows in (1, 16, 17)] == [16, 16, 32]
     assert platform_of({"a": np.ones(2)}) == platform_of({"a": jnp.ones(2)}) == "cpu"
+
+
+def test_a_stream_draws_what_a_sample_and_a_completion_do(generator):
+    options = {"classes": [3, 7, 1], "key": 5, "cfg_scale": 2.0}
+    whole = generator.sample(**options)
+    streamed = np.stack(list(generator.stream(**options)), axis=1)
+    np.testing.assert_array_equal(streamed, whole)
+    given = np.asarray(whole)[:, ::-1]
+    completed = generator.complete(given, keep=8, **options)
+    rest = np.stack(list(generator.stream(ids=given, keep=8, **options)), axis=1)
+    np.testing.assert_array_equal(rest, completed[:, 8:])
+    with pytest.raises(UserError, match="from 0 to 9"):
+        generator.stream(classes=[11])  # at once, not when it is read

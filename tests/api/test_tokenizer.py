@@ -43,6 +43,18 @@ def test_features_and_similarity_are_the_recorded_ones(toklip, inputs, want):
     np.testing.assert_allclose(logits, want["image_logits"], atol=ATOL, rtol=1e-5)
 
 
+def test_features_of_prefixes_end_in_those_of_all_ids(small, pictures):
+    ids = small.tokenize(pictures)
+    n = ids.shape[1]
+    features = small.prefix_features(ids, (1, n))
+    np.testing.assert_allclose(features[:, -1], small.image_features(ids=ids), atol=1e-6)
+    changed = np.asarray(ids).copy()
+    changed[:, 1:] = 0
+    np.testing.assert_allclose(small.prefix_features(changed, (1,)), features[:, :1], atol=1e-6)
+    with pytest.raises(ValueError, match=rf"expected counts in \[1, {n}\], got \(0,\)"):
+        small.prefix_features(ids, (0,))
+
+
 def test_uint8_floats_and_pillow_images_give_the_same_ids(toklip, inputs):
     images = inputs["image_u8_nhwc"]
     ids = toklip.tokenize(images)

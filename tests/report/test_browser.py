@@ -5,12 +5,10 @@ import hashlib
 import html
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PHONE = (390, 844)
 DARK = "--blink-settings=preferredColorScheme=0"
 # What a visitor would see and do; its findings end up in the page's text.
@@ -47,14 +45,6 @@ addEventListener("load", () => {
 });
 </script>
 """
-
-
-@pytest.fixture(scope="session")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("NOT CHECKED: the page in a browser: install chromium or google-chrome")
-    return path
 
 
 @pytest.fixture

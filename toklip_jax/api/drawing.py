@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
-from toklip_jax.decoding.images import sample_images
+from toklip_jax.decoding.images import ImageDrawing, first_place, next_place, sample_images
 from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.generator.model import GeneratorModel
 from toklip_jax.parallel.sharding import BATCH_AXES
@@ -127,6 +128,51 @@ def draw_images(
         return run()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return jax.lax.with_sharding_constraint(run(), P(BATCH_AXES))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def first_drawn(
+    model: GeneratorModel,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    condition: Any,
+    keys: jax.Array,
+    null: Any,
+    valid: Any,
+    kept: Any,
+) -> ImageDrawing:
+    """Returns `decoding.images.first_place`, compiled once for each shape and setting."""
+    others = {"null": null, "valid": valid, "kept": kept}
+    return placed(
+        model, mesh, lambda: first_place(model, params, condition, keys, sampling, **others)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def next_drawn(
+    model: GeneratorModel,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    drawing: ImageDrawing,
+    place: Any,
+    keys: jax.Array,
+) -> ImageDrawing:
+    """Returns `decoding.images.next_place`, compiled once for each shape and setting.
+
+    What it takes of the drawing is given up: the caches are written in place.
+    """
+    return placed(model, mesh, lambda: next_place(model, params, drawing, place, keys, sampling))
+
+
+def placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
+    """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
+    with jax.default_matmul_precision(precision(model)):
+        if mesh is None:
+            return run()
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return run()
 
 
 def precision(model: nn.Module) -> str | None:

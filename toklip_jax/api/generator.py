@@ -1,7 +1,7 @@
 """The image generator: ids, and with a tokenizer images, drawn for classes or captions."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,9 @@ from toklip_jax.api.drawing import (
     Draws,
     bucket,
     draw_images,
+    first_drawn,
     mean_nats,
+    next_drawn,
     parallel_logits,
     read_sampling,
     whole_number,
@@ -154,17 +156,34 @@ class Generator(ImageModel):
 
         The other arguments are those of `sample`.
         """
-        gpt = self.config.gpt
-        keep = whole_number(keep, "keep")
-        if not 0 <= keep < gpt.num_places:
-            raise UserError(f"expected keep in [0, {gpt.num_places - 1}] ids, got {keep}")
-        kind = Ids(gpt.ids_shape, gpt.codebook_sizes, remedy=": they come from another codebook")
-        ids = jnp.asarray(kind.prepare(self._check(Method("complete", kind), ids)))
-        if classes is None and captions is None and gpt.num_classes:
-            classes = np.full(len(ids), gpt.null_class)
-        condition = self._condition(classes, captions, valid, len(ids))
+        condition, kept = self._kept(ids, keep, classes, captions, valid)
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
-        return self._draw(condition, ids[:, :keep] if keep else None, draws)
+        return self._draw(condition, kept, draws)
+
+    def stream(
+        self,
+        *,
+        ids: Any = None,
+        keep: Any = 0,
+        classes: Any = None,
+        captions: Any = None,
+        valid: Any = None,
+        key: Any = 0,
+        first_index: Any = 0,
+        negative_class: Any = None,
+        **sampling: Any,
+    ) -> Iterator[Int[Array, "b *q"]]:
+        """Returns an iterator over the ids of one place after another, each as soon as it is drawn.
+
+        They are those that `sample` draws, or with `ids` and `keep` those that `complete` does,
+        without the ones that stay. The arguments are those of these two.
+        """
+        if ids is None:
+            condition, kept = self._condition(classes, captions, valid), None
+        else:
+            condition, kept = self._kept(ids, keep, classes, captions, valid)
+        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
+        return self._places(condition, kept, draws)
 
     def best_of(
         self,
@@ -373,6 +392,19 @@ class Generator(ImageModel):
         self._expect_own_captions()
         return Condition(self._call("text_tokens", self._token_ids(texts)))
 
+    def _kept(self, ids, keep, classes, captions, valid):
+        """The condition of images that are completed, and their ids that stay, or None."""
+        gpt = self.config.gpt
+        keep = whole_number(keep, "keep")
+        if not 0 <= keep < gpt.num_places:
+            raise UserError(f"expected keep in [0, {gpt.num_places - 1}] ids, got {keep}")
+        kind = Ids(gpt.ids_shape, gpt.codebook_sizes, remedy=": they come from another codebook")
+        ids = jnp.asarray(kind.prepare(self._check(Method("complete", kind), ids)))
+        if classes is None and captions is None and gpt.num_classes:
+            classes = np.full(len(ids), gpt.null_class)
+        condition = self._condition(classes, captions, valid, len(ids))
+        return condition, ids[:, :keep] if keep else None
+
     def _expect_own_captions(self):
         """Raises ValueError where captions are another encoder's features, or there is none."""
         text, gpt = getattr(self.config.tokenizer, "text", None), self.config.gpt
@@ -419,21 +451,40 @@ class Generator(ImageModel):
 
     def _draw(self, condition, kept, draws, last=None):
         """Draws in chunks; every chunk has the same number of rows, the last of them repeated."""
-        sampling, gpt = draws.sampling, self.config.gpt
-        count, null = len(condition.rows), None
-        if sampling.is_guided:
-            uncond = self.params["gpt"]["condition"].get("uncond")
-            null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
-        keys = row_keys(draws.key, jnp.arange(draws.first_index, draws.first_index + count))
+        count, whole = len(condition.rows), self._whole(condition, kept, draws)
         size = self.batch_size or bucket(count, self._mesh, platform_of(self.params))
         out = []
         for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            whole = condition.rows, keys, null, condition.valid, kept
-            chunk = [self._put(None if x is None else x[rows]) for x in whole]
-            ids = draw_images(self.model, sampling, self._mesh, last, self.params, *chunk)
+            chunk = self._chunk(whole, start, size)
+            ids = draw_images(self.model, draws.sampling, self._mesh, last, self.params, *chunk)
             out.append(to_host(ids)[: count - start])
         return jnp.asarray(np.concatenate(out))
+
+    def _places(self, condition, kept, draws):
+        """Yields the ids of each place, of all images at once; their rows are padded."""
+        count, static = len(condition.rows), (self.model, draws.sampling, self._mesh)
+        size = bucket(count, self._mesh, platform_of(self.params))
+        chunk = self._chunk(self._whole(condition, kept, draws), 0, size)
+        first = 0 if kept is None else kept.shape[1]
+        drawing, keys = first_drawn(*static, self.params, *chunk), chunk[1]
+        yield drawing.ids[:count]
+        for place in range(first + 1, self.config.gpt.num_places):
+            drawing = next_drawn(*static, self.params, drawing, np.int32(place), keys)
+            yield drawing.ids[:count]
+
+    def _whole(self, condition, kept, draws):
+        """What an image is drawn from: condition, keys, null condition, what counts, kept ids."""
+        gpt, count, null = self.config.gpt, len(condition.rows), None
+        if draws.sampling.is_guided:
+            uncond = self.params["gpt"]["condition"].get("uncond")
+            null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
+        keys = row_keys(draws.key, jnp.arange(draws.first_index, draws.first_index + count))
+        return condition.rows, keys, null, condition.valid, kept
+
+    def _chunk(self, whole, start, size):
+        """Rows from `start` on, the last repeated up to `size` of them, on the mesh."""
+        rows = np.minimum(np.arange(start, start + size), len(whole[0]) - 1)
+        return [self._put(None if x is None else x[rows]) for x in whole]
 
     def _put(self, x):
         if x is None or self._mesh is None:

@@ -1,7 +1,9 @@
 """TokLIP with its parameters: images to ids, ids to tokens, features and images."""
 
 import dataclasses
+import operator
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.inputs import Ids, Images, Vectors
-from toklip_jax.api.program import Method
+from toklip_jax.api.program import Method, map_chunks, run_method
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
@@ -131,6 +133,26 @@ class Tokenizer(ImageModel):
         image the text is.
         """
         return self._features("token_features", ids, normalize)
+
+    def prefix_features(
+        self, ids: Any, counts: Sequence[int], *, normalize: bool = True
+    ) -> Float[Array, "b k d"]:
+        """Returns the pooled features that the first ids of images give, float32.
+
+        Args:
+            counts: numbers of ids; they are compiled in, so pass the same ones every time.
+
+        Raises:
+            ValueError: a count out of range, or a token encoder that isn't causal.
+        """
+        kind = self._methods()["image_features"].inputs
+        counts = tuple(operator.index(count) for count in counts)
+        method = Method("prefix_features", kind, (("counts", counts),))
+
+        def function(chunk):
+            return _normalised(run_method(self.model, self.params, chunk, method), normalize)
+
+        return map_chunks(function, self._check(method, ids), kind, self.batch_size, self._mesh)
 
     def text_features(self, texts: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
         """Returns features, float32, of texts (a list of strings, or one) or of token ids [b, t].
