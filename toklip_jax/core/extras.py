@@ -10,6 +10,7 @@ MODULES = {
     "report": ("matplotlib",),
     "chat": ("jinja2", "transformers"),
     "torch": ("torch",),
+    "export": ("flatbuffers",),
     "int8": ("qwix",),
     "tpu": ("libtpu",),
     "app": ("fastapi", "multipart", "python_multipart", "uvicorn"),
@@ -27,6 +28,6 @@ def missing_line(module: str) -> str:
 
 
 def line_for_missing(error: ModuleNotFoundError) -> str | None:
-    """Returns what a user is told about a module that was not found, or None if it is no extra's."""
+    """Returns what a user is told about a missing module, or None if no extra installs it."""
     module = (error.name or "").split(".")[0]
     return missing_line(module) if module in EXTRA_OF else None

@@ -18,6 +18,25 @@ from toklip_jax.weights.placing import place_params
 INT8 = "int8"
 
 
+def place_model(
+    weights: Weights, family: Family, param_dtype: str = "float32", mesh: Mesh | None = None
+) -> dict[str, Any]:
+    """Returns a model's parameters on devices, kept as the user asked and its family allows.
+
+    Args:
+        param_dtype: one of `place_params`, or "int8": see `place_int8`.
+        mesh: the mesh that they are sharded over; by default all are on the first device.
+
+    Raises:
+        ValueError: as these two.
+    """
+    if param_dtype == INT8:
+        return place_int8(weights, family, mesh)
+    return place_params(
+        weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+    )
+
+
 def place_int8(weights: Weights, family: Family, mesh: Mesh | None = None) -> dict[str, Any]:
     """Returns a model's parameters on devices, those of `Family.quantised` as int8, others float32.
 
@@ -33,8 +52,8 @@ def place_int8(weights: Weights, family: Family, mesh: Mesh | None = None) -> di
     """
     if not family.quantised:
         raise UserError(
-            f"expected the weights of a model that may be kept as {INT8}, a generator, got those "
-            f"of {family.title}: choose another param_dtype"
+            f"expected the weights of a model that may be kept as {INT8}, TokLIP or a generator, "
+            f"got those of {family.title}: choose another param_dtype"
         )
     quantise = import_extra("qwix").quantize
     placed = {}

@@ -1,6 +1,7 @@
 """What quantisers with a codebook share: the search, the lookup, and fresh codes."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Integer
@@ -21,6 +22,8 @@ def search_codes(
 
     def search(latents, codes):
         b, n, c = latents.shape
+        if jax.export.is_symbolic_dim(b):  # in exported programs; blocks of rows need a number
+            return jax.lax.map(lambda row: nearest_code(row, codes, metric=metric), latents)
         return nearest_code(latents.reshape(-1, c), codes, metric=metric).reshape(b, n)
 
     return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))
