@@ -22,8 +22,10 @@ def search_codes(
 
     def search(latents, codes):
         b, n, c = latents.shape
-        if jax.export.is_symbolic_dim(b):  # in exported programs; blocks of rows need a number
-            return jax.lax.map(lambda row: nearest_code(row, codes, metric=metric), latents)
+        # Exported programs have a symbolic batch, where blocks of rows need a number; and no
+        # kernels, which other runtimes don't have.
+        if jax.export.is_symbolic_dim(b):
+            return jax.lax.map(lambda row: nearest_code(row, codes, "blocked", metric), latents)
         return nearest_code(latents.reshape(-1, c), codes, metric=metric).reshape(b, n)
 
     return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))
