@@ -46,7 +46,7 @@ venv/bin/python -m toklip_jax.main --workdir=run 2>message || status=$?
 [ "$status" = 2 ] && grep -q "pip install 'toklip_jax\[train\]'" message && [ "$(wc -l <message)" = 1 ]
 echo "the core needs no extra, and names the one that training needs"
 
-venv/bin/python -m pip install --quiet "$wheel[demo]"
+venv/bin/python -m pip install --quiet "${wheel}[demo]"
 config=$(venv/bin/python -c "
 import importlib.resources
 print(importlib.resources.files('toklip_jax.configs') / 'demo.py')")

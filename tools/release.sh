@@ -27,7 +27,7 @@ PYTHON=$python tools/check_wheel.sh "dist/toklip_jax-$version-py3-none-any.whl"
 
 cat <<TEXT
 
-Version $version is built and checked: $(ls dist | tr '\n' ' ')
+Version $version is built and checked: $(echo dist/*)
 Nothing is uploaded. To publish it:
 
   1. In CHANGELOG.md, put the date in the place of "unreleased"; commit, and run this again.

@@ -49,9 +49,38 @@ features = toklip.image_features(ids=ids)
 texts = toklip.text_features(np.ones((2, toklip.config.text.context_length), np.int32))
 assert toklip.similarity(features, texts).shape == (1, 2)
 """
-DOOR = """
+# Commands, and calls, each with the extra whose line it ends with.
+DOORS = {
+    "toklip_jax.cli.train": "train",
+    "toklip_jax.cli.encode": "train",
+    "toklip_jax.cli.plan": "train",
+    "toklip_jax.report.command": "train",
+}
+START = """
 from toklip_jax.core.imports import start_command
-sys.exit(start_command(sys.argv[1], sys.argv[2:]))
+for name in sys.argv[1:]:
+    assert start_command(name, ["--config=configs/demo.py", "--workdir=x"]) == 2
+"""
+CALLS = {
+    "load_tokenizer(folder)": "chat",
+    "write_checkpoint(folder / 'x.pt', {'x': np.zeros(1)})": "torch",
+    "toklip_jax.load(weights, param_dtype='int8')": "int8",
+    "export(toklip_jax.load(weights), folder / 'out')": "export",
+}
+CALL = """
+import pathlib
+import numpy as np
+import toklip_jax
+from toklip_jax.api.chat import load_tokenizer
+from toklip_jax.api.export import export
+from toklip_jax.core.errors import exit_status
+from toklip_jax.weights.writer import write_checkpoint
+
+weights, folder, *calls = sys.argv[1:]
+folder = pathlib.Path(folder)
+(folder / "tokenizer.json").write_text("{}")
+for call in calls:
+    assert exit_status(lambda: eval(call)) == 2
 """
 
 
@@ -106,45 +135,20 @@ def test_loading_tokenizing_embedding_and_decoding_need_no_extra():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        ("toklip_jax.cli.train", "train"),
-        ("toklip_jax.cli.encode", "train"),
-        ("toklip_jax.cli.plan", "train"),
-        ("toklip_jax.report.command", "train"),
-    ],
-)
-def test_a_command_whose_extra_is_missing_says_so_in_one_line(command, extra):
-    done = run(DOOR, command, "--config=configs/demo.py", "--workdir=x")
-    assert done.returncode == 2
-    assert re.fullmatch(rf"error: expected .*: pip install 'toklip_jax\[{extra}\]'\n", done.stderr)
+def expect_lines(done, extras):
+    assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    for line, extra in zip(lines, extras, strict=True):
+        assert re.fullmatch(rf"error: expected .*: pip install 'toklip_jax\[{extra}\]'", line)
 
 
-@pytest.mark.parametrize(
-    ("call", "extra"),
-    [
-        ("from toklip_jax.api.chat import load_tokenizer\nload_tokenizer(path)", "chat"),
-        (
-            "from toklip_jax.weights.writer import write_checkpoint\n"
-            "import numpy as np\nwrite_checkpoint(path / 'x.pt', {'x': np.zeros(1)})",
-            "torch",
-        ),
-        ("toklip_jax.load(sys.argv[1], param_dtype='int8')", "int8"),
-    ],
-)
-def test_a_call_whose_extra_is_missing_says_so_in_one_line(call, extra, tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    code = (
-        "import pathlib, toklip_jax\nfrom toklip_jax.core.errors import exit_status\n"
-        "path = pathlib.Path(sys.argv[2])\n"
-        f"def call():\n    {call.replace(chr(10), chr(10) + '    ')}\n"
-        "sys.exit(exit_status(call))\n"
-    )
-    done = run(code, WEIGHTS, tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert re.fullmatch(rf"error: expected .*: pip install 'toklip_jax\[{extra}\]'\n", done.stderr)
+def test_a_command_whose_extra_is_missing_says_so_in_one_line():
+    expect_lines(run(START, *DOORS), DOORS.values())
+
+
+def test_a_call_whose_extra_is_missing_says_so_in_one_line(tmp_path):
+    expect_lines(run(CALL, WEIGHTS, tmp_path, *CALLS), CALLS.values())
 
 
 def test_an_import_in_the_midst_of_a_command_is_the_users_too():

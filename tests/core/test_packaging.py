@@ -9,11 +9,10 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 
 def test_every_package_is_listed():
-    """And configs/, which is one where the package is installed."""
-    found = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "toklip_jax").rglob("*.py")
-    }
+    """Folders of data too; and configs/, which is one where the package is installed."""
+    files = [path for path in (ROOT / "toklip_jax").rglob("*") if path.is_file()]
+    folders = {path.parent.relative_to(ROOT) for path in files}
+    found = {".".join(folder.parts) for folder in folders if "__pycache__" not in folder.parts}
     assert sorted(found | {"toklip_jax.configs"}) == SETUPTOOLS["packages"]
     assert (ROOT / SETUPTOOLS["package-dir"]["toklip_jax.configs"] / "demo.py").is_file()
 
