@@ -218,15 +218,20 @@ def _write_program(path: pathlib.Path, program: _Program, platforms: Sequence[st
 
 
 def _described(program, name, aval):
-    """An array as the manifest has it."""
-    ranges = {"images": PIXELS[aval.dtype.name]} if name == "images" else {}
-    vq = getattr(program.model.config, "vq", program.model.config)
-    if name == "ids":
-        ranges = {name: [[0, size - 1] for size in vq.codebook_sizes]}
-    if name == "token_ids":
-        ranges = {name: [0, program.model.config.text.vocab_size - 1]}
+    """An array as the manifest has it; ids have a range for each codebook."""
     shape = [size if isinstance(size, int) else str(size) for size in aval.shape]
-    return {"name": name, "shape": shape, "dtype": aval.dtype.name, "range": ranges.get(name)}
+    dtype = aval.dtype.name
+    return {"name": name, "shape": shape, "dtype": dtype, "range": _range(program, name, dtype)}
+
+
+def _range(program, name, dtype):
+    """The least and the greatest value of an array, or None where any may come."""
+    config = program.model.config
+    if name == "images":
+        return PIXELS[dtype]
+    if name == "ids":
+        return [[0, size - 1] for size in getattr(config, "vq", config).codebook_sizes]
+    return [0, config.text.vocab_size - 1] if name == "token_ids" else None
 
 
 def _shapes(model) -> dict[str, tuple[int, ...]]:
