@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo app test test-all lint notebooks docs clean
+.PHONY: demo app test test-all lint notebooks docs wheel release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
@@ -41,10 +41,21 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# The wheel, installed and used in a fresh environment.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	PYTHON=$(abspath $(BIN))/python tools/check_wheel.sh dist/*.whl
+
+# Builds and checks what is to be published, and says how; uploads nothing.
+release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet twine
+	PYTHON=$(abspath $(BIN))/python tools/release.sh
+
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[app,demo,docs,test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

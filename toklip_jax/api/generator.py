@@ -39,8 +39,8 @@ from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.parallel.sharding import batch_sharding, to_host
-from toklip_jax.weights import Weights, place_params
-from toklip_jax.weights.quantised import INT8, place_int8
+from toklip_jax.weights import Weights
+from toklip_jax.weights.quantised import INT8, place_model
 
 
 class Generator(ImageModel):
@@ -318,12 +318,7 @@ class Generator(ImageModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        if param_dtype == INT8:
-            params = place_int8(weights, family, mesh)
-        else:
-            params = place_params(
-                weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-            )
+        params = place_model(weights, family, param_dtype, mesh)
         path = text_config and (tokenizer or weights.tokenizer_path)
         text = path and TextTokenizer.load(path, text_config.context_length)
         encoder = None

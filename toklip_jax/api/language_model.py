@@ -27,8 +27,9 @@ from toklip_jax.decoding import row_keys
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import to_host
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
 from toklip_jax.weights.base import files_beside
+from toklip_jax.weights.quantised import place_model
 
 SETTINGS = ("temperature", "top_k", "top_p")
 
@@ -199,9 +200,7 @@ class LanguageModel(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         return cls(
             weights.config,
             params,

@@ -52,9 +52,10 @@ def load(
         dtype: the type of activations: float32, bfloat16 or float16, as a name or as
             `jnp.bfloat16`. The VQ encoder within TokLIP stays float32, so that ids don't change.
         param_dtype: the type that parameters are kept in. Scalars and, within TokLIP, the VQ
-            tokenizer's parameters stay float32, since logits and ids depend on them. A generator
-            also takes "int8": the GPT's products are with whole numbers times a scale for each
-            output channel, and its other parameters float32; needs the extra `int8`.
+            tokenizer's parameters stay float32, since logits and ids depend on them. TokLIP and
+            a generator also take "int8": the products of the token encoder, or of the GPT, are with
+            whole numbers times a scale for each output channel, and other parameters float32;
+            needs the extra `int8`.
         mesh: a mesh from `parallel.sharding.make_mesh` to shard parameters over, by the rules of
             their model family; each device reads its part of the files.
         batch_size: how many rows are computed at a time: see `LoadedModel`.

@@ -35,8 +35,9 @@ from toklip_jax.models.multimodal.config import PIXELS, MultimodalConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import to_host
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
 from toklip_jax.weights.base import files_beside
+from toklip_jax.weights.quantised import place_model
 
 WHOLE = "squash"  # questions may be about any part of an image; as in training
 
@@ -245,9 +246,7 @@ class MultimodalModel(ImageModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         path = weights.tokenizer_path or next(iter(weights.beside), None)
         directory = path.parent if path is not None else None
         if tokenizer is not None:

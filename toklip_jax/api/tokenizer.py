@@ -24,7 +24,8 @@ from toklip_jax.models.toklip.model import similarity
 from toklip_jax.models.toklip.resize import resize_model
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
+from toklip_jax.weights.quantised import place_model
 
 
 class Tokenizer(ImageModel):
@@ -201,9 +202,7 @@ class Tokenizer(ImageModel):
             config, params = resize_model(weights.config, weights.params, image_size)
             weights = dataclasses.replace(weights, config=config, params=params)
         config, family = weights.config, family_of(weights.config)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         path = tokenizer or weights.tokenizer_path
         text = path and TextTokenizer.load(path, config.text.context_length)
         return cls(config, params, compute, text, batch_size=batch_size, resize=resize)

@@ -18,7 +18,8 @@ from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.models.base import VQConfig, sides_taken
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
+from toklip_jax.weights.quantised import place_model
 
 
 class VQTokenizer(ImageModel):
@@ -115,9 +116,7 @@ class VQTokenizer(ImageModel):
                 f"reads no texts"
             )
         compute = Compute(dtype=dtype, vq_dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         return cls(weights.config, params, compute, image_size, batch_size, resize)
 
     def _sizes(self):

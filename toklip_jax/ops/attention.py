@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.export
 import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -95,6 +96,7 @@ def fits_cudnn(query: Any, key: Any, value: Any, is_causal: bool) -> bool:
         and size % 8 == 0
         and size <= CUDNN_SIZE
         and min(t, s) > 1
+        and not jax.export.is_symbolic_dim(query.shape[0])  # exported programs run elsewhere
         and (t == s or not is_causal)
         and _has_cudnn()
     )

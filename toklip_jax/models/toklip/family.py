@@ -11,6 +11,16 @@ from toklip_jax.models.toklip.model import TokLIP
 from toklip_jax.models.toklip.releases import RELEASES
 from toklip_jax.models.toklip.sizes import SIZES
 
+# The token encoder's products. The VQ tokenizer stays as it was trained, as ids depend on it; so do
+# the text tower, tables and norms.
+QUANTISED = (
+    (r"token_encoder/.*/attn/qkv/kernel", (-4,)),  # [d, 3, k, e]
+    (r"token_encoder/(.*/attn|pool)/proj/kernel", (-3, -2)),  # [k, e, d]
+    (r"token_encoder/pool/kv/kernel", (-4,)),  # [d, 2, k, e]
+    (r"token_encoder/pool/q/kernel", (-3,)),  # [d, k, e]
+    (r"token_encoder/(.*/)?(fc1|fc2|linear)/kernel", (-2,)),
+)
+
 
 def _inputs(config: TokLIPConfig):
     return (
@@ -32,4 +42,5 @@ TOKLIP = Family(
     sharding=SHARDING,
     embeddings=("mapping", *EMBEDDINGS),
     full_precision=("vq/.*",),  # ids depend on it
+    quantised=QUANTISED,
 )
