@@ -5,13 +5,13 @@ import sys
 from toklip_jax.core.large_pages import use_large_pages
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit status; all that is large is imported here."""
     from toklip_jax.cli import train
 
-    return train.main(argv)
+    return train.main(arguments)
 
 
 if __name__ == "__main__":
     use_large_pages()  # may start the command again
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:]))

@@ -8,4 +8,4 @@ if __name__ == "__main__":
     use_large_pages()  # may start the command again, so nothing large is imported before
     from toklip_jax.report.command import main
 
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -25,9 +25,9 @@ from toklip_jax.api.drawing import Draws, read_sampling
 from toklip_jax.core.errors import UserError, line_for_user
 from toklip_jax.core.whole_files import read_object, write_json
 from toklip_jax.data.images import open_picture, to_8_bits
-from toklip_jax.evaluation.encode import Progress
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.parallel.preemption import is_told, stopping_when_asked
+from toklip_jax.parallel.progress import Progress
 from toklip_jax.run.shares import is_any_left
 
 SETTINGS = "samples.json"
