@@ -47,7 +47,7 @@ def test_a_run_that_was_interrupted_continues_to_the_same_images(weights, tmp_pa
     flags = [*weights, "--num=4", "--batch-size=2", "--cfg-scale=1.5"]
     assert main([*flags, f"--output={tmp_path / 'whole'}"]) == 0
     out, writes = tmp_path / "part", []
-    write = run._write_part
+    write = run.write_npz
 
     def full(path, **arrays):
         if writes:
@@ -55,10 +55,10 @@ def test_a_run_that_was_interrupted_continues_to_the_same_images(weights, tmp_pa
         writes.append(path)
         write(path, **arrays)
 
-    monkeypatch.setattr(run, "_write_part", full)
+    monkeypatch.setattr(run, "write_npz", full)
     assert main([*flags, f"--output={out}"]) == 2
     assert len(list(out.glob("ids/part-*"))) == 1
-    monkeypatch.setattr(run, "_write_part", write)
+    monkeypatch.setattr(run, "write_npz", write)
     assert main([*flags, f"--output={out}"]) == 0
     assert images_of(out) == images_of(tmp_path / "whole")
 

@@ -9,7 +9,7 @@ from toklip_jax.cli.command_line import plain_parser, run_plain
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser
-from toklip_jax.parallel.sharding import make_mesh
+from toklip_jax.parallel.sharding import local_mesh
 from toklip_jax.run.generate import Request, generate
 from toklip_jax.weights import fingerprint
 from toklip_jax.weights.quantised import INT8
@@ -25,9 +25,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(args) -> None:
     names = ("grid", "num_heads")
     sizes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    devices = jax.local_devices()
-    mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
-    options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
+    options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": local_mesh()}
     options |= {"param_dtype": INT8} if args.int8 else {}
     for name in ("tokenizer", "text_encoder"):
         options |= {name: getattr(args, name)} if getattr(args, name) else {}

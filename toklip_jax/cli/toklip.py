@@ -1,10 +1,10 @@
 """The command `toklip COMMAND`: finds the command and runs it."""
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
 
-from toklip_jax import __version__
 from toklip_jax.cli.commands import COMMANDS, Command
 from toklip_jax.core.errors import SUCCESS, USER_ERROR, UserError, exit_status
 from toklip_jax.core.fields import check_name
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return SUCCESS
     if name == "--version":
-        print(f"toklip {__version__}")
+        print(f"toklip {importlib.metadata.version('toklip_jax')}")
         return SUCCESS
     found: list[Command] = []
     if exit_status(lambda: found.append(_find(name))):

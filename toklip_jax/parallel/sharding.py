@@ -93,6 +93,12 @@ def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = Non
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def local_mesh() -> Mesh | None:
+    """Returns a mesh that splits batches over this process's devices; None where it has one."""
+    devices = jax.local_devices()
+    return make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
+
+
 def mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
     """Returns the sizes of `AXES` on so many devices.
 
