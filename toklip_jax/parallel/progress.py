@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, a line a minute elsewhere; on host 0 alone."""
 
 import time
+from collections.abc import Callable
 
 import tqdm
 
@@ -44,3 +45,12 @@ class Progress:
             left = in_words(seconds * (self._total - self._done))
             unit = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
             print(f"{self._title} {self._done}/{self._total} {unit} | {left} left", flush=True)
+
+    def counted(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Returns a function that counts one, and calls `function`."""
+
+        def both() -> None:
+            self.advance()
+            function()
+
+        return both
