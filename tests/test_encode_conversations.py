@@ -171,10 +171,10 @@ def test_files_hosts_and_batches_change_no_row(photos):
         (["--conversations=A.json", "--tokenizer=B"], "expected --parquet=..."),
         (["--conversations=A.json", "--tokenizer=B", "--parquet=C", "--output=D"], "no --output"),
         (["--output=A", "--parquet=B", "--images=C"], "expected no --images"),
-        (["--output=A", "--parquet=B", "--task_type=c"], "expected no --task_type"),
+        (["--output=A", "--parquet=B", "--task_type=c"], "expected no --task-type"),
         (
             ["--output=A", "--parquet=B", "--parquet_layout=messages", "--id_offset=7"],
-            "expected no --id_offset",
+            "expected no --id-offset",
         ),
         (
             ["--output=A", "--parquet=B", "--parquet_layout=messages", "--parquet_split=eval-x"],
@@ -184,7 +184,7 @@ def test_files_hosts_and_batches_change_no_row(photos):
             ["--output=A", "--parquet=B", "--parquet_layout=messages", "--parquet_split=val"],
             "expected a split 'train' or 'eval-NAME', got 'val'",
         ),
-        (["--output=A", "--parquet=B", "--parquet_layout=message"], "parquet_layout"),
+        (["--output=A", "--parquet=B", "--parquet_layout=message"], "did you mean messages?"),
         (["--parquet=B"], "expected --output=..., got none"),
     ],
 )

@@ -20,6 +20,8 @@ def parsed(*flags):
 def test_another_kind_of_source_is_taken_from_flags():
     experiment = parsed("--config.source.kind=table", "--config.source.path=pairs.csv")
     assert experiment.source.to_plain() == {"kind": "table", "path": "pairs.csv"}
+    experiment = parsed("--config.source.path=pairs.csv", "--config.source.kind=table")
+    assert experiment.source.to_plain() == {"kind": "table", "path": "pairs.csv"}
     experiment = parsed(
         "--config.evaluations.pairs.source.kind=table",
         "--config.evaluations.pairs.source.path=pairs.csv",
@@ -46,6 +48,10 @@ def test_a_field_that_the_file_leaves_out_is_taken_from_a_flag():
         (["--config.seed.x=3"], "expected a section at --config.seed"),
         (["--config.source.num_samples=16", "--config.source.num_samples=24"], "num_samples once"),
         (["--workdir=runs/y"], "expected --workdir once"),
+        (["--config.source.shards=a.tar", "b.tar"], "expected flags only, got 'b.tar': write"),
+        (["--config.source.shards=a", "--config.source.shards=b"], "quote a pattern with braces"),
+        (["--worker=3"], "expected a flag of toklip train, got --worker: did you mean --workdir?"),
+        (["--restrat"], "did you mean --restart?"),
         (["--config.vq.loop.steps=many"], "many"),
         (["--config.evaluate=('pair',)"], "did you mean 'pairs'"),
         (["--config.vq.loop.checkpoints=foo://b/x"], "in loop.checkpoints, got foo://b/x"),
@@ -106,7 +112,7 @@ def test_help_of_the_converter_and_flags_given_twice(capsys):
         convert.main(["to-jax", "--help"])
     assert ended.value.code == 0
     assert convert.main(["to-jax", "a.pt", "b", "--num-heads=2", "--num_heads=3"]) == 2
-    assert "expected --num_heads once" in capsys.readouterr().err
+    assert "expected --num-heads once" in capsys.readouterr().err
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(capsys):

@@ -142,7 +142,7 @@ def test_names_do_not_lead_out_of_the_folder(run, directory):
         (("tokenize", "empty", "b.npz"), "expected images in empty, found none"),
         (("tokenize", "broken", "b.npz"), "expected images in broken that can be read"),
         (("decode", "labels.txt", "out3"), "expected ids in labels.txt, as toklip writes them"),
-        (("classify", "photos", "--labels=cat"), "did you mean"),
+        (("classify", "photos", "--labels=cat"), "expected a text file or classes among"),
         (("classify", "photos", "--labels=cat,"), "expected several labels with commas"),
         (("search", "photos"), "expected text, got none: see toklip search --help"),
         (

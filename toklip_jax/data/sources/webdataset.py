@@ -154,11 +154,11 @@ def _load_all(shards, extensions, index_dir) -> list[TarIndex]:
             return None
 
     indexes = []
-    with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
-        with Progress("index", len(shards), unit="tar") as progress:
-            for index in pool.map(load, shards):
-                indexes.append(index)
-                progress.advance()
+    scans = concurrent.futures.ThreadPoolExecutor(_SCANS)
+    with scans as pool, Progress("index", len(shards), unit="tar") as progress:
+        for index in pool.map(load, shards):
+            indexes.append(index)
+            progress.advance()
     if missing := [path for path, index in zip(shards, indexes, strict=True) if index is None]:
         raise NotFound(
             f"expected {len(shards)} shards, found no file for {len(missing)} of them: "
