@@ -102,7 +102,7 @@ def test_bad_flags_are_one_clear_line(weights, tmp_path, capsys, flags, message)
     assert main([*weights, f"--output={tmp_path / 'x'}", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert len(error.strip().splitlines()) == 1 or "WARNING" in error
+    assert len(error.strip().splitlines()) == 1 or "warning: " in error
 
 
 def test_images_that_were_left_out_at_first_are_written_by_the_same_command(weights, tmp_path):
@@ -243,7 +243,7 @@ def test_what_does_not_go_with_best_of_is_one_clear_line(weights, tmp_path, caps
     assert not (tmp_path / "x").exists()
     error = capsys.readouterr().err
     assert message in error
-    assert len(error.strip().splitlines()) == 1 or "WARNING" in error
+    assert len(error.strip().splitlines()) == 1 or "warning: " in error
 
 
 def test_a_tokenizer_is_no_generator(golden, tmp_path, capsys):

@@ -33,7 +33,7 @@ from toklip_jax.parallel.preemption import stopping_at_once
 RETRY = 1  # a failure to start: another try may succeed
 TRACEBACK = ("--traceback", "-traceback", "--traceback=true")
 CONFIG = "--config"
-OF_CONFIG = re.compile(r"--?((?:no)?config(?:[.=].*)?)", re.DOTALL)
+OF_CONFIG = re.compile(r"\A--?((?:no)?config(?:[.=].*)?)\Z", re.DOTALL)
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 

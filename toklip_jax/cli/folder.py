@@ -4,6 +4,8 @@ import argparse
 import importlib.metadata
 from typing import Any
 
+import jax
+
 from toklip_jax.api.loading import load
 from toklip_jax.cli.command_line import plain_parser
 from toklip_jax.core.errors import UserError
@@ -48,8 +50,13 @@ def load_model(values: argparse.Namespace, method: str, **options: Any) -> Any:
         method: a method that it must have.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or there are several processes.
     """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"expected one process for a folder of images, got {jax.process_count()}: start it "
+            f"alone, or use `toklip encode`, which shares its work among hosts"
+        )
     for name in ("image_size", "tokenizer", "resize"):
         if (given := getattr(values, name, None)) is not None:
             options[name] = given

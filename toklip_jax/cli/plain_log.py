@@ -35,7 +35,7 @@ class _PlainLines(logging.Handler):
 
     def emit(self, record):
         if not _is_of_others(record):
-            _say(record.levelno, record.getMessage())
+            _say(record.levelno, self.format(record))
 
 
 def _is_of_others(record):

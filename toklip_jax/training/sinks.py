@@ -19,6 +19,7 @@ from tensorboardX.summary import scalar
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.lines import MAX_COLUMNS, joined
 from toklip_jax.core.whole_files import write_whole
+from toklip_jax.parallel.progress import Bar
 
 WANDB_ID = "wandb_id"  # in a stage's directory
 
@@ -27,9 +28,7 @@ class Terminal:
     """A progress bar where there is a terminal, and lines of text."""
 
     def __init__(self, title: str, total_steps: int, start: int):
-        self._bar = tqdm.tqdm(
-            total=total_steps, initial=start, desc=title, unit="step", mininterval=1.0, disable=None
-        )
+        self._bar = Bar(title, total_steps, start, mininterval=1.0)
 
     def advance(self) -> None:
         """Counts one step."""
