@@ -8,7 +8,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 DAYS_FROM = 2 * DAY  # durations from here on are in days and hours
 
 
-def in_words(seconds: float) -> str:
+def in_words(seconds: float | int) -> str:
     """Returns a duration that can't be misread: `40 s`, `4 min`, `1 h 20 min`, `3 days 4 h`."""
     if round(seconds) < MINUTE:
         return f"{max(round(seconds), 0)} s"

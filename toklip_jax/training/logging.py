@@ -171,7 +171,7 @@ def line_parts(
     total: int,
     metrics: Mapping[str, float | int],
     speed: Mapping[str, float],
-    run_seconds_left: float | None = None,
+    run_seconds_left: float | int | None = None,
 ) -> list[str]:
     """Returns the parts of a line: step, metrics, images/s/chip, MFU, data wait, time left."""
     parts = [f"{heading} {step}/{total}", *(f"{k} {v:.4g}" for k, v in metrics.items())]
