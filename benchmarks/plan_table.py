@@ -135,7 +135,7 @@ def read_row(name: str, *overrides: str) -> tuple[Experiment, str]:
     config, colon, options = config.partition(":")
     path = f"{ROOT / 'configs' / config}.py{colon}{options}"
     flags = [f"--config.{x}" for x in (*(f"{stage}.{field}" for field in fields), *overrides)]
-    arguments = ["plan_table", f"--config={path}", "--workdir=.", *flags]
+    arguments = [f"--config={path}", "--workdir=.", *flags]
     return read_experiment(parse(arguments).config), stage
 
 

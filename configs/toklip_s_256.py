@@ -48,9 +48,9 @@ def released(
                 "num_processes": 0,
                 "process_id": -1,
             },
-            # Eight chips share a copy of parameters and optimizer: 1152 / 8 is a multiple of 16, so
-            # that their parts fill the TPU's tiles.
-            "mesh": {"data": -1, "fsdp": 8, "tensor": 1},
+            # Eight chips share a copy of parameters and optimizer, or all where there are fewer:
+            # 1152 / 8 is a multiple of 16, so that their parts fill the TPU's tiles.
+            "mesh": {"data": -1, "fsdp": 8, "tensor": 1, "adapts": True},
             "compute": {
                 "dtype": "bfloat16",
                 "vq_dtype": "float32",

@@ -208,7 +208,7 @@ def child(directory, event, after="0", delay="0", *, flags):
 
     Checkpoints.save, stages.validation = counted_save, counted_evaluation
     loop.put_batch = counted_fetch
-    return command(["main", *flags])
+    return command([*flags])
 
 
 def _happen(directory, event, delay, left):

@@ -248,7 +248,7 @@ def test_drawn_captions_belong_to_their_crop(workdir, tmp_path):
 def test_the_command_encodes_exports_and_goes_on(workdir, tmp_path, capsys):
     output, parquet = tmp_path / "cache", tmp_path / "parquet"
     flags = [f"--config={CONFIG}", f"--output={output}", f"--workdir={workdir}"]
-    assert main(["encode", *flags, f"--parquet={parquet}", "--id_offset=7"]) == 0
+    assert main([*flags, f"--parquet={parquet}", "--id_offset=7"]) == 0
     printed = capsys.readouterr().out
     assert "20 samples in 1 shards" in printed
     assert f"{parquet}: wrote 1 Parquet files" in printed
@@ -256,8 +256,8 @@ def test_the_command_encodes_exports_and_goes_on(workdir, tmp_path, capsys):
     rows = pyarrow.parquet.read_table(file).to_pylist()
     source = SourceConfig.from_plain({"kind": "cache", "directory": str(output)}).open()
     assert rows[3] == {"image_tokens": (source[3]["ids"] + 7).tolist(), "caption": None}
-    assert main(["encode", *flags]) == 0
-    assert main(["encode", f"--output={output}", f"--parquet={tmp_path / 'again'}"]) == 0
+    assert main([*flags]) == 0
+    assert main([f"--output={output}", f"--parquet={tmp_path / 'again'}"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_bad_flags_give_one_clear_error(flags, message, tmp_path, capsys):
         flag.replace("CACHE", str(tmp_path / "cache")).replace("CONFIG", str(CONFIG))
         for flag in flags
     ]
-    assert main(["encode", *flags]) == 2
+    assert main([*flags]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("error: ")

@@ -22,7 +22,7 @@ EVALUATE = "--config.toklip.loop.evaluate_every=5"
 
 
 def run(workdir, *flags, config=CONFIG):
-    return main(["main", f"--config={config}", f"--workdir={workdir}", *flags])
+    return main([f"--config={config}", f"--workdir={workdir}", *flags])
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +210,9 @@ def test_bad_flags_give_one_clear_error(flags, message, tmp_path, capsys):
 def test_a_missing_config_is_named(tmp_path, capsys):
     assert run(tmp_path / "run", config=tmp_path / "none.py") == 2
     assert "none.py" in capsys.readouterr().err
-    assert main(["main", f"--workdir={tmp_path}"]) == 2
+    assert main([f"--workdir={tmp_path}"]) == 2
     assert "expected --config" in capsys.readouterr().err
-    assert main(["main", f"--config={CONFIG}"]) == 2
+    assert main([f"--config={CONFIG}"]) == 2
     assert "expected --workdir" in capsys.readouterr().err
 
 

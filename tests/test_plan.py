@@ -101,7 +101,7 @@ def test_released_configs_name_their_sizes(name, tokens):
     ],
 )
 def test_bad_flags_give_one_clear_error(flags, message, capsys):
-    assert main(["plan", *flags]) == 2
+    assert main([*flags]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.err.count("\n") == 1
@@ -150,7 +150,7 @@ def test_the_largest_batch_is_found_in_few_compiles():
 
 def released(name, *flags):
     path = ROOT / "configs" / f"{name}.py"
-    return command.parse(["main", f"--config={path}", "--workdir=.", *flags]).config
+    return command.parse([f"--config={path}", "--workdir=.", *flags]).config
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -1,6 +1,8 @@
 """The table of rules, and constraints; whole runs on a mesh are for `test_main`'s eight devices."""
 
 import os
+import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -18,9 +20,12 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import (
     AXES,
     BATCH_AXES,
+    MeshConfig,
     constrain,
+    describe_mesh,
     make_mesh,
     map_sharded_rows,
+    mesh_sizes,
     put_batch,
     shardings,
 )
@@ -28,6 +33,7 @@ from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.step import create_state
 
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SIZE = TOKLIP_SIZES["toklip_s_256"]
 
 
@@ -84,6 +90,31 @@ def test_optimizer_state_lies_as_its_parameters_do(params):
 def test_sizes_that_do_not_fit_the_devices_are_refused(sizes):
     with pytest.raises(ValueError, match="expected mesh sizes"):
         make_mesh(sizes, jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("devices", "sizes"),
+    [
+        (1, (1, 1, 1)),
+        (2, (1, 2, 1)),
+        (4, (1, 4, 1)),
+        (8, (1, 8, 1)),
+        (6, (3, 2, 1)),
+        (64, (8, 8, 1)),
+    ],
+)
+def test_the_recipes_mesh_adapts_to_the_devices(devices, sizes):
+    config = runpy.run_path(str(CONFIGS / "toklip_s_256.py"))["get_config"]()
+    assert mesh_sizes(MeshConfig(**config.mesh), devices) == sizes
+
+
+def test_a_mesh_says_how_it_has_adapted():
+    config, mesh = MeshConfig(-1, 8, 1, adapts=True), abstract_mesh(1, 4, 1)
+    assert describe_mesh(config, mesh) == (
+        "4 devices, as data 1 x fsdp 4 x tensor 1 (for up to fsdp 8, as the config asks, take more)"
+    )
+    with pytest.raises(ValueError, match=r"expected mesh.data=-1 with mesh.adapts, got 2"):
+        MeshConfig(2, 8, 1, adapts=True)
 
 
 def test_an_unknown_axis_is_refused():

@@ -28,7 +28,7 @@ BITS = (2, 3)
 def trained(tmp_path_factory):
     """A run of all three stages, each a step, its evaluation and its report."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
-    assert command.main(["main", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
+    assert command.main([f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
     return workdir
 
 
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 def cache(trained):
     directory = trained.parent / "cache"
     flags = [f"--config={CONFIG}", f"--workdir={trained}", f"--output={directory}"]
-    assert encode(["encode", *flags, f"--parquet={trained.parent / 'parquet'}"]) == 0
+    assert encode([*flags, f"--parquet={trained.parent / 'parquet'}"]) == 0
     return directory
 
 
@@ -124,7 +124,7 @@ def test_a_step_on_the_cache_gives_the_loss_of_one_on_images(trained, cache, tmp
     flags = [f"--config={CONFIG}", f"--config.toklip.cache={cache}"]
     flags += [f"--config.toklip.init.{part}={trained / part / 'weights'}" for part in _PARTS]
     flags += ["--config.stages=('toklip',)", "--config.evaluate=()"]
-    assert command.main(["main", *flags, f"--workdir={workdir}"]) == 0
+    assert command.main([*flags, f"--workdir={workdir}"]) == 0
     losses = [
         read_metrics(run / "toklip" / "metrics.jsonl")[0]["loss"] for run in (trained, workdir)
     ]

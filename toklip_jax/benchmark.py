@@ -2,16 +2,15 @@
 
 import sys
 
+from toklip_jax.core.imports import start_command
 from toklip_jax.core.large_pages import use_large_pages
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit status; all that is large is imported here."""
-    from toklip_jax.cli import benchmark
-
-    return benchmark.main(argv[1:])
+    return start_command("toklip_jax.cli.benchmark", arguments)
 
 
 if __name__ == "__main__":
     use_large_pages()  # may start the command again
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:]))

@@ -5,4 +5,4 @@ import sys
 from toklip_jax.core.imports import start_command
 
 if __name__ == "__main__":
-    sys.exit(start_command("toklip_jax.cli.plan", sys.argv))
+    sys.exit(start_command("toklip_jax.cli.plan", sys.argv[1:]))

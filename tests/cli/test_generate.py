@@ -47,7 +47,7 @@ def test_a_run_that_was_interrupted_continues_to_the_same_images(weights, tmp_pa
     flags = [*weights, "--num=4", "--batch-size=2", "--cfg-scale=1.5"]
     assert main([*flags, f"--output={tmp_path / 'whole'}"]) == 0
     out, writes = tmp_path / "part", []
-    write = run._write_part
+    write = run.write_npz
 
     def full(path, **arrays):
         if writes:
@@ -55,10 +55,10 @@ def test_a_run_that_was_interrupted_continues_to_the_same_images(weights, tmp_pa
         writes.append(path)
         write(path, **arrays)
 
-    monkeypatch.setattr(run, "_write_part", full)
+    monkeypatch.setattr(run, "write_npz", full)
     assert main([*flags, f"--output={out}"]) == 2
     assert len(list(out.glob("ids/part-*"))) == 1
-    monkeypatch.setattr(run, "_write_part", write)
+    monkeypatch.setattr(run, "write_npz", write)
     assert main([*flags, f"--output={out}"]) == 0
     assert images_of(out) == images_of(tmp_path / "whole")
 
@@ -102,7 +102,7 @@ def test_bad_flags_are_one_clear_line(weights, tmp_path, capsys, flags, message)
     assert main([*weights, f"--output={tmp_path / 'x'}", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert len(error.strip().splitlines()) == 1 or "WARNING" in error
+    assert len(error.strip().splitlines()) == 1 or "warning: " in error
 
 
 def test_images_that_were_left_out_at_first_are_written_by_the_same_command(weights, tmp_path):
@@ -243,7 +243,7 @@ def test_what_does_not_go_with_best_of_is_one_clear_line(weights, tmp_path, caps
     assert not (tmp_path / "x").exists()
     error = capsys.readouterr().err
     assert message in error
-    assert len(error.strip().splitlines()) == 1 or "WARNING" in error
+    assert len(error.strip().splitlines()) == 1 or "warning: " in error
 
 
 def test_a_tokenizer_is_no_generator(golden, tmp_path, capsys):

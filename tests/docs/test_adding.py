@@ -20,7 +20,7 @@ TRANSCRIPT = """
 import sys
 {snippets}
 from toklip_jax import main
-sys.exit(main.main(["main", "--config=my_config.py", "--workdir=runs/mine"]))
+sys.exit(main.main(["--config=my_config.py", "--workdir=runs/mine"]))
 """
 
 

@@ -49,13 +49,13 @@ def test_every_flag_of_a_program_of_ours_exists():
     for program, path in sources.items():
         source = (ROOT / "toklip_jax" / path).read_text()
         flags = set(re.findall(rf"toklip_jax\.{program} .*", TEXT))
-        named = set(re.findall(r"--(\w+)(?:=|\b)(?!\.)", "\n".join(flags))) - {"config"}
+        named = set(re.findall(r"--([\w-]+)(?:=|\b)(?!\.)", "\n".join(flags))) - {"config"}
         assert named
         for flag in named - {"workdir"}:
             assert f'"{flag}"' in source, flag
     paths = ("cli/train.py", "cli/command_line.py")
     main = "".join((ROOT / "toklip_jax" / path).read_text() for path in paths)
-    for flag in ("restart", "traceback", "allow_config_change", "profile"):
+    for flag in ("restart", "traceback", "allow-config-change", "profile"):
         assert f"--{flag}" in TEXT
         assert f'"{flag}"' in main
 

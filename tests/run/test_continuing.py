@@ -20,7 +20,7 @@ def run(workdir, steps, *flags):
     given = [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.vq.loop.steps={steps}"]
     if not any(flag.startswith("--config.evaluate=") for flag in flags):
         given.append("--config.evaluate=()")
-    return main(["main", *given, *FLAGS, *flags])
+    return main([*given, *FLAGS, *flags])
 
 
 def steps_of(workdir):

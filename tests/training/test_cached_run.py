@@ -44,7 +44,7 @@ def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp("cached")
     path = directory / "config.py"
     path.write_text(TEXT.format(tiny=str(CONFIG), encode=ENCODE))
-    config = command.parse(["main", f"--config={path}", "--workdir=."]).config
+    config = command.parse([f"--config={path}", "--workdir=."]).config
     experiment = read_experiment(config)
     open_workdir(directory / "images", experiment.description)
     leave_random_weights(directory / "images")
@@ -54,7 +54,7 @@ def made(tmp_path_factory):
 
 
 def run(config, workdir, *flags):
-    return command.main(["main", f"--config={config}", f"--workdir={workdir}", *flags])
+    return command.main([f"--config={config}", f"--workdir={workdir}", *flags])
 
 
 def copy_stages(source, target):
@@ -218,7 +218,7 @@ def images_without_toklip(images, tmp_path):
 @pytest.mark.slow
 def test_the_plan_is_of_the_step_from_a_cache(made):
     path, _, cache = made
-    config = command.parse(["main", f"--config={path}", "--workdir=."]).config
+    config = command.parse([f"--config={path}", "--workdir=."]).config
     images = plan(read_experiment(config), jax.devices()[:1])
     config.toklip.cache = str(cache)
     cached = plan(read_experiment(config), jax.devices()[:1])

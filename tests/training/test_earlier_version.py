@@ -40,7 +40,7 @@ def workdir(tmp_path):
 def resume(workdir, more="pass"):
     path = workdir.parent / "config.py"
     path.write_text(CONFIG.format(tiny=str(HERE / "tiny_run.py"), more=more))
-    return command.main(["main", f"--config={path}", f"--workdir={workdir}"])
+    return command.main([f"--config={path}", f"--workdir={workdir}"])
 
 
 def test_it_is_resumed_to_the_parameters_that_the_earlier_code_reached(workdir):

@@ -13,7 +13,7 @@ from toklip_jax.models.registry import TOKLIP
 from toklip_jax.parallel.sharding import make_mesh, shardings
 from toklip_jax.tasks.contrast import MAX_LOGIT_SCALE, clamp_logit_scale
 from toklip_jax.training.checkpoints import Checkpoints
-from toklip_jax.training.logging import line, read_metrics
+from toklip_jax.training.logging import line_parts, read_metrics
 from toklip_jax.training.loop import LoopContext
 from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.optimizer import OptimizerConfig, learning_rate, scale_by_layer
@@ -161,11 +161,18 @@ def test_a_line_says_what_people_ask_of_a_run():
     speed = {
         "images_per_second_per_chip": 123.4, "mfu": 0.456, "data_wait": 0.07, "seconds_left": 3720,
     }  # fmt: skip
-    text = line("toklip", 50, 1000, {"loss": 1.23456, "learning_rate": 1e-5}, speed)
-    assert text == (
-        "toklip 50/1000 | loss 1.235 | learning_rate 1e-05 | 123.4 images/s/chip | MFU 45.6% | "
-        "data wait 7% | 1:02 left"
-    )
+    metrics = {"loss": 1.23456, "learning_rate": 1e-5}
+    heading = "stage 3 of 3, toklip"
+    assert line_parts(heading, 50, 1000, metrics, speed, run_seconds_left=7260) == [
+        "stage 3 of 3, toklip 50/1000",
+        "loss 1.235",
+        "learning_rate 1e-05",
+        "123.4 images/s/chip",
+        "MFU 45.6%",
+        "data wait 7%",
+        "1 h 2 min left",
+        "about 2 h 1 min left of the run",
+    ]
 
 
 class SlowLine(Line):

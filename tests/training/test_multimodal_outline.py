@@ -24,7 +24,7 @@ SIZES = {"language_model": "qwen2.5_tiny", "tokenizer": "tiny"}
 
 def experiment_of(config, *flags):
     path = ROOT / "configs" / config
-    arguments = ["main", f"--config={path}", "--workdir=.", *flags]
+    arguments = [f"--config={path}", "--workdir=.", *flags]
     return read_experiment(command.parse(arguments).config)
 
 

@@ -68,7 +68,7 @@ def config(tmp_path_factory):
 
 
 def run(config, workdir, *flags):
-    return main(["main", f"--config={config}", f"--workdir={workdir}", *flags])
+    return main([f"--config={config}", f"--workdir={workdir}", *flags])
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def trained(tmp_path_factory):
         ),
         (
             {"identity": Identity("a", data={"samples": 9, "sha256": "1" * 64})},
-            "trained on other data .8 samples then, 9 now.*pass --allow_config_change",
+            "trained on other data .8 samples then, 9 now.*pass --allow-config-change",
         ),
         ({"b": 2.0}, "other values of 1 frozen parameters, first b"),
         ({"steps": 1}, "expected a checkpoint of step 0 to 1, the loop.steps of train, .* found 2"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from tokenizers import Tokenizer
 
 from toklip_jax.api.inputs import SINGLE

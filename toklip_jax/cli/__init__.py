@@ -1,1 +1,1 @@
-"""The commands that `python -m` runs."""
+"""The command `toklip`, and the commands in it, which `python -m` runs too."""

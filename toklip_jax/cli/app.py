@@ -1,35 +1,24 @@
 """The command `toklip app`: a local page to play with, on one's own weights."""
 
-import argparse
-import importlib
+from collections.abc import Sequence
 
-from toklip_jax.cli.command_line import quiet
+from toklip_jax.cli.command_line import plain_parser, run_plain
 from toklip_jax.core import compile_cache
-from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import UserError, exit_status
+from toklip_jax.core.imports import import_extra
+from toklip_jax.core.parser import Parser, not_negative, positive
 
 NEEDED = ("fastapi", "multipart", "uvicorn")  # the modules of the extra
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command; returns the exit status (see `core.errors`).
-
-    Args:
-        arguments: without the program's name.
-    """
-    args = _parser().parse_args(arguments)
-
-    def command() -> None:
-        expect_given_once(arguments)
-        quiet()
-        _run(args)
-
-    return exit_status(command)
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit status (see `core.errors`)."""
+    return run_plain(arguments, parser(), _run, is_connected=False)
 
 
 def _run(args) -> None:
-    _expect_extra()
+    for name in NEEDED:
+        import_extra(name)
     from toklip_jax import app  # needs the extra
 
     compile_cache.enable()
@@ -60,37 +49,23 @@ def _run(args) -> None:
         print()
 
 
-def _expect_extra():
-    for name in NEEDED:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"expected the package {error.name} for the app, found none: "
-                f"pip install 'toklip_jax[app]'"
-            ) from error
-
-
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="toklip app",
-        description="Serves a page on this machine: see a picture's ids, change them, and watch "
-        "what they mean; draw pictures and ask questions. It needs no network.",
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = plain_parser(
+        "app",
+        "Serves a page on this machine: see a picture's ids, change them, and watch what they\n"
+        "mean; draw pictures and ask questions. It needs no network.",
     )
-
-    def add(name, help, **options):
-        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        parser.add_argument(*flags, dest=name, help=help, **options)
-
+    add = found.flag
     add("weights", "TokLIP's, or a VQ tokenizer's: a file or a directory", required=True)
     add("generator", "an image generator's, for drawing and completing")
-    add("class_names", "a file with a name a line, of the generator's classes", default="")
+    add("class-names", "a file with a name a line, of the generator's classes", default="")
     add("model", "a multimodal model's, for questions")
     add("tokenizer", "TokLIP's text tokenizer, where its weights hold none")
-    add("image_size", "side of the images; a VQ tokenizer alone needs it", type=int)
+    add("image-size", "side of the images; a VQ tokenizer alone needs it", type=positive)
     add("folder", "pictures that the page starts with", default="")
     add("host", "where it listens; 0.0.0.0 is every address", default="127.0.0.1")
-    add("port", "its port; 0 for any that is free", type=int, default=8017)
-    add("max_upload_mb", "megabytes of one upload", type=int, default=32)
-    add("max_files", "pictures that the page holds", type=int, default=200)
-    return parser
+    add("port", "its port; 0 for any that is free", type=not_negative, default=8017)
+    add("max-upload-mb", "megabytes of one upload", type=positive, default=32)
+    add("max-files", "pictures that the page holds", type=positive, default=200)
+    return found

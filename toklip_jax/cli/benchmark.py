@@ -1,20 +1,17 @@
 """The command `python -m toklip_jax.benchmark`: a public benchmark's score of a model."""
 
-import argparse
 import dataclasses
-import pathlib
-import types
-import typing
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import quiet, run_command
-from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import UserError, exit_status
+from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import type_hints
 from toklip_jax.core.home import expand_user
+from toklip_jax.core.parser import Parser, positive
 from toklip_jax.core.whole_files import write_json
 from toklip_jax.evaluation.comprehension import (
     BENCHMARKS,
@@ -29,19 +26,13 @@ from toklip_jax.parallel.hosts import call_on_all, call_on_main, is_main_host
 from toklip_jax.parallel.sharding import make_mesh
 from toklip_jax.weights import fingerprint
 
+SEE = "see docs/comprehension_benchmarks.md"
 SCORE = "score_{}.json"
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit status (see `core.errors`)."""
-    args = _parser().parse_args(argv)
-
-    def command() -> int:
-        expect_given_once(argv)
-        quiet()
-        return run_command(lambda: _run(args), None)
-
-    return exit_status(command)
+    return run_plain(arguments, parser(), _run)
 
 
 def _run(args) -> None:
@@ -97,51 +88,40 @@ class Asked(NamedTuple):
         return self.model.answer(images, questions, max_new_tokens=max_new_tokens, **options)
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m toklip_jax.benchmark",
-        description="Asks a multimodal model the questions of a benchmark, and scores its answers "
-        "by the published rule (docs/comprehension_benchmarks.md). Run again, it asks what is "
-        "left.",
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = plain_parser(
+        "benchmark",
+        "Asks a multimodal model the questions of a benchmark, and scores its answers by the\n"
+        "published rule (docs/comprehension_benchmarks.md). Run again, it asks what is left.",
     )
-    common = argparse.ArgumentParser(add_help=False)
-    add = common.add_argument
-    add("--weights", required=True, help="a multimodal model: the weights of a stage")
-    add("--output", type=pathlib.Path, required=True, help="a folder for the answers and the score")
-    add("--batch-size", type=int, default=8, help="questions asked at once, on each host")
-    add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="after which an answer ends")
-    add("--submission", help="a file to write for the benchmark's server, where it has one")
-    add("--tokenizer", help="the language model's directory, where the weights hold no tokenizer")
-    add("--template", help="of the conversation, where not that of training")
-    add("--dtype", default="float32", help="float32 or bfloat16")
-    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    kinds = found.add_subparsers(
+        dest="benchmark", required=True, metavar="BENCHMARK", prog=found.prog
+    )
     for kind, cls in BENCHMARKS.items():
-        own = kinds.add_parser(kind, parents=[common], help=cls.about, description=cls.about)
+        own = kinds.add_parser(kind, help=cls.about, description=cls.about)
         _add_fields(own, cls)
-    return parser
+        add = own.flag
+        add("weights", "a multimodal model: the weights of a stage", required=True)
+        add("output", "a folder for the answers and the score", required=True)
+        add("batch-size", "questions asked at once, on each host", type=positive, default=8)
+        most = {"type": positive, "default": MAX_NEW_TOKENS}
+        add("max-new-tokens", "tokens after which an answer ends", **most)
+        add("submission", "a file to write for the benchmark's server, where it has one")
+        add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
+        add("template", "of the conversation, where not that of training")
+        add("dtype", "float32 or bfloat16", default="float32")
+        own.switch("traceback", "show where an error came from")
+    return found
 
 
-def _add_fields(parser: argparse.ArgumentParser, cls: type[Benchmark]) -> None:
+def _add_fields(own: Parser, cls: type[Benchmark]) -> None:
     """Adds a flag for each field of a benchmark's class."""
-    hints = type_hints(cls)
     for field in dataclasses.fields(cls):
-        is_required = field.default is dataclasses.MISSING
-        note = "" if is_required or field.default is None else f"; by default {field.default}"
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            dest=field.name,
-            type=_read_bool if _is_bool(hints[field.name]) else str,
-            required=is_required,
-            help=f"see docs/comprehension_benchmarks.md{note}",
-        )
-
-
-def _is_bool(hint):
-    is_union = isinstance(hint, types.UnionType)
-    return bool in (typing.get_args(hint) if is_union else (hint,))
-
-
-def _read_bool(text):
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return text == "true"
+        name = field.name.replace("_", "-")
+        if type_hints(cls)[field.name] is bool:
+            own.switch(name, SEE)
+        else:
+            is_required = field.default is dataclasses.MISSING
+            default = None if is_required else field.default
+            own.flag(name, SEE, required=is_required, default=default)

@@ -1,28 +1,23 @@
-"""The command `python -m toklip_jax.chat`: a conversation about images in the terminal."""
+"""The command `toklip chat`: a conversation about images in the terminal."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 
 import PIL.Image
 
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import quiet, run_command
-from toklip_jax.core.errors import NotFound, UserError, exit_status
+from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.core.home import expand_user
+from toklip_jax.core.parser import Parser
 from toklip_jax.data.images.formats import open_picture, to_8_bits
 
 PROMPT = "> "
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit status (see `core.errors`)."""
-    args = _parser().parse_args(argv)
-
-    def command() -> int:
-        quiet()
-        return run_command(lambda: _run(args), None)
-
-    return exit_status(command)
+    return run_plain(arguments, parser(), _run)
 
 
 def _run(args) -> None:
@@ -69,24 +64,21 @@ def _open(path):
         raise UserError(f"expected an image that Pillow reads at {path}, got: {error}") from error
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m toklip_jax.chat",
-        description="Answers questions about images, token by token. Without --question they are "
-        "read from the terminal, one a line, up to an empty one.",
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = plain_parser(
+        "chat",
+        "Answers questions about images, token by token. Without --question they are read from\n"
+        "the terminal, one a line, up to an empty one.",
     )
-
-    def add(name, help, **options):
-        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        parser.add_argument(*flags, dest=name, help=help, **options)
-
+    add = found.flag
     add("weights", "a multimodal model: the weights of a stage", required=True)
     add("image", "an image; once for each", action="append")
     add("question", "a question; once for each, one after another", action="append")
     add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
     add("template", "of the conversation, where not that of training", default="")
-    add("max_new_tokens", "tokens after which an answer ends", type=int, default=256)
+    add("max-new-tokens", "tokens after which an answer ends", type=int, default=256)
     add("temperature", "divides logits; 0 takes the most probable", type=float, default=0.0)
     add("seed", "of the draws", type=int, default=0)
     add("dtype", "float32 or bfloat16", default="float32")
-    return parser
+    return found

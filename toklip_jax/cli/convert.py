@@ -1,19 +1,19 @@
-"""The command `python -m toklip_jax.convert`: inspect, to-jax, to-torch, verify, start."""
+"""The command `toklip convert`: inspect, to-jax, to-torch, verify, start."""
 
 import argparse
 import collections
 import dataclasses
 import itertools
 import pathlib
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import flax.traverse_util
 import numpy as np
 
-from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import AlreadyExists, NotFound, UserError, exit_status
+from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
 from toklip_jax.core.home import expand_user
+from toklip_jax.core.parser import Parser
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
@@ -40,16 +40,9 @@ MAX_NAMES = 40  # in a list of ignored or differing tensors
 MAX_ALONE = 4  # tensors of one reason that are listed one by one
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit status: 0, or 2 for what the user can fix."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(argv)
-
-    def command() -> int:
-        expect_given_once(list(map(str, argv)))
-        return args.run(args)
-
-    return exit_status(command)
+    return run_plain(arguments, parser(), lambda args: args.run(args), is_connected=False)
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -154,12 +147,12 @@ def start(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m toklip_jax.convert",
-        description="Converts weights: PyTorch files to directories of this package, and back.",
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = plain_parser(
+        "convert", "Converts weights: PyTorch files to directories of this package, and back."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = found.add_subparsers(required=True, metavar="COMMAND", prog=found.prog)
     sizes, choice, other_file, out = _sizes(), _choice(), _other_file(), _out()
 
     def add(name, run, *parents, **arguments):
@@ -168,6 +161,7 @@ def _parser():
         )
         for argument, options in arguments.items():
             command.add_argument(argument, type=expand_user, **options)
+        command.switch("traceback", "show where an error came from")
         command.set_defaults(run=run)
         return command
 
@@ -180,28 +174,18 @@ def _parser():
     add("to-torch", to_torch, directory=directory, out=written)
     add("verify", verify, choice, other_file, file=file, directory=directory)
     command = add("start", start, sizes, choice, out, teacher=either, vq=either, out=new)
-    command.add_argument("--seed", type=int, default=0, help="seed of the new mapping MLP")
-    return parser
+    command.flag("seed", "seed of the new mapping MLP", type=int, default=0)
+    return found
 
 
 def _sizes():
     """Flags of sizes that shapes can't tell."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--num_heads",
-        "--num-heads",
-        type=int,
-        help="number of heads of the image tower, if no named size fits",
-    )
-    flags.add_argument(
-        "--text_num_heads", "--text-num-heads", type=int, help="the same of the text tower"
-    )
-    mask = flags.add_mutually_exclusive_group()
+    found = _flags()
+    found.flag("num-heads", "number of heads of the image tower, if no named size fits", type=int)
+    found.flag("text-num-heads", "the same of the text tower", type=int)
+    mask = found.add_mutually_exclusive_group()
     mask.add_argument(
-        "--full_attention",
-        "--full-attention",
-        action="store_true",
-        help="the token encoder has no causal mask",
+        "--full-attention", action="store_true", help="the token encoder has no causal mask"
     )
     mask.add_argument(
         "--causal",
@@ -209,55 +193,56 @@ def _sizes():
         help="the token encoder has a causal mask (the default), or so have the projections of a "
         "UniTok alone, as in its weights of February 2025",
     )
-    flags.add_argument(
-        "--no_l2", "--no-l2", action="store_true", help="the VQ codebook is not L2-normalised"
-    )
-    flags.add_argument(
-        "--grid", type=int, help="side of the grid of a generator's ids, if not its named size's"
-    )
-    return flags
+    found.switch("no-l2", "the VQ codebook is not L2-normalised")
+    found.flag("grid", "side of the grid of a generator's ids, if not its named size's", type=int)
+    return found
 
 
 def _choice():
     """Flags that choose among a file's weights, and its family."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--weights",
+    found = _flags()
+    found.flag(
+        "weights",
+        "if a checkpoint has both: the running mean, or the raw weights (the default is the mean "
+        "of a whole model, and raw where a part of it alone has a mean, as in TokLIP-XL)",
         choices=("ema", "raw"),
-        help="if a checkpoint has both: the running mean, or the raw weights (the default is the "
-        "mean of a whole model, and raw where a part of it alone has a mean, as in TokLIP-XL)",
     )
-    flags.add_argument(
-        "--family",
-        help="the VQ tokenizer's family, where several have the same names, as 'ibq' and 'taming'",
+    found.flag(
+        "family",
+        "the VQ tokenizer's family, where several have the same names, as 'ibq' and 'taming'",
     )
-    return flags
+    return found
 
 
 def _other_file():
     """The flag of a VQ tokenizer's own file."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--vq",
+    found = _flags()
+    found.flag(
+        "vq",
+        "the VQ tokenizer of a TokLIP file that doesn't hold it, a file or a converted directory; "
+        "--weights and --family are then about it, and raw weights are the default, which TokLIP "
+        "was trained on",
         type=expand_user,
-        help="the VQ tokenizer of a TokLIP file that doesn't hold it, a file or a converted "
-        "directory; --weights and --family are then about it, and raw weights are the default, "
-        "which TokLIP was trained on",
     )
-    return flags
+    return found
 
 
 def _out():
     """Flags of what is written."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--layout",
+    found = _flags()
+    found.flag(
+        "layout",
+        "layers stacked for jax.lax.scan, or one by one; both load anywhere",
         choices=("scanned", "unrolled"),
         default="unrolled",
-        help="layers stacked for jax.lax.scan, or one by one (the default); both load anywhere",
     )
-    flags.add_argument("--tokenizer", help="a tokenizer.json, or a directory with one, to keep too")
-    return flags
+    found.flag("tokenizer", "a tokenizer.json, or a directory with one, to keep too")
+    return found
+
+
+def _flags() -> Parser:
+    """Flags that several commands have."""
+    return Parser("", add_help=False)
 
 
 def _hints(args):

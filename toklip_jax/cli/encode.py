@@ -1,25 +1,26 @@
 """Encodes a data source once, for training that needs neither pixels nor the frozen towers:
 
-    python -m toklip_jax.encode --config=configs/toklip_s_256.py --output=CACHE [--workdir=RUN]
-    python -m toklip_jax.encode --output=CACHE --parquet=DIR [--id_offset=N]
+    toklip encode --config=toklip_s_256 --output=CACHE [--workdir=RUN]
+    toklip encode --output=CACHE --parquet=DIR [--id-offset=N]
 
 The second exports an existing cache; `--parquet` together with `--config` does both. With
-`--parquet_layout=messages` the rows are conversations (docs/conversations.md). Those of a JSON file
+`--parquet-layout=messages` the rows are conversations (docs/conversations.md). Those of a JSON file
 are written, with the ids of their images, by
 
-    python -m toklip_jax.encode --conversations=FILE.json --images=DIR --tokenizer=WEIGHTS \\
+    toklip encode --conversations=FILE.json --images=DIR --tokenizer=WEIGHTS \\
         --parquet=DIR
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
-from absl import flags
 
 from toklip_jax.api import load
-from toklip_jax.cli import command_line
+from toklip_jax.cli import config_command
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
+from toklip_jax.core.parser import Parser, not_negative
 from toklip_jax.data.cache import expect_complete, export_parquet
 from toklip_jax.data.conversations.export import (
     IMAGE_FIRST,
@@ -40,13 +41,27 @@ OF_CACHES = ("output", "workdir", "id_offset", "parquet_order")
 OF_CONVERSATIONS = ("images", "tokenizer", "image_size")
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Parses, encodes, exports; returns the exit status (see `core.errors`)."""
-    return command_line.run(argv, _parse, _prepare)
+    return config_command.run(arguments, parser(), _prepare)
 
 
-def _parse(argv):
-    return command_line.parse(argv, _define, (), __doc__)
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = config_command.config_parser("encode", __doc__, is_required=False)
+    found.flag("output", "the cache's directory")
+    found.flag("workdir", "the run whose stages are used", default="")
+    found.flag("parquet", "a directory to export the cache to", default="")
+    found.flag("id-offset", "added to ids in Parquet", type=not_negative, default=0)
+    found.flag("parquet-layout", "what a row is", default=COLUMNS, choices=(COLUMNS, MESSAGES))
+    found.flag("parquet-order", "of image and caption", default=IMAGE_FIRST, choices=ORDERS)
+    found.flag("parquet-split", "train, or eval-NAME", default=TRAIN)
+    found.flag("task-type", "of the rows of eval-NAME", default="")
+    found.flag("conversations", "a JSON file of conversations", default="")
+    found.flag("images", "the folder of their images", default="")
+    found.flag("tokenizer", "the weights that turn them into ids", default="")
+    found.flag("image-size", "their side in pixels; 0: the model's", type=not_negative, default=0)
+    return found
 
 
 def _prepare(values, experiment):
@@ -67,7 +82,7 @@ def _prepare(values, experiment):
         )
     if values.id_offset and not values.parquet:
         raise UserError(
-            f"expected --id_offset with --parquet only, got {values.id_offset}: a cache holds ids "
+            f"expected --id-offset with --parquet only, got {values.id_offset}: a cache holds ids "
             f"as they are, so leave it out"
         )
     _expect_given(values, "of caches", (), OF_CONVERSATIONS)
@@ -76,21 +91,24 @@ def _prepare(values, experiment):
         _layout(values)
     else:
         of_messages = ("parquet_order", "parquet_split", "task_type")
-        _expect_given(values, "without --parquet_layout=messages", (), of_messages)
+        _expect_given(values, "without --parquet-layout=messages", (), of_messages)
     return functools.partial(_work, values, experiment)
 
 
 def _expect_given(values, what, needed, others) -> None:
     """Checks that flags are given which are needed, and none that would have no effect."""
     for name in needed:
-        if not values[name].value:
-            raise UserError(f"expected --{name}=... for Parquet files {what}, got none")
+        if not getattr(values, name):
+            raise UserError(f"expected {_flag(name)}=... for Parquet files {what}, got none")
     for name in others:
-        if values[name].value != values[name].default:
+        if (given := getattr(values, name)) != parser().get_default(name):
             raise UserError(
-                f"expected no --{name} for Parquet files {what}, got {values[name].value!r}: leave "
-                f"it out"
+                f"expected no {_flag(name)} for Parquet files {what}, got {given!r}: leave it out"
             )
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def _layout(values) -> MessagesLayout:
@@ -127,7 +145,7 @@ def _write_conversations(values) -> None:
     sides = values.image_size or model_image_size(model)
     if sides is None:
         raise UserError(
-            f"expected --image_size with a VQ tokenizer, which takes several, got none for "
+            f"expected --image-size with a VQ tokenizer, which takes several, got none for "
             f"{values.tokenizer}: set it"
         )
     files, bad = encode_conversations(
@@ -143,26 +161,3 @@ def _write_conversations(values) -> None:
     if bad.counts:
         print(f"left out {bad.report()}")
     print(f"{values.parquet}: wrote {len(files)} Parquet files")
-
-
-def _define(values):
-    flags.DEFINE_string("output", None, "the cache's directory", flag_values=values)
-    flags.DEFINE_string("workdir", "", "the run whose stages are used", flag_values=values)
-    flags.DEFINE_string("parquet", "", "a directory to export the cache to", flag_values=values)
-    flags.DEFINE_integer(
-        "id_offset", 0, "added to ids in Parquet", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_enum(
-        "parquet_layout", COLUMNS, (COLUMNS, MESSAGES), "what a row is", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "parquet_order", IMAGE_FIRST, tuple(ORDERS), "of image and caption", flag_values=values
-    )
-    flags.DEFINE_string("parquet_split", TRAIN, "train, or eval-NAME", flag_values=values)
-    flags.DEFINE_string("task_type", "", "of the rows of eval-NAME", flag_values=values)
-    flags.DEFINE_string("conversations", "", "a JSON file of conversations", flag_values=values)
-    flags.DEFINE_string("images", "", "the folder of their images", flag_values=values)
-    flags.DEFINE_string("tokenizer", "", "the weights that turn them into ids", flag_values=values)
-    flags.DEFINE_integer(
-        "image_size", 0, "their side in pixels; 0: the model's", lower_bound=0, flag_values=values
-    )

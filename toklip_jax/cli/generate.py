@@ -1,15 +1,15 @@
-"""The command `python -m toklip_jax.generate`: images of classes or texts, by a generator."""
+"""The command `toklip generate`: images of classes or texts, by a generator."""
 
-import argparse
+from collections.abc import Sequence
 
 import jax
 
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import quiet, run_command
-from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import UserError, exit_status
+from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
-from toklip_jax.parallel.sharding import make_mesh
+from toklip_jax.core.parser import Parser
+from toklip_jax.parallel.sharding import local_mesh
 from toklip_jax.run.generate import Request, generate
 from toklip_jax.weights import fingerprint
 from toklip_jax.weights.quantised import INT8
@@ -17,24 +17,15 @@ from toklip_jax.weights.quantised import INT8
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit status (see `core.errors`)."""
-    args = _parser().parse_args(argv)
-
-    def command() -> int:
-        expect_given_once(argv, ("text",))
-        quiet()
-        return run_command(lambda: _run(args), None)
-
-    return exit_status(command)
+    return run_plain(arguments, parser(), _run)
 
 
 def _run(args) -> None:
     names = ("grid", "num_heads")
     sizes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    devices = jax.local_devices()
-    mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
-    options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": mesh}
+    options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": local_mesh()}
     options |= {"param_dtype": INT8} if args.int8 else {}
     for name in ("tokenizer", "text_encoder"):
         options |= {name: getattr(args, name)} if getattr(args, name) else {}
@@ -95,41 +86,38 @@ def _classes(args, gpt) -> tuple[int, ...]:
     return classes
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m toklip_jax.generate",
-        description="Draws images of classes or texts, or completes a picture. The same command "
-        "continues a run that was interrupted.",
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = plain_parser(
+        "generate",
+        "Draws images of classes or texts, or completes a picture. The same command continues a\n"
+        "run that was interrupted.",
     )
-
-    def add(name, help, **options):
-        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        parser.add_argument(*flags, dest=name, help=help, **options)
-
+    add = found.flag
     add("weights", "a generator: a file of LlamaGen's, or a converted directory", required=True)
     add("vq", "the VQ tokenizer, where the weights hold none", default=None)
     add("tokenizer", "the text tokenizer, where the weights hold none", default=None)
-    add("text_encoder", "the directory of the text encoder of a generator of captions")
+    add("text-encoder", "the directory of the text encoder of a generator of captions")
     add("output", "a directory for the images", required=True)
     add("classes", "as 207,360, taken in turn; or random, uniformly (the default)")
     add("text", "what to draw, or with --best-of to choose by; once for each", action="append")
-    add("best_of", "candidates of an image; TokLIP keeps the best", type=int, default=1)
-    add("drop_at", "ids after which half of them is given up", type=int, default=0)
+    add("best-of", "candidates of an image; TokLIP keeps the best", type=int, default=1)
+    add("drop-at", "ids after which half of them is given up", type=int, default=0)
     add("num", "how many images", type=int, default=16)
     add("seed", "of the classes and of the draws", type=int, default=0)
-    add("cfg_scale", "scale of classifier-free guidance; 1 for none", type=float, default=2.0)
-    add("cfg_interval", "guide ids 0 to this plus 1 only; -1 for all", type=int, default=-1)
-    add("negative_class", "a class that guidance leads away from", type=int, default=None)
+    add("cfg-scale", "scale of classifier-free guidance; 1 for none", type=float, default=2.0)
+    add("cfg-interval", "guide ids 0 to this plus 1 only; -1 for all", type=int, default=-1)
+    add("negative-class", "a class that guidance leads away from", type=int, default=None)
     add("temperature", "divides logits; 0 takes the most probable", type=float, default=1.0)
-    add("top_k", "values that may be drawn; 0 for all", type=int, default=0)
-    add("top_p", "probability that they have together", type=float, default=1.0)
+    add("top-k", "values that may be drawn; 0 for all", type=int, default=0)
+    add("top-p", "probability that they have together", type=float, default=1.0)
     add("image", "a picture to complete", default="")
-    add("keep_rows", "rows of ids of that picture that stay", type=int, default=0)
-    add("batch_size", "images at a time", type=int, default=32)
+    add("keep-rows", "rows of ids of that picture that stay", type=int, default=0)
+    add("batch-size", "images at a time", type=int, default=32)
     add("dtype", "float32 or bfloat16", default="float32")
     add("grid", "side of the grid of ids, where the file doesn't tell it", type=int)
-    add("num_heads", "attention heads, if no named size fits", type=int)
-    parser.add_argument("--int8", action="store_true", help="keep the GPT's weights as int8")
-    parser.add_argument("--npz", action="store_true", help="write samples.npz for the evaluator")
-    parser.add_argument("--no-png", "--no_png", action="store_true", help="write no image files")
-    return parser
+    add("num-heads", "attention heads, if no named size fits", type=int)
+    found.switch("int8", "keep the GPT's weights as int8")
+    found.switch("npz", "write samples.npz for the evaluator")
+    found.switch("no-png", "write no image files")
+    return found

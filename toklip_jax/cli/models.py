@@ -1,10 +1,11 @@
 """The command that lists the weights which can be loaded by name, and fetches them."""
 
-import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 
-from toklip_jax.core.errors import exit_status
+from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.core.parser import Parser
 from toklip_jax.models.releases import MAIN, Release
 from toklip_jax.weights.catalogue import find_release, list_models, locate
 
@@ -12,14 +13,9 @@ COLUMNS = ("name", "what", "file", "size", "commit", "licence")
 UNKNOWN = "not known"
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command; returns the exit status: 0, or 2 for what the user can fix.
-
-    Args:
-        arguments: those after the command's name.
-    """
-    args = _parser().parse_args(arguments)
-    return exit_status(lambda: _run(args))
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit status (see `core.errors`)."""
+    return run_plain(arguments, parser(), _run, is_connected=False)
 
 
 def markdown_table(releases: list[Release]) -> str:
@@ -89,18 +85,15 @@ def _markdown_row(release):
     return f"`{release.name}`", what, file, release.size or UNKNOWN, commit, licence
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="toklip models",
-        description="Lists the published weights that `toklip_jax.load` takes by name. What is "
-        "fetched is kept in huggingface_hub's cache.",
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = plain_parser(
+        "models",
+        "Lists the published weights that `toklip_jax.load` takes by name. What is fetched is\n"
+        "kept in huggingface_hub's cache.",
     )
-    parser.add_argument("name", nargs="?", help="weights to say more of")
-    parser.add_argument("--json", action="store_true", help="print all that is known, for programs")
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the table that docs/models.md has"
-    )
-    parser.add_argument(
-        "--fetch", metavar="NAME", help="fetch weights, and print their path and the tokenizer's"
-    )
-    return parser
+    found.add_argument("name", nargs="?", help="weights to say more of")
+    found.switch("json", "print all that is known, for programs")
+    found.switch("markdown", "print the table that docs/models.md has")
+    found.flag("fetch", "weights to fetch; prints their path and the tokenizer's")
+    return found

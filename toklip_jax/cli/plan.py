@@ -1,6 +1,6 @@
 """Plans a training step on hardware you don't have:
 
-    python -m toklip_jax.plan --config=configs/toklip_s_256.py --topology=v5e:16x16
+    toklip plan --config=toklip_s_256 --topology=v5e:16x16
 
 compiles the step of a config's stage, full size, for a TPU topology (with libtpu installed; no TPU
 is needed) or, without `--topology`, for the devices at hand. Nothing is read, initialised or run:
@@ -10,13 +10,13 @@ parameters and batches are shapes.
 import dataclasses
 import functools
 import json
-import math
+from collections.abc import Sequence
 
 import jax
-from absl import flags
 
-from toklip_jax.cli import command_line
+from toklip_jax.cli import config_command
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.parser import Parser
 from toklip_jax.planning.plan import (
     FAST,
     largest_batch,
@@ -27,17 +27,29 @@ from toklip_jax.planning.plan import (
 from toklip_jax.planning.report import report
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Parses, plans, prints; returns the exit status: 0, or 2 for what the user can fix."""
-    return command_line.run(argv, _parse, _prepare, is_connected=False)
+    return config_command.run(arguments, parser(), _prepare, is_connected=False)
 
 
-def _parse(argv):
-    return command_line.parse(argv, _define, ("config",), __doc__)
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = config_command.config_parser("plan", __doc__)
+    found.flag("topology", "a TPU topology such as v5e:16x16", default="")
+    found.flag("stage", "a stage of the config; by default its last", default="")
+    found.flag(
+        "effort",
+        "the compiler's effort to optimise, -1 to 1; a run has 0",
+        type=float,
+        default=FAST,
+    )
+    found.switch("json", "print numbers for programs")
+    found.switch("search", "look for the largest batch: up to three more compiles")
+    return found
 
 
 def _prepare(values, experiment):
-    if math.isnan(values.effort):  # which is within all bounds of flags
+    if not -1 <= values.effort <= 1:  # NaN fails too
         raise UserError(f"expected --effort from -1 to 1, got {values.effort}")
     return functools.partial(_plan, experiment, values)
 
@@ -61,22 +73,3 @@ def _plan(experiment, values):
     if values.search:
         ways = found.mesh["data"] * found.mesh["fsdp"] * found.accumulation
         print(f"\nlargest batch found to fit: {largest_batch(try_batch, found, ways)}")
-
-
-def _define(values):
-    flags.DEFINE_string("topology", "", "a TPU topology such as v5e:16x16", flag_values=values)
-    flags.DEFINE_string(
-        "stage", "", "a stage of the config; by default its last", flag_values=values
-    )
-    flags.DEFINE_float(
-        "effort",
-        FAST,
-        "the compiler's effort to optimise, -1 to 1; a run has 0",
-        lower_bound=-1.0,
-        upper_bound=1.0,
-        flag_values=values,
-    )
-    flags.DEFINE_bool("json", False, "print numbers for programs", flag_values=values)
-    flags.DEFINE_bool(
-        "search", False, "look for the largest batch: up to three more compiles", flag_values=values
-    )

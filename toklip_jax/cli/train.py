@@ -1,30 +1,43 @@
 """Trains the stages of a config, evaluates, and writes a report; run again, it continues:
 
-python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo
+toklip train --config=demo --workdir=runs/demo
+
+`python -m toklip_jax.main` is the same command.
 """
 
 import functools
 import re
+from collections.abc import Sequence
 
-from absl import flags
-
-from toklip_jax.cli import command_line
+from toklip_jax.cli import config_command
 from toklip_jax.core.errors import UserError
-from toklip_jax.run.run import run
+from toklip_jax.core.parser import Parser
+from toklip_jax.run.run import MODES, run
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Parses, then runs; returns the exit status (see `core.errors`)."""
-    return command_line.run(argv, parse, _prepare)
+    return config_command.run(arguments, parser(), _prepare)
 
 
-def parse(argv: list[str]) -> flags.FlagValues:
+def parse(arguments: Sequence[str]):
     """Returns the values of the flags, `config` among them.
 
     Raises:
         ValueError: a flag or a config that is wrong, in one line.
     """
-    return command_line.parse(argv, _define, ("config", "workdir"), __doc__)
+    return config_command.parse(arguments, parser())
+
+
+def parser() -> Parser:
+    """Returns the parser of the command's arguments."""
+    found = config_command.config_parser("train", __doc__)
+    found.flag("workdir", "where the run is kept", required=True)
+    found.flag("mode", "train, or eval only", default=MODES[0], choices=MODES)
+    found.switch("restart", "delete the workdir's run first")
+    found.switch("allow-config-change", "continue a run of another config")
+    found.flag("profile", "steps to profile, as FIRST:LAST", default="")
+    return found
 
 
 def _prepare(values, experiment):
@@ -37,16 +50,6 @@ def _prepare(values, experiment):
         allow_config_change=values.allow_config_change,
         profile=_steps(values.profile),
     )
-
-
-def _define(values):
-    flags.DEFINE_string("workdir", None, "where the run is kept", flag_values=values)
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval only", flag_values=values)
-    flags.DEFINE_bool(
-        "allow_config_change", False, "continue a run of another config", flag_values=values
-    )
-    flags.DEFINE_string("profile", "", "FIRST:LAST: steps to profile", flag_values=values)
-    flags.DEFINE_bool("restart", False, "delete the workdir's run first", flag_values=values)
 
 
 def _steps(text):

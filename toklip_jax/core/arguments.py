@@ -23,8 +23,9 @@ def expect_given_once(argv: Sequence[str], repeatable: Collection[str] = ()) -> 
     for name, value in _flags(argv):
         if name not in repeatable and given.setdefault(name, value) != value:
             first, second = (text[:MAX_SHOWN] for text in (given[name], value))
+            flag = f"--{name if '.' in name else name.replace('_', '-')}"
             raise UserError(
-                f"expected --{name} once, got it with {first!r} and with {second!r}: leave one out "
+                f"expected {flag} once, got it with {first!r} and with {second!r}: leave one out "
                 f"(quote a pattern with braces, of which the shell otherwise makes several flags, "
                 f"and write a list as one value, \"('a', 'b')\")"
             )

@@ -33,9 +33,10 @@ def use_large_pages() -> None:
 
 
 def say_if_used() -> None:
-    """Prints a line where this program was started with large pages."""
+    """Prints a line on standard error where this program was started with large pages."""
     if SETTING in os.environ.get(TUNABLES, ""):
-        print(f"memory in large pages, for speed on a CPU ({SWITCH}=0 turns them off)")
+        line = f"memory in large pages, for speed on a CPU ({SWITCH}=0 turns them off)"
+        print(line, file=sys.stderr)
 
 
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:

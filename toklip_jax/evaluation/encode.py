@@ -5,21 +5,19 @@ Rows can be kept on disk part by part, so that an interrupted evaluation can res
 
 import collections
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from toklip_jax.evaluation.batches import read_together
 from toklip_jax.evaluation.parts import Encoded, Parts
 from toklip_jax.parallel.hosts import broadcast_from_main, gather_from_hosts, is_main_host
+from toklip_jax.parallel.progress import Progress
 from toklip_jax.parallel.sharding import put_batch, to_host
 
 logger = logging.getLogger(__name__)
-SECONDS_PER_LINE = 60  # of progress, where there is no terminal for a bar
 FIELDS = ("images", "ids", "labels", "token_ids", "mask")  # of a batch, that go to the devices
 
 RowFunction = Callable[[Any, Any], dict[str, jax.Array]]  # parameters, batch -> rows
@@ -109,31 +107,3 @@ def _join(collected) -> Encoded:
     names = collected[0].rows
     rows = {name: np.concatenate([part.rows[name] for part in collected]) for name in names}
     return Encoded(rows, _add(part.skipped for part in collected))
-
-
-class Progress:
-    """Progress of host 0: a bar on a terminal, a line a minute elsewhere."""
-
-    def __init__(self, title, total, start):
-        self._title, self._total, self._done, self._start = title, total, start, start
-        self._last = self._began = time.monotonic()
-        disable = None if is_main_host() else True  # None: where there is no terminal
-        self._bar = tqdm.tqdm(
-            total=total, initial=start, desc=title, unit="batch", disable=disable, leave=False
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._bar.close()
-
-    def advance(self):
-        self._done += 1
-        self._bar.update()
-        now = time.monotonic()
-        if self._bar.disable and is_main_host() and now - self._last > SECONDS_PER_LINE:
-            self._last = now
-            rate = (self._done - self._start) / (now - self._began)
-            left = round((self._total - self._done) / rate / 60)
-            print(f"{self._title} {self._done}/{self._total} batches | {left} min left", flush=True)

@@ -39,6 +39,17 @@ def read_npz(file: MappedFile) -> dict[str, np.ndarray]:
     return {name.removesuffix(SUFFIX): _array(archive.view(name), name) for name in archive.names}
 
 
+def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes named arrays into one file, whole or not at all."""
+    draft = path.with_name(f".{path.name}")
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _array(data, name):
     stream = io.BytesIO(data[: HEADER_BYTES + 20].tobytes())
     version = np.lib.format.read_magic(stream)

@@ -12,7 +12,7 @@ from toklip_jax.models.registry import registered
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Returns the fields of a model's config, nested configs included, each with its `kind`."""
-    names = {cls: name for name, cls in _kinds().items()}
+    names = {cls: name for name, cls in config_kinds().items()}
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     plain = {
         name: config_to_dict(value) if dataclasses.is_dataclass(value) else value
@@ -31,7 +31,7 @@ def config_from_dict(data: Mapping[str, Any], where: str = "a model's config") -
         ValueError: an unknown kind or field, or a value of another type: a mistake, data of another
             version, or of a package that is not imported.
     """
-    kinds = _kinds()
+    kinds = config_kinds()
     kind = check_section(data, where).get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"expected a config of kind {sorted(kinds)} for {where}, got {kind!r}")
@@ -52,7 +52,7 @@ def complete(tree: Any) -> Any:
         return [complete(value) for value in tree]
     if not isinstance(tree, dict):
         return tree
-    if isinstance(tree.get("kind"), str) and tree["kind"] in _kinds():
+    if isinstance(tree.get("kind"), str) and tree["kind"] in config_kinds():
         try:
             return json.loads(json.dumps(config_to_dict(config_from_dict(tree))))
         except (ValueError, TypeError):
@@ -60,7 +60,7 @@ def complete(tree: Any) -> Any:
     return {name: complete(value) for name, value in tree.items()}
 
 
-def _kinds():
+def config_kinds():
     """The types of configs, and of configs within them, by their `kind`."""
     kinds = {}
     for family in registered():

@@ -43,17 +43,25 @@ class MeshConfig:
         data: splits the batch.
         fsdp: splits the batch, and with it parameters and optimizer.
         tensor: splits within layers.
+        adapts: whether fsdp and tensor are the most that is wanted, so that one config starts on
+            any number of devices: each becomes the greatest divisor that it has in common with the
+            devices that are left, and data, which must be -1, takes the rest.
     """
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    adapts: bool = False
 
     def __post_init__(self):
         sizes = self.sizes
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise UserError(
                 f"expected mesh sizes of at least 1, one of which may be -1, got {self.to_dict()}"
+            )
+        if self.adapts and self.data != -1:
+            raise UserError(
+                f"expected mesh.data=-1 with mesh.adapts, got {self.data}: set it, or adapts=False"
             )
 
     @property
@@ -78,24 +86,49 @@ def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = Non
     if not isinstance(config, MeshConfig):
         config = from_fields(MeshConfig, config, "mesh")
     devices = jax.devices() if devices is None else devices
-    shape = list(config.sizes)
+    shape = mesh_sizes(config, len(devices))
+    # jax.make_mesh lets one axis of a TPU's torus be split over two of ours on v5e only, and
+    # refuses 32 x 8 on a v6e's 16 x 16.
+    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def local_mesh() -> Mesh | None:
+    """Returns a mesh that splits batches over this process's devices; None where it has one."""
+    devices = jax.local_devices()
+    return make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
+
+
+def mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
+    """Returns the sizes of `AXES` on so many devices.
+
+    Raises:
+        ValueError: sizes that don't multiply to the number of devices.
+    """
+    fitting = _fitting(config, num_devices)
+    shape = list(fitting.values() if config.adapts else config.sizes)
     if -1 in shape:
-        shape[shape.index(-1)] = len(devices) // -math.prod(shape)
-    if min(shape) < 1 or math.prod(shape) != len(devices):
-        fitting = _fitting(config, len(devices))
+        shape[shape.index(-1)] = num_devices // -math.prod(shape)
+    if min(shape) < 1 or math.prod(shape) != num_devices:
         flags = [
             f"--config.mesh.{axis}={size}"
             for axis, size in fitting.items()
             if size != getattr(config, axis)
         ]
         raise UserError(
-            f"expected mesh sizes that multiply to {len(devices)} devices (one may be -1), got "
+            f"expected mesh sizes that multiply to {num_devices} devices (one may be -1), got "
             f"{config.to_dict()}: set {fitting}, on a command line {' '.join(flags)}"
         )
-    # jax.make_mesh lets one axis of a TPU's torus be split over two of ours on v5e only, and
-    # refuses 32 x 8 on a v6e's 16 x 16.
-    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+    return tuple(shape)
+
+
+def describe_mesh(config: MeshConfig, mesh: AnyMesh) -> str:
+    """Returns a line about a mesh, and about how it differs from its config's sizes."""
+    sizes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)
+    asked = config.to_dict()
+    fewer = [f"{a} {asked[a]}" for a in AXES if asked[a] not in (-1, mesh.shape[a])]
+    note = f" (for up to {' and '.join(fewer)}, as the config asks, take more)" if fewer else ""
+    return f"{mesh.size} device{'s' * (mesh.size > 1)}, as {sizes}{note}"
 
 
 def _fitting(config: MeshConfig, num_devices: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from toklip_jax.data.conversations import Conversation
 from toklip_jax.data.conversations.images import ImageLoader
 from toklip_jax.data.conversations.messages import expect_no_others, write_messages
 from toklip_jax.data.health import BadSample, BadSamples
+from toklip_jax.parallel.progress import Progress
 
 Tokenize = Callable[[Any], Any]  # images uint8 [b, h, w, 3] to ids [b, n]
 
@@ -59,13 +60,14 @@ def encode_conversations(
     number = -(-len(conversations) // rows_per_file)
     shards = [f"{file:05}-of-{number:05}" for file in range(number)]
     expect_no_others(output, split, shards)
+    starts = {file: file * rows_per_file for file in range(host, number, hosts)}
+    ranges = {f: range(s, min(s + rows_per_file, len(conversations))) for f, s in starts.items()}
     written = []
-    for file in range(host, number, hosts):
-        start = file * rows_per_file
-        inside = range(start, min(start + rows_per_file, len(conversations)))
-        rows = _encoded(conversations, inside, load, tokenize, batch_size, bad)
-        rows = (dataclasses.replace(row, task_type=task_type) for row in rows)
-        written.append(write_messages(rows, output, split, shard=shards[file]))
+    with Progress("encode", sum(map(len, ranges.values())), unit="conversation") as progress:
+        for file, inside in ranges.items():
+            rows = _encoded(conversations, inside, load, tokenize, batch_size, bad, progress)
+            rows = (dataclasses.replace(row, task_type=task_type) for row in rows)
+            written.append(write_messages(rows, output, split, shard=shards[file]))
     return written, bad
 
 
@@ -77,13 +79,14 @@ def model_image_size(model: Any) -> tuple[int, ...] | None:
 
 
 def _encoded(
-    conversations, indices, load, tokenize, batch_size, bad: BadSamples
+    conversations, indices, load, tokenize, batch_size, bad: BadSamples, progress: Progress
 ) -> Iterator[Conversation]:
     """Yields the conversations of good images, in order, with ids in their place."""
     waiting: list[Conversation] = []
     pixels: list[np.ndarray] = []
     for index in indices:
         conversation = conversations[index]
+        progress.advance()
         try:
             pixels += [load(image) for image in conversation.images]
         except BadSample as error:

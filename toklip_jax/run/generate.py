@@ -25,9 +25,10 @@ from toklip_jax.api.drawing import Draws, read_sampling
 from toklip_jax.core.errors import UserError, line_for_user
 from toklip_jax.core.whole_files import read_object, write_json
 from toklip_jax.data.images import open_picture, to_8_bits
-from toklip_jax.evaluation.encode import Progress
+from toklip_jax.files.npz import write_npz
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.parallel.preemption import is_told, stopping_when_asked
+from toklip_jax.parallel.progress import Progress
 from toklip_jax.run.shares import is_any_left
 
 SETTINGS = "samples.json"
@@ -173,7 +174,7 @@ def generate(
         if not _path(output, number).exists():
             labels = request.labels(indices, gpt.num_classes)
             ids = _draw(generator, request, indices, labels, kept)
-            _write_part(_path(output, number), ids=ids, labels=labels)
+            write_npz(_path(output, number), ids=ids, labels=labels)
             progress.advance()
         if writes_images:  # perhaps of a run without
             _write_images(generator, output, number, indices)
@@ -275,16 +276,6 @@ def _write_images(generator, output, number, indices):
         draft = path.with_name(f".{path.name}")
         PIL.Image.fromarray(image).save(draft, "png")
         draft.replace(path)
-
-
-def _write_part(path, **arrays):
-    draft = path.with_name(f".{path.name}")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _claim(output, request, identity):

@@ -12,7 +12,7 @@ from toklip_jax.data.cache import expect_complete, load_header
 from toklip_jax.data.sources import SourceConfig
 from toklip_jax.experiment import Experiment
 from toklip_jax.parallel.hosts import barrier, call_on_all, call_on_main, is_main_host
-from toklip_jax.parallel.sharding import make_mesh
+from toklip_jax.parallel.sharding import describe_mesh, make_mesh
 from toklip_jax.report import write_report
 from toklip_jax.run.context import RunContext
 from toklip_jax.run.encode import encode
@@ -61,6 +61,8 @@ def run(
         raise UserError("expected --profile with --mode=train only, got it with --mode=eval")
     workdir = expand_user(workdir)  # shells leave the ~ of --workdir=~/run
     mesh = make_mesh(experiment.mesh)
+    if is_main_host():
+        print(describe_mesh(experiment.mesh, mesh))
     call_on_all(lambda: _check(experiment, workdir, mode, restart))
 
     with _claimed(workdir, experiment, restart, allow_config_change) as (run_id, accept):

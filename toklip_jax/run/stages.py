@@ -16,6 +16,7 @@ from toklip_jax.evaluation.results import flat_figures
 from toklip_jax.evaluation.suite import Suite
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.run.context import RunContext
+from toklip_jax.run.flops import flops_after
 from toklip_jax.run.identity import data_of, inputs_of, steps_trained, training_record
 from toklip_jax.tasks.base import StageConfig, initial_weights
 from toklip_jax.tasks.model_objective import ModelObjective
@@ -62,6 +63,8 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     )
     loop_context = LoopContext(
         title=stage.name,
+        place=_place(stage, experiment),
+        later_flops=lambda: flops_after(stage, experiment),
         evaluate=_evaluation(stage, context, objective, batching),
         description=experiment.description,
         allow_change=context.allows_config_change,
@@ -86,6 +89,11 @@ def train_stage(stage: StageConfig, context: RunContext) -> pathlib.Path:
     record = training_record(stage, context, inputs)
     _save(stage, context, objective, objective.model_params(params), record)
     return weights
+
+
+def _place(stage, experiment) -> str:
+    names = [other.name for other in experiment.stages]
+    return f"stage {names.index(stage.name) + 1} of {len(names)}" if len(names) > 1 else ""
 
 
 def _warn_of_warmup(stage):

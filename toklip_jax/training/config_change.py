@@ -22,7 +22,7 @@ def check_same(where: str, theirs: dict, mine: dict, allow_change: bool) -> None
     if not allow_change:
         raise UserError(
             f"{where} holds a run of another config ({'; '.join(differ)}): choose another workdir, "
-            f"pass --allow_config_change to continue with this one, or --restart to delete that run"
+            f"pass --allow-config-change to continue with this one, or --restart to delete that run"
         )
     print(f"{where} continues with another config:", *differ, sep="\n  ")
 

@@ -75,7 +75,7 @@ def _expect_data(where, theirs, mine, allow_change):
     )
     if not allow_change:
         raise UserError(
-            f"{said}: put the data back, pass --allow_config_change to continue with these, though "
+            f"{said}: put the data back, pass --allow-config-change to continue with these, though "
             f"samples of this epoch may then come twice or not at all, or pass --restart"
         )
     print(f"{said}, and continues with these")

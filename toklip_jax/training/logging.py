@@ -9,9 +9,10 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from toklip_jax.core.lines import in_words
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.training.best_effort import BestEffort
@@ -39,15 +40,30 @@ class RunLog:
         *,
         start: int = 0,
         wandb: Mapping[str, Any] | None = None,
+        heading: str = "",
+        run_seconds_left: Callable[[Mapping[str, float]], float | None] = lambda speed: None,
     ):
+        """Opens the log of a stage.
+
+        Args:
+            title: the stage's name.
+            start: steps that were done before.
+            wandb: arguments of `wandb.init`; none for no run there.
+            heading: what lines and bar begin with, by default the title.
+            run_seconds_left: returns the seconds that the whole run has left, of the figures of
+                `Speed`; None where that isn't known, or the same.
+        """
         directory = pathlib.Path(directory)
-        self._title, self._total, self._last_line = title, total_steps, -math.inf
+        self._heading, self._total, self._last_line = heading or title, total_steps, -math.inf
+        self._run_seconds_left = run_seconds_left
         self._lines, self._sinks, self._terminal = None, [], None
         self.path = directory / METRICS_NAME
         if not is_main_host():
             return
         self._lines = _Lines(self.path, start)
-        self._terminal = BestEffort("the terminal", lambda: Terminal(title, total_steps, start))
+        self._terminal = BestEffort(
+            "the terminal", lambda: Terminal(self._heading, total_steps, start)
+        )
         events = directory / "tensorboard"
         self._sinks.append(BestEffort("TensorBoard's log", lambda: Events(events, start)))
         if wandb:
@@ -99,9 +115,12 @@ class RunLog:
         now = time.monotonic()
         if now - self._last_line < SECONDS_PER_LINE and step != self._total:
             return
-        self._last_line = now
-        text = line(self._title, step, self._total, metrics, speed or {})
-        self._terminal.call(lambda terminal: terminal.say(text))
+        is_first, self._last_line = self._last_line == -math.inf, now
+        speed = speed or {}
+        is_asked = speed and not is_first and step < self._total  # it takes seconds to tell
+        run_left = self._run_seconds_left(speed) if is_asked else None
+        parts = line_parts(self._heading, step, self._total, metrics, speed, run_left)
+        self._terminal.call(lambda terminal: terminal.say(parts))
 
 
 class _Lines:
@@ -146,23 +165,25 @@ class _Lines:
         return True
 
 
-def line(
-    title: str,
+def line_parts(
+    heading: str,
     step: int,
     total: int,
     metrics: Mapping[str, float | int],
     speed: Mapping[str, float],
-) -> str:
-    """Returns one line for people: step, metrics, images/s/chip, MFU, data wait, time left."""
-    parts = [f"{title} {step}/{total}", *(f"{k} {v:.4g}" for k, v in metrics.items())]
+    run_seconds_left: float | int | None = None,
+) -> list[str]:
+    """Returns the parts of a line: step, metrics, images/s/chip, MFU, data wait, time left."""
+    parts = [f"{heading} {step}/{total}", *(f"{k} {v:.4g}" for k, v in metrics.items())]
     if speed:
         parts.append(f"{speed['images_per_second_per_chip']:.4g} images/s/chip")
         if "mfu" in speed:
             parts.append(f"MFU {speed['mfu']:.1%}")
         parts.append(f"data wait {speed['data_wait']:.0%}")
-        minutes = round(speed["seconds_left"] / 60)
-        parts.append(f"{minutes // 60}:{minutes % 60:02} left")
-    return " | ".join(parts)
+        parts.append(f"{in_words(speed['seconds_left'])} left")
+    if run_seconds_left is not None:
+        parts.append(f"about {in_words(run_seconds_left)} left of the run")
+    return parts
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import time
@@ -55,7 +56,10 @@ class LoopContext:
     """Settings of a loop besides the objective, the data and the optimizer.
 
     Attributes:
-        title: the title of its lines and progress bar.
+        title: the stage's name.
+        place: the stage's place in the run, such as "stage 2 of 3"; "" for a stage alone.
+        later_flops: FLOPs of the stages that follow, or None where nothing tells them; it is called
+            once, after a minute.
         evaluate: the function that `evaluate_every` calls, with the running mean where one is kept.
         description: the run's config, saved with every checkpoint; one of another is refused.
         allow_change: continue a checkpoint of another config, after printing the differences.
@@ -70,6 +74,8 @@ class LoopContext:
     """
 
     title: str = "train"
+    place: str = ""
+    later_flops: Callable[[], float | None] = lambda: 0.0
     evaluate: Evaluate | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allow_change: bool = False
@@ -126,7 +132,8 @@ class _Loop:
     def __init__(self, objective, *, optimizer, config, mesh, directory, seed, context):
         self.objective, self.optimizer, self.config = objective, optimizer, config
         self.mesh, self.directory, self.seed = mesh, directory, seed
-        self.context = context
+        self.context, self.step_flops = context, 0.0
+        self.later_flops = functools.cache(context.later_flops)
 
     def run(self, params, batches) -> Params:
         config, context, rules = self.config, self.context, self.objective.sharding
@@ -224,7 +231,15 @@ class _Loop:
         config, context, total = self.config, self.context, self.config.steps
         self.skipped = SkippedSteps(config.max_skipped_in_a_row, self.directory)
         self.profile = Profile(context.profile, self.directory / "profile")
-        self.log = RunLog(self.directory, context.title, total, start=start, wandb=context.wandb)
+        self.log = RunLog(
+            self.directory,
+            context.title,
+            total,
+            start=start,
+            wandb=context.wandb,
+            heading=f"{context.place}, {context.title}" if context.place else context.title,
+            run_seconds_left=self._run_seconds_left,
+        )
         self.speed, self.checkpoints = Speed(total), checkpoints
         self.last = start, state, None  # steps done, their state, the last one's metrics
         self.batches = HostBatches(lambda: self._read(stream, bad))
@@ -266,7 +281,8 @@ class _Loop:
             self.log.write(done, values, self.speed.report(done))
         if not self.speed.has_begun:
             jax.block_until_ready(metrics)
-            self.speed.begin(done, len(batch_leaf(batch)), self._flops(state, frozen, batch))
+            self.step_flops = self._flops(state, frozen, batch)
+            self.speed.begin(done, len(batch_leaf(batch)), self.step_flops)
         if figures or done == config.steps or done % config.save_every == 0:
             self._save(figures)
         if done < config.steps and is_told():
@@ -332,6 +348,16 @@ class _Loop:
             logger.warning(
                 "step %s could not be saved (%s) after: %s", done, reason[0][:200], error
             )
+
+    def _run_seconds_left(self, speed) -> float | None:
+        """Returns the seconds that are left of all stages, as later FLOPs go at this stage's rate.
+
+        None where no stage follows, or its FLOPs can't be told.
+        """
+        later = self.later_flops()
+        if not later or not self.step_flops:
+            return None
+        return speed["seconds_left"] + later / self.step_flops * speed["seconds_per_step"]
 
     def _flops(self, state, frozen, batch) -> float:
         compute = dataclasses.replace(self.objective.compute, remat="none")

@@ -26,6 +26,9 @@ class OptimizerConfig:
     Attributes:
         learning_rate: the peak.
         warmup_steps: step 0 takes learning_rate / warmup_steps.
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of their squares.
+        eps: added to the root of the latter before dividing by it.
         weight_decay: decoupled, on tensors of two or more dimensions (in the usual layout: heads
             and layers are no dimensions), position tables and the pool's latent included.
         clip_norm: largest global norm of the gradient; 0 clips nothing.

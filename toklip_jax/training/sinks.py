@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -17,7 +17,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.lines import MAX_COLUMNS, joined
 from toklip_jax.core.whole_files import write_whole
+from toklip_jax.parallel.progress import Bar
 
 WANDB_ID = "wandb_id"  # in a stage's directory
 
@@ -26,17 +28,16 @@ class Terminal:
     """A progress bar where there is a terminal, and lines of text."""
 
     def __init__(self, title: str, total_steps: int, start: int):
-        self._bar = tqdm.tqdm(
-            total=total_steps, initial=start, desc=title, unit="step", mininterval=1.0, disable=None
-        )
+        self._bar = Bar(title, total_steps, start, mininterval=1.0)
 
     def advance(self) -> None:
         """Counts one step."""
         self._bar.update()
 
-    def say(self, text: str) -> None:
-        """Prints a line."""
-        tqdm.tqdm.write(text, sys.stdout)
+    def say(self, parts: Sequence[str]) -> None:
+        """Prints a line of parts; on a terminal several lines where they don't fit one."""
+        columns = MAX_COLUMNS if sys.stdout.isatty() else None
+        tqdm.tqdm.write(joined(parts, columns), sys.stdout)
         sys.stdout.flush()
 
     def close(self) -> None:

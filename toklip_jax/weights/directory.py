@@ -33,6 +33,7 @@ from toklip_jax.models.registry import param_shapes
 from toklip_jax.models.serialization import config_from_dict, config_to_dict
 from toklip_jax.parallel.fetching import SharedReading
 from toklip_jax.parallel.hosts import broadcast_from_main, is_main_host
+from toklip_jax.parallel.progress import Progress
 from toklip_jax.weights.base import Weights, files_beside
 from toklip_jax.weights.checks import expect_finite, finite, naming
 from toklip_jax.weights.description import (
@@ -86,7 +87,9 @@ def save_weights(
     failure = ""
     try:
         if is_main_host():
-            _write(directory, weights, releasing(params, weights.release), max_shard_bytes)
+            with Progress("write", len(params), unit="tensor") as progress:
+                counted = releasing(params, progress.counted(weights.release))
+                _write(directory, weights, counted, max_shard_bytes)
     except BaseException as error:
         failure = f"{type(error).__name__}: {error}"
         raise

@@ -9,6 +9,7 @@ import numpy as np
 from toklip_jax.core.errors import AlreadyExists, UserError
 from toklip_jax.core.imports import import_extra
 from toklip_jax.files import AnyLazy, releasing, write_safetensors
+from toklip_jax.parallel.progress import Progress
 
 
 def write_checkpoint(
@@ -34,7 +35,8 @@ def write_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        writers[path.suffix](temporary, releasing(tensors, release))
+        with Progress("write", len(tensors), unit="tensor") as progress:
+            writers[path.suffix](temporary, releasing(tensors, progress.counted(release)))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

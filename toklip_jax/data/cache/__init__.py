@@ -2,7 +2,13 @@
 
 from toklip_jax.data.cache.fields import Field, id_dtype, lay_out
 from toklip_jax.data.cache.header import DATA, ENCODE, HEADER, Header, expect_complete, load_header
-from toklip_jax.data.cache.parquet import METADATA, expect_whole, export_parquet
+from toklip_jax.data.cache.parquet import (
+    METADATA,
+    expect_whole,
+    export_parquet,
+    ids_table,
+    write_table,
+)
 
 __all__ = [
     "DATA",
@@ -15,6 +21,8 @@ __all__ = [
     "expect_whole",
     "export_parquet",
     "id_dtype",
+    "ids_table",
     "lay_out",
     "load_header",
+    "write_table",
 ]

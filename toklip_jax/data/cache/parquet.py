@@ -12,6 +12,8 @@ metadata before it is, so a trainer that wants ranges of their own adds the size
 import json
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +53,7 @@ def export_parquet(
         target = output / pathlib.Path(path).with_suffix(".parquet").name
         records = read_records(path)
         expect_whole(header, records, path)
-        _write(target, _table(header, records, id_offset))
+        write_table(target, _table(header, records, id_offset))
         written.append(target)
     return written
 
@@ -78,20 +80,12 @@ def expect_whole(header: Header, records: list[bytes], path: str) -> None:
 
 
 def _table(header: Header, records: list[bytes], id_offset: int):
-    import pyarrow as pa
-
     (ids,) = (field for field in header.fields if field.name == "ids")
     crops = range(header.crops)
     rows = [ids.read(record, crop) for record in records for crop in crops]
     captions = [_caption(header, record) for record in records for _ in crops]
-    is_small = id_offset + max(header.codebook_sizes) <= 2**16
-    dtype, empty = np.uint16 if is_small else np.int32, np.zeros((0, *ids.shape), np.int32)
-    columns = {
-        "image_tokens": _nested_lists(np.stack(rows) if rows else empty, dtype, id_offset),
-        "caption": pa.array(captions, pa.string()),
-    }
+    shape = np.zeros((0, *ids.shape), np.int32)
     about = {
-        "id_offset": id_offset,
         "grid": header.grid,
         "codes_per_place": header.codes_per_place,
         "codebook_sizes": header.codebook_sizes,
@@ -100,7 +94,29 @@ def _table(header: Header, records: list[bytes], id_offset: int):
         "crops": header.crops,
         "vq_sha256": header.hashes.get("vq", ""),
     }
-    return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(about)})
+    return ids_table(np.stack(rows) if rows else shape, {"caption": captions}, about, id_offset)
+
+
+def ids_table(
+    ids: np.ndarray,
+    columns: Mapping[str, Sequence[str | None]],
+    about: Mapping[str, Any],
+    id_offset: int = 0,
+):
+    """Returns an Arrow table: `image_tokens`, and columns of texts.
+
+    Args:
+        ids: integers [rows, n] or [rows, n, q].
+        about: what the ids are, for the schema's metadata; has `codebook_sizes`.
+        id_offset: added to every id.
+    """
+    import pyarrow as pa
+
+    is_small = id_offset + max(about["codebook_sizes"]) <= 2**16
+    tokens = _nested_lists(ids, np.uint16 if is_small else np.int32, id_offset)
+    texts = {name: pa.array(column, pa.string()) for name, column in columns.items()}
+    metadata = {METADATA: json.dumps({"id_offset": id_offset, **about})}
+    return pa.table({"image_tokens": tokens, **texts}).replace_schema_metadata(metadata)
 
 
 def _nested_lists(ids: np.ndarray, dtype: type, id_offset: int):
@@ -119,7 +135,8 @@ def _caption(header, record):
     return record[header.record_bytes :].decode() if header.has_captions else None
 
 
-def _write(path, table):
+def write_table(path: pathlib.Path, table: Any) -> None:
+    """Writes an Arrow table as Parquet, whole or not at all."""
     import pyarrow.parquet
 
     draft = path.with_name(f".{path.name}")

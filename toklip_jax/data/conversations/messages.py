@@ -259,5 +259,5 @@ def _check_columns(path, names):
     if missing := [name for name in names if name not in found]:
         raise UserError(
             f"expected the columns {', '.join(names)} in {path}, found {found}, without "
-            f"{missing[0]!r}: it has another layout; write it by --parquet_layout=messages"
+            f"{missing[0]!r}: it has another layout; write it by --parquet-layout=messages"
         )

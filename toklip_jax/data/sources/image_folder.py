@@ -109,6 +109,21 @@ class ImageFolderSource:
             )  # fmt: skip
 
 
+def list_pictures(root: str) -> tuple[list[str], list[Problem]]:
+    """Returns the pictures in a directory at any depth, and those that are left out.
+
+    Links are followed; hidden files and other files are passed over.
+
+    Returns:
+        Their paths from `root`, sorted; and names with causes.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+    """
+    found = _list(expand_home(root), "images", has_classes=False)
+    return found.names, found.problems
+
+
 IMAGE_FOLDER = SourceKind("image_folder", ImageFolderSource, ENCODED)
 
 
@@ -117,11 +132,12 @@ class _Listing:
 
     Attributes:
         directories: names of those directly under it, sorted; hidden ones are left out.
-        names: the images' names in them, as paths from the root, sorted.
+        names: the images' names in them (or anywhere, without classes), as paths from the root,
+            sorted.
         problems: pictures that are left out.
     """
 
-    def __init__(self, directories, files, problems):
+    def __init__(self, directories, files, problems, has_classes):
         self.directories = sorted(name for name in directories if not name.startswith("."))
         self.names, self.problems = [], list(problems)
         others = collections.Counter()
@@ -133,7 +149,7 @@ class _Listing:
                 self.problems.append((name, OTHER_FORMAT))
             elif suffix not in IMAGE_SUFFIXES:
                 others[suffix] += 1
-            elif "/" in name:
+            elif "/" in name or not has_classes:
                 self.names.append(name)
             else:
                 self.problems.append((name, NO_CLASS))
@@ -142,24 +158,26 @@ class _Listing:
             logger.info("left out %d files that are no pictures (%s)", others.total(), kinds)
 
 
-def _list(root) -> _Listing:
+def _list(root, what="classes", has_classes=True) -> _Listing:
     system, base = file_system(root)
     with storage_errors(root):
         is_there = system.isdir(base)
     if not is_there:
-        raise NotFound(f"expected a directory of classes, found none at {root}")
+        raise NotFound(f"expected a directory of {what}, found none at {root}")
     if is_local(root):
         problems: list[Problem] = []
         files = list(_local_files(root, problems))
         with os.scandir(root) as entries:
             directories = [entry.name for entry in entries if _is_directory(entry)]
-        return _Listing(directories, files, problems)
+        return _Listing(directories, files, problems, has_classes)
     base = base.rstrip("/")
     with storage_errors(root):
         files = [path[len(base) + 1 :] for path in system.find(base)]
         below = system.ls(base, detail=True)
     directories = [one["name"] for one in below if one["type"] == "directory"]
-    return _Listing([name.rstrip("/").rsplit("/", 1)[-1] for name in directories], files, [])
+    return _Listing(
+        [name.rstrip("/").rsplit("/", 1)[-1] for name in directories], files, [], has_classes
+    )
 
 
 def _local_files(root, problems) -> Iterator[str]:

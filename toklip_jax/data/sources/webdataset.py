@@ -18,6 +18,7 @@ from toklip_jax.data.sources.base import ENCODED, SourceKind
 from toklip_jax.data.sources.records import MAX_IMAGE_BYTES, errors_are_bad_samples
 from toklip_jax.data.sources.tar_index import TarIndex, load_index
 from toklip_jax.data.sources.tar_samples import FIELDS, Extensions
+from toklip_jax.parallel.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +153,12 @@ def _load_all(shards, extensions, index_dir) -> list[TarIndex]:
         except FileNotFoundError:
             return None
 
-    with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
-        indexes = list(pool.map(load, shards))
+    indexes = []
+    scans = concurrent.futures.ThreadPoolExecutor(_SCANS)
+    with scans as pool, Progress("index", len(shards), unit="tar") as progress:
+        for index in pool.map(load, shards):
+            indexes.append(index)
+            progress.advance()
     if missing := [path for path, index in zip(shards, indexes, strict=True) if index is None]:
         raise NotFound(
             f"expected {len(shards)} shards, found no file for {len(missing)} of them: "

@@ -21,8 +21,8 @@ from toklip_jax.evaluation.comprehension.answers_file import AnswersFolder
 from toklip_jax.evaluation.comprehension.base import Benchmark, Question, QuestionSet
 from toklip_jax.evaluation.comprehension.registry import kind_of
 from toklip_jax.evaluation.comprehension.scoring import BenchmarkResult, score
-from toklip_jax.evaluation.encode import Progress
 from toklip_jax.parallel.hosts import call_on_all, gather_from_hosts, is_main_host
+from toklip_jax.parallel.progress import Progress
 
 logger = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 128  # LLaVA's own limit; the answers asked for are words and letters

@@ -32,7 +32,9 @@ class TeacherObjective(ModelObjective):
     within a batch match each other's images under the sigmoid loss.
 
     Attributes:
+        contrastive: "softmax" or "sigmoid".
         contrastive_block: texts at a time in the loss, 0 for all.
+        trainable: patterns of trained parameters.
     """
 
     model_config: TeacherConfig

@@ -20,9 +20,9 @@ from toklip_jax.data.reader import Reader
 from toklip_jax.data.sources import ENCODED, IDS, SourceConfig
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import FirstCaption, Transform
-from toklip_jax.evaluation.encode import Progress
 from toklip_jax.models.registry import ids_shape
 from toklip_jax.models.serialization import config_to_dict
+from toklip_jax.parallel.progress import Progress
 from toklip_jax.parallel.sharding import put_batch
 from toklip_jax.tasks.base import StageConfig
 from toklip_jax.tasks.model_objective import ModelObjective

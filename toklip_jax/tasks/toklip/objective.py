@@ -48,6 +48,8 @@ class TokLIPObjective(ModelObjective):
     never enters the loss.
 
     Attributes:
+        contrastive: "softmax" or "sigmoid".
+        contrastive_weight: weight of the contrastive loss.
         contrastive_block: texts at a time in the contrastive loss, 0 for all.
         distillation_weight: weight of the squared error of normalised pooled features (paper:
             1000).

@@ -1,0 +1,103 @@
+"""What the commands on folders of images share: their flags, and the model that these load."""
+
+import argparse
+import importlib.metadata
+from typing import Any
+
+import jax
+
+from toklip_jax.api.loading import load
+from toklip_jax.cli.command_line import plain_parser
+from toklip_jax.core.errors import UserError
+from toklip_jax.core.parser import Parser, positive
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+from toklip_jax.parallel.sharding import local_mesh
+from toklip_jax.run.encode_conversations import model_image_size
+from toklip_jax.weights.fingerprints import fingerprint_params
+
+BATCH_SIZE = 32
+
+
+def model_parser(name: str, about: str) -> Parser:
+    """Returns the parser of a command that loads a model."""
+    found = plain_parser(name, about)
+    found.flag("weights", "what toklip_jax.load takes: a file, or a directory", required=True)
+    found.flag("batch-size", "images at a time", type=positive, default=BATCH_SIZE)
+    found.flag("dtype", "of the computation: float32 or bfloat16", default="float32")
+    return found
+
+
+def folder_parser(name: str, about: str) -> Parser:
+    """Returns the parser of a command that turns a folder's images into something."""
+    found = model_parser(name, about)
+    found.add_argument("folder", help="a folder of images, at any depth")
+    found.flag("image-size", "the images' side in pixels; by default the model's", type=positive)
+    found.flag("resize", "how images are resized", choices=tuple(RESIZES), default=DEFAULT_RESIZE)
+    return found
+
+
+def text_parser(name: str, about: str) -> Parser:
+    """Returns the parser of a command that compares a folder's images with texts."""
+    found = folder_parser(name, about)
+    found.flag("tokenizer", "the text tokenizer, where the weights hold none")
+    return found
+
+
+def load_model(values: argparse.Namespace, method: str, **options: Any) -> Any:
+    """Loads the model of the flags.
+
+    Args:
+        method: a method that it must have.
+
+    Raises:
+        ValueError: it has none, or there are several processes.
+    """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"expected one process for a folder of images, got {jax.process_count()}: start it "
+            f"alone, or use `toklip encode`, which shares its work among hosts"
+        )
+    for name in ("image_size", "tokenizer", "resize"):
+        if (given := getattr(values, name, None)) is not None:
+            options[name] = given
+    model = load(
+        values.weights,
+        dtype=values.dtype,
+        batch_size=values.batch_size,
+        mesh=local_mesh(),
+        **options,
+    )
+    if not hasattr(model, method):
+        raise UserError(f"expected weights that can {method}, got {model!r}: name others")
+    return model
+
+
+def reading(values: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Returns how the images of a folder are read: arguments of `map_folder`."""
+    size = model_image_size(model)
+    if size is None:
+        raise UserError(
+            f"expected --image-size with a VQ tokenizer, which takes several, got none for "
+            f"{values.weights}: set it"
+        )
+    return {"image_size": size, "batch_size": values.batch_size, "resize": values.resize}
+
+
+def about(values: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Returns what a file of ids says of them."""
+    vq = getattr(model.config, "vq", model.config)
+    size = model_image_size(model)
+    return {
+        **made_by(values),
+        "vq_sha256": fingerprint_params(model.params.get("vq", model.params)),
+        "image_size": list(size),
+        "grid": list(vq.grid_of(*size)),
+        "codes_per_place": vq.codes_per_place,
+        "codebook_sizes": list(vq.codebook_sizes),
+    }
+
+
+def made_by(values: argparse.Namespace) -> dict[str, str]:
+    """Returns what every file says of the command that wrote it."""
+    version = importlib.metadata.version("toklip_jax")
+    return {"toklip_jax": version, "weights": values.weights, "resize": values.resize}
