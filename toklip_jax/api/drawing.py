@@ -21,6 +21,7 @@ from toklip_jax.models.generator.model import GeneratorModel
 from toklip_jax.parallel.sharding import BATCH_AXES
 
 LEAST_ROWS_ON_GPU = 16
+PLACES_AT_ONCE = 32  # whose logits are held: of 16,384 codes, 2 MB an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +95,26 @@ def parallel_logits(
 
 @functools.partial(jax.jit, static_argnums=0)
 def mean_nats(model: GeneratorModel, params: Any, ids: Any, condition: Any, valid: Any) -> Any:
-    """Returns the mean of -log p over each image's ids, float32 [b]."""
+    """Returns the mean of -log p over each image's ids, float32 [b].
+
+    The logits of `PLACES_AT_ONCE` places are held at once.
+    """
+    codes = model.config.gpt.codes_per_place
+
+    def apply(*inputs, method):
+        return model.apply({"params": params}, *inputs, method=method)
+
+    def nats(place):
+        """[b] of one place: its outputs [b, d] and its ids [b, q]."""
+        out, ids = place
+        logits = (apply(out, code, ids, method="logits_of") for code in range(codes))
+        losses = [cross_entropy(x, ids[:, code]) for code, x in enumerate(logits)]
+        return jnp.mean(jnp.stack(losses), axis=0)
+
     with jax.default_matmul_precision(precision(model)):
-        logits = model.apply({"params": params}, ids, condition, valid, method="logits")
-    if model.config.gpt.codes_per_place == 1:
-        n = ids.shape[1]
-        logits, ids = (logits[:, -n - 1 : -1],), ids[..., None]
-    losses = [cross_entropy(x, ids[..., i]) for i, x in enumerate(logits)]
-    return jnp.mean(jnp.stack(losses, axis=-1), axis=(1, 2))
+        out = apply(ids, condition, valid, method="hidden")
+        by_place = jnp.moveaxis(out, 1, 0), jnp.moveaxis(ids.reshape(*out.shape[:2], codes), 1, 0)
+        return jnp.mean(jax.lax.map(nats, by_place, batch_size=PLACES_AT_ONCE), axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
