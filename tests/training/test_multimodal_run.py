@@ -146,7 +146,7 @@ def cache_of(data, tmp_path):
     }
     directory = tmp_path / "cache"
     encode(read_experiment(ConfigDict(encoding)), directory)
-    return {"images": "", "image_size": 0, "cache": str(directory), "source": folder}
+    return {"images": "", "cache": str(directory), "source": folder}
 
 
 def first_stage(data, **changes):
@@ -162,16 +162,16 @@ def test_ids_from_a_cache_and_from_parquet_train_as_pixels_do(data, tmp_path):
     flags = [f"--conversations={rows}", f"--images={images}", f"--tokenizer={TOKLIP}"]
     assert encode_command(["encode", *flags, f"--parquet={tmp_path / 'parquet'}"]) == 0
     messages = {"messages": str(tmp_path / "parquet"), "codebook_size": 16}
-    messages |= {"images": "", "path": "", "image_size": 0}
+    messages |= {"images": "", "path": ""}
     sources = {"pixels": {}, "cache": cached, "messages": messages}
     for name, changes in sources.items():
-        run(first_stage(data, **changes), tmp_path / name)
-    found = {name: losses_of(tmp_path / name / "first") for name in sources}
+        run(first_stage(data, **changes), tmp_path / f"from_{name}")
+    found = {name: losses_of(tmp_path / f"from_{name}" / "first") for name in sources}
     assert len(found["pixels"]) == 2
     assert found["pixels"][1] < found["pixels"][0]
     np.testing.assert_allclose(found["cache"], found["pixels"], rtol=1e-6)
     np.testing.assert_allclose(found["messages"], found["pixels"], rtol=1e-6)
-    model = toklip_jax.load(tmp_path / "messages" / "first" / "weights", resize="squash")
+    model = toklip_jax.load(tmp_path / "from_messages" / "first" / "weights", resize="squash")
     tokenizer = toklip_jax.load(TOKLIP, resize="squash")
     pictures = [picture_of(colour) for colour in COLOURS]
     ids = np.asarray(tokenizer.tokenize(pictures))
@@ -221,11 +221,20 @@ def leaves(tree):
     [
         ({"tokens_per_image": 9}, "tokens_per_image 16"),
         ({"images": ""}, "either images"),
-        ({"path": ""}, "expected path"),
-        ({"messages": "x"}, "either images"),
+        ({"template": "v9"}, "a template"),
         ({"messages": "x", "images": "", "codebook_size": 8}, r"of \(16,\), got .*codebook_size 8"),
     ],
 )
 def test_data_that_does_not_fit_the_model_is_refused(data, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run(read_experiment(config_of(data, **changes)), tmp_path / "run")
+
+
+def test_the_configs_exif_orientation_is_that_of_conversations_too(data):
+    config = config_of(data)
+    config.exif_orientation = True
+    with pytest.raises(ValueError, match=r"first\.source\.exif_orientation True, .* got False"):
+        read_experiment(config)
+    for name in ("first", "second"):
+        config[name].source.exif_orientation = True
+    read_experiment(config)
