@@ -12,12 +12,12 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_section, from_fields
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import TEMPLATES
-from toklip_jax.data.text import read_tokenizer
 from toklip_jax.models.multimodal.config import TOKENS, MultimodalConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.parallel.sharding import shardings
 from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective
+from toklip_jax.tasks.multimodal.fitting import check_data
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
 from toklip_jax.tasks.multimodal.outline import (
     LANGUAGE_MODEL,
@@ -133,31 +133,11 @@ def _start(stage: StageConfig, start: Start) -> tuple[MultimodalObjective, Param
         MultimodalObjective, stage, model_config=config, compute=start.compute
     )
     params = _completed(params, objective, start)
-    _check_tokens(stage, config)
+    check_data(stage, objective, params)
     names = flax.traverse_util.flatten_dict(params, sep="/")
     patterns = objective.trainable
     objective.expect_frozen({n for n in names if any(re.fullmatch(p, n) for p in patterns)})
     return objective, params
-
-
-def _check_tokens(stage: StageConfig, config: MultimodalConfig) -> None:
-    """Raises ValueError for a text tokenizer or places of images that are not the model's."""
-    is_ours = stage.source is not None and stage.source.kind == CONVERSATIONS.name
-    arguments = stage.source.arguments if is_ours else {}
-    size = config.language_model.vocab_size
-    for path in filter(None, {stage.model.text_tokenizer, arguments.get("text_tokenizer", "")}):
-        largest = max(read_tokenizer(path).get_vocab().values())
-        if largest >= size:
-            raise UserError(
-                f"expected a text tokenizer of at most {size} ids, the language model's, got one "
-                f"with the id {largest} in {path}: name the language model's own"
-            )
-    found = arguments.get("tokens_per_image", config.num_tokens)
-    if found != config.num_tokens:
-        raise UserError(
-            f"expected {stage.name}.source.tokens_per_image {config.num_tokens}, the model's grid "
-            f"{config.grid}, got {found}"
-        )
 
 
 def _continued(stage: StageConfig, weights: Weights) -> tuple[MultimodalConfig, Params]:
