@@ -1,10 +1,8 @@
-"""Common parts of the commands: a config and its flags; errors in one line; exit statuses."""
+"""What the commands with a config share: its flags, its fields, and running what it says."""
 
 import argparse
-import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -13,35 +11,15 @@ from ml_collections import ConfigDict, config_flags
 from toklip_jax.cli.config_help import describe_fields
 from toklip_jax.cli.config_names import config_file, packaged_configs
 from toklip_jax.cli.overrides import with_whole_sections
-from toklip_jax.cli.plain_log import use_plain_lines
-from toklip_jax.core import compile_cache, large_pages
+from toklip_jax.cli.running import plain_parser, quiet, run_command, wants_traceback
 from toklip_jax.core.arguments import expect_given_once
-from toklip_jax.core.errors import (
-    INTERRUPTED,
-    PREEMPTED,
-    SUCCESS,
-    Preempted,
-    TryAgain,
-    UserError,
-    exit_status,
-)
+from toklip_jax.core.errors import SUCCESS, UserError, exit_status
 from toklip_jax.core.parser import Parser
 from toklip_jax.experiment import Experiment, read_experiment
-from toklip_jax.parallel import start
-from toklip_jax.parallel.preemption import stopping_at_once
 
-RETRY = 1  # a failure to start: another try may succeed
-TRACEBACK = ("--traceback", "-traceback", "--traceback=true")
 CONFIG = "--config"
 OF_CONFIG = re.compile(r"\A--?((?:no)?config(?:[.=].*)?)\Z", re.DOTALL)
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
-
-
-def quiet() -> None:
-    """Silences the libraries' own log lines; call it before any device is used."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    use_plain_lines()
 
 
 def config_parser(name: str, about: str, is_required: bool = True) -> Parser:
@@ -55,13 +33,6 @@ def config_parser(name: str, about: str, is_required: bool = True) -> Parser:
     )
     names = ", ".join(packaged_configs())
     parser.epilog = f"configs: {names}\noptions of a config follow a colon: --config=demo:vq=ibq"
-    return parser
-
-
-def plain_parser(name: str, about: str) -> Parser:
-    """Returns the parser of a command, with the flags that all of them have."""
-    parser = Parser(f"toklip {name}", about)
-    parser.switch("traceback", "show where an error came from")
     return parser
 
 
@@ -122,59 +93,11 @@ def run(
         values = parse(arguments, parser)
         experiment = experiment_of(values)
         work = prepare(values, experiment)
-        return run_command(work, experiment) if is_connected else work()
+        if not is_connected:
+            return work()
+        return run_command(work, experiment.processes if experiment else None)
 
-    return exit_status(command, has_traceback=any(flag in arguments for flag in TRACEBACK))
-
-
-def run_plain(
-    arguments: Sequence[str],
-    parser: Parser,
-    work: Callable[[argparse.Namespace], int | None],
-    *,
-    is_connected: bool = True,
-) -> int:
-    """Runs a command without a config from its arguments to its exit status.
-
-    Args:
-        parser: a `plain_parser`.
-        work: does what the values of the flags say.
-        is_connected: whether it may compute: compiled programs are kept, SIGTERM ends it, and
-            processes that a scheduler started together are connected.
-    """
-    quiet()
-
-    def command() -> int | None:
-        values = parser.read(arguments)
-        return run_command(lambda: work(values), None) if is_connected else work(values)
-
-    return exit_status(command, has_traceback=any(flag in arguments for flag in TRACEBACK))
-
-
-def run_command(work: Callable[[], None], experiment: Experiment | None) -> int:
-    """Connects the processes of a config, calls `work`, and returns the exit status.
-
-    SIGTERM ends it with the status `PREEMPTED`, wherever it is.
-    """
-    try:
-        with stopping_at_once():
-            large_pages.say_if_used()
-            compile_cache.enable()
-            start.start(experiment.processes if experiment else None)
-            work()
-    except start.StartError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return RETRY
-    except Preempted as error:
-        print(f"preempted: {error}; the same command continues from there", file=sys.stderr)
-        return PREEMPTED
-    except TryAgain as error:
-        print(f"failed, and a retry may succeed: {error}; all is saved", file=sys.stderr)
-        return PREEMPTED
-    except KeyboardInterrupt:
-        print("\nstopped: the same command continues from what was saved", file=sys.stderr)
-        return INTERRUPTED
-    return SUCCESS
+    return exit_status(command, has_traceback=wants_traceback(arguments))
 
 
 def _config_joined(arguments):
