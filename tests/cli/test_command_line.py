@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from toklip_jax.cli import convert, encode, plan
-from toklip_jax.cli.config_command import experiment_of
+from toklip_jax.cli.command_line import experiment_of
 from toklip_jax.cli.train import main, parse
 from toklip_jax.core.errors import UserError
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from toklip_jax.cli.config_command import experiment_of
+from toklip_jax.cli.command_line import experiment_of
 from toklip_jax.cli.config_names import config_file, packaged_configs
 from toklip_jax.cli.train import main, parse
 

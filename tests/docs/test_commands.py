@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from toklip_jax.cli import chat, convert, encode, generate, plan, train
-from toklip_jax.cli.config_command import experiment_of
+from toklip_jax.cli.command_line import experiment_of
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import UserError
 from toklip_jax.report import command as report

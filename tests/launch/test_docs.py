@@ -53,7 +53,7 @@ def test_every_flag_of_a_program_of_ours_exists():
         assert named
         for flag in named - {"workdir"}:
             assert f'"{flag}"' in source, flag
-    paths = ("cli/train.py", "cli/command_line.py")
+    paths = ("cli/train.py", "cli/running.py")
     main = "".join((ROOT / "toklip_jax" / path).read_text() for path in paths)
     for flag in ("restart", "traceback", "allow-config-change", "profile"):
         assert f"--{flag}" in TEXT

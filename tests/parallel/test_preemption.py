@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from toklip_jax.cli.command_line import run_command
+from toklip_jax.cli.running import run_command
 from toklip_jax.core.errors import PREEMPTED, Preempted, TryAgain
 from toklip_jax.parallel.preemption import (
     is_told,

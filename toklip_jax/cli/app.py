@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core import compile_cache
 from toklip_jax.core.imports import import_extra
 from toklip_jax.core.parser import Parser, not_negative, positive

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from toklip_jax.cli.command_line import run_plain
 from toklip_jax.cli.folder import load_model, text_parser
+from toklip_jax.cli.running import run_plain
 from toklip_jax.cli.text_search import features_of, print_table
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user

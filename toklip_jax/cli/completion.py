@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from toklip_jax.cli.command_line import plain_parser, run_plain
 from toklip_jax.cli.config_names import packaged_configs
+from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.parser import Parser
 
 # Words that may follow a flag, by command: {"train": {"--mode": ("train", "eval"), ...}}.

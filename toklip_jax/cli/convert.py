@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import flax.traverse_util
 import numpy as np
 
-from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from toklip_jax.api.vq_tokenizer import VQTokenizer
-from toklip_jax.cli.command_line import run_plain
 from toklip_jax.cli.folder import load_model, model_parser
+from toklip_jax.cli.running import run_plain
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser
 from toklip_jax.run.folder import IDS, expect_same, read_rows, write_images

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import jax
 
 from toklip_jax.api import load
-from toklip_jax.cli import config_command
+from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser, not_negative
@@ -43,12 +43,12 @@ OF_CONVERSATIONS = ("images", "tokenizer", "image_size")
 
 def main(arguments: Sequence[str]) -> int:
     """Parses, encodes, exports; returns the exit status (see `core.errors`)."""
-    return config_command.run(arguments, parser(), _prepare)
+    return command_line.run(arguments, parser(), _prepare)
 
 
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
-    found = config_command.config_parser("encode", __doc__, is_required=False)
+    found = command_line.config_parser("encode", __doc__, is_required=False)
     found.flag("output", "the cache's directory")
     found.flag("workdir", "the run whose stages are used", default="")
     found.flag("parquet", "a directory to export the cache to", default="")

@@ -9,19 +9,19 @@ toklip eval --config=evaluate --workdir=runs/evaluated --config.models.toklip=to
 import functools
 from collections.abc import Sequence
 
-from toklip_jax.cli import config_command
+from toklip_jax.cli import command_line
 from toklip_jax.core.parser import Parser
 from toklip_jax.run.run import run
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parses, then evaluates; returns the exit status (see `core.errors`)."""
-    return config_command.run(arguments, parser(), _prepare)
+    return command_line.run(arguments, parser(), _prepare)
 
 
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
-    found = config_command.config_parser("eval", __doc__)
+    found = command_line.config_parser("eval", __doc__)
     found.flag("workdir", "where the run and its results are kept", required=True)
     found.switch("allow-config-change", "evaluate a run of another config")
     return found

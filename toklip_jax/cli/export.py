@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from toklip_jax.api.export import FUNCTIONS, PIXELS, PLATFORMS, export
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.parser import Parser, positive
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import plain_parser
+from toklip_jax.cli.running import plain_parser
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.parser import Parser, positive
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES

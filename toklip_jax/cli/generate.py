@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from toklip_jax.api.loading import load
-from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser

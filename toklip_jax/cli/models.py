@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from toklip_jax.cli.command_line import plain_parser, run_plain
+from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.parser import Parser
 from toklip_jax.models.releases import MAIN, Release
 from toklip_jax.weights.catalogue import find_release, list_models, locate

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from toklip_jax.cli import config_command
+from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.parser import Parser
 from toklip_jax.planning.plan import (
@@ -29,12 +29,12 @@ from toklip_jax.planning.report import report
 
 def main(arguments: Sequence[str]) -> int:
     """Parses, plans, prints; returns the exit status: 0, or 2 for what the user can fix."""
-    return config_command.run(arguments, parser(), _prepare, is_connected=False)
+    return command_line.run(arguments, parser(), _prepare, is_connected=False)
 
 
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
-    found = config_command.config_parser("plan", __doc__)
+    found = command_line.config_parser("plan", __doc__)
     found.flag("topology", "a TPU topology such as v5e:16x16", default="")
     found.flag("stage", "a stage of the config; by default its last", default="")
     found.flag(

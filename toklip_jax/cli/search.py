@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toklip_jax.cli.command_line import run_plain
 from toklip_jax.cli.folder import load_model, text_parser
+from toklip_jax.cli.running import run_plain
 from toklip_jax.cli.text_search import features_of, print_table
 from toklip_jax.core.parser import Parser, positive
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from toklip_jax.cli.command_line import run_plain
 from toklip_jax.cli.folder import about, folder_parser, load_model, reading
+from toklip_jax.cli.running import run_plain
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser
 from toklip_jax.run.folder import (

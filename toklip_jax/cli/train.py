@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from toklip_jax.cli import config_command
+from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.parser import Parser
 from toklip_jax.run.run import MODES, run
@@ -17,7 +17,7 @@ from toklip_jax.run.run import MODES, run
 
 def main(arguments: Sequence[str]) -> int:
     """Parses, then runs; returns the exit status (see `core.errors`)."""
-    return config_command.run(arguments, parser(), _prepare)
+    return command_line.run(arguments, parser(), _prepare)
 
 
 def parse(arguments: Sequence[str]):
@@ -26,12 +26,12 @@ def parse(arguments: Sequence[str]):
     Raises:
         ValueError: a flag or a config that is wrong, in one line.
     """
-    return config_command.parse(arguments, parser())
+    return command_line.parse(arguments, parser())
 
 
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
-    found = config_command.config_parser("train", __doc__)
+    found = command_line.config_parser("train", __doc__)
     found.flag("workdir", "where the run is kept", required=True)
     found.flag("mode", "train, or eval only", default=MODES[0], choices=MODES)
     found.switch("restart", "delete the workdir's run first")
