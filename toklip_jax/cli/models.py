@@ -73,9 +73,7 @@ def _fields(release):
 
 def _markdown_row(release):
     what = release.title + (f"; {release.use}" if release.use else "")
-    licence = release.licence
-    if release.licence_page:
-        licence = f"[{licence}]({release.licence_page})"
+    licence = f"[{release.licence}]({release.licence_page or release.link})"
     if release.is_gated:
         licence += "; to be accepted on its page"
     if release.files is None:

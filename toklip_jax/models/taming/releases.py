@@ -2,7 +2,7 @@
 
 from toklip_jax.models.releases import Release
 
-LICENCE = "not stated (the code: MIT)"
+LICENCE = "not stated"
 
 RELEASES = (
     Release(
