@@ -18,7 +18,7 @@ SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 @pytest.fixture(scope="module")
 def chromium(browser):
     with sync_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         started = playwright.chromium.launch(executable_path=browser, args=flags)
         yield started
         started.close()
@@ -69,7 +69,7 @@ def _is_local(url, address):
 def pictures(tmp_path_factory, picture):
     """A folder of pictures, one with a name that would be markup, and a file that is none."""
     folder = tmp_path_factory.mktemp("pictures")
-    for i, name in enumerate(["a <b>bold</b> one", "second", "third"]):
+    for i, name in enumerate(["a <b>bold one", "second", "third"]):
         PIL.Image.fromarray(np.roll(picture, i, axis=2)).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture either")
@@ -96,7 +96,7 @@ def test_every_panel_works(application, served, visit, pictures, size, scheme):
     settled(page)
     assert "broken.png: expected a picture" in page.text_content("#error")
     titles = values(page, "#shelf button", "title")
-    assert "a <b>bold</b> one.png" in titles
+    assert "a <b>bold one.png" in titles
     assert page.query_selector("#shelf b") is None
     _change_an_id(page)
     _read_the_meaning(page)

@@ -201,7 +201,8 @@ class _Server:
 
     async def pictures(self, request: Request) -> dict[str, Any]:
         async with request.form(max_files=BATCH, max_fields=0) as form:
-            files = [await file.read() for file in form.values() if not isinstance(file, str)]
+            parts = [part for _, part in form.multi_items()]
+            files = [await part.read() for part in parts if not isinstance(part, str)]
         return {"pictures": await self.worker.run(self._encoded, files)}
 
     async def folder(self, asked: FromFolder) -> dict[str, Any]:
