@@ -16,7 +16,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         expect_given_once(argv, repeatable=("phrase", "import"))
-        path = write_report(args.workdir, args.phrase, args.output, args.imports)
+        path = write_report(
+            args.workdir, args.phrase, args.output, imports=args.imports, seeds=args.seeds
+        )
         print(f"the report is {path}")
 
     return exit_status(command)
@@ -34,6 +36,13 @@ def _parser():
     )
     parser.add_argument(
         "--phrase", action="append", default=[], help="a text to look for; may be repeated"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [expand_user(workdir) for workdir in text.split(",") if workdir],
+        default=[],
+        metavar="RUN2,RUN3",
+        help="runs of the same config with other seeds, for means and standard errors over them",
     )
     parser.add_argument(
         "--import",
