@@ -11,7 +11,7 @@ from toklip_jax.ops.pixels import to_unit_range
 
 INK, MUTED, FAINT = "#1f2328", "#57606a", "#d0d7de"
 DPI = 150
-SMOOTHING = 0.02  # share of a curve's points over which it is smoothed
+SMOOTHING = 0.05  # share of a curve's points over which it is smoothed
 Images = Float[np.ndarray, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
 Path = str | pathlib.Path
 

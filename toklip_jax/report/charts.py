@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from toklip_jax.evaluation.figures import smooth
 from toklip_jax.report.markup import Markup, tag
 from toklip_jax.report.page import scroll_box
-from toklip_jax.report.plot import Line, plot, thinned
+from toklip_jax.report.plot import Axis, Line, count_axis, plot, thinned
 
 MAX_POINTS = 200  # of a line
 FEW = 12  # values up to which each is marked: an evaluation now and then
@@ -18,16 +18,21 @@ SHADE = 45  # per cent of the accent colour behind 100 % in a confusion matrix
 Points = tuple[Sequence[float], Sequence[float]]  # steps and values
 
 
-def curve(title: str, points: Points, alt: str) -> Markup:
-    """Returns a chart of one logged value: raw values faint, their running mean in front."""
+def curve(title: str, points: Points, alt: str, *, is_schedule: bool = False) -> Markup:
+    """Returns a chart of one logged value: raw values faint, their running mean in front.
+
+    Args:
+        is_schedule: whether the values are a schedule's, which is drawn as it is.
+    """
     steps, values = np.asarray(points[0]), np.asarray(points[1], np.float64)
     kept = thinned(len(values), MAX_POINTS)
     raw, mean = (Line("", steps[kept].tolist(), y[kept].tolist()) for y in (values, smooth(values)))
-    if len(values) <= FEW:
-        lines = [raw._replace(is_marked=True)]
+    if is_schedule or len(values) <= FEW:
+        lines = [raw._replace(is_marked=len(values) <= FEW)]
     else:
         lines = [raw._replace(is_faint=True), mean]
-    return plot(lines, title=title, alt=alt, x_label="step")
+    is_log = False if is_schedule else None
+    return plot(lines, title=title, alt=alt, x_label="step", x=_steps(lines), is_log=is_log)
 
 
 def model_curves(title: str, models: Mapping[str, Points], alt: str) -> Markup:
@@ -36,7 +41,7 @@ def model_curves(title: str, models: Mapping[str, Points], alt: str) -> Markup:
         Line(name, steps, values, is_marked=len(values) <= FEW)
         for name, (steps, values) in models.items()
     ]
-    return plot(lines, title=title, alt=alt, x_label="step")
+    return plot(lines, title=title, alt=alt, x_label="step", x=_steps(lines))
 
 
 def share_curves(models: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
@@ -55,7 +60,9 @@ def share_curves(models: Mapping[str, Sequence[tuple[float, float, float]]]) -> 
         f"{best.y[-1]:.3f} from the first {best.x[-1]:g} %"
     )
     x_label = "share of an image's ids that are seen, the first ones first"
-    return plot(lines, title="Accuracy", alt=alt, x_label=x_label, unit=" %")
+    shares = sorted({share for line in lines for share in line.x})
+    x = Axis(shares[0], shares[-1], shares)
+    return plot(lines, title="Accuracy", alt=alt, x_label=x_label, x=x, unit=" %")
 
 
 def code_histogram(counts: Int[np.ndarray, " z"], title: str = "") -> Markup:
@@ -66,7 +73,8 @@ def code_histogram(counts: Int[np.ndarray, " z"], title: str = "") -> Markup:
     alt = f"Occurrences of each code on a logarithmic axis; {used} of {len(counts)} are used"
     line = Line("", (rank + 1).tolist(), ordered[rank].tolist(), is_marked=used == 1)
     x_label = "codes in use, most frequent first"
-    return plot([line], title=title or "Occurrences", alt=alt, x_label=x_label, is_log=True)
+    x, title = count_axis(used), title or "Occurrences"
+    return plot([line], title=title, alt=alt, x_label=x_label, x=x, is_log=True)
 
 
 def confusion_matrix(shares: Float[np.ndarray, "c c"], labels: Sequence[str]) -> Markup:
@@ -92,6 +100,10 @@ def confused_labels(
     pairs = np.argsort(-errors, axis=None, kind="stable")[: limit * limit]
     places = np.stack(np.unravel_index(pairs, errors.shape), axis=1).ravel()
     return np.sort(np.array(list(dict.fromkeys(places.tolist()))[:limit]))
+
+
+def _steps(lines):
+    return count_axis(max(max(line.x) for line in lines))
 
 
 def _share(share):

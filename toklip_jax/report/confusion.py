@@ -6,6 +6,7 @@ import numpy as np
 
 from toklip_jax.report.charts import confused_labels, confusion_matrix
 from toklip_jax.report.files import Run, counts_of
+from toklip_jax.report.markup import tag
 from toklip_jax.report.page import Section, table
 
 
@@ -59,6 +60,6 @@ def _confusions(counts, labels):
         for true, answer in pairs
         if errors[true, answer]
     ]
-    return (
-        table(["true class", "answered", "images"], rows, "Most frequent errors") if rows else None
-    )
+    title = "Most frequent errors"
+    content = table(["true class", "answered", "images"], rows, title)
+    return [tag("h3", title), content] if rows else None

@@ -11,6 +11,7 @@ from toklip_jax.report.headline import headline
 from toklip_jax.report.markup import Markup, tag
 from toklip_jax.report.training import seconds_trained
 from toklip_jax.report.wording import (
+    NAMES,
     codebook_text,
     duration_text,
     ids_text,
@@ -72,8 +73,8 @@ def _length(run):
     seconds = {stage: seconds_trained(records) for stage, records in run.metrics.items()}
     if not sum(seconds.values()):
         return ""
-    listed = ", ".join(f"{name_text(stage)} {duration_text(s)}" for stage, s in seconds.items())
-    each = f" ({listed})" if len(seconds) > 1 else ""
+    listed = [f"{NAMES.get(name, name)} {duration_text(each)}" for name, each in seconds.items()]
+    each = f" ({', '.join(listed)})" if len(seconds) > 1 else ""
     where = f" on {_devices(run)}" if run.results.get("devices") else ""
     return f"Trained in {duration_text(sum(seconds.values()))}{where}{each}"
 

@@ -32,7 +32,11 @@ NUMBERS = (
     Number(("top1",), ("TokLIP", "teacher"), "of images get the right class, zero-shot"),
     Number(("psnr",), ("VQ",), "dB between images and their reconstructions"),
     Number(("rfid",), ("VQ",), "rFID of reconstructions; lower is better"),
-    Number(("knn", "linear_probe"), ("TokLIP, pooled",), "right class by features of the ids"),
+    Number(
+        figures=("knn", "linear_probe"),
+        models=("TokLIP, pooled",),
+        meaning="right class, by features of the ids alone",
+    ),
     Number(("group_top1",), ("TokLIP", "teacher"), "of images get the right group, zero-shot"),
     Number(("fid",), (), "FID of generated images; lower is better"),
 )

@@ -14,6 +14,7 @@ from toklip_jax.report.markup import Markup, tag
 NUM_TICKS = 4  # intervals of the vertical axis at most; the other one has a label fewer
 NUM_LOOKS = 3  # looks of lines that the style sheet knows: .look-0 to .look-2
 LOG_SPAN = 30  # values that span more are drawn on a logarithmic axis if asked to
+SMALLEST = 1e-4  # step between ticks that is written with all its decimals
 EDGE = 12  # per cent of the width in which a label doesn't stand centred below its place
 
 
@@ -58,9 +59,9 @@ def plot(
     title: str,
     alt: str,
     x_label: str,
+    x: Axis,
     unit: str = "",
     is_log: bool | None = None,
-    note: str = "",
 ) -> Markup:
     """Returns a `figure` element of lines over a common axis.
 
@@ -68,11 +69,10 @@ def plot(
         title: its caption, or "".
         alt: what it shows, for those who don't see it.
         x_label: below the horizontal axis.
-        unit: follows the labels of the horizontal axis.
+        x: the horizontal axis.
+        unit: follows its labels.
         is_log: whether the vertical axis is logarithmic; None if positive values span much.
-        note: a line of text below.
     """
-    x = axis([value for line in lines for value in line.x], NUM_TICKS - 1, is_tight=True)
     ends = [end for line in lines for end in _ends(line)]
     if is_log is None:
         is_log = min(ends) > 0 and max(ends) > LOG_SPAN * min(ends)
@@ -93,8 +93,7 @@ def plot(
         for i, label in enumerate(named)
     ]
     caption = [tag("b", title) if title else None, tag("div", legend, class_="legend")]
-    below = tag("p", tag("small", note)) if note else None
-    return tag("figure", tag("figcaption", caption if named else caption[0]), chart, below)
+    return tag("figure", tag("figcaption", caption if named else caption[0]), chart)
 
 
 def axis(values: Sequence[float], count: int = NUM_TICKS, is_tight: bool = False) -> Axis:
@@ -119,14 +118,25 @@ def log_axis(values: Sequence[float]) -> Axis:
     return Axis(10.0**low, 10.0**high, ticks, is_log=True)
 
 
+def count_axis(high: float) -> Axis:
+    """Returns the horizontal axis of counts from 0 to `high`."""
+    return axis([0.0, high or 1.0], NUM_TICKS - 1, is_tight=True)
+
+
 def tick_text(value: float, step: float = 0.0) -> str:
-    """Returns the label of a tick: "0.25", "1,500", "20k"; `step` is that between ticks."""
-    if abs(value) < step / 1000:
-        return "0"
+    """Returns the label of a tick: "0.40", "1,500", "20k".
+
+    Args:
+        step: that between the ticks of a linear axis, which says how many decimals there are.
+    """
     if abs(value) >= 10_000:
         unit, size = next(u for u in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if abs(value) >= u[1])
         return f"{value / size:.4g}{unit}" if abs(value) < 1e13 else f"{value:.1g}"
-    return f"{value:,.10g}" if abs(value) >= 1e-4 else f"{value:.2g}".replace("e-0", "e-")
+    if step >= SMALLEST:
+        return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+    if abs(value) < step / 1000:
+        return "0"
+    return f"{value:,.4g}".replace("e-0", "e-")
 
 
 def _ends(line):
@@ -135,7 +145,7 @@ def _ends(line):
 
 
 def _labels(ticks, on, name, unit=""):
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 0.0
+    step = 0.0 if on.is_log or len(ticks) < 2 else ticks[1] - ticks[0]
     texts = [tick_text(value, step) + unit for value in ticks]
     # The longest one, unseen, gives the column its width.
     labels = [tag("span", max(texts, key=len), class_="widest")] if name == "y" else []

@@ -76,19 +76,22 @@ def _evaluated(stage, records):
 
 def _logged(stage, records):
     """Charts of what was logged at every step, equal curves once: losses, then the optimizer's."""
+    series = _series(records)
+    names = [name for name in series if name.count("/") < 2]
+    names.sort(key=lambda name: (name != "loss", name in LATE and LATE.index(name) + 1))
     drawn: dict[str, Points] = {}
-    for name, points in _series(records).items():
-        is_needed = name not in COUNTS or any(points[1])
-        if name.count("/") < 2 and is_needed and points not in drawn.values():
-            drawn[name] = points
-    names = sorted(drawn, key=lambda name: (name != "loss", name in LATE and LATE.index(name) + 1))
+    for name in names:
+        is_needed = name not in COUNTS or any(series[name][1])
+        if is_needed and series[name] not in drawn.values():
+            drawn[name] = series[name]
     return [
         curve(
-            figure_label(name.replace("/", ": ")),
-            drawn[name],
-            f"{name} of stage {stage} over its steps, last {drawn[name][1][-1]:.4g}",
+            name_text(figure_label(name.replace("/", ": "))),
+            points,
+            f"{name} of stage {stage} over its steps, last {points[1][-1]:.4g}",
+            is_schedule=name == "learning_rate",
         )
-        for name in names[:MAX_CURVES]
+        for name, points in list(drawn.items())[:MAX_CURVES]
     ]
 
 

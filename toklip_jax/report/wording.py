@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-NAMES = {"toklip": "TokLIP", "vq": "VQ"}
+NAMES = {"toklip": "TokLIP", "vq": "VQ", "mse": "MSE", "l1": "L1"}
 
 
 def size_text(size: Sequence[int]) -> str:
@@ -43,5 +43,5 @@ def duration_text(seconds: float) -> str:
 
 
 def name_text(name: str) -> str:
-    """Returns the name of a stage or an evaluation for people: "TokLIP", "Zero shot"."""
+    """Returns the name of a stage, an evaluation or a value as a title: "TokLIP", "Zero shot"."""
     return NAMES.get(name) or name[:1].upper() + name[1:].replace("_", " ")
