@@ -1,7 +1,6 @@
 """The config file of the page is one that `--config` takes, and gives the same experiment."""
 
 import base64
-import html
 import json
 import re
 

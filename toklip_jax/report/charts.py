@@ -15,7 +15,7 @@ FEW = 12  # values up to which each is marked: an evaluation now and then
 MAX_LABELS = 24  # of a confusion matrix
 SHADE = 45  # per cent of the accent colour behind 100 % in a confusion matrix
 
-Points = tuple[Sequence[float], Sequence[float]]  # steps and values
+Points = tuple[Sequence[float | int], Sequence[float | int]]  # steps and values
 
 
 def curve(title: str, points: Points, alt: str, *, is_schedule: bool = False) -> Markup:

@@ -36,7 +36,7 @@ def header(run: Run, weights: Weights | None, links: Mapping[str, str]) -> list[
     return [
         tag("h1", run.workdir.resolve().name),
         tag("p", _what(run, weights), class_="what"),
-        headline(run),
+        *headline(run),
         tag("ul", [tag("li", fact) for fact in facts if fact], class_="facts"),
         _pipeline(weights),
     ]

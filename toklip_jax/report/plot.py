@@ -30,9 +30,9 @@ class Line(NamedTuple):
     """
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    errors: Sequence[float] = ()
+    x: Sequence[float | int]
+    y: Sequence[float | int]
+    errors: Sequence[float | int] = ()
     is_marked: bool = False
     is_faint: bool = False
 
@@ -40,12 +40,12 @@ class Line(NamedTuple):
 class Axis(NamedTuple):
     """The range of an axis and the values that are labelled on it."""
 
-    low: float
-    high: float
-    ticks: list[float]
+    low: float | int
+    high: float | int
+    ticks: list[float] | list[int]
     is_log: bool = False
 
-    def place(self, value: float) -> float:
+    def place(self, value: float | int) -> float:
         """Returns where a value is, in per cent of the axis."""
         low, high = self.low, self.high
         if self.is_log:
@@ -96,7 +96,7 @@ def plot(
     return tag("figure", tag("figcaption", caption if named else caption[0]), chart)
 
 
-def axis(values: Sequence[float], count: int = NUM_TICKS, is_tight: bool = False) -> Axis:
+def axis(values: Sequence[float | int], count: int = NUM_TICKS, is_tight: bool = False) -> Axis:
     """Returns a linear axis of round ticks, which ends at ticks, or at the values if tight."""
     low, high = min(values), max(values)
     if low == high:
@@ -109,7 +109,7 @@ def axis(values: Sequence[float], count: int = NUM_TICKS, is_tight: bool = False
     return Axis(low, high, [number * step for number in range(first, last + 1)])
 
 
-def log_axis(values: Sequence[float]) -> Axis:
+def log_axis(values: Sequence[float | int]) -> Axis:
     """Returns a logarithmic axis from the power of ten below the values to the one above."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     high = max(high, low + 1)
@@ -118,12 +118,12 @@ def log_axis(values: Sequence[float]) -> Axis:
     return Axis(10.0**low, 10.0**high, ticks, is_log=True)
 
 
-def count_axis(high: float) -> Axis:
+def count_axis(high: float | int) -> Axis:
     """Returns the horizontal axis of counts from 0 to `high`."""
-    return axis([0.0, high or 1.0], NUM_TICKS - 1, is_tight=True)
+    return axis([0, high or 1], NUM_TICKS - 1, is_tight=True)
 
 
-def tick_text(value: float, step: float = 0.0) -> str:
+def tick_text(value: float | int, step: float | int = 0) -> str:
     """Returns the label of a tick: "0.40", "1,500", "20k".
 
     Args:
@@ -145,7 +145,7 @@ def _ends(line):
 
 
 def _labels(ticks, on, name, unit=""):
-    step = 0.0 if on.is_log or len(ticks) < 2 else ticks[1] - ticks[0]
+    step = 0 if on.is_log or len(ticks) < 2 else ticks[1] - ticks[0]
     texts = [tick_text(value, step) + unit for value in ticks]
     # The longest one, unseen, gives the column its width.
     labels = [tag("span", max(texts, key=len), class_="widest")] if name == "y" else []
