@@ -110,7 +110,7 @@ def test_the_released_evaluation_s_resize_is_the_default_everywhere():
         parameters = inspect.signature(cls.from_weights).parameters
         assert parameters["resize"].default == DEFAULT_RESIZE
     for page, claim in {
-        "README.md": "resized and cropped to their centre, as the released evaluation does",
+        "docs/using.md": "resized and cropped to their centre, as the released evaluation does",
         "docs/evaluation.md": "is `crop` unless it says `squash`",
         "docs/reliability.md": "cropped to their centre, as the released evaluation does",
     }.items():

@@ -8,11 +8,11 @@ import textwrap
 
 import pytest
 
-from toklip_jax.cli import chat, convert, encode, generate, plan, train
+from toklip_jax.cli import command_line
 from toklip_jax.cli.command_line import experiment_of
-from toklip_jax.core.arguments import expect_given_once
+from toklip_jax.cli.commands import COMMANDS
 from toklip_jax.core.errors import UserError
-from toklip_jax.report import command as report
+from toklip_jax.core.fields import check_name
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,27 +55,9 @@ def _commands(block):
 ALL = [(page, command) for page in PAGES for command in commands_of(page.read_text())]
 
 
-def _read_config(parse):
-    return lambda arguments: experiment_of(parse(["command", *arguments]))
-
-
-def _read_arguments(parser, repeatable=()):
-    def read(arguments):
-        parser().parse_args(arguments)
-        expect_given_once(arguments, repeatable=repeatable)
-
-    return read
-
-
-PARSERS = {
-    "main": _read_config(train.parse),
-    "encode": _read_config(encode._parse),
-    "plan": _read_config(plan._parse),
-    "convert": _read_arguments(convert._parser),
-    "generate": _read_arguments(generate._parser, repeatable=("text",)),
-    "chat": _read_arguments(chat._parser, repeatable=("image", "question")),
-    "report": _read_arguments(report._parser, repeatable=("phrase", "import")),
-}
+TABLE = {command.name: command for command in COMMANDS}
+DOORS = {"main": "train"}  # what a module of `python -m` is called in `toklip`
+WITH_CONFIG = ("train", "eval", "encode", "plan")
 
 
 def read(command):
@@ -89,7 +71,16 @@ def read(command):
         if unknown:
             raise UserError(f"expected targets of the Makefile, got {unknown}")
         return
-    PARSERS[words[2].removeprefix("toklip_jax.")](words[3:])
+    name, arguments = words[1], words[2:]
+    if words[0] == "python":
+        name, arguments = words[2].removeprefix("toklip_jax."), words[3:]
+    parser = TABLE[check_name("a command", DOORS.get(name, name), TABLE)].parser()
+    if parser is None or name.startswith("-"):
+        return
+    if DOORS.get(name, name) in WITH_CONFIG:
+        experiment_of(command_line.parse(arguments, parser))
+    else:
+        parser.read(arguments)
 
 
 @pytest.mark.parametrize(

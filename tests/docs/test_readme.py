@@ -1,4 +1,4 @@
-"""The README's Python works, with small weights in place of the released ones."""
+"""The Python of the README and of docs/using.md works, with small weights for the released ones."""
 
 import functools
 import inspect
@@ -11,7 +11,8 @@ import pytest
 import toklip_jax
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
-TEXT = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = "".join((ROOT / name).read_text() for name in ("docs/using.md", "README.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
 
 
