@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo app test test-all lint notebooks docs wheel release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
+
+# The page of docs/app.md, on the demo's weights unless ARGS say which.
+app: $(VENV)/.installed
+	$(BIN)/toklip app $(or $(ARGS),--weights=runs/demo/toklip/weights)
 
 # Two processes: a test file stays in one, so that its fixtures are made once.
 PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -29,10 +33,29 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Each from its first cell to its last.
+notebooks: $(VENV)/.installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/docs/test_notebooks.py $(ARGS)
+
+# The documentation, in site/; a broken link or docstring ends it.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The wheel, installed and used in a fresh environment.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	PYTHON=$(abspath $(BIN))/python tools/check_wheel.sh dist/*.whl
+
+# Builds and checks what is to be published, and says how; uploads nothing.
+release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet twine
+	PYTHON=$(abspath $(BIN))/python tools/release.sh
+
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[demo,test]"
+	$(BIN)/python -m pip install --quiet --editable ".[app,demo,docs,test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -35,7 +35,7 @@ class Measure:
 
     def __init__(self, demo: pathlib.Path, split: str, seed: int):
         self.teacher, self.split, self.seed = Teacher(demo), named_split(split, 48), seed
-        train = self.split.train
+        self._demo, train = demo, self.split.train
         random = np.random.default_rng(0)
         self.seen = take(train, random.choice(len(train), len(self.split.test), replace=False))
         real = self.teacher.features(self.seen.images)
@@ -102,9 +102,13 @@ class Measure:
 
     def conditions(self, generator: Any, pictures: EmojiSet) -> dict[str, Any]:
         """Returns the condition of each picture: its group, or its name."""
-        if generator.config.gpt.num_classes:
+        gpt = generator.config.gpt
+        if gpt.num_classes:
             return {"classes": pictures.group_ids}
-        return {"captions": [pictures.concepts[i].name for i in pictures.concept_ids]}
+        tokenizer = TextTokenizer.load(self._demo / "tokenizer.json", gpt.caption_length)
+        # The longest names are truncated, as in training.
+        token_ids = tokenizer([pictures.concepts[i].name for i in pictures.concept_ids])
+        return {"captions": generator.apply(generator.params, token_ids, "text_tokens")}
 
 
 def teacher_of(demo: pathlib.Path) -> pathlib.Path:

@@ -29,12 +29,13 @@ def mean_table(
     lines = [f"| {title} | runs | " + " | ".join(columns) + " |"]
     lines.append("| --- | ---: |" + " ---: |" * len(columns))
     for row, found in runs.items():
-        cells = [_cell([run.get(figure, math.nan) for run in found]) for figure in columns.values()]
+        cells = [cell([run.get(figure, math.nan) for run in found]) for figure in columns.values()]
         lines.append(f"| {row} | {len(found)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(values):
+def cell(values: Sequence[float]) -> str:
+    """Returns "mean ± standard error" of some runs; "" where one has no value."""
     if not values or any(map(math.isnan, values)):
         return ""
     mean = statistics.fmean(values)

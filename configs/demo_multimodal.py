@@ -49,6 +49,9 @@ def get_config(options: str = "reads=tokens") -> ConfigDict:
         has_qkv_bias=False,
         has_qk_norm=True,
     )
+    trainable = ("language_model/.*",)
+    trainable += (r"projector_\w+/.*",) if READS[name] != ("ids",) else ()
+    trainable += ("image_embed",) if "ids" in READS[name] else ()
     source = {
         "kind": "emoji_questions",
         "text_tokenizer": f"{DEMO}/tokenizer.json",
@@ -86,7 +89,7 @@ def get_config(options: str = "reads=tokens") -> ConfigDict:
                     "image_tower": f"{DEMO}/teacher/weights" if from_pixels else "",
                 },
                 "loss": {
-                    "trainable": (r"projector_\w+/.*", "language_model/.*", "image_embed"),
+                    "trainable": trainable,
                     "image_weight": 0.5 if draws else 0.0,
                 },
                 "optimizer": {

@@ -8,6 +8,7 @@ Those of other VQ tokenizers and of TokLIP-XL are in `golden_vq` beside that fol
 import gc
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import jax
 import pytest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NUMBERS = ("api", "evaluation", "models", "nn", "ops", "training")  # whose recordings are numbers
 # They start first, so that no process is left with one of them at the end.
 LONGEST = """
@@ -40,6 +42,15 @@ def golden():
         assert found, f"{name} is missing in {' and '.join(map(str, folders))}"
         return found[0]
 
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The path of a real browser, for tests of pages; without one they are skipped, aloud."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("NOT CHECKED: the page in a browser: install chromium or google-chrome")
     return path
 
 

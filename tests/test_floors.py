@@ -23,7 +23,7 @@ FLOORS = (
     {"weights", "decoding", "training", "evaluation"},
     {"tasks"},
     {"experiment", "api"},
-    {"report", "planning"},
+    {"app", "report", "planning"},
     {"run"},
     {"cli"},
     {"main", "chat", "convert", "encode", "generate", "plan", "demo", "__init__", "__main__"},

@@ -13,6 +13,7 @@ import pytest
 
 import toklip_jax
 from toklip_jax.cli.train import main
+from toklip_jax.core.revision import source_commit
 from toklip_jax.training.logging import read_metrics
 from toklip_jax.weights import read_weights
 
@@ -157,6 +158,7 @@ def test_results_say_what_was_evaluated_on_what(finished):
     assert results["evaluations"]["meaning"]["num_images"] == {"train": 20, "test": 11}
     assert results["config"]["evaluations"]["pairs"]["source"]["num_samples"] == 11
     assert results["versions"]["toklip_jax"] == importlib.metadata.version("toklip_jax")
+    assert results["commit"].partition("-")[0] == source_commit().partition("-")[0]
     assert "| VQ" in (finished / "results.md").read_text()
     assert not (finished / "evaluation").exists()  # what was kept to go on with
 

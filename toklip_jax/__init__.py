@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         MultimodalModel,
         Tokenizer,
         VQTokenizer,
+        list_models,
         load,
     )
 
@@ -20,6 +21,7 @@ __all__ = [
     "Tokenizer",
     "VQTokenizer",
     "__version__",
+    "list_models",
     "load",
 ]
 __version__ = "0.1.0"

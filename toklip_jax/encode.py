@@ -2,14 +2,13 @@
 
 import sys
 
+from toklip_jax.core.imports import start_command
 from toklip_jax.core.large_pages import use_large_pages
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit status; all that is large is imported here."""
-    from toklip_jax.cli import encode
-
-    return encode.main(arguments)
+    return start_command("toklip_jax.cli.encode", arguments)
 
 
 if __name__ == "__main__":

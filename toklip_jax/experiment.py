@@ -423,4 +423,10 @@ def _check_images(stage, reading):
             source.kind,
             *sizes,
         )
+    for leaf in source.leaves if reading.exif_orientation else ():
+        if leaf.image_size and leaf.completed.get("exif_orientation") is False:
+            raise UserError(
+                f"expected {leaf.where}.exif_orientation True, as the config's, got False: the "
+                f"{leaf.kind} source reads its images itself, so set both"
+            )
     check_augment(source, stage.augment, f"{stage.name}.augment")

@@ -2,7 +2,7 @@
 
 import sys
 
-from toklip_jax.cli.plan import main
+from toklip_jax.core.imports import start_command
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(start_command("toklip_jax.cli.plan", sys.argv[1:]))

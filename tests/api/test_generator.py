@@ -1,12 +1,16 @@
 """The image generator as a user loads it."""
 
+import functools
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import toklip_jax
 from toklip_jax.api import drawing
-from toklip_jax.api.program import platform_of
+from toklip_jax.api.program import platform_of, run_method
 from toklip_jax.core.errors import UserError
 
 
@@ -32,6 +36,67 @@ def test_logits_are_those_of_every_position(generator, recorded):
     np.testing.assert_allclose(logits, recorded["outputs"]["logits"], atol=5e-5)
     part = generator.logits(ids[:, :5], classes=classes)
     np.testing.assert_allclose(part, logits[:, :6], atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["logits", "nats_per_id"])
+def test_chunks_of_one_program_give_what_is_recorded(generator, recorded, monkeypatch, name):
+    ids, classes = recorded["inputs"]["ids"], recorded["inputs"]["class_ids"]
+    want, atol = recorded["outputs"]["logits"], 5e-5
+    if name == "nats_per_id":
+        logp, chosen = jax.nn.log_softmax(want[:, :-1]), ids[..., None]
+        want, atol = -np.mean(np.take_along_axis(np.asarray(logp), chosen, -1), (1, 2)), 2e-5
+    program = {"logits": drawing.parallel_logits, "nats_per_id": drawing.mean_nats}[name]
+    monkeypatch.setattr(generator, "batch_size", 2)
+    program.clear_cache()
+    for rows in range(1, len(ids) + 1):
+        got = getattr(generator, name)(ids[:rows], classes=classes[:rows])
+        np.testing.assert_allclose(got, want[:rows], atol=atol)
+    assert len(ids) > 2
+    assert program._cache_size() == 1
+
+
+def test_likelihood_never_holds_the_logits_of_all_places(generator, monkeypatch):
+    monkeypatch.setattr(drawing, "PLACES_AT_ONCE", 4)
+    ids, classes = jnp.zeros((3, 16), int), jnp.arange(3)
+    drawing.mean_nats.clear_cache()
+    nats = functools.partial(drawing.mean_nats, generator.model)
+    found = str(jax.make_jaxpr(nats)(generator.params, ids, classes, None))
+    drawing.mean_nats.clear_cache()
+    shapes = {tuple(map(int, x.split(","))) for x in re.findall(r"f32\[([\d,]+)\]", found)}
+    logits = {shape for shape in shapes if len(shape) == 3 and shape[-1] == 512}
+    assert logits == {(4, 3, 512)}
+
+
+def test_logits_and_likelihood_can_be_traced(generator, recorded):
+    ids, classes = recorded["inputs"]["ids"], recorded["inputs"]["class_ids"]
+    want = generator.nats_per_id(ids, classes=classes)
+    got = jax.jit(lambda ids: generator.nats_per_id(ids, classes=classes))(ids)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    found = jax.eval_shape(lambda ids: generator.logits(ids, classes=classes), ids)
+    assert found.shape == recorded["outputs"]["logits"].shape
+
+    def scaled(scale):
+        params = jax.tree.map(lambda x: x * scale, generator.params)
+        return jnp.sum(generator.with_params(params).nats_per_id(ids, classes=classes))
+
+    value, slope = jax.jvp(scaled, (1.0,), (1.0,))
+    np.testing.assert_allclose(value, np.sum(want), rtol=1e-5)
+    assert abs(float(slope)) > 0
+
+
+def test_features_of_prefixes_are_taken_in_chunks_and_traced(with_images, monkeypatch):
+    ids, sizes = np.arange(24).reshape(3, 8), []
+    want = with_images.prefix_features(ids)
+
+    def recording(model, params, inputs, method):
+        sizes.append(len(inputs))
+        return run_method(model, params, inputs, method)
+
+    monkeypatch.setattr("toklip_jax.api.generator.run_method", recording)
+    monkeypatch.setattr(with_images, "batch_size", 2)
+    np.testing.assert_allclose(with_images.prefix_features(ids), want, atol=1e-5)
+    assert sizes == [2, 2]
+    assert jax.eval_shape(with_images.prefix_features, ids).shape == want.shape
 
 
 def test_greedy_samples_equal_the_recorded_ones(generator, recorded):
@@ -170,6 +235,18 @@ def test_half_of_the_candidates_may_be_dropped_at_a_prefix(with_images):
     assert any((chosen.ids[0, :8] == prefix).all() for prefix in better)
 
 
+def test_candidates_that_stay_are_drawn_as_alone_and_as_without_dropping(with_images):
+    texts = np.asarray(with_images.text_features(np.ones((2, 16), int)))
+    options = {"key": 0, "temperature": 1.5}
+    halved = options | {"num": 4, "drop_at": 8}
+    together = np.asarray(with_images.best_of(texts, classes=[1, 2], **halved).ids)
+    every = np.asarray(with_images.sample(classes=np.repeat([1, 2], 4), **options))
+    for i, ids in enumerate(together):
+        alone = with_images.best_of(texts[i : i + 1], classes=[i + 1], first_index=i, **halved)
+        np.testing.assert_array_equal(alone.ids[0], ids)
+        assert any((candidate == ids).all() for candidate in every[4 * i : 4 * i + 4])
+
+
 def test_what_candidates_are_compared_with_is_checked(with_images):
     texts = np.asarray(with_images.text_features(np.ones((2, 16), int)))
     for wrong in (texts[:, None], texts[:, :1], texts[:1], texts * np.nan):
@@ -200,3 +277,16 @@ def test_batches_are_padded_to_powers_of_two_and_on_a_gpu_to_at_least_16_rows():
     assert sizes == [1, 2, 4, 16, 32]
     assert [drawing.bucket(rows, None, "gpu") for rows in (1, 16, 17)] == [16, 16, 32]
     assert platform_of({"a": np.ones(2)}) == platform_of({"a": jnp.ones(2)}) == "cpu"
+
+
+def test_a_stream_draws_what_a_sample_and_a_completion_do(generator):
+    options = {"classes": [3, 7, 1], "key": 5, "cfg_scale": 2.0}
+    whole = generator.sample(**options)
+    streamed = np.stack(list(generator.stream(**options)), axis=1)
+    np.testing.assert_array_equal(streamed, whole)
+    given = np.asarray(whole)[:, ::-1]
+    completed = generator.complete(given, keep=8, **options)
+    rest = np.stack(list(generator.stream(ids=given, keep=8, **options)), axis=1)
+    np.testing.assert_array_equal(rest, completed[:, 8:])
+    with pytest.raises(UserError, match="from 0 to 9"):
+        generator.stream(classes=[11])  # at once, not when it is read

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from toklip_jax.api import inputs as api_inputs
 from toklip_jax.api.inputs import Ids, Images, Vectors
 from toklip_jax.data.images import shortest_side_crop, squash
 from toklip_jax.models.llamagen import LlamaGenConfig
@@ -84,7 +85,8 @@ def test_pictures_are_cropped_unless_they_are_to_be_squashed():
             r"\[b, 384, 384, 3\], got \(4, 256, 256, 3\): resize them, or",
         ),
         (np.zeros((4, 384, 256, 3)), "resize them"),
-        (np.zeros((384, 384, 3)), r"images\[None\]"),
+        (np.zeros((256, 256, 3)), r"got \(1, 256, 256, 3\): resize them"),
+        (np.zeros((384, 384)), "pass a batch of RGB images"),
         (np.zeros((2, 3, 384, 384)), "transpose"),
         (np.zeros((2, 384, 384, 4)), "RGB"),
         (np.zeros((0, 384, 384, 3)), "batch"),
@@ -93,13 +95,12 @@ def test_pictures_are_cropped_unless_they_are_to_be_squashed():
         (np.full((1, 384, 384, 3), 255.0), r"from 255 to 255: pass uint8"),
         (np.full((1, 384, 384, 3), np.nan), "NaN among them"),
         ([], "at least one"),
-        (GRADIENT, r"\[image\]"),
         ([np.zeros((384, 384, 3)), np.zeros((3, 3, 3))], "resize them alike"),
-        ([GRADIENT, "x.png"], "list"),
-        ("x.png", r"got text: open files with PIL\.Image\.open"),
-        (["x.png", "y.png"], r"got text: open files with PIL\.Image\.open"),
-        ([pathlib.Path("x.png")], "got objects: open files"),
-        ((image for image in [GRADIENT]), "got objects: .* pass a list"),
+        ([GRADIENT, "x.png"], r"found no file x\.png: check the path"),
+        ("x.png", r"found no file x\.png"),
+        ([pathlib.Path("x.png")], r"found no file x\.png"),
+        (np.array(["x.png"]), "got text: pass paths as a list"),
+        ((image for image in [GRADIENT]), "got objects: pass paths as a list"),
         ([PIL.Image.new("RGB", (0, 0))], "without pixels"),
     ],
 )
@@ -107,6 +108,32 @@ def test_wrong_images_say_what_to_do(images, message):
     with pytest.raises(ValueError, match=message) as caught:
         images_of(384, 384).check(images)
     assert "\n" not in str(caught.value)
+
+
+def test_one_image_alone_is_a_batch_of_one(tmp_path):
+    GRADIENT.save(path := tmp_path / "a.png")
+    kind, cropped = images_of(16, 16), shortest_side_crop(GRADIENT, (16, 16))
+    for image in (GRADIENT, path, str(path), cropped, jnp.asarray(cropped), to_unit_range(cropped)):
+        got = taken(image, kind)
+        assert got.shape == (1, 16, 16, 3)
+        np.testing.assert_array_equal(got, to_unit_range(cropped)[None])
+    assert jax.eval_shape(kind.check, jax.ShapeDtypeStruct((16, 16, 3), np.uint8)).ndim == 4
+
+
+def test_files_are_opened_a_chunk_at_a_time_and_mix_with_pictures(tmp_path, monkeypatch):
+    GRADIENT.save(path := tmp_path / "a.png")
+    kind, opened = images_of(16, 16), []
+    read = api_inputs.read_image
+    monkeypatch.setattr(api_inputs, "read_image", lambda path: opened.append(path) or read(path))
+    checked = kind.check([path, GRADIENT, str(path)])
+    assert not opened
+    one, other, last = kind.prepare(checked)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(one, last)
+    assert opened == [path, path]
+    (tmp_path / "b.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"expected an image of .*b\.png"):
+        kind.prepare(kind.check(str(tmp_path / "b.png")))
 
 
 def test_videos_and_rectangles_are_checked_like_squares():

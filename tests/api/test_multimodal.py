@@ -1,16 +1,23 @@
 """Answers of a multimodal model: batches, several images, streams, images of texts, bad input."""
 
 import dataclasses
+import io
+import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 import toklip_jax
-from tests.models.tiny_multimodal import COMPUTE, CONFIG, params_of
+from tests.models.tiny_multimodal import COMPUTE, CONFIG, VISION, params_of
 from toklip_jax.api.multimodal import MultimodalModel
 from toklip_jax.cli import chat
+from toklip_jax.cli.benchmark import Asked
+from toklip_jax.data.conversations.images import Pixels
 from toklip_jax.data.text import train_tokenizer
+from toklip_jax.evaluation.comprehension import ask, build_benchmark
 from toklip_jax.weights import Weights, save_weights
 
 TEXTS = ["what is it", "a red cat", "a blue dog", "is it red", "yes no"]
@@ -19,12 +26,15 @@ TEXTS = ["what is it", "a red cat", "a blue dog", "is it red", "yes no"]
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """A weights directory of a model whose text tokenizer is small enough for it."""
-    folder = tmp_path_factory.mktemp("multimodal")
+    return saved(CONFIG, tmp_path_factory.mktemp("multimodal"))
+
+
+def saved(config, folder):
     tokenizer = train_tokenizer(TEXTS, 300)
     tokenizer.save(str(folder / "tokenizer.json"))
     size = 1 + max(tokenizer.get_vocab().values())
-    language_model = dataclasses.replace(CONFIG.language_model, vocab_size=size, max_positions=96)
-    config = dataclasses.replace(CONFIG, language_model=language_model, template="plain")
+    language_model = dataclasses.replace(config.language_model, vocab_size=size, max_positions=96)
+    config = dataclasses.replace(config, language_model=language_model, template="plain")
     weights = Weights(
         config, params_of(config), is_scanned=False, tokenizer_path=folder / "tokenizer.json"
     )
@@ -77,6 +87,21 @@ def test_a_stream_gives_the_answer_in_pieces(model):
     assert "".join(pieces).rstrip("\ufffd") == want.rstrip("\ufffd")
 
 
+def test_images_are_squashed_as_in_training(model):
+    """All of an image is seen, as `data.conversations.images.Pixels` gives it in training."""
+    rng = np.random.default_rng(0)
+    wide = PIL.Image.fromarray(rng.integers(0, 256, (20, 48, 3), np.uint8))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    trained_on = Pixels(16, [{"image": buffer.getvalue()}])(0)
+    options = {"template": template(), "max_new_tokens": 6}
+    for question in ("what is it", "is it red", "a cat"):
+        got = model.answer([wide], [question], **options)
+        assert got == model.answer([trained_on], [question], **options)
+    inputs = [np.asarray(model._call("read_images", one)) for one in ([wide], trained_on[None])]
+    np.testing.assert_array_equal(*inputs)
+
+
 def test_pixels_of_an_image_answer_as_its_ids(model):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     tokenize = jax.jit(lambda x: model.model.apply({"params": model.params}, x, method="tokenize"))
@@ -84,6 +109,81 @@ def test_pixels_of_an_image_answer_as_its_ids(model):
     options = {"template": template(), "max_new_tokens": 4}
     by_pixels = model.answer([image], ["what is it"], **options)
     assert by_pixels == model.answer(None, ["what is it"], ids=[found[0]], **options)
+
+
+def test_arrays_of_any_size_answer_as_pillow_images(model):
+    rng = np.random.default_rng(0)
+    small, wide = (rng.integers(0, 256, (*size, 3), np.uint8) for size in ((9, 7), (20, 31)))
+    questions, options = ["is it red", "a cat", "yes no"], {"template": template()}
+    pictures = [PIL.Image.fromarray(small), None, [PIL.Image.fromarray(wide)] * 2]
+    want = model.answer(pictures, questions, max_new_tokens=6, **options)
+    for given in ([small, None, [wide, wide]], [pictures[0], None, [wide, pictures[2][0]]]):
+        assert model.answer(given, questions, max_new_tokens=6, **options) == want
+    blank = [np.zeros_like(small), None, [np.zeros_like(wide)] * 2]
+    assert model.answer(blank, questions, max_new_tokens=6, **options) != want
+
+
+def test_tokens_of_pixels_answer_greedily(tmp_path):
+    config = dataclasses.replace(CONFIG, tokenizer=None, image_tower=VISION, reads=("pixels",))
+    model = toklip_jax.load(saved(config, tmp_path))
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    prompting = model._prompting(template())
+    ids, places, positions = prompting.batch([prompting.row("is it red", 1)], 1)
+    start = int(np.argmax(positions[0] == 0))
+    ids, places, drawn = ids[:, start:], places[:, start:], []
+
+    @jax.jit
+    def logits(ids, places):
+        def apply(*inputs, method):
+            return model.model.apply({"params": model.params}, *inputs, method=method)
+
+        inputs = apply(jnp.asarray(image[None] / 127.5 - 1, jnp.float32), method="read_images")
+        return apply(ids, places, inputs, method="logits")[0, -1]
+
+    for _ in range(4):
+        drawn.append(int(jnp.argmax(logits(ids, places))))
+        ids, places = np.append(ids, [[drawn[-1]]], 1), np.append(places, [[-1]], 1)
+        ids, places = ids.astype(np.int32), places.astype(np.int32)
+    (got,) = model.answer([image], ["is it red"], template=template(), max_new_tokens=4)
+    assert got == prompting.text_of(drawn)
+    with pytest.raises(ValueError, match="expected images with a model that reads 'pixels'"):
+        answer(model, np.zeros((1, 4), np.int32), ["is it red"])
+
+
+def test_bfloat16_is_near(directory, model):
+    """Logits of a prompt, whose cosine rounding to 8 bits leaves near 1."""
+    low = toklip_jax.load(directory, dtype="bfloat16")
+    prompts = np.arange(12, dtype=np.int32)[None]
+    want, got = (np.float32(one.apply(one.params, (prompts,), "logits")[0]) for one in (model, low))
+    assert np.any(want != got)
+    cosine = np.sum(want * got, -1) / np.linalg.norm(want, axis=-1) / np.linalg.norm(got, axis=-1)
+    assert cosine.min() > 0.999
+
+
+def test_a_benchmark_of_questions_is_asked_of_it(model, tmp_path):
+    """As POPE's files come: images of another size than the model's."""
+    for number in range(2):
+        image = PIL.Image.new("RGB", (20, 30 + number), ("red", "blue")[number])
+        image.save(tmp_path / f"{number}.png")
+    rows = [
+        {"question_id": i, "image": f"{i % 2}.png", "text": "is it red", "label": "yes"}
+        for i in range(3)
+    ]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "coco_pope_random.json").write_text(lines)
+    folder = str(tmp_path)
+    benchmark = build_benchmark({"kind": "pope", "questions": folder, "images": folder})
+    asked = Asked(model, template())
+    answers = ask(
+        benchmark, benchmark.read(), asked, tmp_path / "answers", identity={"model": "tiny"},
+        batch_size=2, max_new_tokens=4,
+    )  # fmt: skip
+    questions = {question.key: question for question in benchmark.read().questions}
+    assert answers.keys() == questions.keys()
+    for key, text in answers.items():
+        image, prompt = questions[key].image.read(), questions[key].prompt
+        options = {"template": template(), "max_new_tokens": 4}
+        assert model.answer([image], [prompt], **options) == [text]
 
 
 def test_images_of_texts_are_ids_and_depend_on_the_key(model):
@@ -97,6 +197,12 @@ def test_images_of_texts_are_ids_and_depend_on_the_key(model):
     assert first.max() < 32
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
+    texts = ["a red cat", "a blue dog", "is it red"]
+    whole = np.asarray(model.generate_images(texts, key=1, **options))
+    np.testing.assert_array_equal(whole[:2], other)
+    model.batch_size = 2
+    np.testing.assert_array_equal(model.generate_images(texts, key=1, **options), whole)
+    model.batch_size = None
 
 
 @pytest.mark.parametrize(
@@ -110,6 +216,7 @@ def test_images_of_texts_are_ids_and_depend_on_the_key(model):
         (lambda m: answer(m, ids(1), "is it red"), "a list of questions"),
         (lambda m: answer(m, ids(1), ["is it red " * 40]), "expected at most 96 tokens"),
         (lambda m: m.answer(None, ["a"], template="nonsense"), "a template"),
+        (lambda m: m.answer(None, ["what is it"], ids=ids(1)), "expected <image> alone"),
         (lambda m: m.answer(ids(1), ["a"], ids=ids(1)), "either images or ids"),
         (lambda m: m.generate_images("a cat"), "a list of texts"),
     ],
@@ -144,17 +251,32 @@ def test_a_template_without_a_generation_prompt_is_refused(model):
         model.answer(None, ["a"], template=ChatTemplate(NoGenerationPrompt()))
 
 
-def test_the_chat_command_prints_answers(directory, capsys, tmp_path):
-    import PIL.Image
-
-    PIL.Image.new("RGB", (20, 20), "red").save(tmp_path / "cat.png")
-    common = [f"--weights={directory}", "--max_new_tokens=4", "--template=llava_v0"]
-    question = ["--question=a"]
-    status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", *question])
+def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):
+    picture = PIL.Image.new("RGB", (20, 20), "red")
+    picture.save(tmp_path / "cat.png")
+    common = [f"--weights={directory}", "--max_new_tokens=4"]
+    status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", "--question=a"])
     assert status == 2
     assert "expected an image at" in capsys.readouterr().err
-    status = chat.main([*common[:2], "--template=plain", f"--image={tmp_path / 'cat.png'}",
-                        *question])  # fmt: skip
-    out = capsys.readouterr()
-    assert status == 0, out.err
-    assert out.out.endswith("\n")
+    image = f"--image={tmp_path / 'cat.png'}"
+    assert chat.main([*common, image, "--question=a"]) == 2  # its own template asks nothing
+    assert "expected <image> alone" in capsys.readouterr().err
+    questions = ["is it red", "what is it"]
+    flags = [*common, image, "--template=llava_v0", *(f"--question={q}" for q in questions)]
+    assert chat.main(flags) == 0
+    options = {"template": "llava_v0", "max_new_tokens": 4}
+    first = "".join(model.stream(picture, questions[0], **options))
+    history = [(questions[0], first)]
+    second = "".join(model.stream(picture, questions[1], history=history, **options))
+    assert first or second
+    assert capsys.readouterr().out == f"{first}\n{second}\n"
+
+
+def test_an_answer_ends_where_its_marker_does(model):
+    """Markers of several tokens, special or not, and of white space."""
+    encode = model.tokenizer.encode
+    for name, marker in (("plain", "\n"), ("llava_v0", "###")):
+        prompting = model._prompting(name)
+        drawn = encode(f"a red cat{marker}is it red").ids
+        assert prompting.text_of(drawn).replace("<eos>", "") == "a red cat", name
+        assert prompting.text_of(encode("a red cat").ids[:3]) in "a red cat"

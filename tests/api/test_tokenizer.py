@@ -43,6 +43,18 @@ def test_features_and_similarity_are_the_recorded_ones(toklip, inputs, want):
     np.testing.assert_allclose(logits, want["image_logits"], atol=ATOL, rtol=1e-5)
 
 
+def test_features_of_prefixes_end_in_those_of_all_ids(small, pictures):
+    ids = small.tokenize(pictures)
+    n = ids.shape[1]
+    features = small.prefix_features(ids, (1, n))
+    np.testing.assert_allclose(features[:, -1], small.image_features(ids=ids), atol=1e-6)
+    changed = np.asarray(ids).copy()
+    changed[:, 1:] = 0
+    np.testing.assert_allclose(small.prefix_features(changed, (1,)), features[:, :1], atol=1e-6)
+    with pytest.raises(ValueError, match=rf"expected counts in \[1, {n}\], got \(0,\)"):
+        small.prefix_features(ids, (0,))
+
+
 def test_uint8_floats_and_pillow_images_give_the_same_ids(toklip, inputs):
     images = inputs["image_u8_nhwc"]
     ids = toklip.tokenize(images)
@@ -131,7 +143,7 @@ def test_text_without_a_tokenizer_is_a_clear_error(toklip):
     ("images", "message"),
     [
         (np.zeros((1, 32, 32, 3), np.uint8), r"expected images \[b, 64, 64, 3\], got"),
-        (np.zeros((64, 64, 3), np.uint8), "add a batch axis"),
+        (np.zeros((64, 64), np.uint8), "pass a batch of RGB images"),
         (np.zeros((1, 3, 64, 64), np.uint8), "move the channels last"),
         (np.zeros((1, 64, 64, 3), np.int64), "got int64"),
         (np.full((1, 64, 64, 3), 255.0), "pass uint8, or scale them"),

@@ -149,4 +149,6 @@ def test_models_are_pickled_and_copied_after_calls(toklip, arrays):
 
 
 def test_the_representation_is_a_line(toklip):
-    assert repr(toklip) == "Tokenizer(toklip, 0.2 M parameters, float32)"
+    assert repr(toklip) == (
+        "Tokenizer(toklip, 16 x 16 px, 16 ids of 16, width 16, 0.2 M parameters, float32)"
+    )

@@ -34,7 +34,7 @@ def test_a_vq_file_gives_a_vq_tokenizer(vq, images):
     restored = vq.detokenize(ids)
     assert restored.shape == (4, 16, 16, 3)
     assert float(jnp.abs(restored).max()) <= 1
-    assert repr(vq) == "VQTokenizer(llamagen, 0.2 M parameters, float32)"
+    assert repr(vq) == "VQTokenizer(llamagen, ids of 16, width 4, 0.2 M parameters, float32)"
 
 
 def test_images_of_any_size_with_a_grid_are_taken(vq, images):

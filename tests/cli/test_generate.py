@@ -73,6 +73,46 @@ def test_another_request_in_the_same_directory_is_refused(weights, tmp_path, cap
     assert main([*weights, "--num=2", f"--output={tmp_path / 'b'}"]) == 2
 
 
+def test_a_refused_command_leaves_the_settings_as_they_are(weights, tmp_path, capsys):
+    flags = ["--num=1", f"--output={tmp_path}"]
+    assert main([weights[0], *flags]) == 0
+    settings = (tmp_path / "samples.json").read_text()
+    assert main([*weights, *flags, "--seed=1"]) == 2
+    assert "other settings (seed" in capsys.readouterr().err
+    assert (tmp_path / "samples.json").read_text() == settings
+    assert main([*weights, *flags]) == 0
+    assert json.loads((tmp_path / "samples.json").read_text())["vq"]
+
+
+def no_room(*args):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_at_once_does_not_claim_the_directory(weights, tmp_path, monkeypatch):
+    flags = [weights[0], "--num=1", f"--output={tmp_path / 'out'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        assert main(flags) == 2
+    assert main(flags) == 0
+
+
+def test_a_full_disk_leaves_no_drafts(weights, tmp_path, monkeypatch):
+    def half(image, path, *args):
+        pathlib.Path(path).write_bytes(b"half")
+        no_room()
+
+    flags = [*weights, "--num=1", "--npz", f"--output={tmp_path}"]
+    for module, name, broken in [
+        (PIL.Image.Image, "save", half),
+        (np.lib.format, "write_array_header_1_0", no_room),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, broken)
+            assert main(flags) == 2
+        assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert main(flags) == 0
+
+
 def test_the_lower_half_of_a_picture_is_drawn(weights, golden, tmp_path):
     pixels = np.load(golden("toklip_tiny/inputs.npz"))["image_nhwc"][0]
     picture = ((pixels + 1) * 127.5).round().astype(np.uint8)
@@ -191,6 +231,8 @@ def test_generators_of_captions_want_texts_of_their_own_encoder(golden, tmp_path
     assert main([weights, f"--output={tmp_path / 'y'}", "--text=a dog"]) == 2
     assert "of the text encoder" in capsys.readouterr().err
     assert not (tmp_path / "y").exists()
+    assert main([weights, f"--output={tmp_path / 'z'}", "--text=a", "--negative-class=0"]) == 2
+    assert "no negative_class with captions" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +276,8 @@ def test_the_best_of_several_candidates_is_kept(weights, tokenizer, golden, tmp_
         (["--best-of=2"], "a text for each"),
         (["--best-of=2", "--text=a dog", "--classes=1,2"], "a text for each of 2 classes"),
         (["--text=a dog"], "add --best-of"),
+        (["--best-of=3", "--drop-at=4", "--text=a dog", "--classes=1"], "even where half"),
+        (["--best-of=2", "--drop-at=16", "--text=a dog", "--classes=1"], "drop_at in [0, 15]"),
         (["--best-of=2", "--image=a.png", "--keep-rows=1"], "whole images"),
         (["--best-of=2", "--text=a dog", "--classes=1"], "load(..., tokenizer=PATH)"),
     ],

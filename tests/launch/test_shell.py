@@ -10,15 +10,16 @@ import pytest
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh")
+CHECKED = [*(LAUNCH / name for name in SCRIPTS), *sorted((LAUNCH.parent / "tools").glob("*.sh"))]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_shellcheck_finds_nothing(name):
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path):
     beside = pathlib.Path(sys.executable).with_name("shellcheck")
     shellcheck = str(beside) if beside.exists() else shutil.which("shellcheck")
     assert shellcheck, "shellcheck is in the extra `test`"
     done = subprocess.run(
-        [shellcheck, "--shell=bash", LAUNCH / name], capture_output=True, text=True, check=False
+        [shellcheck, "--shell=bash", path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
 

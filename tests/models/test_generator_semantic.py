@@ -75,6 +75,13 @@ def test_cached_steps_equal_the_parallel_pass(generator):
     np.testing.assert_allclose(np.stack(outs, 1), parallel, atol=2e-5)
 
 
+def test_outputs_of_a_single_id_are_those_of_the_condition(generator):
+    model, params = generator
+    ids, classes = draw_ids(model.config), jnp.arange(3)
+    first = hidden(model, params, ids[:, :1], classes)
+    np.testing.assert_allclose(first, hidden(model, params, ids, classes)[:, :1], atol=2e-5)
+
+
 def test_a_kept_part_continues_as_it_was_drawn(generator):
     model, params = generator
     keys = row_keys(jax.random.key(0), jnp.arange(3))

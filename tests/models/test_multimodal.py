@@ -15,6 +15,7 @@ from tests.models.tiny_multimodal import (
     CONFIG,
     LANGUAGE_MODEL,
     TOKLIP,
+    VISION,
     VOCABULARY,
     VQ,
     lines,
@@ -30,6 +31,8 @@ from toklip_jax.nn.lora import merged
 from toklip_jax.weights import Weights
 from toklip_jax.weights.checkpoint_file import read_checkpoint
 from toklip_jax.weights.llava import llava_tensors, merge_lora, projector_params
+
+SEEING = dataclasses.replace(TOKLIP, vision=dataclasses.replace(VISION, is_causal=False))
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 
@@ -79,11 +82,51 @@ def test_packed_rows_equal_rows_alone():
             np.testing.assert_allclose(packed[row, at], alone[0], atol=2e-5)
 
 
+def test_gradients_of_packed_and_padded_rows_are_those_of_rows_alone():
+    batch = jax.tree.map(jnp.asarray, lines(2))
+    names = ("ids", "image_places", "segment_ids", "positions")
+    ids, places, segments, positions = (batch[name] for name in names)
+    by_segment = np.asarray(segments)
+    is_text = (by_segment > 0) & (np.asarray(places) < 0)
+    image_ids = batch["image_ids"].reshape(4, 4)
+
+    def total(logits, row, at):
+        """A function of the logits of text that has a gradient everywhere."""
+        return jnp.sum(jnp.sin(logits)[is_text[row, at]])
+
+    def packed(params):
+        inputs = MODEL.apply({"params": params}, image_ids, method="image_inputs")
+        inputs = inputs.reshape(2, 2, 4, -1)
+        logits = MODEL.apply(
+            {"params": params}, ids, places, inputs, segments, positions, method="logits"
+        )
+        return sum(total(logits[row], row, np.arange(ids.shape[1])) for row in range(2))
+
+    def alone(params):
+        inputs = MODEL.apply({"params": params}, image_ids, method="image_inputs")
+        inputs, sums = inputs.reshape(2, 2, 4, -1), 0.0
+        for row in range(2):
+            for segment in (1, 2):
+                at = np.flatnonzero(by_segment[row] == segment)
+                logits = MODEL.apply({"params": params}, ids[row, at][None], places[row, at][None],
+                                     inputs[row][None], method="logits")  # fmt: skip
+                sums += total(logits[0], row, at)
+        return sums
+
+    params = jax.tree.map(jnp.asarray, params_of())
+    got, want = (jax.jit(jax.grad(function))(params) for function in (packed, alone))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(b).max()))
+
+
 def test_right_padding_and_the_cache_change_nothing():
-    batch = lines(2)
-    length = 12
-    features = apply(batch["image_ids"].reshape(4, 4), method="image_inputs").reshape(2, 2, 4, -1)
-    ids, places = batch["ids"][:, :length], batch["image_places"][:, :length]
+    """Rows of an image and then text: the text goes through the cache, id by id."""
+    rng = np.random.default_rng(0)
+    length, cut = 12, 7
+    ids = rng.integers(0, VOCABULARY, (2, length), np.int32)
+    places = np.full((2, length), -1, np.int32)
+    places[0, 1:5], places[1, 2:6] = np.arange(4), np.arange(4)
+    features = apply(rng.integers(0, CODES, (2, 4), np.int32), method="image_inputs")[:, None]
     x = apply(ids, places, features, method="embed")
     want = apply(x, method="hidden")
     padded = np.pad(x, ((0, 0), (0, 3), (0, 0)))
@@ -91,19 +134,13 @@ def test_right_padding_and_the_cache_change_nothing():
     got = apply(padded, segments, method="hidden")[:, :length]
     np.testing.assert_allclose(got, want, atol=1e-5)
 
-    text = np.flatnonzero((places < 0).all(0))
-    cut = int(text[text > places.max()][0]) if text.size else length - 1
-    cut = max(cut, 10)
-    is_text = (places[:, cut:] < 0).all(axis=0)
-    positions = np.broadcast_to(np.arange(length), (2, length))
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (2, length))
     left = np.pad(x[:, :cut], ((0, 0), (2, 0), (0, 0)))
     left_positions = np.pad(positions[:, :cut], ((0, 0), (2, 0)), constant_values=-1)
     cache = MODEL.init_cache(2, length + 2)
     output, cache = apply(left, cache, left_positions, method="prefill")
     np.testing.assert_allclose(output, want[:, cut - 1], atol=1e-5)
     for t in range(cut, length):
-        if not is_text[t - cut]:
-            break
         output, cache = apply(ids[:, t], cache, positions[:, t], method="step")
         np.testing.assert_allclose(output, want[:, t], atol=1e-5)
 
@@ -180,6 +217,8 @@ def test_llavas_names_come_back_bit_exact(golden, tmp_path):
         ({"reads": ("tokens", "pixels")}, "expected an image_tower"),
         ({"language_model": VQ}, "expected a language model's config"),
         ({"lora_rank": -1}, "at least 0"),
+        ({"reads": ("pixels", "ids"), "image_tower": VISION}, "no 'pixels' beside 'ids'"),
+        ({"tokenizer": SEEING}, "expected a causal TokLIP"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, message):

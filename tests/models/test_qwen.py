@@ -182,7 +182,7 @@ def test_prefill_and_steps_give_the_recorded_logits_of_every_drawn_id(recording)
     close(np.stack(found, axis=1), recording.outputs["gen_logits"], recording.logits_bound)
     parallel = recording.apply(ids, method="logits")[:, 5:-1]
     close(np.stack(found, axis=1), np.asarray(parallel), recording.logits_bound)
-    assert cache.keys.shape == (3, 3, 32, 2, recording.config.head_dim)  # no head is repeated
+    assert cache.keys.shape == (3, 3, 2, 32, recording.config.head_dim)  # no head is repeated
 
 
 def test_packed_rows_equal_rows_of_their_own_in_values_and_gradients(recording):

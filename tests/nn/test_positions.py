@@ -201,6 +201,6 @@ def test_a_cache_that_is_too_small_is_refused(rows):
 
 def test_a_cache_has_one_shape_and_the_type_asked_for():
     cache = jax.eval_shape(lambda: empty_cache(QWEN, 3, 5, "bfloat16"))
-    assert cache.keys.shape == cache.values.shape == (2, 3, 5, 1, 4)
+    assert cache.keys.shape == cache.values.shape == (2, 3, 1, 5, 4)
     assert cache.keys.dtype == jnp.bfloat16
     assert cache.positions.shape == (3, 5)

@@ -31,9 +31,9 @@ def _write_run(workdir, has_tokenizer=True):
     images = workdir / "images"
     _write_images(images)
     _write_weights(workdir / "toklip" / "weights", workdir, has_tokenizer)
-    for stage in ("vq", "toklip"):
+    for stage, models in (("vq", ()), ("toklip", ("teacher", "TokLIP"))):
         (workdir / stage).mkdir(exist_ok=True)
-        lines = [json.dumps(_record(step)) for step in range(1, 31)]
+        lines = [json.dumps(_record(step, models)) for step in range(1, 31)]
         (workdir / stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     config = {
         "stages": ["vq", "toklip"],
@@ -85,16 +85,20 @@ def _write_weights(directory, scratch, has_tokenizer):
     save_weights(directory, Weights(CONFIG, params, False, tokenizer_path=path, source="test"))
 
 
-def _record(step):
-    return {"step": step, "loss": 2.0 / step, "same": 2.0 / step, "learning_rate": 1e-3,
-            "grad_norm": None if step == 3 else 1.0, "is_skipped": 0.0,
-            "speed": {"data_wait": 0.1}}  # fmt: skip
+def _record(step, models):
+    """A line of a log; every tenth one has the figures of an evaluation of `models`."""
+    evaluated = {f"classes/{model}/{figure}": step / 100 for model in models
+                 for figure in ("a", "b", "c", "top1", "image_to_text_r1")}  # fmt: skip
+    return {"step": step, "learning_rate": 1e-3, "loss": 2.0 / step, "same": 2.0 / step,
+            "grad_norm": None if step == 3 else 1.0, "is_skipped": 0.0, "bad_samples": 0,
+            "speed": {"data_wait": 0.1, "seconds_per_step": 6.0}
+            } | (evaluated if step % 10 == 0 else {})  # fmt: skip
 
 
 def _results():
     estimate = {"value": 0.4567, "error": 0.0123}
     rows = [
-        {"model": "teacher", "top1": {"value": 0.5, "error": None}, "image_to_text_r1": estimate},
+        {"model": "teacher", "top1": {"value": 0.5, "error": 0.02}, "image_to_text_r1": estimate},
         {"model": "TokLIP", "top1": {"value": 0.625, "error": 0.01}, "image_to_text_r1": None},
         {"model": "chance", "top1": 0.9, "image_to_text_r1": 0.001},
     ]
@@ -120,5 +124,6 @@ def _results():
         "versions": {"jax": "1.2.3"},
         "devices": {"kind": "abacus", "count": 2},
         "date": "2026-01-02T03:04:05+00:00",
+        "commit": "0123456789ab",
         "config": {},
     }

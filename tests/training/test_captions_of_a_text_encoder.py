@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import toklip_jax
+from toklip_jax.api import text_encoder
+from toklip_jax.api.text_encoder import TextEncoder
 from toklip_jax.cli.generate import main
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.cache import load_header
@@ -321,9 +323,10 @@ def weights(tmp_path_factory, encoder):
 def test_texts_are_conditions_once_the_encoder_is_there(weights, encoder):
     generator = toklip_jax.load(weights, text_encoder=encoder)
     options = {"key": 3, "cfg_scale": 2.0}
-    drawn = np.asarray(generator.sample(captions=TEXTS[:3], **options))
+    texts = [text for text in TEXTS if len(text.split()) < LENGTH]
+    drawn = np.asarray(generator.sample(captions=texts[:3], **options))
     without = toklip_jax.load(weights)
-    for i, (features, count) in enumerate(features_of(encoder, TEXTS[:3])):
+    for i, (features, count) in enumerate(features_of(encoder, texts[:3])):
         captions = np.zeros((1, LENGTH, WIDTH), np.float32)
         captions[0, :count] = features
         alone = without.sample(
@@ -331,8 +334,43 @@ def test_texts_are_conditions_once_the_encoder_is_there(weights, encoder):
         )
         np.testing.assert_array_equal(drawn[i], alone[0])
     assert (drawn[0] != drawn[2]).any()
-    want = TextTokenizer.load(encoder, LENGTH)(TEXTS)
-    np.testing.assert_array_equal(generator.token_ids(TEXTS), want)
+    want = TextTokenizer.load(encoder, LENGTH)(texts)
+    np.testing.assert_array_equal(generator.token_ids(texts), want)
+
+
+def test_texts_are_encoded_in_chunks(encoder, monkeypatch):
+    together = TextEncoder(encoder, GPT)
+    texts, sizes, encode = TEXTS[2:], [], text_encoder._encode
+
+    def recording(model, params, token_ids):
+        sizes.append(len(token_ids))
+        return encode(model, params, token_ids)
+
+    want = together(texts)
+    monkeypatch.setattr(text_encoder, "_encode", recording)
+    got = together(texts, 2)
+    assert sizes == [2, 2]
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_a_text_that_is_too_long_is_refused(weights, encoder, tmp_path, capsys):
+    long = TEXTS[1]
+    generator = toklip_jax.load(weights, text_encoder=encoder)
+    with pytest.raises(UserError, match="at most 5 tokens, got 9 for 'two cats by"):
+        generator.sample(captions=["dog", long])
+    flags = [f"--weights={weights}", f"--text-encoder={encoder}", f"--output={tmp_path / 'out'}"]
+    assert main([*flags, "--num=1", f"--text={long}"]) == 2
+    assert "at most 5 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_candidates_that_cannot_be_compared_claim_nothing(weights, encoder, tmp_path, capsys):
+    """The encoder reads the texts; TokLIP, which compares, has no tokenizer here."""
+    flags = [f"--weights={weights}", f"--text-encoder={encoder}", f"--output={tmp_path / 'out'}"]
+    assert main([*flags, "--num=1", "--text=a dog", "--best-of=2"]) == 2
+    assert "load(..., tokenizer=PATH)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_draws_texts(weights, encoder, tmp_path):
@@ -346,6 +384,18 @@ def test_the_command_draws_texts(weights, encoder, tmp_path):
     assert len(settings["text_encoder"]) == 64
     other = other_encoder(encoder, tmp_path / "other")
     assert main([*flags, f"--text-encoder={other}", f"--output={tmp_path / 'out'}"]) == 2
+
+
+def test_the_command_completes_a_picture_by_a_text(weights, encoder, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "p.png")
+    flags = [f"--weights={weights}", f"--text-encoder={encoder}", f"--output={tmp_path / 'out'}"]
+    flags += ["--text=a dog", "--num=2", f"--image={tmp_path / 'p.png'}", "--keep-rows=2"]
+    assert main(flags) == 0
+    kept = toklip_jax.load(weights).tokenize(pixels[None])
+    with np.load(tmp_path / "out" / "ids" / "part-00000.npz") as part:
+        np.testing.assert_array_equal(part["ids"][:, :8], np.repeat(kept, 2, axis=0)[:, :8])
+        assert (part["ids"][0, 8:] != part["ids"][1, 8:]).any()
 
 
 def test_an_encoder_that_does_not_fit_is_one_clear_error(weights, encoder, tmp_path, golden):

@@ -1,14 +1,13 @@
 """The compiled programs that draw a language model's answers."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from toklip_jax.api.drawing import precision
+from toklip_jax.api.drawing import placed
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.decoding.tokens import Drawing, draw_tokens, first_token, next_token
@@ -38,7 +37,7 @@ def answers(
         options = {"positions": positions, "stop_ids": stop_ids, "most": most, "room": room}
         return draw_tokens(model, params, x, keys, sampling, **options)
 
-    return _placed(model, mesh, run)
+    return placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -60,7 +59,7 @@ def first_answer(
         options = {"positions": positions, "stop_ids": stop_ids, "size": size}
         return first_token(model, params, x, keys, sampling, **options)
 
-    return _placed(model, mesh, run)
+    return placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -77,9 +76,7 @@ def next_answer(
 
     What it takes of the drawing is given up: the cache is written in place.
     """
-    return _placed(
-        model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids)
-    )
+    return placed(model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -98,18 +95,9 @@ def drawn_images(
         x = _embedded(model, params, ids)
         return draw_image_ids(model, params, x, positions, keys, sampling)
 
-    return _placed(model, mesh, run)
+    return placed(model, mesh, run)
 
 
 def _embedded(model, params, ids):
     inputs = ids if isinstance(ids, tuple) else (ids,)
     return model.apply({"params": params}, *inputs, method="embed")
-
-
-def _placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
-    """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
-    with jax.default_matmul_precision(precision(model)):
-        if mesh is None:
-            return run()
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return run()

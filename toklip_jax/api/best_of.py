@@ -45,27 +45,41 @@ def choose(
     Raises:
         ValueError: numbers out of range.
     """
-    num, drop_at = whole_number(num, "num"), whole_number(drop_at, "drop_at")
-    places, rows = generator.config.gpt.num_places, len(condition.rows)
-    if num < 1 or not 0 <= drop_at < places or (drop_at and num % 2):
-        raise UserError(
-            f"expected num of at least 1, even where half is dropped, and drop_at in [0, "
-            f"{places - 1}], got {num} and {drop_at}"
-        )
+    num, drop_at = check_candidates(num, drop_at, generator.config.gpt.num_places)
+    rows = len(condition.rows)
     draws = dataclasses.replace(draws, first_index=draws.first_index * num)
+    numbers = jnp.arange(rows * num)  # of all candidates; those that stay keep theirs
     kept, count = None, num
 
     def each(x):
         return None if x is None else jnp.repeat(jnp.asarray(x), count, axis=0)
 
     if drop_at:
-        ids = generator._draw(Condition(*map(each, condition)), None, draws, drop_at)
+        ids = generator._draw(Condition(*map(each, condition)), None, draws, last=drop_at)
         order, _ = _ranked(generator.prefix_features(ids), each(wanted), rows)
         count = num // 2
-        kept = _take(ids, order[:, :count])
-    ids = generator._draw(Condition(*map(each, condition)), kept, draws)
+        kept, numbers = (_take(x, order[:, :count]) for x in (ids, numbers))
+    ids = generator._draw(Condition(*map(each, condition)), kept, draws, numbers=numbers)
     order, scores = _ranked(generator.image_features(ids), each(wanted), rows)
     return Chosen(_take(ids, order[:, :1]), scores)
+
+
+def check_candidates(num: Any, drop_at: Any, places: int) -> tuple[int, int]:
+    """Returns the number of candidates, and the places after which half of them is given up.
+
+    Args:
+        places: those of an image.
+
+    Raises:
+        ValueError: numbers out of range, or an odd number of candidates to halve.
+    """
+    num, drop_at = whole_number(num, "num"), whole_number(drop_at, "drop_at")
+    if num < 1 or not 0 <= drop_at < places or (drop_at and num % 2):
+        raise UserError(
+            f"expected num of at least 1, even where half is dropped, and drop_at in [0, "
+            f"{places - 1}], got {num} and {drop_at}"
+        )
+    return num, drop_at
 
 
 def _ranked(features, wanted, rows):

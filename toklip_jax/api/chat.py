@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.core.extras import missing_line
+from toklip_jax.core.imports import import_extra
 from toklip_jax.core.whole_files import read_object
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer_config.json")  # one of them is there
@@ -25,15 +27,9 @@ def load_tokenizer(directory: pathlib.Path | None) -> Any:
             f"expected a text tokenizer {where} ({', '.join(TOKENIZERS)}), found none: fetch it "
             f"from where the weights came, or pass load(..., tokenizer=DIRECTORY)"
         )
+    transformers = import_extra("transformers")
     try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise UserError(
-            "expected transformers, which reads tokenizers and chat templates, and it is not "
-            "installed: pip install transformers, or pass token ids"
-        ) from error
-    try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # of several libraries, each with its own
         raise UserError(
             f"expected a text tokenizer that transformers reads in {directory}, got "
@@ -68,10 +64,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: A
     try:
         prompt, without = render(True), render(False)
     except ImportError as error:
-        raise UserError(
-            "expected jinja2, which chat templates are written for, and it is not installed: "
-            "pip install jinja2"
-        ) from error
+        raise UserError(missing_line("jinja2")) from error
     except Exception as error:  # jinja's, or what the template raises
         raise UserError(
             f"expected messages that the chat template takes, got {type(error).__name__}: {error}"

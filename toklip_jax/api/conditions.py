@@ -71,12 +71,20 @@ def null_condition(gpt: GPTConfig, rows: Any, uncond: Any, negative_class: int |
         uncond: the features that stand for no caption; None with classes.
         negative_class: a class in place of the null class.
     """
+    check_negative_class(gpt, negative_class)
     if gpt.caption_dim:
-        if negative_class is not None:
-            raise UserError("expected no negative_class with captions, got one")
         return jnp.broadcast_to(uncond.astype(rows.dtype), rows.shape)
     chosen = gpt.null_class if negative_class is None else negative_class
-    return check_classes(np.full(len(rows), chosen), gpt.num_classes)
+    return np.full(len(rows), chosen, np.int32)
+
+
+def check_negative_class(gpt: GPTConfig, negative_class: int | None) -> None:
+    """Raises ValueError for a class that is none of the model's, or for one beside captions."""
+    if negative_class is None:
+        return
+    if gpt.caption_dim:
+        raise UserError("expected no negative_class with captions, got one")
+    check_classes([negative_class], gpt.num_classes)
 
 
 def _check_captions(gpt, captions, valid) -> Condition:

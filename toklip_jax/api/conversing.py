@@ -1,5 +1,6 @@
 """Questions about images as prompts: the text tokenizer, the template, and arrays to embed."""
 
+import bisect
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +10,14 @@ import numpy as np
 import PIL.Image
 from tokenizers import Tokenizer
 
+from toklip_jax.api.inputs import SINGLE
 from toklip_jax.api.prompts import padded_length
 from toklip_jax.core.errors import NotFound, UserError
 from toklip_jax.data.conversations import (
     ASSISTANT,
     IMAGE,
     USER,
+    CaptionTemplate,
     ChatTemplate,
     Conversation,
     FastTokenizer,
@@ -59,9 +62,11 @@ class Prompting:
         return getattr(self.template, "end", "")
 
     def stop_ids(self) -> tuple[int, ...]:
-        """Returns the id of the template's end marker, if it is one token."""
+        """Returns the last id of the template's end marker, if it is the only or a special one."""
         ids = self.encoder.encode(self.end)[0] if self.end else []
-        return tuple(ids) if len(ids) == 1 else ()
+        added = self.tokenizer.get_added_tokens_decoder()
+        is_special = bool(ids) and ids[-1] in added and added[ids[-1]].special
+        return tuple(ids[-1:]) if len(ids) == 1 or is_special else ()
 
     def row(self, question: str, count: int, history: Sequence[tuple[str, str]] = ()) -> Row:
         """Returns the prompt of a question about `count` images.
@@ -72,9 +77,15 @@ class Prompting:
             history: earlier questions and their answers; the images may stand in them.
 
         Raises:
-            ValueError: another number of `<image>` than of images.
+            ValueError: another number of `<image>` than of images, or words with a template that
+                has none.
         """
         texts = [one for pair in history for one in pair] + [question]
+        if isinstance(self.template, CaptionTemplate) and question.replace(IMAGE, "").strip():
+            raise UserError(
+                f"expected {IMAGE} alone as a question with a template of captions, as 'plain', "
+                f"which asks nothing, got {question!r}: pass template=... with another one"
+            )
         if not any(IMAGE in text for text in texts) and count:
             texts[0] = f"{IMAGE * count}\n{texts[0]}"
         roles = [(USER, ASSISTANT)[i % 2] for i in range(len(texts))]
@@ -95,9 +106,16 @@ class Prompting:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Returns the text of drawn ids, up to the template's end marker."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        end = self.end.strip()
-        return (text.partition(end)[0] if end else text).strip()
+        ids = list(ids)
+        if end := self.end.strip():  # perhaps special tokens, which the text is without
+            count = range(len(ids) + 1)
+            ids = ids[: bisect.bisect_left(count, True, key=lambda n: end in self._whole(ids[:n]))]
+            return self.tokenizer.decode(ids).partition(end)[0].strip()
+        text = self.tokenizer.decode(ids).strip()
+        return (text.partition(self.end)[0] if self.end else text).strip()
+
+    def _whole(self, ids):
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def pieces(drawn: Iterable[int], prompting: Prompting) -> Iterator[str]:
@@ -123,6 +141,8 @@ def group_images(given: Any, ndim: int, count: int) -> list[list[Any]]:
     Raises:
         ValueError: another number of questions.
     """
+    if isinstance(given, SINGLE):
+        raise UserError(f"expected images for each of {count} questions, got one: pass [image]")
     groups = [_group(one, ndim) for one in given]
     if len(groups) != count:
         raise UserError(
@@ -132,10 +152,27 @@ def group_images(given: Any, ndim: int, count: int) -> list[list[Any]]:
     return groups
 
 
+def resizable(images: list[Any], size: Sequence[int]) -> list[Any]:
+    """Returns images of one size as they are, else uint8 arrays among them as Pillow images.
+
+    Args:
+        images: RGB arrays [h, w, 3], Pillow images, or both.
+        size: (height, width) of the model's images.
+    """
+    if all(getattr(image, "shape", None) == (*size, 3) for image in images):
+        return images
+    return [PIL.Image.fromarray(image) if _is_picture(image) else image for image in images]
+
+
+def _is_picture(image):
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    return is_array and image.ndim == 3 and image.shape[-1] == 3 and image.size > 0
+
+
 def _group(one, ndim):
     if one is None:
         return []
-    is_single = isinstance(one, PIL.Image.Image) or np.ndim(one) == ndim
+    is_single = isinstance(one, SINGLE) or np.ndim(one) == ndim
     return [one] if is_single else list(one)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,12 +15,13 @@ from jax.sharding import PartitionSpec as P
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
-from toklip_jax.decoding.images import sample_images
+from toklip_jax.decoding.images import ImageDrawing, first_place, next_place, sample_images
 from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.generator.model import GeneratorModel
 from toklip_jax.parallel.sharding import BATCH_AXES
 
 LEAST_ROWS_ON_GPU = 16
+PLACES_AT_ONCE = 32  # whose logits are held: of 16,384 codes, 2 MB an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +95,26 @@ def parallel_logits(
 
 @functools.partial(jax.jit, static_argnums=0)
 def mean_nats(model: GeneratorModel, params: Any, ids: Any, condition: Any, valid: Any) -> Any:
-    """Returns the mean of -log p over each image's ids, float32 [b]."""
+    """Returns the mean of -log p over each image's ids, float32 [b].
+
+    The logits of `PLACES_AT_ONCE` places are held at once.
+    """
+    codes = model.config.gpt.codes_per_place
+
+    def apply(*inputs, method):
+        return model.apply({"params": params}, *inputs, method=method)
+
+    def nats(place):
+        """[b] of one place: its outputs [b, d] and its ids [b, q]."""
+        out, ids = place
+        logits = (apply(out, code, ids, method="logits_of") for code in range(codes))
+        losses = [cross_entropy(x, ids[:, code]) for code, x in enumerate(logits)]
+        return jnp.mean(jnp.stack(losses), axis=0)
+
     with jax.default_matmul_precision(precision(model)):
-        logits = model.apply({"params": params}, ids, condition, valid, method="logits")
-    if model.config.gpt.codes_per_place == 1:
-        n = ids.shape[1]
-        logits, ids = (logits[:, -n - 1 : -1],), ids[..., None]
-    losses = [cross_entropy(x, ids[..., i]) for i, x in enumerate(logits)]
-    return jnp.mean(jnp.stack(losses, axis=-1), axis=(1, 2))
+        out = apply(ids, condition, valid, method="hidden")
+        by_place = jnp.moveaxis(out, 1, 0), jnp.moveaxis(ids.reshape(*out.shape[:2], codes), 1, 0)
+        return jnp.mean(jax.lax.map(nats, by_place, batch_size=PLACES_AT_ONCE), axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -127,6 +141,51 @@ def draw_images(
         return run()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return jax.lax.with_sharding_constraint(run(), P(BATCH_AXES))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def first_drawn(
+    model: GeneratorModel,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    condition: Any,
+    keys: jax.Array,
+    null: Any,
+    valid: Any,
+    kept: Any,
+) -> ImageDrawing:
+    """Returns `decoding.images.first_place`, compiled once for each shape and setting."""
+    others = {"null": null, "valid": valid, "kept": kept}
+    return placed(
+        model, mesh, lambda: first_place(model, params, condition, keys, sampling, **others)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def next_drawn(
+    model: GeneratorModel,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    drawing: ImageDrawing,
+    place: Any,
+    keys: jax.Array,
+) -> ImageDrawing:
+    """Returns `decoding.images.next_place`, compiled once for each shape and setting.
+
+    What it takes of the drawing is given up: the caches are written in place.
+    """
+    return placed(model, mesh, lambda: next_place(model, params, drawing, place, keys, sampling))
+
+
+def placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
+    """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
+    with jax.default_matmul_precision(precision(model)):
+        if mesh is None:
+            return run()
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return run()
 
 
 def precision(model: nn.Module) -> str | None:

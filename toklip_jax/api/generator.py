@@ -1,7 +1,8 @@
 """The image generator: ids, and with a tokenizer images, drawn for classes or captions."""
 
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,20 +12,30 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel
 from toklip_jax.api.best_of import Chosen, choose
 from toklip_jax.api.conditions import Condition, check_condition, null_condition
 from toklip_jax.api.drawing import (
     Draws,
     bucket,
     draw_images,
+    first_drawn,
     mean_nats,
+    next_drawn,
     parallel_logits,
     read_sampling,
     whole_number,
 )
 from toklip_jax.api.inputs import Ids, Images, Vectors
-from toklip_jax.api.program import Method, platform_of, run_method
+from toklip_jax.api.program import (
+    Method,
+    is_traced,
+    is_whole,
+    map_chunks,
+    map_rows,
+    platform_of,
+    run_method,
+)
 from toklip_jax.api.text_encoder import TextEncoder
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
@@ -36,12 +47,12 @@ from toklip_jax.models.generator.config import GeneratorConfig, vq_of
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.parallel.sharding import batch_sharding, to_host
-from toklip_jax.weights import Weights, place_params
-from toklip_jax.weights.quantised import INT8, place_int8
+from toklip_jax.parallel.sharding import batch_sharding
+from toklip_jax.weights import Weights
+from toklip_jax.weights.quantised import INT8, place_model
 
 
-class Generator(LoadedModel):
+class Generator(ImageModel):
     """An autoregressive image generator with its parameters, and perhaps its tokenizer.
 
     Conditions are `classes`, integers [b], or `captions`, features of a text encoder [b, p, c] with
@@ -89,7 +100,7 @@ class Generator(LoadedModel):
         """
         ids = self._first_ids("logits", ids)
         condition = self._condition(classes, captions, valid, len(ids))
-        return parallel_logits(self.model, self.params, ids, *condition)
+        return self._map_images(parallel_logits, ids, condition)
 
     def nats_per_id(
         self, ids: Any, *, classes: Any = None, captions: Any = None, valid: Any = None
@@ -101,7 +112,7 @@ class Generator(LoadedModel):
         """
         ids = self._first_ids("nats_per_id", ids)
         condition = self._condition(classes, captions, valid, len(ids))
-        return mean_nats(self.model, self.params, ids, *condition)
+        return self._map_images(mean_nats, ids, condition)
 
     def sample(
         self,
@@ -154,17 +165,34 @@ class Generator(LoadedModel):
 
         The other arguments are those of `sample`.
         """
-        gpt = self.config.gpt
-        keep = whole_number(keep, "keep")
-        if not 0 <= keep < gpt.num_places:
-            raise UserError(f"expected keep in [0, {gpt.num_places - 1}] ids, got {keep}")
-        kind = Ids(gpt.ids_shape, gpt.codebook_sizes, remedy=": they come from another codebook")
-        ids = jnp.asarray(kind.prepare(self._check(Method("complete", kind), ids)))
-        if classes is None and captions is None and gpt.num_classes:
-            classes = np.full(len(ids), gpt.null_class)
-        condition = self._condition(classes, captions, valid, len(ids))
+        condition, kept = self._kept(ids, keep, classes, captions, valid)
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
-        return self._draw(condition, ids[:, :keep] if keep else None, draws)
+        return self._draw(condition, kept, draws)
+
+    def stream(
+        self,
+        *,
+        ids: Any = None,
+        keep: Any = 0,
+        classes: Any = None,
+        captions: Any = None,
+        valid: Any = None,
+        key: Any = 0,
+        first_index: Any = 0,
+        negative_class: Any = None,
+        **sampling: Any,
+    ) -> Iterator[Int[Array, "b *q"]]:
+        """Returns an iterator over the ids of one place after another, each as soon as it is drawn.
+
+        They are those that `sample` draws, or with `ids` and `keep` those that `complete` does,
+        without the ones that stay. The arguments are those of these two.
+        """
+        if ids is None:
+            condition, kept = self._condition(classes, captions, valid), None
+        else:
+            condition, kept = self._kept(ids, keep, classes, captions, valid)
+        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
+        return self._places(condition, kept, draws)
 
     def best_of(
         self,
@@ -206,7 +234,8 @@ class Generator(LoadedModel):
         """Returns the token ids of texts that are conditions, or that candidates are compared with.
 
         Raises:
-            ValueError: weights without a text tower that reads them, or without a text tokenizer.
+            ValueError: weights without a text tower that reads them, or without a text tokenizer;
+                a text that is too long.
         """
         if self.config.gpt.caption_dim and self._text_encoder is not None:
             return self._text_encoder.token_ids(texts)
@@ -235,7 +264,7 @@ class Generator(LoadedModel):
         self._expect_toklip()
         gpt = self.config.gpt
         some = Ids((None, *gpt.ids_shape[1:]), gpt.codebook_sizes)
-        ids = np.asarray(some.check(ids))
+        ids = some.check(ids)
         places = ids.shape[1]
         if not len(ids) or not 1 <= places <= gpt.num_places:
             raise UserError(
@@ -244,12 +273,14 @@ class Generator(LoadedModel):
         padding = [(0, 0), (0, gpt.num_places - places), *[(0, 0)] * (ids.ndim - 2)]
         kind = Ids.of(vq_of(self.config.tokenizer), gpt.grid)
         method = Method("prefix_features", kind, (("counts", (places,)),))
-        padded = self._check(method, np.pad(ids, padding))
-        features = run_method(self.model, self.params, padded, method)
+        pad = jnp.pad if isinstance(ids, jax.Array) else np.pad
+        padded = self._check(method, pad(ids, padding))
+        run = functools.partial(run_method, self.model, self.params, method=method)
+        features = map_chunks(run, padded, kind, self.batch_size, self._mesh)
         return l2_normalize(features[:, 0])
 
     def tokenize(self, images: Any) -> Int[Array, "b n *q"]:
-        """Returns ids, int32, of the images that `VQTokenizer.tokenize` takes.
+        """Returns ids, int32, of the images that `ImageModel` takes.
 
         Raises:
             ValueError: the generator was loaded without a tokenizer.
@@ -299,12 +330,7 @@ class Generator(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        if param_dtype == INT8:
-            params = place_int8(weights, family, mesh)
-        else:
-            params = place_params(
-                weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-            )
+        params = place_model(weights, family, param_dtype, mesh)
         path = text_config and (tokenizer or weights.tokenizer_path)
         text = path and TextTokenizer.load(path, text_config.context_length)
         encoder = None
@@ -313,6 +339,12 @@ class Generator(LoadedModel):
             types = {"dtype": dtype, "param_dtype": kept}
             encoder = TextEncoder(text_encoder, weights.config.gpt, **types)
         return cls(weights.config, params, compute, batch_size, resize, text, encoder)
+
+    def _sizes(self):
+        gpt = self.config.gpt
+        codes = " and ".join(f"{size:,}" for size in sorted(set(gpt.codebook_sizes)))
+        condition = f"{gpt.num_classes} classes" if gpt.num_classes else "captions"
+        return [condition, f"{gpt.num_places:,} ids of {codes}", f"width {gpt.width}"]
 
     def _methods(self):
         if self.config.tokenizer is None:
@@ -339,7 +371,7 @@ class Generator(LoadedModel):
             gpt.codebook_sizes,
             remedy=": they come from another codebook",
         )
-        ids = kind.prepare(self._check(Method(name, kind), ids))
+        ids = jnp.asarray(kind.prepare(self._check(Method(name, kind), ids)))
         if not 0 < ids.shape[1] <= gpt.num_places:
             raise UserError(f"expected from 1 to {gpt.num_places} ids an image, got {ids.shape[1]}")
         return ids
@@ -363,9 +395,23 @@ class Generator(LoadedModel):
     def _text_condition(self, texts):
         """The condition of texts: tokens of the text encoder, or of TokLIP's own text tower."""
         if self._text_encoder is not None:
-            return check_condition(self.config.gpt, None, *self._text_encoder(texts))
+            features = self._text_encoder(texts, self.batch_size)
+            return check_condition(self.config.gpt, None, *features)
         self._expect_own_captions()
         return Condition(self._call("text_tokens", self._token_ids(texts)))
+
+    def _kept(self, ids, keep, classes, captions, valid):
+        """The condition of images that are completed, and their ids that stay, or None."""
+        gpt = self.config.gpt
+        keep = whole_number(keep, "keep")
+        if not 0 <= keep < gpt.num_places:
+            raise UserError(f"expected keep in [0, {gpt.num_places - 1}] ids, got {keep}")
+        kind = Ids(gpt.ids_shape, gpt.codebook_sizes, remedy=": they come from another codebook")
+        ids = jnp.asarray(kind.prepare(self._check(Method("complete", kind), ids)))
+        if classes is None and captions is None and gpt.num_classes:
+            classes = np.full(len(ids), gpt.null_class)
+        condition = self._condition(classes, captions, valid, len(ids))
+        return condition, ids[:, :keep] if keep else None
 
     def _expect_own_captions(self):
         """Raises ValueError where captions are another encoder's features, or there is none."""
@@ -387,7 +433,7 @@ class Generator(LoadedModel):
                 "expected token ids, got text, and these weights hold no text tokenizer: pass "
                 "load(..., tokenizer=PATH)"
             )
-        return self._text_tokenizer(list(texts))
+        return self._text_tokenizer(list(texts), truncates=False)
 
     def _text_features(self, texts, rows):
         """A normalised feature for each row."""
@@ -411,26 +457,48 @@ class Generator(LoadedModel):
                 "load it with vq=PATH of TokLIP's weights"
             )
 
-    def _draw(self, condition, kept, draws, last=None):
-        """Draws in chunks; every chunk has the same number of rows, the last of them repeated."""
-        sampling, gpt = draws.sampling, self.config.gpt
-        count, null = len(condition.rows), None
-        if sampling.is_guided:
+    def _draw(self, condition, kept, draws, *, numbers=None, last=None):
+        """Draws in chunks; rows have the numbers 0, 1, ... from `first_index` on unless given."""
+        static = self.model, draws.sampling, self._mesh, last
+        draw = functools.partial(draw_images, *static, self.params)
+        return self._map_rows(draw, *self._drawn_from(condition, kept, draws, numbers))
+
+    def _places(self, condition, kept, draws):
+        """Yields the ids of each place, of all images at once; their rows are padded."""
+        count, static = len(condition.rows), (self.model, draws.sampling, self._mesh)
+        rows = np.minimum(np.arange(bucket(count, self._mesh, platform_of(self.params))), count - 1)
+        whole = self._drawn_from(condition, kept, draws)
+        placed = [None if x is None else self._put(x[rows]) for x in whole]
+        first = 0 if kept is None else kept.shape[1]
+        drawing, keys = first_drawn(*static, self.params, *placed), placed[1]
+        yield drawing.ids[:count]
+        for place in range(first + 1, self.config.gpt.num_places):
+            drawing = next_drawn(*static, self.params, drawing, np.int32(place), keys)
+            yield drawing.ids[:count]
+
+    def _drawn_from(self, condition, kept, draws, numbers=None):
+        """What images are drawn from: condition, keys, null condition, what counts, kept ids."""
+        gpt, null = self.config.gpt, None
+        if draws.sampling.is_guided:
             uncond = self.params["gpt"]["condition"].get("uncond")
             null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
-        keys = row_keys(draws.key, jnp.arange(draws.first_index, draws.first_index + count))
-        size = self.batch_size or bucket(count, self._mesh, platform_of(self.params))
-        out = []
-        for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            whole = condition.rows, keys, null, condition.valid, kept
-            chunk = [self._put(None if x is None else x[rows]) for x in whole]
-            ids = draw_images(self.model, sampling, self._mesh, last, self.params, *chunk)
-            out.append(to_host(ids)[: count - start])
-        return jnp.asarray(np.concatenate(out))
+        numbers = jnp.arange(len(condition.rows)) if numbers is None else numbers
+        keys = row_keys(draws.key, draws.first_index + numbers)
+        return condition.rows, keys, null, condition.valid, kept
+
+    def _map_images(self, function, ids, condition):
+        """A function of the model, its parameters, ids and conditions: in chunks, or traced."""
+        of_rows = functools.partial(function, self.model, self.params)
+        if is_whole(ids) or is_traced(self.params):
+            return of_rows(ids, *condition)
+        return self._map_rows(of_rows, ids, *condition)
+
+    def _map_rows(self, function, *arrays):
+        size = self.batch_size or bucket(len(arrays[0]), self._mesh, platform_of(self.params))
+        return map_rows(function, arrays, size, self._put)
 
     def _put(self, x):
-        if x is None or self._mesh is None:
+        if self._mesh is None:
             return x
         ways = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         rows = batch_sharding(self._mesh) if len(x) % ways == 0 else NamedSharding(self._mesh, P())

@@ -6,6 +6,8 @@ traced has none, and what is on a device is not waited for, but for the first th
 """
 
 import dataclasses
+import os
+import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -15,11 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from toklip_jax.core.errors import UserError
-from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES, simplest
+from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.core.home import expand_user
+from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES, read_image, simplest
 from toklip_jax.models.base import VQConfig, ids_shape, sides_taken
 from toklip_jax.ops.pixels import to_unit_range
 
+PATHS = (str, os.PathLike)
+SINGLE = (PIL.Image.Image, *PATHS)  # what is one picture, and no batch
 RANGE_SLACK = 1e-5  # rounding of float images at the ends of their range
 _NOT_NUMBERS = {"O": "objects", "S": "bytes", "U": "text"}  # by numpy's kinds of dtypes
 _KINDS = {2: ("images", ("h", "w")), 3: ("videos", ("frames", "h", "w"))}  # by number of sides
@@ -30,7 +35,7 @@ class Inputs(Protocol):
     """One kind of inputs."""
 
     def check(self, inputs: Any) -> Any:
-        """Returns the inputs as an array, or as a list of Pillow images.
+        """Returns the inputs as an array, or as a list of Pillow images and paths.
 
         Raises:
             ValueError: another shape, type or range; says what to do.
@@ -48,7 +53,10 @@ class Inputs(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """RGB images or videos, uint8 or float in [-1, 1], or Pillow images, which are resized.
+    """RGB images or videos, uint8 or float in [-1, 1]; or Pillow images or paths, to be resized.
+
+    An image without a batch axis is a batch of one: only images have three axes. Files are opened
+    when they are prepared, a chunk at a time.
 
     Attributes:
         vq: config of the VQ tokenizer.
@@ -62,16 +70,15 @@ class Images:
     resize: str = DEFAULT_RESIZE
 
     def check(self, images: Any) -> Any:
-        if isinstance(images, PIL.Image.Image):
-            raise UserError(
-                f"{self._expected} or a list of Pillow images, got one image: pass [image]"
-            )
-        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        images = [images] if isinstance(images, SINGLE) else images
+        if isinstance(images, Sequence) and not isinstance(images, bytes):
             images = self._check_list(images)
             if isinstance(images, list):
                 return images
         array = images if isinstance(images, jax.Array) else np.asarray(images)
         self._check_dtype(array)
+        if array.ndim == 3 and array.shape[-1] == 3 and 2 in self._sides:
+            array = array[None]
         self._check_shape(array.shape)
         if not isinstance(array, jax.Array):
             self.check_values(array)
@@ -122,11 +129,9 @@ class Images:
     def _check_list(self, images):
         if len(images) == 0:
             raise UserError(f"{self._expected}, got none: pass at least one")
-        if all(isinstance(image, PIL.Image.Image) for image in images):
+        if all(isinstance(image, SINGLE) for image in images):
             self._check_resizable()
-            if any(0 in image.size for image in images):
-                raise UserError(f"{self._expected}, got a Pillow image without pixels")
-            return list(images)
+            return [self._check_picture(image) for image in images]
         stack = jnp if any(isinstance(image, jax.Array) for image in images) else np
         try:
             return stack.stack([stack.asarray(image) for image in images])
@@ -137,13 +142,25 @@ class Images:
                 f"or pass Pillow images"
             ) from None
 
+    def _check_picture(self, image):
+        """A Pillow image, or the path of a file that is there."""
+        if isinstance(image, PATHS):
+            path = expand_user(image)
+            if not path.is_file():
+                raise NotFound(f"expected an image file, found no file {path}: check the path")
+            return path
+        if 0 in image.size:
+            raise UserError(f"{self._expected}, got a Pillow image without pixels")
+        return image
+
     def _check_dtype(self, array):
         if array.dtype == np.uint8 or jnp.issubdtype(array.dtype, jnp.floating):
             return
         if array.dtype.kind in _NOT_NUMBERS:
             raise UserError(
-                f"{self._expected} or a list of Pillow images, got {_NOT_NUMBERS[array.dtype.kind]}"
-                f": open files with PIL.Image.open, and pass a list"
+                f"{self._expected}, or a list of Pillow images or paths, got "
+                f"{_NOT_NUMBERS[array.dtype.kind]}"
+                f": pass paths as a list"
             )
         is_like_images = array.shape[-1:] == (3,) or array.ndim > min(self._sides) + 1
         raise UserError(
@@ -155,13 +172,14 @@ class Images:
     def _check_resizable(self):
         if self.size is None:
             raise UserError(
-                f"{self._expected}, got Pillow images, and no size to resize them to: load with "
-                f"image_size=..."
+                f"{self._expected}, got Pillow images or paths, and no size to resize them to: "
+                f"load with image_size=..."
             )
         if len(self.size) != 2:
             raise UserError(f"{self._expected}, got Pillow images: pass an array of the frames")
 
     def _resized(self, image):
+        image = read_image(image) if isinstance(image, pathlib.Path) else image
         return RESIZES[self.resize](image, self.size)
 
     def _check_shape(self, shape):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from toklip_jax.api.answers import answers, first_answer, next_answer
 from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.chat import SETTINGS as SETTINGS_FILES
 from toklip_jax.api.chat import chat_ids, load_tokenizer, stop_ids_in
 from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids
@@ -26,7 +27,9 @@ from toklip_jax.decoding import row_keys
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import to_host
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
+from toklip_jax.weights.base import files_beside
+from toklip_jax.weights.quantised import place_model
 
 SETTINGS = ("temperature", "top_k", "top_p")
 
@@ -197,9 +200,7 @@ class LanguageModel(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         return cls(
             weights.config,
             params,
@@ -208,6 +209,15 @@ class LanguageModel(LoadedModel):
             directory=weights.beside[0].parent if weights.beside else None,
             tokenizer=None if tokenizer is None else expand_user(tokenizer),
         )
+
+    def _sizes(self):
+        return [f"vocabulary {self.config.vocab_size:,}", f"width {self.config.width}"]
+
+    def _beside(self):
+        own = {path.name: path for path in super()._beside()}
+        given = self._tokenizer_directory and files_beside(self._tokenizer_directory, self.config)
+        own.update({path.name: path for path in given or () if path.name not in SETTINGS_FILES})
+        return tuple(own.values())
 
     def _methods(self):
         return {"logits": Method("logits", Ids((None,), (self.config.vocab_size,), "token ids"))}

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.answers import answers, drawn_images, first_answer, next_answer
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.chat import stop_ids_in
 from toklip_jax.api.conversing import (
     Prompting,
@@ -19,6 +19,7 @@ from toklip_jax.api.conversing import (
     find_tokenizer,
     group_images,
     pieces,
+    resizable,
 )
 from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids, Images
@@ -27,26 +28,33 @@ from toklip_jax.api.prompts import padded_length
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import Template
-from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+from toklip_jax.data.images import RESIZES
 from toklip_jax.decoding import Sampling, row_keys
 from toklip_jax.models.base import place_size
 from toklip_jax.models.multimodal.config import PIXELS, MultimodalConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.sharding import to_host
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
+from toklip_jax.weights.base import files_beside
+from toklip_jax.weights.quantised import place_model
+
+WHOLE = "squash"  # questions may be about any part of an image; as in training
 
 
-class MultimodalModel(LoadedModel):
+class MultimodalModel(ImageModel):
     """A multimodal language model with its parameters.
 
-    Images are given as the tokenizers take them, or as their `ids`: for each question one, or a
-    list of several, or None for none. Prompts and answers are padded to a few lengths, so that
-    little is compiled; neither that nor the batch changes an answer.
+    Images are Pillow images, paths, or uint8 arrays [h, w, 3] of any size, which are resized, or
+    float arrays in [-1, 1] of the model's size, or their `ids`: for each question one, or a list of
+    several, or None for none. Prompts and answers are padded to a few lengths, so that little is
+    compiled; neither that nor the batch changes an answer.
 
     Attributes:
         stop_ids: ids that end an answer besides the template's end marker.
     """
+
+    _reads_images = "read_images"
 
     def __init__(
         self,
@@ -55,13 +63,13 @@ class MultimodalModel(LoadedModel):
         compute: Compute,
         batch_size: int | None = None,
         directory: pathlib.Path | None = None,
-        resize: str = DEFAULT_RESIZE,
+        resize: str = WHOLE,
     ):
         """Wraps parameters.
 
         Args:
             directory: holds the language model's `tokenizer.json` and perhaps its stop ids.
-            resize: how Pillow images are resized, one of `data.images.RESIZES`.
+            resize: how images are resized, one of `data.images.RESIZES`.
         """
         super().__init__(config, params, compute, batch_size)
         if resize not in RESIZES:
@@ -182,7 +190,8 @@ class MultimodalModel(LoadedModel):
             key: a seed, or a key of `jax.random.key`.
             template: as `answer`.
             **sampling: `temperature`, `top_k`, `top_p`, `cfg_scale` (above 1, guides away from the
-                empty text) and `cfg_interval`.
+                empty text, which a share of the conversations trained on must have asked with) and
+                `cfg_interval`.
 
         Raises:
             ValueError: a model that doesn't read "ids", or settings that are refused.
@@ -196,11 +205,17 @@ class MultimodalModel(LoadedModel):
             raise UserError(f"expected a list of texts, got {texts!r}: pass [text]")
         prompting, settings = self._prompting(template), read_sampling(sampling)
         every = [*texts, *([""] * len(texts) if settings.is_guided else [])]
-        rows = [prompting.row(text, 0) for text in every]
+        rows, count = [prompting.row(text, 0) for text in every], len(texts)
         self._expect_room(max(map(len, rows)) + self.config.num_tokens)
         ids, _, positions = prompting.batch(rows, 0)
-        keys = row_keys(as_key(key), jnp.arange(len(texts)))
-        return drawn_images(self.model, settings, self._mesh, self.params, ids, positions, keys)
+        keys = row_keys(as_key(key), jnp.arange(count))
+        size, parts = self.batch_size or bucket(count, self._mesh, platform_of(self.params)), []
+        for start in range(0, count, size):
+            chosen = np.minimum(np.arange(start, start + size), count - 1)
+            copies = np.concatenate([chosen, chosen + count]) if settings.is_guided else chosen
+            static, prompts = (self.model, settings, self._mesh), (ids[copies], positions[copies])
+            parts.append(drawn_images(*static, self.params, *prompts, keys[chosen]))
+        return jnp.concatenate(parts)[:count]
 
     def detokenize(self, ids: Any) -> Float[Array, "b h w 3"]:
         """Returns images of ids, RGB float32, clipped to [-1, 1]."""
@@ -216,7 +231,7 @@ class MultimodalModel(LoadedModel):
         mesh: Mesh | None = None,
         batch_size: int | None = None,
         image_size: int | tuple[int, ...] | None = None,
-        resize: str = DEFAULT_RESIZE,
+        resize: str = WHOLE,
         tokenizer: str | pathlib.Path | None = None,
     ) -> "MultimodalModel":
         """Returns the model of weights in memory; arguments as `load`'s.
@@ -231,20 +246,25 @@ class MultimodalModel(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         path = weights.tokenizer_path or next(iter(weights.beside), None)
         directory = path.parent if path is not None else None
         if tokenizer is not None:
             directory = expand_user(tokenizer)
         return cls(weights.config, params, compute, batch_size, directory, resize)
 
+    def _sizes(self):
+        config = self.config
+        ids = [ids_text(config.vq, config.num_tokens)] if config.needs_ids else []
+        return [f"reads {' and '.join(config.reads)}", *ids, f"width {config.language_model.width}"]
+
+    def _beside(self):
+        found = self._directory and files_beside(self._directory, self.config)
+        return found or super()._beside()
+
     def _methods(self):
         config = self.config
-        vision = config.image_tower
-        size = tuple(vision.size) if vision is not None else self._image_size()
-        images = Images(config.vq, size, self._resize)
+        images = Images(config.vq, self._size, self._resize)
         methods = {"read_images": Method("read_images", images)}
         if config.needs_ids:
             ids = Ids.of(config.vq, config.grid)
@@ -253,7 +273,11 @@ class MultimodalModel(LoadedModel):
                 methods["image_inputs"] = Method("image_inputs", ids)
         return methods
 
-    def _image_size(self):
+    @property
+    def _size(self):
+        """(height, width) of the images."""
+        if self.config.image_tower is not None:
+            return tuple(self.config.image_tower.size)
         sides = zip(self.config.grid, place_size(self.config.vq), strict=True)
         return tuple(side * pixels for side, pixels in sides)
 
@@ -276,6 +300,8 @@ class MultimodalModel(LoadedModel):
         if not flat:
             return [0] * count, None
         counts = [len(group) for group in groups]
+        if ids is None:
+            flat = resizable(flat, self._size)
         filled = flat + [flat[-1]] * (padded_count(len(flat)) - len(flat))
         return counts, self._call(name, filled)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -69,7 +69,7 @@ def map_chunks(
         mesh: the mesh over which chunks from the host are sharded, along their first axis.
     """
     rows = len(inputs)
-    if batch_size is None or not rows or _is_whole(inputs):
+    if batch_size is None or not rows or is_whole(inputs):
         return function(_put(inputs, kind, mesh))
     out, pending = None, None
     for start in range(0, rows, batch_size):
@@ -81,6 +81,45 @@ def map_chunks(
         pending = start, result
     _store(out, pending)
     return jnp.asarray(out)
+
+
+def map_rows(
+    function: Callable[..., Any],
+    arrays: Sequence[Any],
+    size: int,
+    put: Callable[[Any], Any] = lambda rows: rows,
+) -> Any:
+    """Returns `function` of arrays, which is run on `size` rows of each at a time.
+
+    The last chunk is padded with copies of its last row, so that one program does for all numbers
+    of rows.
+
+    Args:
+        function: gives an array with these rows, or a tuple of such.
+        arrays: with as many rows each; an array may be None, and stays so.
+        put: places the rows of an array on devices.
+    """
+    count, out = len(arrays[0]), None
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        parts = function(*(None if x is None else put(x[rows]) for x in arrays))
+        if out is None:
+            out = jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), parts)
+        for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(parts), strict=True):
+            _store(whole, (start, part))
+    return jax.tree.map(jnp.asarray, out)
+
+
+def is_whole(inputs: Any) -> bool:
+    """Returns whether inputs are taken whole, not in chunks: they are traced or sharded."""
+    if not isinstance(inputs, jax.Array):
+        return False
+    return is_traced(inputs) or not isinstance(inputs.sharding, SingleDeviceSharding)
+
+
+def is_traced(tree: Any) -> bool:
+    """Returns whether an array of a tree, such as parameters, is traced."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def mesh_of(params: Any) -> Mesh | None:
@@ -153,15 +192,6 @@ def _placement(inputs) -> Placement | None:
     if is_manual or any(other is not None for other in others) or (is_traced and axes is None):
         return None
     return Placement(sharding.mesh.abstract_mesh, axes)
-
-
-def _is_whole(inputs):
-    """Returns whether inputs are taken whole, not in chunks."""
-    if not isinstance(inputs, jax.Array):
-        return False
-    if isinstance(inputs, jax.core.Tracer):
-        return True
-    return not isinstance(inputs.sharding, SingleDeviceSharding)
 
 
 def _chunk(inputs, start, count, kind, batch_size):

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from toklip_jax.api.drawing import bucket
-from toklip_jax.api.program import platform_of
+from toklip_jax.api.drawing import bucket, precision
+from toklip_jax.api.program import map_rows, platform_of
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer
@@ -75,23 +75,29 @@ class TextEncoder:
         self.params = place_params(weights, param_dtype, exact=family.full_precision)
 
     def token_ids(self, texts: Sequence[str]) -> Int[np.ndarray, "b t"]:
-        """Returns the token ids of texts, as long as the generator's captions."""
-        return self._tokenizer(list(texts))
+        """Returns the token ids of texts, as long as the generator's captions.
+
+        Raises:
+            ValueError: a text is longer.
+        """
+        return self._tokenizer(list(texts), truncates=False)
 
     def __call__(
-        self, texts: Sequence[str]
-    ) -> tuple[Float[np.ndarray, "b t d"], Bool[np.ndarray, "b t"]]:
-        """Returns the features of texts, float32, and which of them count."""
+        self, texts: Sequence[str], batch_size: int | None = None
+    ) -> tuple[Float[Array, "b t d"], Bool[Array, "b t"]]:
+        """Returns the features of texts, float32, and which of them count.
+
+        Args:
+            batch_size: how many texts are encoded at a time; None takes all at once.
+        """
         ids = self.token_ids(texts)
-        padding = bucket(len(ids), None, platform_of(self.params)) - len(ids)
-        padded = np.concatenate([ids, np.repeat(ids[-1:], padding, axis=0)])
-        precision = "highest" if self._model.compute.dtype == "float32" else None
-        with jax.default_matmul_precision(precision):
-            out = _encode(self._model, self.params, jnp.asarray(padded))
-        tokens = np.asarray(out.tokens.astype(jnp.float32))[: len(ids)]
-        return tokens, np.asarray(out.valid)[: len(ids)]
+        size = batch_size or bucket(len(ids), None, platform_of(self.params))
+        encode = functools.partial(_encode, self._model, self.params)
+        return map_rows(encode, [ids], size)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(model: Any, params: Any, token_ids: Any) -> Any:
-    return model.apply({"params": params}, token_ids)
+def _encode(model: Any, params: Any, token_ids: Any) -> tuple[jax.Array, jax.Array]:
+    with jax.default_matmul_precision(precision(model)):
+        out = model.apply({"params": params}, token_ids)
+    return out.tokens.astype(jnp.float32), out.valid

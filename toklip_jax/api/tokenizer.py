@@ -1,7 +1,9 @@
 """TokLIP with its parameters: images to ids, ids to tokens, features and images."""
 
 import dataclasses
+import operator
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,9 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.inputs import Ids, Images, Vectors
-from toklip_jax.api.program import Method
+from toklip_jax.api.program import Method, map_chunks, run_method
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
@@ -22,15 +24,17 @@ from toklip_jax.models.toklip.model import similarity
 from toklip_jax.models.toklip.resize import resize_model
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
+from toklip_jax.weights.quantised import place_model
 
 
-class Tokenizer(LoadedModel):
+class Tokenizer(ImageModel):
     """TokLIP with its parameters.
 
     Each method compiles once for each shape of a batch. Results are JAX arrays. Ids, where taken,
     are integers [b, n] below the codebook's size, or [b, n, q] where a place has q ids, as arrays
-    or nested lists; others raise ValueError. See `LoadedModel` for what the methods have in common.
+    or nested lists; others raise ValueError. See `ImageModel` for the images that are taken, and
+    `LoadedModel` for what the methods have in common.
 
     Attributes:
         config: the model's sizes.
@@ -58,11 +62,11 @@ class Tokenizer(LoadedModel):
         """Returns ids, int32, row by row of the grid.
 
         Args:
-            images: uint8 or float in [-1, 1], RGB [b, h, w, 3]; or a list of PIL images, which
-                are resized as `load`'s argument `resize` says. Arrays on a device stay there.
+            images: those that `ImageModel` takes: Pillow images, paths, or an array.
 
         Raises:
             ValueError: another shape, type or range.
+            FileNotFoundError: a path at which there is no file.
         """
         return self._call("tokenize", images)
 
@@ -110,6 +114,13 @@ class Tokenizer(LoadedModel):
 
         return self._map("tokenize", images, function)
 
+    def encode_image(self, images: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
+        """Returns `image_features`: an alias under open_clip's name, where the default differs.
+
+        open_clip's does not normalise unless it is told to.
+        """
+        return self.image_features(images, normalize=normalize)
+
     def features_from_code_vectors(
         self, code_vectors: Any, *, normalize: bool = True
     ) -> Float[Array, "b d"]:
@@ -124,6 +135,26 @@ class Tokenizer(LoadedModel):
         """
         return self._features("token_features", ids, normalize)
 
+    def prefix_features(
+        self, ids: Any, counts: Sequence[int], *, normalize: bool = True
+    ) -> Float[Array, "b k d"]:
+        """Returns the pooled features that the first ids of images give, float32.
+
+        Args:
+            counts: numbers of ids; they are compiled in, so pass the same ones every time.
+
+        Raises:
+            ValueError: a count out of range, or a token encoder that isn't causal.
+        """
+        kind = self._methods()["image_features"].inputs
+        counts = tuple(operator.index(count) for count in counts)
+        method = Method("prefix_features", kind, (("counts", counts),))
+
+        def function(chunk):
+            return _normalised(run_method(self.model, self.params, chunk, method), normalize)
+
+        return map_chunks(function, self._check(method, ids), kind, self.batch_size, self._mesh)
+
     def text_features(self, texts: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
         """Returns features, float32, of texts (a list of strings, or one) or of token ids [b, t].
 
@@ -131,6 +162,10 @@ class Tokenizer(LoadedModel):
             ValueError: texts without a tokenizer, or token ids of another shape or range.
         """
         return self._features("text_features", self._token_ids(texts), normalize)
+
+    def encode_text(self, texts: Any, *, normalize: bool = True) -> Float[Array, "b d"]:
+        """Returns `text_features`: an alias under open_clip's name, as `encode_image`."""
+        return self.text_features(texts, normalize=normalize)
 
     def similarity(self, image_features: Any, text_features: Any) -> Float[Array, "b t"]:
         """Returns the logits of normalised features, scale and bias included, float32.
@@ -167,12 +202,16 @@ class Tokenizer(LoadedModel):
             config, params = resize_model(weights.config, weights.params, image_size)
             weights = dataclasses.replace(weights, config=config, params=params)
         config, family = weights.config, family_of(weights.config)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         path = tokenizer or weights.tokenizer_path
         text = path and TextTokenizer.load(path, config.text.context_length)
         return cls(config, params, compute, text, batch_size=batch_size, resize=resize)
+
+    def _sizes(self):
+        vision = self.config.vision
+        size = " x ".join(map(str, vision.size))
+        ids = ids_text(self.config.vq, vision.num_tokens)
+        return [f"{size} px", ids, f"width {vision.width}"]
 
     def _features(self, method, inputs, normalize):
         return self._map(

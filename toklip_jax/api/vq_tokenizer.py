@@ -1,5 +1,6 @@
 """A VQ tokenizer alone: images to ids, and ids to images."""
 
+import math
 import operator
 import pathlib
 from typing import Any
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.base import LoadedModel
+from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.inputs import Ids, Images
 from toklip_jax.api.program import Method, map_chunks, run_method
 from toklip_jax.core.errors import UserError
@@ -17,17 +18,18 @@ from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.models.base import VQConfig, sides_taken
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
-from toklip_jax.weights import Weights, place_params
+from toklip_jax.weights import Weights
+from toklip_jax.weights.quantised import place_model
 
 
-class VQTokenizer(LoadedModel):
+class VQTokenizer(ImageModel):
     """A VQ tokenizer with its parameters.
 
-    Results are JAX arrays. Images are those that `Tokenizer.tokenize` takes, of any size that has
-    a grid unless `image_size` was given. Videos, if the tokenizer takes them, are arrays
-    [b, frames, h, w, 3], uint8 or float in [-1, 1]; where it takes images too, the number of axes
-    tells which they are. Ids are integers [b, n], or [b, n, q] where a place has q ids. See
-    `LoadedModel` for what the methods have in common.
+    Results are JAX arrays. Images are those that `ImageModel` takes, of any size that has a grid
+    unless `image_size` was given: then alone can they be Pillow images or paths. Videos, if the
+    tokenizer takes them, are arrays [b, frames, h, w, 3], uint8 or float in [-1, 1]; where it takes
+    images too, the number of axes tells which they are. Ids are integers [b, n], or [b, n, q] where
+    a place has q ids. See `LoadedModel` for what the methods have in common.
 
     Attributes:
         image_size: (height, width) of the images, or (frames, height, width) of the videos, or None
@@ -114,10 +116,13 @@ class VQTokenizer(LoadedModel):
                 f"reads no texts"
             )
         compute = Compute(dtype=dtype, vq_dtype=dtype, is_scanned=weights.is_scanned)
-        params = place_params(
-            weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
-        )
+        params = place_model(weights, family, param_dtype, mesh)
         return cls(weights.config, params, compute, image_size, batch_size, resize)
+
+    def _sizes(self):
+        size = [f"{' x '.join(map(str, self.image_size))} px"] if self.image_size else []
+        places = math.prod(self._grid) if self._grid else None
+        return [*size, ids_text(self.config, places), f"width {self.config.code_dim}"]
 
     def _methods(self):
         images = Images(self.config, self.image_size, self._resize)

@@ -17,6 +17,7 @@ from toklip_jax.core.parser import Parser
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
+from toklip_jax.models.multimodal.config import MultimodalConfig
 from toklip_jax.models.registry import Hints, VQConfig, family_of, recognise
 from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.tasks.toklip.start import start_toklip
@@ -29,6 +30,7 @@ from toklip_jax.weights.conversion import (
     export_tensors,
 )
 from toklip_jax.weights.hugging_face import has_settings, write_hugging_face
+from toklip_jax.weights.llava import llava_tensors
 from toklip_jax.weights.read import expect_no_hints, is_converted, other_choice
 from toklip_jax.weights.vq_part import describe_vq, expect_joined, join_vq
 from toklip_jax.weights.writer import write_checkpoint
@@ -87,9 +89,15 @@ def to_jax(args: argparse.Namespace) -> int:
 
 
 def to_torch(args: argparse.Namespace) -> int:
-    """Converts a directory into a PyTorch file, or a language model's into transformers' form."""
+    """Converts a directory into a PyTorch file, or a language model's into transformers' form.
+
+    A multimodal model's file has LLaVA's names: the language model, LoRA's additions in its
+    kernels, and its projector.
+    """
     weights = load_weights(args.directory)
-    if args.out.suffix not in FILES and has_settings(weights):
+    if isinstance(weights.config, MultimodalConfig):
+        write_checkpoint(args.out, llava_tensors(weights), weights.release)
+    elif args.out.suffix not in FILES and has_settings(weights):
         write_hugging_face(args.out, weights)
     else:
         write_checkpoint(args.out, export_tensors(weights), weights.release)

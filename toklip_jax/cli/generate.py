@@ -71,9 +71,9 @@ def _run(args) -> None:
 
 
 def _classes(args, gpt) -> tuple[int, ...]:
-    """The classes that are named, none for random ones; a picture has the null class."""
+    """The classes that are named, none for random ones; a picture has the null class, if any."""
     text = args.classes
-    if text is None and args.image:
+    if text is None and args.image and gpt.num_classes:
         return (gpt.null_class,)
     if text in (None, "random"):
         return ()

@@ -1,8 +1,8 @@
 """Errors of the user, and the exit statuses of the commands.
 
-An error that the user can fix is a `UserError`, or an `OSError` about a file or a full disk: a
-command says it in one line and ends with `USER_ERROR`. Any other is the program's, and keeps its
-traceback.
+An error that the user can fix is a `UserError`, an `OSError` about a file or a full disk, or a
+`ModuleNotFoundError` about a package that an extra installs: a command says it in one line and ends
+with `USER_ERROR`. Any other is the program's, and keeps its traceback.
 """
 
 import errno
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from toklip_jax.core.extras import line_for_missing
 from toklip_jax.core.printable import printable_lines
 
 T = TypeVar("T")
@@ -39,6 +40,10 @@ class Preempted(BaseException):
     It is no `Exception`, as `KeyboardInterrupt` is none: nothing that handles failures may take it
     for one.
     """
+
+
+# Those among which a user's are; `line_for_user` tells.
+USERS = (UserError, OSError, ModuleNotFoundError)
 
 
 class NotFound(UserError, FileNotFoundError):
@@ -108,7 +113,7 @@ def exit_status(work: Callable[[], int | None], has_traceback: bool = False) -> 
     """
     try:
         return work() or SUCCESS
-    except (UserError, OSError) as error:
+    except USERS as error:
         line = line_for_user(error)
         if has_traceback or line is None:
             raise
@@ -118,13 +123,15 @@ def exit_status(work: Callable[[], int | None], has_traceback: bool = False) -> 
 
 def is_users(error: BaseException | None) -> bool:
     """Tells whether an error is one that the user can fix."""
-    return isinstance(error, UserError | OSError) and line_for_user(error) is not None
+    return isinstance(error, USERS) and line_for_user(error) is not None
 
 
-def line_for_user(error: UserError | OSError) -> str | None:
+def line_for_user(error: UserError | OSError | ModuleNotFoundError) -> str | None:
     """Returns what the user is told about an error, or None where it is the program's."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return line_for_missing(error)
     if error.errno in FULL:
         return f"expected room on the disk, got {error.strerror!r}: make room, and run again"
     if error.filename is None or error.strerror is None:

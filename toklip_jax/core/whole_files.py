@@ -1,8 +1,10 @@
 """Small files that are written whole or not at all, and json objects that are read with care."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from toklip_jax.core.errors import UserError
@@ -15,13 +17,21 @@ def write_whole(path: str | pathlib.Path, content: str) -> None:
 
     Neither a kill nor a full disk leaves anything else. One process at a time may write it.
     """
-    path = pathlib.Path(path)
+    with draft_of(pathlib.Path(path)) as draft, draft.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name without the content
+
+
+@contextlib.contextmanager
+def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives the path of a draft beside `path`, which takes its place once it is written.
+
+    An error deletes it, and leaves what was at `path`.
+    """
     draft = path.with_name(f".{path.name}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without the content
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

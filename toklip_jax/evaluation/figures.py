@@ -11,7 +11,7 @@ from toklip_jax.ops.pixels import to_unit_range
 
 INK, MUTED, FAINT = "#1f2328", "#57606a", "#d0d7de"
 DPI = 150
-SMOOTHING = 0.02  # share of a curve's points over which it is smoothed
+SMOOTHING = 0.05  # share of a curve's points over which it is smoothed
 Images = Float[np.ndarray, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
 Path = str | pathlib.Path
 
@@ -49,7 +49,7 @@ def reconstruction_grid(
         bottom = figure.add_subplot(cell[1])
         _show(bottom, restored)
         if notes:
-            bottom.set_xlabel(notes[i], fontsize=7, color=MUTED, labelpad=2)
+            bottom.set_xlabel(notes[i], fontsize=9.5, color=MUTED, labelpad=2)
     _finish(figure, path, title, attribution)
 
 
@@ -90,8 +90,8 @@ def _margins(figure):
 def _finish(figure, path, title, attribution):
     width, height = figure.get_size_inches()
     left = 0.15 / width
-    figure.text(left, 1 - 0.12 / height, title, fontsize=11, color=INK, va="top")
-    figure.text(left, 0.08 / height, attribution, fontsize=6.5, color=MUTED, va="bottom")
+    figure.text(left, 1 - 0.12 / height, title, fontsize=12, color=INK, va="top")
+    figure.text(left, 0.08 / height, attribution, fontsize=9, color=MUTED, va="bottom")
     _save(figure, path)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.printable import printable
+from toklip_jax.core.whole_files import draft_of
 from toklip_jax.files.limits import MAX_NDIM, MAX_TENSORS
 from toklip_jax.files.mapped import MappedFile
 from toklip_jax.files.stored_zip import StoredZip
@@ -41,13 +42,8 @@ def read_npz(file: MappedFile) -> dict[str, np.ndarray]:
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes named arrays into one file, whole or not at all."""
-    draft = path.with_name(f".{path.name}")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _array(data, name):

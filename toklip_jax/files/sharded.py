@@ -51,7 +51,7 @@ def read_sharded(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], AnyMa
     if not is_index(path):
         file = _map(path)
         return read_safetensors(file), file
-    names_in = _read_index(path)
+    names_in = read_index(path)
     files, tensors = [], {}
     for shard, expected in names_in.items():
         files.append(_map(path.parent / shard))
@@ -64,6 +64,38 @@ def read_sharded(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], AnyMa
             )
         tensors |= found
     return tensors, MappedFiles(path, files)
+
+
+def read_index(path: pathlib.Path) -> dict[str, set[str]]:
+    """Returns the names of each shard's tensors; a shard is a file beside the index.
+
+    Raises:
+        ValueError: the index is damaged, too large, or names a file elsewhere.
+    """
+    if path.stat().st_size > MAX_HEADER_BYTES:
+        raise UserError(f"expected an index of at most {MAX_HEADER_BYTES} bytes, got {path}")
+    try:
+        index = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): fetch it again") from error
+    shard_of = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise UserError(f"expected a weight_map in {path}, found none: fetch it again")
+    names_in: dict[str, set[str]] = {}
+    for name, shard in shard_of.items():
+        is_name = isinstance(shard, str) and "\0" not in shard and 0 < len(shard) < MAX_NAME
+        if not is_name or shard == ".." or pathlib.PurePath(shard).name != shard:
+            raise UserError(
+                f"expected the names of files beside {path} in it, got {printable(shard)} for "
+                f"{printable(name)}"
+            )
+        names_in.setdefault(shard, set()).add(name)
+    if len(names_in) > MAX_SHARDS or len(shard_of) > MAX_TENSORS:
+        raise UserError(
+            f"expected at most {MAX_SHARDS} files and {MAX_TENSORS} tensors in {path}, got "
+            f"{len(names_in)} and {len(shard_of)}"
+        )
+    return names_in
 
 
 def write_sharded(
@@ -104,34 +136,6 @@ def _split(tensors, max_bytes):
         shards[-1][name] = array
         size += array.nbytes
     return shards
-
-
-def _read_index(path):
-    """The names of each shard's tensors; a shard is a file beside the index, never elsewhere."""
-    if path.stat().st_size > MAX_HEADER_BYTES:
-        raise UserError(f"expected an index of at most {MAX_HEADER_BYTES} bytes, got {path}")
-    try:
-        index = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): fetch it again") from error
-    shard_of = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise UserError(f"expected a weight_map in {path}, found none: fetch it again")
-    names_in: dict[str, set[str]] = {}
-    for name, shard in shard_of.items():
-        is_name = isinstance(shard, str) and "\0" not in shard and 0 < len(shard) < MAX_NAME
-        if not is_name or shard == ".." or pathlib.PurePath(shard).name != shard:
-            raise UserError(
-                f"expected the names of files beside {path} in it, got {printable(shard)} for "
-                f"{printable(name)}"
-            )
-        names_in.setdefault(shard, set()).add(name)
-    if len(names_in) > MAX_SHARDS or len(shard_of) > MAX_TENSORS:
-        raise UserError(
-            f"expected at most {MAX_SHARDS} files and {MAX_TENSORS} tensors in {path}, got "
-            f"{len(names_in)} and {len(shard_of)}"
-        )
-    return names_in
 
 
 def _map(path):

@@ -14,6 +14,7 @@ from toklip_jax.core.fields import add_new, check_name
 from toklip_jax.core.printable import printable
 from toklip_jax.files import AnyLazy
 from toklip_jax.files.rules import Rule
+from toklip_jax.models.releases import Release
 from toklip_jax.nn.config import Compute
 
 Tensors = Mapping[str, AnyLazy]  # of a PyTorch file, by name
@@ -247,6 +248,7 @@ class Family:
         sizes: configs by name.
         parts: the types of configs within its config, by the `kind` that they have in files.
         keys: the names in its PyTorch files, or None.
+        releases: its published weights, which `load` takes by name.
         sharding: rules that go before the common ones, as `parallel.sharding.RULES`.
         embeddings: patterns of parameters that stand below the first block, for layer decay.
         full_precision: patterns of parameters that stay float32 where the others are cast.
@@ -266,6 +268,7 @@ class Family:
     sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parts: Mapping[str, type] = dataclasses.field(default_factory=dict)
     keys: ForeignKeys | None = None
+    releases: tuple[Release, ...] = ()
     sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     embeddings: tuple[str, ...] = ()
     full_precision: tuple[str, ...] = ()

@@ -86,7 +86,7 @@ class VQModel(nn.Module):
         precision = "highest" if self.compute.vq_dtype == "float32" else None
         with jax.default_matmul_precision(precision):
             x = self._encode(images, **options)
-        return x.reshape(len(x), -1, x.shape[-1]), grid  # [b, n, c]
+        return x.reshape(x.shape[0], -1, x.shape[-1]), grid  # [b, n, c]
 
     def _encode(self, images: Float[Array, "b *size 3"]) -> Float[Array, "b *grid c"]:
         """Returns the latents before the quantiser, row by row of the grid; n may stand for it."""

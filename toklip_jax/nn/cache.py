@@ -23,8 +23,9 @@ class KVCache:
     and segments alone (`ops.attention`), so rows may be padded on either side.
 
     Attributes:
-        keys: [l, b, s, g, e], after norms and rotary positions.
-        values: [l, b, s, g, e].
+        keys: [l, b, g, s, e], after norms and rotary positions; a head's places lie together, which
+            is how a product with one query reads them.
+        values: [l, b, g, s, e].
         positions: int32 [b, s], negative where nothing stands.
         segments: int32 [b, s].
         length: int32 scalar; places that are filled, padding included.
@@ -68,12 +69,14 @@ class KVCache:
         Returns:
             The cache, in which the next layer writes next, and all keys and values of this layer.
         """
-        start = (self.layer, 0, self.length - keys.shape[1], 0, 0)
-        every_key = _shard(_write(self.keys, keys[None], start))
-        every_value = _shard(_write(self.values, values[None], start))
+        start = (self.layer, 0, 0, self.length - keys.shape[1], 0)
+        every_key, every_value = (
+            _shard(_write(kept, jnp.swapaxes(new, 1, 2)[None], start))
+            for kept, new in ((self.keys, keys), (self.values, values))
+        )
         cache = self.replace(keys=every_key, values=every_value, layer=self.layer + 1)
         read = [
-            jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False)
+            jnp.swapaxes(jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False), 1, 2)
             for x in (every_key, every_value)
         ]
         return cache, read[0], read[1]
@@ -94,7 +97,7 @@ def empty_cache(config: TransformerConfig, batch_size: int, size: int, dtype: DT
             f"expected a cache of floats for at least 0 rows and places, got {dtype}, "
             f"{batch_size} and {size}"
         )
-    shape = (config.depth, batch_size, size, config.num_kv_heads, config.head_dim)
+    shape = (config.depth, batch_size, config.num_kv_heads, size, config.head_dim)
     return KVCache(
         keys=_shard(jnp.zeros(shape, dtype)),
         values=_shard(jnp.zeros(shape, dtype)),
@@ -111,4 +114,4 @@ def _write(array, part, start):
 
 def _shard(x):
     """Puts the batch over `data` and `fsdp`, and the heads over `tensor`."""
-    return constrain(x, None, BATCH_AXES, None, "tensor", None)
+    return constrain(x, None, BATCH_AXES, "tensor", None, None)

@@ -8,6 +8,7 @@ from toklip_jax.nn.config import Compute, TransformerConfig
 from toklip_jax.nn.layers import Mlp, Projection, shard_heads
 from toklip_jax.nn.norms import layer_norm
 from toklip_jax.ops.attention import attention
+from toklip_jax.ops.products import dot_general, promote_to
 
 
 def build_pool(kind: str, config: TransformerConfig, compute: Compute) -> nn.Module:
@@ -52,7 +53,7 @@ class MapPool(nn.Module):
         heads = (config.num_heads, config.head_dim)
         latent = self.param("latent", nn.initializers.truncated_normal(d**-0.5), (1, d))
         query = Projection((d,), heads, dtype, name="q")(latent)  # [1, k, e]
-        query = jnp.broadcast_to(query, (len(tokens), *query.shape))  # [b, 1, k, e]
+        query = jnp.broadcast_to(query, (tokens.shape[0], *query.shape))  # [b, 1, k, e]
         kv = Projection((d,), (2, *heads), dtype, name="kv")(tokens)  # [b, n, 2, k, e]
         query, key, value = map(shard_heads, (query, kv[:, :, 0], kv[:, :, 1]))
         out = shard_heads(attention(query, key, value))  # [b, 1, k, e]
@@ -73,5 +74,12 @@ class FlattenPool(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        flat = tokens.reshape(len(tokens), -1)  # [b, n * d]
-        return nn.Dense(self.config.width, dtype=self.compute.jax_dtype, name="linear")(flat)
+        flat = tokens.reshape(tokens.shape[0], -1)  # [b, n * d]
+        linear = nn.Dense(
+            self.config.width,
+            dtype=self.compute.jax_dtype,
+            promote_dtype=promote_to,
+            dot_general=dot_general,
+            name="linear",
+        )
+        return linear(flat)

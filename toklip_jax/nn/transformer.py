@@ -113,11 +113,11 @@ def _check_places(places, shape, name):
 
 def _check_cache(cache, config, b):
     expected = (config.depth, b, config.num_kv_heads, config.head_dim)
-    layers, rows, _, *heads = cache.keys.shape
-    if (layers, rows, *heads) != expected:
+    layers, rows, heads, _, size = cache.keys.shape
+    if (layers, rows, heads, size) != expected:
         raise UserError(
             f"expected a cache of (layers, rows, heads, head size) {expected}, got "
-            f"{(layers, rows, *heads)}: make one with empty_cache for this config and batch"
+            f"{(layers, rows, heads, size)}: make one with empty_cache for this config and batch"
         )
 
 

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.export
 import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -95,6 +96,7 @@ def fits_cudnn(query: Any, key: Any, value: Any, is_causal: bool) -> bool:
         and size % 8 == 0
         and size <= CUDNN_SIZE
         and min(t, s) > 1
+        and not jax.export.is_symbolic_dim(query.shape[0])  # exported programs run elsewhere
         and (t == s or not is_causal)
         and _has_cudnn()
     )
@@ -131,6 +133,21 @@ def written_out(
 ) -> Float[Array, "b t k e"]:
     """`attention` as the same formula on every platform; positions and segments as `_both` has
     them."""
+    options = is_causal, positions, segments, bias, scale
+    if positions is None or value.dtype == jnp.float32 or jax.default_backend() != "cpu":
+        return _formula(query, key, value, *options)
+    # XLA on CPUs lacks some products of a cache in half precision (jax 0.10: "Unsupported element
+    # type for DotThunk").
+    return jax.lax.platform_dependent(
+        query,
+        key,
+        value,
+        cpu=lambda *x: _formula(*(jnp.float32(y) for y in x), *options).astype(value.dtype),
+        default=lambda *x: _formula(*x, *options),
+    )
+
+
+def _formula(query, key, value, is_causal, positions, segments, bias, scale):
     if query.shape[2] != key.shape[2]:
         return _grouped(query, key, value, is_causal, positions, segments, bias, scale)
     logits = jnp.einsum("btke,bske->bkts", query, key, preferred_element_type=jnp.float32)

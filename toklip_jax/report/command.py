@@ -13,7 +13,13 @@ def main(arguments: Sequence[str]) -> int:
 
     def command() -> None:
         values = parser().read(arguments)
-        path = write_report(values.workdir, values.phrase, values.output, values.imports)
+        path = write_report(
+            values.workdir,
+            values.phrase,
+            values.output,
+            imports=values.imports,
+            seeds=values.seeds,
+        )
         print(f"the report is {path}")
 
     return exit_status(command)
@@ -30,6 +36,13 @@ def parser() -> Parser:
     )
     found.flag("phrase", "a text to look for; may be repeated", action="append", default=[])
     found.flag(
+        "seeds",
+        "runs of the same config with other seeds, for means and standard errors over them",
+        type=_paths,
+        default=[],
+        metavar="RUN2,RUN3",
+    )
+    found.flag(
         "import",
         "a module that registers the run's own sources or evaluations; may be repeated (modules of "
         "toklip_jax that the run's config names are imported anyway)",
@@ -39,3 +52,7 @@ def parser() -> Parser:
         metavar="MODULE",
     )
     return found
+
+
+def _paths(text):
+    return [expand_user(path) for path in text.split(",") if path]

@@ -44,6 +44,7 @@ RESULTS_FIELDS = {
     "versions": Mapping[str, str],
     "devices": Section,
     "date": str,
+    "commit": str,
 }
 EVALUATION_FIELDS = {
     "kind": str,

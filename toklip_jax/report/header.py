@@ -1,4 +1,4 @@
-"""The head of the page: the run, its date, its weights, software and devices."""
+"""The head of the page, and the run's weights, software and devices."""
 
 import datetime
 from collections.abc import Mapping
@@ -7,21 +7,44 @@ import jax
 import numpy as np
 
 from toklip_jax.report.files import Run
+from toklip_jax.report.headline import headline
 from toklip_jax.report.markup import Markup, tag
-from toklip_jax.report.wording import ids_text, size_text
+from toklip_jax.report.training import seconds_trained
+from toklip_jax.report.wording import (
+    NAMES,
+    codebook_text,
+    duration_text,
+    ids_text,
+    name_text,
+    size_text,
+)
 from toklip_jax.weights import Weights, fingerprint
 
 MODELS = ("toklip", "teacher", "vq")
 PACKAGES = ("jax", "flax", "numpy", "toklip_jax")
 
 
-def header(run: Run, weights: Weights | None) -> list[Markup]:
-    """Returns the page's head.
+def header(run: Run, weights: Weights | None, links: Mapping[str, str]) -> list[Markup]:
+    """Returns the page's head: what this is, the numbers that matter, how long it took.
 
     Args:
         weights: weights of the run's TokLIP, or None.
+        links: text -> address of the files beside the page.
     """
-    facts = [("Run", tag("code", str(run.workdir))), ("Date", _date(run))]
+    facts = [_length(run), _date(run), _source(run)]
+    facts += [tag("a", text, href=address) for text, address in links.items()]
+    return [
+        tag("h1", run.workdir.resolve().name),
+        tag("p", _what(run, weights), class_="what"),
+        *headline(run),
+        tag("ul", [tag("li", fact) for fact in facts if fact], class_="facts"),
+        _pipeline(weights),
+    ]
+
+
+def facts_list(run: Run, weights: Weights | None) -> Markup:
+    """Returns the run's weights, software and devices as a list of terms."""
+    facts = [("Run", tag("code", str(run.workdir)))]
     if weights is not None:
         vision = weights.config.vision
         ids = ids_text(vision.num_tokens, weights.config.vq.codebook_sizes)
@@ -29,8 +52,38 @@ def header(run: Run, weights: Weights | None) -> list[Markup]:
         facts += [("Model", shape), ("Parameters", _parameters(weights))]
     facts += [(f"Weights, {name}", _weights(run, name)) for name in MODELS if _has(run, name)]
     facts += [("Measured with", _versions(run)), ("Devices", _devices(run))]
-    terms = [[tag("dt", name), tag("dd", value)] for name, value in facts if value]
-    return [tag("h1", run.workdir.resolve().name), _pipeline(weights), tag("dl", terms)]
+    return tag("dl", [[tag("dt", name), tag("dd", value)] for name, value in facts if value])
+
+
+def _what(run, weights):
+    if weights is None:
+        stages = ", ".join(map(name_text, run.metrics))
+        return f"A run of toklip_jax{f' with the stages {stages}' if stages else ''}."
+    vision = weights.config.vision
+    codes = codebook_text(weights.config.vq.codebook_sizes)
+    return (
+        f"TokLIP, a visual tokenizer: an image of {size_text(vision.size)} becomes "
+        f"{vision.num_tokens:,} ids from {codes}. From the ids alone it can be drawn again, and "
+        f"compared with texts."
+    )
+
+
+def _length(run):
+    """How long the stages trained; "" where their logs don't tell."""
+    seconds = {stage: seconds_trained(records) for stage, records in run.metrics.items()}
+    if not sum(seconds.values()):
+        return ""
+    listed = [f"{NAMES.get(name, name)} {duration_text(each)}" for name, each in seconds.items()]
+    each = f" ({', '.join(listed)})" if len(seconds) > 1 else ""
+    where = f" on {_devices(run)}" if run.results.get("devices") else ""
+    return f"Trained in {duration_text(sum(seconds.values()))}{where}{each}"
+
+
+def _source(run):
+    version = run.results.get("versions", {}).get("toklip_jax")
+    commit = run.results.get("commit")
+    named = [f"toklip_jax {version}"] if version else []
+    return ", ".join(named + ([f"commit {commit}"] if commit else []))
 
 
 def _pipeline(weights):
@@ -60,8 +113,8 @@ def _pipeline(weights):
 def _date(run):
     date = run.results.get("date")
     if date:
-        return date.replace("T", " ")[:16]
-    return f"{datetime.date.today()} (of this page: the run has not been evaluated)"
+        return f"Evaluated {date.replace('T', ' ')[:16]}"
+    return f"This page: {datetime.date.today()}; the run has not been evaluated"
 
 
 def _parameters(weights):

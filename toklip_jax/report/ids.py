@@ -17,6 +17,7 @@ MAX_LETTERS = 9  # of a place's ids that are written out
 COARSE = 64  # places of an image up to which two grids fit beside each other
 CELL = 26  # units of a grid's cell
 FONT, DIGIT = 9, 0.6  # units of the largest font; a digit's width in ems
+LEGIBLE = 12.2  # pixels of the font at least, on any screen
 
 
 def ids_section(gallery: Gallery, output: Output) -> Section:
@@ -71,7 +72,7 @@ def id_grid(
         class_="ids",
         role="img",
         aria_label=f"The ids of the {len(labels)} places of {title}: {_first(labels)}",
-        style=_style(labels, width),
+        style=_style(labels, width, is_written),
     )
 
 
@@ -91,11 +92,12 @@ def _lead(ids_per_place, is_written):
     return lead + ("" if is_written else " They don't fit in here; point at a patch to read them.")
 
 
-def _style(labels, width):
-    """Numbers as large as the longest allows, in a grid that isn't too small for them."""
+def _style(labels, width, is_written):
+    """Numbers as large as the longest allows, in a grid wide enough for them to be legible."""
+    if not is_written:
+        return None
     size = min(FONT, 0.9 * CELL / (DIGIT * max(map(len, labels))))
-    is_large = width > 8 and len(labels) <= MAX_WRITTEN
-    return f"font-size:{size:.1f}px" + (f";min-width:{20 * width}px" if is_large else "")
+    return f"font-size:{size:.1f}px;min-width:{width * CELL * LEGIBLE / size:.0f}px"
 
 
 def _first(labels, count=8):

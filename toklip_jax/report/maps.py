@@ -16,7 +16,8 @@ def map_section(gallery: Gallery, maps: TextMaps, output: Output) -> Section:
     """Returns where in the images the first phrases are, and the form that asks for others."""
     lead = [
         "How similar each patch's own token is to a text (cosine). Tokens are computed from ids "
-        "alone, and training never says where in an image anything is. ",
+        "alone, and training never says where in an image anything is: a map is a hint at what "
+        "the tokens hold, not a segmentation. ",
         f"The page knows {len(maps.phrases):,} phrases; ",
         tag("code", '--phrase="…"'),
         " adds others.",

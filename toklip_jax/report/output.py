@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from toklip_jax.report.charts import as_svg
 from toklip_jax.report.markup import Markup, tag
 from toklip_jax.report.rasters import data_uri, save_png
 
@@ -20,7 +19,7 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]+")  # in a file's name or an element's id
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Embeds pictures and charts.
+    """Embeds pictures.
 
     Attributes:
         directory: keeps a PNG of each that has a name; None for no files.
@@ -48,20 +47,6 @@ class Output:
         kind = "sharp" if max(height, width) <= PIXELATED else None
         size = {"width": width, "height": height, "class_": kind}
         return tag("img", src=data_uri(image, largest), alt=alt, **size, **attributes)
-
-    def chart(self, figure: Any, name: str, alt: str, caption: str | Markup = "") -> Markup:
-        """Returns a `figure` element of a chart, and writes NAME.png.
-
-        Args:
-            name: a name of any letters; those that ids and files may not have become hyphens.
-        """
-        name = self._new_name(name)
-        svg = as_svg(figure, name)
-        if self.directory is not None:
-            figure.savefig(self.directory / f"{name}.png", facecolor="white")
-        width = f"--width:{figure.get_size_inches()[0]:.1f}in"
-        chart = tag("div", Markup(svg), class_="chart", style=width, role="img", aria_label=alt)
-        return tag("figure", chart, tag("figcaption", caption) if caption else None)
 
     def _new_name(self, name):
         """The name made fit for files and ids, with a number where another had it already."""

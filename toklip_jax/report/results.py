@@ -2,31 +2,37 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toklip_jax.evaluation.published import SOURCES, published_like
 from toklip_jax.evaluation.registry import EVALUATIONS
-from toklip_jax.evaluation.tables import NOTHING, figure_label, format_cell
-from toklip_jax.metrics import Estimate
-from toklip_jax.report.files import Run, number
+from toklip_jax.evaluation.tables import NOTHING, figure_label
+from toklip_jax.report.cells import cell_error, cell_text, cell_value
+from toklip_jax.report.charts import share_curves
+from toklip_jax.report.files import Run
 from toklip_jax.report.markup import tag
 from toklip_jax.report.page import Section, table
+from toklip_jax.report.seeds import seed_of, spread
+from toklip_jax.report.wording import name_text
 
 LOWER_IS_BETTER = ("rfid", "fid", "loss", "mse", "error")
 NO_RANKING = ("num_", "perplexity", "code_usage")  # more of these is not better as such
 MAX_COLUMNS = 6
+LEAD = 2  # standard errors by which the best is ahead where it is in bold
 TRAINED = ("toklip", "teacher", "vq")
+SHARE = re.compile(r"first_(\d+)")  # a figure from the first ids alone
 
 
-def results_section(run: Run, config: Any | None) -> Section:
+def results_section(run: Run, config: Any | None, seeds: Sequence[Run] = ()) -> Section:
     """Returns the tables of all evaluations, and published figures of models of the same size.
 
     Args:
         config: the config of the run's TokLIP, or None.
+        seeds: runs of the same config with other seeds.
     """
     title = "Results"
-    tables = [_evaluation(name, result, run) for name, result in run.evaluations.items()]
+    tables = [_evaluation(name, result, run, seeds) for name, result in run.evaluations.items()]
     published = published_like(config) if config else []
     if published:
         tables.append(_published(published))
@@ -34,32 +40,82 @@ def results_section(run: Run, config: Any | None) -> Section:
         return Section("results", title, "Left out: the run has not been evaluated yet.")
     lead = (
         "All figures are measured on data that no stage was trained on, those of baselines in the "
-        "same way; ± is one standard error, and the best of the trained models is in bold."
+        "same way; ± is one standard error. The best of the trained models is in bold where it "
+        f"leads the next by more than {LEAD} standard errors of their difference."
     )
     return Section("results", title, lead, tables)
 
 
-def cell_text(cell: Any) -> str:
-    """Returns a figure of results.json for people."""
-    return format_cell(_cell(cell))
+def leader(figure: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Returns the row that is ahead of all others by more than LEAD standard errors, or None.
+
+    The errors of two rows are taken as independent: on the same images that is cautious.
+    """
+    if figure.startswith(NO_RANKING):
+        return None
+    measured = [row for row in rows if cell_value(row.get(figure)) is not None]
+    sign = -1 if figure.endswith(LOWER_IS_BETTER) else 1
+    measured.sort(key=lambda row: -sign * cell_value(row[figure]))
+    if len(measured) < 2:
+        return None
+    first, *others = (row[figure] for row in measured)
+    return measured[0] if all(_leads(first, other) for other in others) else None
 
 
-def _evaluation(name, result, run):
-    rows = result.get("rows", [])
-    figures = list(dict.fromkeys(k for row in rows for k in row if k != "model"))
-    trained = [row for row in rows if _is_trained(row, run)]
-    best = {figure: _best(figure, trained) for figure in figures}
-    body = [
-        [str(row.get("model", "")), *(_data(row.get(f), best[f], row in trained) for f in figures)]
-        for row in rows
-    ]
+def _leads(one, other):
+    errors = cell_error(one), cell_error(other)
+    if None in errors:
+        return False  # nobody knows how far figures without an error vary
+    return abs(cell_value(one) - cell_value(other)) > LEAD * math.hypot(*errors)
+
+
+def _evaluation(name, result, run, seeds):
     kind = EVALUATIONS.get(result.get("kind", name))
     about = kind.about if kind else ""  # another package's may not be imported
+    rows = result.get("rows", [])
     return [
-        tag("h3", name[:1].upper() + name[1:].replace("_", " ")),
+        tag("h3", name_text(name)),
         tag("p", about, " ", _counts(result)),
-        _table(["model", *map(figure_label, figures)], body, f"Results of {name}"),
+        _rows_table(rows, run, f"Results of {name}"),
+        _shares(rows),
+        _over_seeds(name, run, seeds) if seeds else None,
     ]
+
+
+def _rows_table(rows, run, caption):
+    figures = list(dict.fromkeys(k for row in rows for k in row if k != "model"))
+    trained = [row for row in rows if _is_trained(row, run)]
+    best = {figure: leader(figure, trained) for figure in figures}
+    body = [
+        [str(row.get("model", "")), *(_data(row.get(f), best[f] is row) for f in figures)]
+        for row in rows
+    ]
+    return _table(["model", *map(figure_label, figures)], body, caption)
+
+
+def _shares(rows):
+    """A chart of figures from the first ids alone, where an evaluation has such."""
+    models = {}
+    for row in rows:
+        found = [(SHARE.fullmatch(name), cell) for name, cell in row.items()]
+        points = [
+            (float(share[1]), cell_value(cell), cell_error(cell) or 0.0)
+            for share, cell in found
+            if share and cell_value(cell) is not None
+        ]
+        if len(points) > 1:
+            models[str(row.get("model", ""))] = sorted(points)
+    return tag("div", share_curves(models), class_="wide") if models else None
+
+
+def _over_seeds(name, run, seeds):
+    runs = [run, *seeds]
+    listed = ", ".join(str(seed_of(each)) for each in runs)
+    text = (
+        f"The mean of {len(runs)} runs with the seeds {listed}; here ± is the standard error over "
+        f"the runs."
+    )
+    return [tag("p", text), _rows_table(spread(name, runs), run, f"{name} over {len(runs)} runs")]
 
 
 def _table(head, body, caption):
@@ -89,37 +145,16 @@ def _counts(result):
     return text + (f" Not evaluated: {', '.join(skipped)}." if skipped else "")
 
 
-def _data(cell, best, is_trained):
+def _data(cell, is_best):
     text = cell_text(cell)
     if text == NOTHING:
         return tag("span", NOTHING, class_="nothing")
     value, _, error = text.partition(" ± ")
-    shown = tag("strong", value) if is_trained and best == _value(cell) is not None else value
+    shown = tag("strong", value) if is_best else value
     return [shown, tag("small", f" ± {error}") if error else None]
-
-
-def _best(figure, rows):
-    """The best of at least two values; None where more is not better as such."""
-    values = [value for row in rows if (value := _value(row.get(figure))) is not None]
-    if len(values) < 2 or figure.startswith(NO_RANKING):
-        return None
-    return (min if figure.endswith(LOWER_IS_BETTER) else max)(values)
 
 
 def _is_trained(row: Mapping[str, Any], run: Run) -> bool:
     """Returns whether a row is of a model of this run and not a baseline, by the models' names."""
     name = re.split(r"[,(:]", str(row.get("model", "")).lower())[0].strip()
     return name in {*TRAINED, *map(str.lower, run.results.get("weights", {}))}
-
-
-def _cell(cell):
-    if isinstance(cell, Mapping):
-        value, error = (number(cell.get(name)) for name in ("value", "error"))
-        return Estimate(*(math.nan if x is None else x for x in (value, error)))
-    return cell if isinstance(cell, str) or number(cell) is not None else None
-
-
-def _value(cell):
-    cell = _cell(cell)
-    value = number(cell.value if isinstance(cell, Estimate) else cell)
-    return None if value is None or math.isnan(value) else value

@@ -9,7 +9,6 @@ from toklip_jax.metrics import CodeUsage
 from toklip_jax.report.charts import code_histogram
 from toklip_jax.report.files import Run, counts_of
 from toklip_jax.report.markup import tag
-from toklip_jax.report.output import Output
 from toklip_jax.report.page import Section, table
 
 MAX_CHARTS = 4  # codebooks whose histogram is drawn
@@ -23,7 +22,7 @@ class CountedIds(NamedTuple):
     codebook_sizes: tuple[int, ...]
 
 
-def usage_section(run: Run, output: Output, own: CountedIds | None) -> Section:
+def usage_section(run: Run, own: CountedIds | None) -> Section:
     """Returns how often each code occurs in an evaluation's images, else in the page's own.
 
     Args:
@@ -42,10 +41,10 @@ def usage_section(run: Run, output: Output, own: CountedIds | None) -> Section:
         usage = CodeUsage.from_ids(own.ids, own.codebook_sizes)
         where = f"in the {len(own.ids):,} images that this page looks at"
     if len(usage.counts) == 1:
-        chart = _chart(output, usage.counts[0], "codes")
+        chart = tag("div", code_histogram(usage.counts[0]), class_="wide")
         return Section("codes", title, _lead(usage, where), chart)
     charts = [
-        _chart(output, counts, f"codes-{i}", f"Codebook {i}")
+        code_histogram(counts, f"Codebook {i}")
         for i, counts in enumerate(usage.counts[:MAX_CHARTS], start=1)
     ]
     body = [tag("div", charts, class_="charts"), _table(usage)]
@@ -75,12 +74,6 @@ def _lead(usage, where):
         f"The perplexity is {perplexity:,.1f}, the geometric mean over the codebooks: that many "
         f"equally frequent codes in each would have the same entropy."
     )
-
-
-def _chart(output, counts, name, caption=""):
-    used = np.count_nonzero(counts)
-    alt = f"Occurrences of each code on a logarithmic axis; {used} of {len(counts)} are used"
-    return output.chart(code_histogram(counts), name, alt, tag("b", caption) if caption else "")
 
 
 def _table(usage):

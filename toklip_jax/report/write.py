@@ -1,6 +1,8 @@
 """Writes a run's page: reads the run's files, encodes a few images, joins the sections."""
 
+import os
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 from toklip_jax.api import Tokenizer
@@ -10,12 +12,14 @@ from toklip_jax.core.whole_files import write_whole
 from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.sources import registered
 from toklip_jax.models.registry import family_of
+from toklip_jax.report.confusion import confusion_section
 from toklip_jax.report.extensions import import_extensions
-from toklip_jax.report.files import Run, read_run
+from toklip_jax.report.files import RESULTS, Run, read_run
 from toklip_jax.report.gallery import Gallery, make_gallery
-from toklip_jax.report.header import header
+from toklip_jax.report.header import facts_list, header
 from toklip_jax.report.ids import ids_section
 from toklip_jax.report.maps import map_data, map_section
+from toklip_jax.report.method import CONFIG_FILE, config_text, method_section
 from toklip_jax.report.naming import naming_section
 from toklip_jax.report.neighbours import neighbour_section
 from toklip_jax.report.output import Output
@@ -23,7 +27,8 @@ from toklip_jax.report.page import Section, render_page
 from toklip_jax.report.phrases import TextMaps, encode_phrases, text_maps
 from toklip_jax.report.reconstructions import reconstruction_section
 from toklip_jax.report.results import results_section
-from toklip_jax.report.sections import confusion_section, method_section, training_section
+from toklip_jax.report.seeds import read_seeds
+from toklip_jax.report.training import training_section
 from toklip_jax.report.usage import CountedIds, usage_section
 from toklip_jax.weights import Weights, read_weights
 
@@ -38,6 +43,7 @@ IMAGE_SECTIONS = {
 TEXT_SECTIONS = ("where", "naming")  # those that need phrases too
 SIZES = ("num_images", "num_searched")  # fields of the config's section
 PAGE = pathlib.Path("report") / "index.html"
+LINKED = (RESULTS, "results.md", "config.json")  # files of the run, if they are there
 
 
 def write_report(
@@ -45,10 +51,12 @@ def write_report(
     phrases: Sequence[str] = (),
     output: str | pathlib.Path | None = None,
     imports: Sequence[str] = (),
+    seeds: Sequence[str | pathlib.Path] = (),
 ) -> pathlib.Path:
     """Writes a self-contained page about a run.
 
-    In the run's own directory its pictures are also kept as PNGs, beside the page. Sections whose
+    In the run's own directory its pictures are also kept as PNGs, beside the page, and its config
+    as a config file. Sections whose
     images, text tokenizer or evaluation a run doesn't have are left out, and the page says why.
 
     Args:
@@ -57,14 +65,18 @@ def write_report(
         output: the page, which is then the only file; `WORKDIR/report/index.html` by default.
         imports: modules that register the run's sources and evaluations. Of those that the run's
             config names, the ones of toklip_jax itself are imported anyway.
+        seeds: directories of runs of the same config with other seeds: the page has the means of
+            their figures too, and how far they spread.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: no run in `workdir`, damaged files, or a module that can't be imported.
+        ValueError: no run in `workdir`, damaged files, a module that can't be imported, or seeds
+            that are no such runs.
     """
     run = read_run(workdir)
+    others = read_seeds(run, seeds)
     notes = import_extensions(run.imports, imports)
     path = run.workdir / PAGE if output is None else expand_user(output)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,21 +87,47 @@ def write_report(
     config = weights.config if weights else None
     own = CountedIds(gallery.pool.ids, config.vq.codebook_sizes) if gallery else None
     sections = [
-        results_section(run, config),
-        training_section(run, place),
+        results_section(run, config, others),
+        training_section(run),
         *images,
-        usage_section(run, place, own),
-        confusion_section(run, place),
-        method_section(run, run.source if gallery else None, phrases, notes),
+        usage_section(run, own),
+        confusion_section(run),
+        method_section(
+            run,
+            run.source if gallery else None,
+            phrases,
+            facts=facts_list(run, weights),
+            config_path=_keep_config(run, place),
+            notes=notes,
+        ),
     ]
     page = render_page(
         f"TokLIP: {run.workdir.resolve().name}",
-        header(run, weights),
+        header(run, weights, _links(run, path)),
         sections,
         data=map_data(maps) if maps else None,
     )
     write_whole(path, page)
     return path
+
+
+def _keep_config(run: Run, place: Output) -> str:
+    """Writes the config file beside the page, and returns its path; "" for a page alone."""
+    if place.directory is None:
+        return ""
+    write_whole(place.directory / CONFIG_FILE, config_text(run.config))
+    return str(place.directory / CONFIG_FILE)
+
+
+def _links(run: Run, page: pathlib.Path) -> dict[str, str]:
+    """The run's files that are there, with their addresses from the page."""
+    start = page.parent.resolve()
+    files = [(name, run.workdir.resolve() / name) for name in LINKED]
+    return {
+        name: urllib.parse.quote(pathlib.Path(os.path.relpath(file, start)).as_posix())
+        for name, file in files
+        if file.is_file()
+    }
 
 
 def _weights(run: Run) -> tuple[Weights | None, str]:

@@ -4,7 +4,7 @@ A config's `models` name the weights by role: `toklip`, `teacher`, `vq`, `incept
 "stage:NAME" for the weights that a stage of this run left, or "" for none.
 
 workdir/
-    results.json    every figure, with config, weights' hashes, data, versions
+    results.json    every figure, with config, weights' hashes, data, versions, commit
     results.md      the tables
     evaluation/     rows encoded so far, while an evaluation is under way
 """
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.revision import source_commit
 from toklip_jax.core.whole_files import write_json, write_whole
 from toklip_jax.evaluation.models import Models
 from toklip_jax.evaluation.results import Result
@@ -139,6 +140,7 @@ def _provenance(experiment, hashes) -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": source_commit(),
         "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
         "config": experiment.description,
     }

@@ -20,12 +20,14 @@ import numpy as np
 import PIL.Image
 
 from toklip_jax.api import Generator
-from toklip_jax.api.conditions import check_classes
+from toklip_jax.api.best_of import check_candidates
+from toklip_jax.api.conditions import check_classes, check_negative_class
 from toklip_jax.api.drawing import Draws, read_sampling
 from toklip_jax.core.errors import UserError, line_for_user
-from toklip_jax.core.whole_files import read_object, write_json
+from toklip_jax.core.whole_files import draft_of, read_object, write_json
 from toklip_jax.data.images import open_picture, to_8_bits
 from toklip_jax.files.npz import write_npz
+from toklip_jax.models.generator.config import GPTConfig
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
 from toklip_jax.parallel.preemption import is_told, stopping_when_asked
 from toklip_jax.parallel.progress import Progress
@@ -83,22 +85,20 @@ class Request:
         if self.best_of > 1 and self.image:
             raise UserError("expected no image with best_of, whose candidates are whole images")
 
-    def check(self, num_classes: int) -> None:
+    def check(self, gpt: GPTConfig) -> None:
         """Checks conditions and settings before anything is written.
 
-        Args:
-            num_classes: the generator's; 0 for one of captions.
-
         Raises:
-            ValueError: a condition or a setting that the generator would refuse.
+            ValueError: a condition or a setting that this generator would refuse.
         """
-        self._check_texts(num_classes)
+        self._check_texts(gpt.num_classes)
         settings = dict(self.sampling)
         negative = settings.pop("negative_class", None)
         Draws(self.seed, 0, negative, read_sampling(settings))
-        for classes in (self.classes, () if negative is None else (negative,)):
-            if classes:
-                check_classes(classes, num_classes)
+        check_negative_class(gpt, negative)
+        check_candidates(self.best_of, self.drop_at, gpt.num_places)
+        if self.classes:
+            check_classes(self.classes, gpt.num_classes)
 
     def _check_texts(self, num_classes):
         if not num_classes:
@@ -159,11 +159,13 @@ def generate(
         raise UserError(
             "expected a VQ tokenizer with --npz, which holds images, got none: add --vq"
         )
-    request.check(gpt.num_classes)
+    request.check(gpt)
     kept = _kept(generator, request)
     settings = dict(identity) | {"grid": gpt.grid, "kept": None if kept is None else kept.tolist()}
     if request.texts:  # read before anything is claimed; another text tokenizer is another run
         settings["token_ids"] = generator.token_ids(request.texts).tolist()
+    if request.best_of > 1:  # refuses what candidates can't be compared with
+        generator.text_features(list(request.texts))
     call_on_main(lambda: _claim(output, request, settings))
     parts = _parts(request)
     ours = [i for i in parts if i % hosts == host]
@@ -273,9 +275,12 @@ def _write_images(generator, output, number, indices):
         return
     images = _to_uint8(generator.detokenize(_read_part(output, number)["ids"]))
     for path, image in zip(paths, images, strict=True):
-        draft = path.with_name(f".{path.name}")
+        _write_image(path, image)
+
+
+def _write_image(path, image):
+    with draft_of(path) as draft:
         PIL.Image.fromarray(image).save(draft, "png")
-        draft.replace(path)
 
 
 def _claim(output, request, identity):
@@ -286,22 +291,29 @@ def _claim(output, request, identity):
     if output.exists() and not output.is_dir():
         raise UserError(f"expected a directory as --output, got the file {output}")
     if (output / SETTINGS).exists():
-        found = read_object(output / SETTINGS, "choose another --output")
-        if not found.get("vq") and settings.get("vq"):
-            found["vq"] = settings["vq"]
-            write_json(output / SETTINGS, found)
-        (output / "ids").mkdir(exist_ok=True)
-        if differ := sorted(n for n in found.keys() | settings if found.get(n) != settings.get(n)):
-            name = differ[0]
-            raise UserError(
-                f"{output} holds samples of other settings ({name}: {found.get(name)} there, "
-                f"{settings.get(name)} now): choose another --output"
-            )
+        _continue(output, settings)
         return
     if output.exists() and any(p for p in output.iterdir() if not p.name.startswith(".")):
         raise UserError(f"expected a new or empty directory as --output, got {output}")
-    (output / "ids").mkdir(parents=True, exist_ok=True)
-    write_json(output / SETTINGS, settings)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / SETTINGS, settings)  # first: what has no settings is refused
+    (output / "ids").mkdir()
+
+
+def _continue(output, settings):
+    """Checks that a directory holds parts of the same samples; its VQ tokenizer may be new."""
+    found = read_object(output / SETTINGS, "choose another --output")
+    is_new = not found.get("vq") and bool(settings.get("vq"))
+    same = found | {"vq": settings["vq"]} if is_new else found
+    if differ := sorted(n for n in same.keys() | settings if same.get(n) != settings.get(n)):
+        name = differ[0]
+        raise UserError(
+            f"{output} holds samples of other settings ({name}: {found.get(name)} there, "
+            f"{settings.get(name)} now): choose another --output"
+        )
+    if is_new:
+        write_json(output / SETTINGS, same)
+    (output / "ids").mkdir(exist_ok=True)
 
 
 def _finish(generator, request, output, writes_arrays):
@@ -313,7 +325,7 @@ def _finish(generator, request, output, writes_arrays):
     numbers = list(_parts(request))
     shown = numbers[: -(-size // request.chunk)]
     first = np.concatenate([_read_part(output, number)["ids"] for number in shown])[:size]
-    PIL.Image.fromarray(to_grid(list(_to_uint8(generator.detokenize(first))))).save(output / GRID)
+    _write_image(output / GRID, to_grid(list(_to_uint8(generator.detokenize(first)))))
     if writes_arrays:
         _write_arrays(generator, output, numbers, request.num)
     print(f"{output}: {request.num} images, the first {size} of them together in {GRID}")
@@ -321,8 +333,11 @@ def _finish(generator, request, output, writes_arrays):
 
 def _write_arrays(generator, output, numbers, num):
     """Writes `arr_0`, uint8 [num, h, w, 3], and `arr_1`, the labels, part by part."""
-    draft, labels = output / f".{ARRAYS}", []
-    with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
+    labels = []
+    with (
+        draft_of(output / ARRAYS) as draft,
+        zipfile.ZipFile(draft, "w", allowZip64=True) as archive,
+    ):
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             for number in numbers:
                 part = _read_part(output, number)
@@ -335,7 +350,6 @@ def _write_arrays(generator, output, numbers, num):
                 labels.append(part["labels"].astype(np.int64))
         with archive.open("arr_1.npy", "w") as file:
             np.lib.format.write_array(file, np.concatenate(labels))
-    draft.replace(output / ARRAYS)
 
 
 def _decodes(generator) -> bool:

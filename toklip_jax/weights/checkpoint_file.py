@@ -85,8 +85,8 @@ def read_checkpoint(
     path = pathlib.Path(path)
     if not path.exists():
         raise NotFound(
-            f"expected a checkpoint at {path}, found nothing: check the path (weights are not "
-            f"downloaded: fetch the file yourself, and pass where it is)"
+            f"expected a checkpoint at {path}, found nothing: check the path, or pass `load` a "
+            f"name of toklip_jax.list_models()"
         )
     if path.is_dir():
         path = _file_of(path)

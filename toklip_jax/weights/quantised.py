@@ -1,7 +1,6 @@
 """Weights kept as int8: a quarter of float32's memory, and of its traffic when ids are drawn."""
 
 import dataclasses
-import importlib
 import re
 from typing import Any
 
@@ -11,11 +10,31 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.imports import import_extra
 from toklip_jax.models.base import Family
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.placing import place_params
 
 INT8 = "int8"
+
+
+def place_model(
+    weights: Weights, family: Family, param_dtype: str = "float32", mesh: Mesh | None = None
+) -> dict[str, Any]:
+    """Returns a model's parameters on devices, kept as the user asked and its family allows.
+
+    Args:
+        param_dtype: one of `place_params`, or "int8": see `place_int8`.
+        mesh: the mesh that they are sharded over; by default all are on the first device.
+
+    Raises:
+        ValueError: as these two.
+    """
+    if param_dtype == INT8:
+        return place_int8(weights, family, mesh)
+    return place_params(
+        weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
+    )
 
 
 def place_int8(weights: Weights, family: Family, mesh: Mesh | None = None) -> dict[str, Any]:
@@ -33,10 +52,10 @@ def place_int8(weights: Weights, family: Family, mesh: Mesh | None = None) -> di
     """
     if not family.quantised:
         raise UserError(
-            f"expected the weights of a model that may be kept as {INT8}, a generator, got those "
-            f"of {family.title}: choose another param_dtype"
+            f"expected the weights of a model that may be kept as {INT8}, TokLIP or a generator, "
+            f"got those of {family.title}: choose another param_dtype"
         )
-    quantise = _qwix().quantize
+    quantise = import_extra("qwix").quantize
     placed = {}
     for path, array in flax.traverse_util.flatten_dict(weights.params, sep="/").items():
         alone = flax.traverse_util.unflatten_dict({path: array}, sep="/")
@@ -53,14 +72,3 @@ def place_int8(weights: Weights, family: Family, mesh: Mesh | None = None) -> di
 def _summed_axes(path, family) -> tuple[int, ...] | None:
     """The axes that products with a parameter sum over, or None where it stays as it is."""
     return next((axes for pattern, axes in family.quantised if re.fullmatch(pattern, path)), None)
-
-
-def _qwix():
-    """The package that quantises, which is an extra."""
-    try:
-        return importlib.import_module("qwix")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"expected the package qwix for weights kept as {INT8} ({error}): "
-            f"pip install 'toklip_jax[int8]'"
-        ) from error

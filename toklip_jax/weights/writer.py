@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from toklip_jax.core.errors import AlreadyExists, UserError
+from toklip_jax.core.imports import import_extra
 from toklip_jax.files import AnyLazy, releasing, write_safetensors
 from toklip_jax.parallel.progress import Progress
 
@@ -42,13 +43,7 @@ def write_checkpoint(
 
 
 def _write_torch(path, tensors):
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            "expected torch to write .pt, and it is not installed: "
-            "pip install 'toklip_jax[torch]', or write .safetensors"
-        ) from error
+    torch = import_extra("torch")
     torch.save({name: _to_torch(torch, array) for name, array in tensors.items()}, path)
 
 

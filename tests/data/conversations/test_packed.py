@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data import small_cache
+from toklip_jax.core.whole_files import MAX_BYTES
 from toklip_jax.data.conversations import (
     IMAGE,
     BadConversation,
@@ -21,6 +22,7 @@ from toklip_jax.data.conversations import (
     template_of,
 )
 from toklip_jax.data.conversations.images import CachedIds, GivenIds
+from toklip_jax.data.conversations.lengths import Lengths, load_lengths
 from toklip_jax.data.conversations.llava import LlavaSource
 from toklip_jax.data.conversations.packed import Encoder, PackedSource, conversation_batches
 from toklip_jax.data.fingerprints import data_fingerprint
@@ -185,19 +187,71 @@ def test_a_line_with_a_bad_image_is_replaced_and_reported(encoder):
 
 
 def test_kept_lengths_are_used_for_the_same_data_only(encoder, tmp_path, monkeypatch):
-    path = tmp_path / "lengths.json"
+    path = tmp_path / "kept" / "lengths.npz"
     first = packed(encoder, lengths=path)
-    kept = path.read_text()
+    kept = path.read_bytes()
     with monkeypatch.context() as patched:
         patched.delattr(Encoder, "__call__")  # nothing is tokenized
         again = packed(encoder, lengths=path)
     assert data_fingerprint(again) == data_fingerprint(first)
     assert again.problems == first.problems
     assert len(packed(encoder, Listed(10), lengths=path)) < len(first)
-    assert path.read_text() != kept
+    assert path.read_bytes() != kept
     packed(encoder, lengths=path)
     other = dataclasses.replace(encoder, template=template_of("qwen2"))
     assert data_fingerprint(packed(other, lengths=path)) != data_fingerprint(first)
+
+
+def test_processes_may_keep_the_lengths_in_one_file_at_once(encoder, tmp_path, monkeypatch):
+    path, save = tmp_path / "lengths.npz", np.savez
+    others = [lambda: packed(encoder, lengths=path)]
+
+    def save_late(file, **arrays):
+        if others:
+            others.pop()()  # another process begins and ends while this one writes
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", save_late)
+    first = packed(encoder, lengths=path)
+    assert not others
+    assert [file.name for file in tmp_path.iterdir()] == ["lengths.npz"]
+    monkeypatch.delattr(Encoder, "__call__")
+    assert data_fingerprint(packed(encoder, lengths=path)) == data_fingerprint(first)
+
+
+def test_lengths_of_millions_of_conversations_are_read_again(tmp_path):
+    path, number = tmp_path / "lengths.npz", 2_500_000
+    problems = [("row 7", "missing image")]
+    Lengths(np.arange(number), np.ones(number, np.int64), 3, problems).save(path, "ours")
+    assert path.stat().st_size > MAX_BYTES
+    found = load_lengths(path, "ours")
+    np.testing.assert_array_equal(found.tokens, np.arange(number))
+    np.testing.assert_array_equal(found.images, 1)
+    assert (found.num_cut, found.problems) == (3, problems)
+    assert load_lengths(path, "other") is None
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"lengths\.npz is damaged .*: delete it"):
+        load_lengths(path, "ours")
+
+
+def test_conversations_that_are_cut_are_counted_in_one_line(encoder, tmp_path, caplog):
+    conversations = Listed(6)
+    turns = [("user", IMAGE), ("assistant", "It. " * 200)]
+    conversations.rows += [Conversation.of(turns, [(0,) * TOKENS], name=f"l{i}") for i in range(2)]
+    path = tmp_path / "lengths.npz"
+    for _ in range(2):  # measured, then read from the file
+        caplog.clear()
+        source = packed(encoder, conversations, lengths=path)
+        assert source.num_cut == 2
+        assert [record.getMessage() for record in caplog.records] == [
+            f"2 of 8 conversations are longer than {LENGTH} tokens; the end of their text is cut"
+        ]
+    caplog.clear()
+    exact = encode_conversation(conversations[0], encoder.tokenizer, TEMPLATE, TOKENS)
+    fitting = dataclasses.replace(encoder, max_length=len(exact))
+    assert not fitting(conversations[0]).is_cut
+    assert packed(encoder, Listed(6)).num_cut == 0
+    assert not caplog.records
 
 
 def test_a_mixture_of_packed_sources_is_drawn_by_weight(encoder):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.extras import missing_line
 from toklip_jax.data.conversations.conversation import ASSISTANT, USER, Conversation
 from toklip_jax.data.conversations.templates import Piece
 
@@ -74,9 +75,7 @@ class ChatTemplate:
                 turns, tokenize=False, add_generation_prompt=is_prompt
             )
         except ImportError as error:
-            raise UserError(
-                f"expected jinja2, which renders chat templates, got: {error}: install it"
-            ) from error
+            raise UserError(missing_line("jinja2")) from error
         except Exception as error:  # jinja's, or what the template raises
             raise UserError(
                 f"expected turns that the tokenizer's chat template takes, got: "

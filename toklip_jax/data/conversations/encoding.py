@@ -36,6 +36,7 @@ class Row:
         image_places: int32 [t]: k * tokens_per_image + j for token j of the row's image k, else -1.
         images: the row's images, as the conversation has them.
         tokens_per_image: places of each image.
+        is_cut: whether its end is missing, as it was longer than it may be.
     """
 
     ids: Int32[np.ndarray, " t"]
@@ -43,6 +44,7 @@ class Row:
     image_places: Int32[np.ndarray, " t"]
     images: tuple[Any, ...]
     tokens_per_image: int
+    is_cut: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -196,6 +198,7 @@ def truncate(row: Row, max_length: int, truncation: str, name: str = "") -> Row:
             ids=row.ids[:max_length],
             labels=row.labels[:max_length],
             image_places=row.image_places[:max_length],
+            is_cut=True,
         )
     raise BadConversation(
         cause,

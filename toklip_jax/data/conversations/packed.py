@@ -11,15 +11,15 @@ host's images are those of its lines, and shapes never change.
 
 import dataclasses
 import functools
+import logging
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.whole_files import read_object, write_json
+from toklip_jax.core.home import expand_user
 from toklip_jax.data import pipeline
 from toklip_jax.data.conversations.batching import first_fit, pack_rows
 from toklip_jax.data.conversations.conversation import BadConversation, Conversation
@@ -30,6 +30,7 @@ from toklip_jax.data.conversations.encoding import (
     encode_conversation,
 )
 from toklip_jax.data.conversations.images import ImageLoader
+from toklip_jax.data.conversations.lengths import Lengths, load_lengths
 from toklip_jax.data.conversations.templates import Template
 from toklip_jax.data.conversations.tokenizers import chat_tokenizer
 from toklip_jax.data.fingerprints import data_fingerprint, hash_of
@@ -37,6 +38,8 @@ from toklip_jax.data.health import Problem
 from toklip_jax.data.pipeline import Batch
 from toklip_jax.data.sources import Source
 from toklip_jax.data.transforms import Sample
+
+logger = logging.getLogger(__name__)
 
 TOO_MANY_IMAGES = "more images than a line has"
 _OPEN_LINES = 64  # looked at by first fit: a few per cent of padding, in linear time
@@ -83,6 +86,7 @@ class PackedSource:
     Attributes:
         problems: name and cause of each conversation that is left out: those that its source left
             out, and those that can't be encoded. `data.health` counts them by cause.
+        num_cut: how many conversations were longer than a line: the end of their text is cut.
         max_images: m.
         fill: the share of the lines' places that conversations take.
     """
@@ -107,8 +111,8 @@ class PackedSource:
             max_images: images of a line.
             seed: of the order in which conversations are put into lines.
             strict: raise for the first conversation that can't be encoded.
-            lengths: a file where the rows' lengths are kept, so that the next start of the same
-                data, tokenizer and template doesn't tokenize all of them again.
+            lengths: a file (`.npz`) where the rows' lengths are kept, so that the next start of the
+                same data, tokenizer and template doesn't tokenize all of them again.
 
         Raises:
             ValueError: no conversation can be used.
@@ -116,13 +120,21 @@ class PackedSource:
         """
         self._conversations, self._encoder, self._loader = conversations, encoder, loader
         self.max_images = max_images
-        sizes, counts, problems = _measured(conversations, encoder, max_images, strict, lengths)
-        self.problems: list[Problem] = [*getattr(conversations, "problems", []), *problems]
+        found = _measured(conversations, encoder, max_images, strict, lengths)
+        sizes, counts, self.num_cut = found.tokens, found.images, found.num_cut
+        self.problems: list[Problem] = [*getattr(conversations, "problems", []), *found.problems]
         kept = np.flatnonzero(sizes != _LEFT_OUT)
         if not len(kept):
             raise UserError(
                 f"expected conversations to train on, got none of {len(conversations)}: "
-                f"{sorted({cause for _, cause in problems})}"
+                f"{sorted({cause for _, cause in found.problems})}"
+            )
+        if self.num_cut:
+            logger.warning(
+                "%s of %s conversations are longer than %s tokens; the end of their text is cut",
+                self.num_cut,
+                len(kept),
+                encoder.max_length,
             )
         order = np.random.default_rng(seed).permutation(kept)
         lines = first_fit(
@@ -246,19 +258,22 @@ def _flatten(batch: Batch, name: str, places: int, first: int) -> Batch:
     return batch
 
 
-def _measured(conversations, encoder, max_images, strict, path):
-    """Returns each row's length, 0 where it can't be used; its images; and the problems."""
-    digest = ""
-    if path is not None:
-        path = pathlib.Path(path)
-        digest = hash_of([data_fingerprint(conversations), encoder.fingerprint, max_images])
-        if path.exists() and not strict:
-            found = read_object(path, "delete it")
-            if found.get("fingerprint") == digest:
-                problems = [tuple(problem) for problem in found["problems"]]
-                return np.array(found["lengths"]), np.array(found["images"]), problems
-    lengths, counts = np.zeros((2, len(conversations)), np.int64)
-    problems: list[Problem] = []
+def _measured(conversations, encoder, max_images, strict, path) -> Lengths:
+    """Returns the lengths in the file `path`, or else measures them and keeps them there."""
+    if path is None:
+        return _measure(conversations, encoder, max_images, strict)
+    path = expand_user(path)
+    digest = hash_of([data_fingerprint(conversations), encoder.fingerprint, max_images])
+    if not strict and (kept := load_lengths(path, digest)) is not None:
+        return kept
+    lengths = _measure(conversations, encoder, max_images, strict)
+    lengths.save(path, digest)
+    return lengths
+
+
+def _measure(conversations, encoder, max_images, strict) -> Lengths:
+    tokens, counts = np.zeros((2, len(conversations)), np.int64)
+    num_cut, problems = 0, []
     for i in range(len(conversations)):
         try:
             row = encoder(conversations[i])
@@ -268,12 +283,10 @@ def _measured(conversations, encoder, max_images, strict, path):
                     f"expected at most {max_images} images in a line, got {len(row.images)} in "
                     f"{conversations.key(i)}: raise max_images, or leave it out",
                 )
-            lengths[i], counts[i] = len(row), len(row.images)
+            tokens[i], counts[i] = len(row), len(row.images)
+            num_cut += row.is_cut
         except BadConversation as error:
             if strict:
                 raise
             problems.append((conversations.key(i), error.cause))
-    if path is not None:
-        columns = {"lengths": lengths.tolist(), "images": counts.tolist()}
-        write_json(path, {"fingerprint": digest, **columns, "problems": problems})
-    return lengths, counts, problems
+    return Lengths(tokens, counts, num_cut, problems)

@@ -165,6 +165,16 @@ class SourceConfig:
         return tuple(part for _, part in parts)
 
     @property
+    def leaves(self) -> list["SourceConfig"]:
+        """The sources that samples come from: those in a mixture, or this one."""
+        return [leaf for part in self.parts for leaf in part.leaves] or [self]
+
+    @property
+    def completed(self) -> dict[str, Any]:
+        """The arguments, completed by the kind's defaults."""
+        return _KINDS[self.kind].with_defaults(self.arguments)
+
+    @property
     def gives(self) -> str:
         """The form of the samples: "encoded" images, "arrays", or "ids"; a mixture has its parts'.
 
@@ -192,9 +202,7 @@ class SourceConfig:
         """
         if self.gives != IDS:
             return []
-        if not self.parts:
-            return [self.arguments["directory"]]
-        return [directory for part in self.parts for directory in part.cache_directories]
+        return [leaf.arguments["directory"] for leaf in self.leaves]
 
     @property
     def image_size(self) -> int | tuple[int, ...]:
@@ -205,7 +213,7 @@ class SourceConfig:
         if self.parts:
             return self.parts[0].image_size
         kind = _KINDS[self.kind]
-        return kind.with_defaults(self.arguments)[kind.size] if kind.size else 0
+        return self.completed[kind.size] if kind.size else 0
 
     def texts(self) -> list[str] | None:
         """Returns the texts to train a tokenizer on; None where a kind doesn't offer them."""
@@ -213,7 +221,7 @@ class SourceConfig:
             found = [part.texts() for part in self.parts]
             return None if None in found else [text for texts in found for text in texts]
         kind = _KINDS[self.kind]
-        return kind.texts(kind.with_defaults(self.arguments)) if kind.texts else None
+        return kind.texts(self.completed) if kind.texts else None
 
 
 def weighted_parts(
@@ -248,8 +256,8 @@ def _check_arguments(kind: SourceKind, arguments, where):
         if parameter.default is empty and name not in arguments:
             problems.lines.append(f"expected {where}.{name}, which {kind.name} needs, got none")
     problems.raise_lines()
-    if kind.size:
-        sides_of(kind.with_defaults(arguments)[kind.size])
+    if kind.size and kind.size in arguments:  # a default may be 0, for none
+        sides_of(arguments[kind.size])
 
 
 def _find(name, where) -> SourceKind:

@@ -160,13 +160,16 @@ class TextTokenizer:
         content = [content, self.clean, self.context_length]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "b t"]:
+    def __call__(self, texts: Sequence[str], truncates: bool = True) -> Int32[np.ndarray, "b t"]:
         """Returns ids, each row ended by the end token and padded to `context_length`.
 
-        Texts that are too long are truncated; the first time, a warning is logged.
+        Args:
+            truncates: whether texts that are too long are truncated, as in training; the first
+                time, a warning is logged. Otherwise they are refused.
 
         Raises:
-            ValueError: not a sequence of strings, or one that the tokenizer can't encode.
+            ValueError: not a sequence of strings, one that the tokenizer can't encode, or one that
+                is too long.
         """
         _check_texts(texts)
         room = self.context_length - 1
@@ -183,7 +186,13 @@ class TextTokenizer:
             kept = encoding.ids[:room]
             row[: len(kept)] = kept
             row[len(kept)] = self._eos_id
-        self._report_truncated([i for i, e in enumerate(encodings) if len(e.ids) > room], texts)
+        long = [i for i, e in enumerate(encodings) if len(e.ids) > room]
+        if long and not truncates:
+            raise UserError(
+                f"expected texts of at most {room} tokens, got {len(encodings[long[0]].ids)} for "
+                f"{texts[long[0]][:60]!r}: shorten it"
+            )
+        self._report_truncated(long, texts)
         return ids
 
     def is_empty(self, ids: Int32[np.ndarray, " t"]) -> bool:

@@ -5,6 +5,7 @@ from toklip_jax.models.convolutional_vq import vq_inputs
 from toklip_jax.models.emu3.config import Emu3Config
 from toklip_jax.models.emu3.keys import KEYS
 from toklip_jax.models.emu3.model import Emu3VQ
+from toklip_jax.models.emu3.releases import RELEASES
 from toklip_jax.models.emu3.sizes import SIZES
 
 HUB = "BAAI/Emu3-VisionTokenizer"
@@ -18,6 +19,7 @@ EMU3 = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    releases=RELEASES,
     full_precision=(r".*/(mean|var)",),  # running statistics
     download=f"for Emu3's, fetch {HUB} from huggingface.co and run `python -m toklip_jax.convert "
     f"to-jax DIRECTORY emu3`",

@@ -7,6 +7,7 @@ from toklip_jax.models.base import Family, family_of
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.generator.keys import KEYS
 from toklip_jax.models.generator.model import GeneratorModel
+from toklip_jax.models.generator.releases import RELEASES
 from toklip_jax.models.generator.sizes import SIZES
 
 SHARDING = (
@@ -51,6 +52,7 @@ GENERATOR = Family(
     sizes=SIZES,
     parts={"gpt": GPTConfig},
     keys=KEYS,
+    releases=RELEASES,
     sharding=SHARDING,
     embeddings=EMBEDDINGS,
     quantised=QUANTISED,

@@ -95,8 +95,8 @@ class GeneratorModel(nn.Module):
         condition: Any,
         caches: "Caches",
         ids: Int[Array, "b n *q"] | None = None,
-        valid: Bool[Array, "b p"] | None = None,
-    ) -> tuple[Float[Array, "b d"], "Caches"]:
+        valid: Bool[Array, "c p"] | None = None,
+    ) -> tuple[Float[Array, "c d"], "Caches"]:
         """Returns the output that gives the first id to draw, and the caches.
 
         Args:

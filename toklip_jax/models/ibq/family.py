@@ -5,6 +5,7 @@ from toklip_jax.models.convolutional_vq import vq_inputs
 from toklip_jax.models.ibq.config import IBQConfig
 from toklip_jax.models.ibq.keys import KEYS
 from toklip_jax.models.ibq.model import IBQModel
+from toklip_jax.models.ibq.releases import RELEASES
 from toklip_jax.models.ibq.sizes import SIZES
 
 IBQ = Family(
@@ -16,5 +17,6 @@ IBQ = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    releases=RELEASES,
     download="IBQ: TencentARC/IBQ-Tokenizer-262144 on the Hugging Face hub",
 )

@@ -35,7 +35,8 @@ class MultimodalConfig:
             (`data.conversations.TEMPLATES`); "" where none was said.
 
     Raises:
-        ValueError: parts that are not read, or that something read needs and are missing.
+        ValueError: parts that are not read, that something read needs and are missing, or that
+            would tell an id before it is predicted.
     """
 
     language_model: Any
@@ -64,6 +65,7 @@ class MultimodalConfig:
             )
         self._check_tokenizer()
         self._check_tower()
+        self._check_causal()
         object.__setattr__(self, "grid", self._grid())
         if IDS in self.reads and self.vq.codes_per_place != 1:
             raise UserError(
@@ -143,6 +145,21 @@ class MultimodalConfig:
             raise UserError(
                 f"expected an image_tower with reads 'pixels' and not without, got "
                 f"{self.image_tower} with {self.reads}"
+            )
+
+    def _check_causal(self):
+        """Ids are predicted one after another: what is read of one must not tell later ones."""
+        if IDS not in self.reads:
+            return
+        if PIXELS in self.reads:
+            raise UserError(
+                f"expected no 'pixels' beside 'ids' in reads, got {self.reads}: a place that saw "
+                f"the whole image would tell the ids that are to be predicted; leave out one"
+            )
+        if TOKENS in self.reads and not self.tokenizer.vision.is_causal:
+            raise UserError(
+                f"expected a causal TokLIP with reads {self.reads}, got one whose tokens see all "
+                f"ids, and would tell those that are to be predicted: read 'tokens' or 'ids' alone"
             )
 
     def _grid(self):

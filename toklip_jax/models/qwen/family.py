@@ -7,6 +7,7 @@ from toklip_jax.models.base import Family
 from toklip_jax.models.qwen.config import QwenConfig
 from toklip_jax.models.qwen.keys import KEYS
 from toklip_jax.models.qwen.model import Qwen
+from toklip_jax.models.qwen.releases import RELEASES
 from toklip_jax.models.qwen.sizes import SIZES
 
 SHARDING = (
@@ -40,6 +41,7 @@ QWEN = Family(
     inputs=_inputs,
     sizes=SIZES,
     keys=KEYS,
+    releases=RELEASES,
     sharding=SHARDING,
     embeddings=("token_embed",),
     files=FILES,

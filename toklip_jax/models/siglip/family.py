@@ -7,6 +7,7 @@ from toklip_jax.models.base import Family
 from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
 from toklip_jax.models.siglip.keys import KEYS
 from toklip_jax.models.siglip.model import Teacher
+from toklip_jax.models.siglip.releases import RELEASES
 from toklip_jax.models.siglip.sizes import SIZES
 
 SHARDING = (
@@ -33,6 +34,7 @@ SIGLIP = Family(
     sizes=SIZES,
     parts={"vision": VisionConfig, "text": TextConfig},
     keys=KEYS,
+    releases=RELEASES,
     sharding=SHARDING,
     embeddings=EMBEDDINGS,
 )

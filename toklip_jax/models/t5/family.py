@@ -7,6 +7,7 @@ from toklip_jax.models.base import Family
 from toklip_jax.models.t5.config import T5Config
 from toklip_jax.models.t5.keys import KEYS
 from toklip_jax.models.t5.model import T5Encoder
+from toklip_jax.models.t5.releases import RELEASES
 from toklip_jax.models.t5.sizes import SIZES
 
 
@@ -23,6 +24,7 @@ T5 = Family(
     inputs=_inputs,
     sizes=SIZES,
     keys=KEYS,
+    releases=RELEASES,
     sharding=((r"(.*/)?token_embed", ("tensor", "fsdp")),),  # [v, d]
     embeddings=("token_embed",),
     download="T5's encoders: google/flan-t5-xl on the Hugging Face hub, whole or its encoder alone",

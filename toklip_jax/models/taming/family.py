@@ -5,6 +5,7 @@ from toklip_jax.models.convolutional_vq import vq_inputs
 from toklip_jax.models.taming.config import TamingConfig
 from toklip_jax.models.taming.keys import KEYS
 from toklip_jax.models.taming.model import TamingVQ
+from toklip_jax.models.taming.releases import RELEASES
 from toklip_jax.models.taming.sizes import SIZES
 
 TAMING = Family(
@@ -16,5 +17,6 @@ TAMING = Family(
     inputs=vq_inputs,
     sizes=SIZES,
     keys=KEYS,
+    releases=RELEASES,
     download="VQGAN: the model zoo of github.com/CompVis/taming-transformers",
 )

@@ -16,7 +16,7 @@ from toklip_jax.nn.norms import build_norm
 from toklip_jax.nn.pooling import build_pool
 from toklip_jax.nn.transformer import Stack
 from toklip_jax.ops.activations import activation
-from toklip_jax.ops.products import dot_general
+from toklip_jax.ops.products import dot_general, promote_to
 
 MAPPING_RATIO = 4  # hidden size of the mapping MLP, in widths
 
@@ -132,6 +132,7 @@ class CodeMapping(nn.Module):
         return nn.Dense(
             features,
             dtype=self.dtype,
+            promote_dtype=promote_to,
             dot_general=dot_general,
             kernel_init=uniform(bound),
             bias_init=uniform(bound),

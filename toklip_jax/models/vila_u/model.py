@@ -71,8 +71,8 @@ class VilaUVQ(VQModel):
     def _decode(self, code_vectors, grid):
         config = self.config
         if not config.has_decoder:
-            return self._without_decoder(len(code_vectors), config.decoded_size)
-        x = code_vectors.reshape(len(code_vectors), *grid, -1)  # [b, h, w, c]
+            return self._without_decoder(code_vectors.shape[0], config.decoded_size)
+        x = code_vectors.reshape(code_vectors.shape[0], *grid, -1)  # [b, h, w, c]
         if config.decoder_grid is not None:
             if tuple(grid) != config.grid:
                 raise UserError(

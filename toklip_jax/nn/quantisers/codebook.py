@@ -1,6 +1,7 @@
 """What quantisers with a codebook share: the search, the lookup, and fresh codes."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Integer
@@ -21,6 +22,10 @@ def search_codes(
 
     def search(latents, codes):
         b, n, c = latents.shape
+        # Exported programs have a symbolic batch, where blocks of rows need a number; and no
+        # kernels, which other runtimes don't have.
+        if jax.export.is_symbolic_dim(b):
+            return jax.lax.map(lambda row: nearest_code(row, codes, "blocked", metric), latents)
         return nearest_code(latents.reshape(-1, c), codes, metric=metric).reshape(b, n)
 
     return map_sharded_rows(search, *jax.lax.stop_gradient((latents, codes)))

@@ -15,7 +15,7 @@ from toklip_jax.models.registry import named_size
 from toklip_jax.nn.config import Compute
 from toklip_jax.tasks.base import StageConfig, build_objective
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
-from toklip_jax.tasks.multimodal.source import CONVERSATIONS
+from toklip_jax.tasks.multimodal.source import CONVERSATIONS, gives_ids
 from toklip_jax.tasks.toklip.task import TOKLIP
 from toklip_jax.tasks.vq.task import VQ
 from toklip_jax.training.workdir import STAGE_PREFIX
@@ -103,7 +103,7 @@ def line_arguments(stage: StageConfig) -> dict[str, Any]:
         return {}
     arguments = stage.source.arguments
     found = {name: arguments[name] for name in ("length", "max_images") if name in arguments}
-    return {**found, "has_pixels": not arguments.get("cache")}
+    return {**found, "has_pixels": not gives_ids(stage.source)}
 
 
 def line_shapes(

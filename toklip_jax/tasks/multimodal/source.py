@@ -5,60 +5,93 @@ from typing import Any
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.conversations import known_tokenizer, template_of
-from toklip_jax.data.conversations.images import CachedIds, Pixels, cached_names
+from toklip_jax.data.conversations.images import (
+    CachedIds,
+    GivenIds,
+    ImageLoader,
+    Pixels,
+    cached_names,
+)
 from toklip_jax.data.conversations.llava import LlavaSource
+from toklip_jax.data.conversations.messages import TRAIN, MessagesSource
 from toklip_jax.data.conversations.packed import Encoder, PackedSource
 from toklip_jax.data.sources import ARRAYS, CacheSource, SourceConfig, SourceKind, register
 from toklip_jax.data.text import read_tokenizer
 
 
 def open_conversations(
-    path: str,
+    *,
     text_tokenizer: str,
     template: str,
     tokens_per_image: int,
+    path: str = "",
     images: str = "",
     cache: str = "",
     source: Mapping[str, Any] | None = None,
+    messages: str = "",
+    split: str = TRAIN,
+    codebook_size: int = 0,
     image_size: int | tuple[int, ...] = 0,
+    exif_orientation: bool = False,
     length: int = 2048,
     max_images: int = 1,
     seed: int = 0,
     lengths: str = "",
 ) -> PackedSource:
-    """Returns lines of packed conversations in LLaVA's JSON.
+    """Returns lines of packed conversations, in LLaVA's JSON or in Parquet with ids.
 
     Args:
-        path: the JSON file.
         text_tokenizer: a `tokenizer.json`, or a directory that holds one: the language model's.
         template: name of the template, one of `data.conversations.TEMPLATES`.
         tokens_per_image: places that an image takes: the model's.
-        images: the folder of the images.
+        path: the JSON file.
+        images: the folder of its images.
         cache: a cache of their ids instead, so that nothing is decoded.
         source: the source that the cache was made of, which has the images' names.
+        messages: the directory of Parquet files, which hold the images' ids, in place of `path`.
+        split: of these files, "train" or "eval-NAME".
+        codebook_size: the size of these ids' codebook: the model's.
         image_size: side of the images in pixels, or (height, width), with `images`.
+        exif_orientation: turns the images as their EXIF data say; or the cache's were turned so.
         length: tokens of a line.
         max_images: images of a line.
         seed: of the order in which conversations are put into lines.
-        lengths: a file where the rows' lengths are kept from one start to the next; "" for none.
+        lengths: a file (`.npz`) where the rows' lengths are kept from one start to the next; "" for
+            none.
 
     Raises:
-        ValueError: neither or both of `images` and `cache`, or what the parts refuse.
+        ValueError: not exactly one of `images`, `cache` and `messages`, or what the parts refuse.
     """
-    if bool(images) == bool(cache):
+    if [bool(images), bool(cache), bool(messages)].count(True) != 1:
         raise UserError(
-            f"expected either images, a folder, or cache, a cache of ids, got {images!r} and "
-            f"{cache!r}"
+            f"expected either images, a folder, or cache, a cache of ids, or messages, a directory "
+            f"of Parquet files, got {images!r}, {cache!r} and {messages!r}"
         )
-    if cache:
-        if source is None:
-            raise UserError("expected the source that the cache was made of, got none: set source")
-        ids, named = CacheSource(cache), SourceConfig.from_plain(source, "source.source").open()
+    if bool(path) == bool(messages):
+        raise UserError(
+            f"expected path, a JSON file, with images or cache, and none with messages, got "
+            f"{path!r}"
+        )
+    conversations: Any
+    loader: ImageLoader
+    if messages:
+        if exif_orientation:
+            raise UserError("expected no exif_orientation with messages, which hold ids, got it")
+        if codebook_size < 1:
+            raise UserError(
+                f"expected codebook_size with messages, the tokenizer's, got {codebook_size}: set "
+                f"it"
+            )
+        conversations = MessagesSource(messages, split)
+        loader = GivenIds(tokens_per_image, codebook_size)
+    elif cache:
+        ids, named = _open_cache(cache, source, exif_orientation)
         conversations, loader = LlavaSource(path, cached_names(ids, named)), CachedIds(ids)
     else:
         if not image_size:
             raise UserError("expected image_size with images, the model's, got 0: set it")
-        conversations, loader = LlavaSource(path, images), Pixels(image_size)
+        conversations = LlavaSource(path, images)
+        loader = Pixels(image_size, exif_orientation=exif_orientation)
     encoder = Encoder(
         known_tokenizer(read_tokenizer(text_tokenizer)),
         template_of(template),
@@ -75,4 +108,23 @@ def open_conversations(
     )
 
 
+def _open_cache(cache, source, exif_orientation):
+    """A cache, and the source that it was made of."""
+    if source is None:
+        raise UserError("expected the source that the cache was made of, got none: set source")
+    ids = CacheSource(cache)
+    if (theirs := ids.header.transform.get("exif_orientation", False)) != exif_orientation:
+        raise UserError(
+            f"expected a cache with exif_orientation {exif_orientation}, the source's, got "
+            f"{theirs} in {cache}: set source.exif_orientation to that, or encode again"
+        )
+    return ids, SourceConfig.from_plain(source, "source.source").open()
+
+
 CONVERSATIONS = register(SourceKind("conversations", open_conversations, ARRAYS, size="image_size"))
+
+
+def gives_ids(source: SourceConfig) -> bool:
+    """Returns whether a source of this kind gives images as ids, not pixels."""
+    arguments = source.completed if source.kind == CONVERSATIONS.name else {}
+    return bool(arguments.get("cache") or arguments.get("messages"))

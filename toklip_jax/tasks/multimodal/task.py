@@ -10,13 +10,14 @@ import jax
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, check_section, from_fields
+from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import TEMPLATES
-from toklip_jax.data.text import read_tokenizer
 from toklip_jax.models.multimodal.config import TOKENS, MultimodalConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.models.serialization import config_from_dict
 from toklip_jax.parallel.sharding import shardings
 from toklip_jax.tasks.base import StageConfig, Start, Task, build_objective
+from toklip_jax.tasks.multimodal.fitting import check_data
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
 from toklip_jax.tasks.multimodal.outline import (
     LANGUAGE_MODEL,
@@ -34,6 +35,8 @@ from toklip_jax.tasks.multimodal.outline import (
 from toklip_jax.tasks.multimodal.source import CONVERSATIONS
 from toklip_jax.training.state import Params, merge
 from toklip_jax.weights import Weights
+from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.llava import projector_params
 
 # The language model first: its files are those that weights keep where two have the same name.
 PARTS = (MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER)
@@ -74,16 +77,20 @@ class MultimodalFields:
         text_tokenizer: the text tokenizer of a new language model, which goes with its weights.
         sizes: the named size of each part whose weights are in a file, for plans, which read none;
             of all parts where `init` names a whole `model`.
+        projector: a file with a projector in LLaVA's names, which a model of parts starts with in
+            place of a new one.
     """
 
     model: MultimodalSettings
     init: Mapping[str, str]
     text_tokenizer: str = ""
     sizes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    projector: str = ""
 
 
 def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
     plain = dict(check_section(section.get("model", {}), f"{where}.model"))
+    chosen = [name for name in (LANGUAGE_MODEL, "reads", "grid") if plain.get(name)]
     if isinstance(plain.get(LANGUAGE_MODEL), Mapping):
         found = config_from_dict(plain[LANGUAGE_MODEL], f"{where}.model.{LANGUAGE_MODEL}")
         plain[LANGUAGE_MODEL] = found
@@ -101,6 +108,16 @@ def _read(section: Mapping[str, Any], where: str) -> MultimodalFields:
             f"expected either the weights of a language model in {where}.init.language_model, or "
             f"the config of a new one in {where}.model.language_model"
         )
+    if chosen and MODEL in given:
+        raise UserError(
+            f"expected no {where}.model.{chosen[0]} beside {where}.init.model, which has its own, "
+            f"got {plain[chosen[0]]!r}: leave it out"
+        )
+    if fields.projector and MODEL in given:
+        raise UserError(
+            f"expected no {where}.projector beside {where}.init.model, which has its own, got "
+            f"{fields.projector!r}"
+        )
     return dataclasses.replace(fields, init=given, sizes=read_sizes(fields.sizes, given, where))
 
 
@@ -111,35 +128,16 @@ def _start(stage: StageConfig, start: Start) -> tuple[MultimodalObjective, Param
         config, params = _continued(stage, weights[MODEL])
     else:
         config, params = _joined(stage, weights)
+        params |= _read_projector(stage, config)
     objective = build_objective(
         MultimodalObjective, stage, model_config=config, compute=start.compute
     )
     params = _completed(params, objective, start)
-    _check_tokens(stage, config)
+    check_data(stage, objective, params)
     names = flax.traverse_util.flatten_dict(params, sep="/")
     patterns = objective.trainable
     objective.expect_frozen({n for n in names if any(re.fullmatch(p, n) for p in patterns)})
     return objective, params
-
-
-def _check_tokens(stage: StageConfig, config: MultimodalConfig) -> None:
-    """Raises ValueError for a text tokenizer or places of images that are not the model's."""
-    is_ours = stage.source is not None and stage.source.kind == CONVERSATIONS.name
-    arguments = stage.source.arguments if is_ours else {}
-    size = config.language_model.vocab_size
-    for path in filter(None, {stage.model.text_tokenizer, arguments.get("text_tokenizer", "")}):
-        largest = max(read_tokenizer(path).get_vocab().values())
-        if largest >= size:
-            raise UserError(
-                f"expected a text tokenizer of at most {size} ids, the language model's, got one "
-                f"with the id {largest} in {path}: name the language model's own"
-            )
-    found = arguments.get("tokens_per_image", config.num_tokens)
-    if found != config.num_tokens:
-        raise UserError(
-            f"expected {stage.name}.source.tokens_per_image {config.num_tokens}, the model's grid "
-            f"{config.grid}, got {found}"
-        )
 
 
 def _continued(stage: StageConfig, weights: Weights) -> tuple[MultimodalConfig, Params]:
@@ -155,7 +153,8 @@ def _continued(stage: StageConfig, weights: Weights) -> tuple[MultimodalConfig, 
             f"expected {stage.name}.model.lora_rank {config.lora_rank}, that of the weights in "
             f"init.model, got {settings.lora_rank}: merge them first (weights.merge_lora)"
         )
-    changes = {"lora_rank": settings.lora_rank, "lora_alpha": settings.lora_alpha}
+    alpha = settings.lora_alpha or (config.lora_alpha if config.lora_rank else 0.0)
+    changes = {"lora_rank": settings.lora_rank, "lora_alpha": alpha}
     changes["template"] = settings.template or config.template
     return dataclasses.replace(config, **changes), weights.params
 
@@ -172,6 +171,21 @@ def _joined(stage: StageConfig, weights: Mapping[str, Weights]) -> tuple[Multimo
             )
         params[TOWER], configs[TOWER] = params[TOWER][TOWER], configs[TOWER].vision
     return model_config(stage, configs), params
+
+
+def _read_projector(stage: StageConfig, config: MultimodalConfig) -> Params:
+    """The projector in the file that a stage names, {} for none."""
+    path = stage.model.projector
+    if not path:
+        return {}
+    if len(config.feature_dims) != 1:
+        raise UserError(
+            f"expected a model with one projector, which {stage.name}.projector gives, got one "
+            f"that reads {config.reads}: read 'tokens', 'codes' or 'pixels' alone, or leave it out"
+        )
+    ((name, width),) = config.feature_dims.items()
+    tensors = read_checkpoint(expand_user(path)).tensors
+    return {f"projector_{name}": projector_params(tensors, width, config.width)}
 
 
 def _completed(params: Params, objective: MultimodalObjective, start: Start) -> Params:

@@ -159,7 +159,7 @@ def _check_sizes(header: Header, directory, objective):
 def check_transform(
     header: Header, directory: str | pathlib.Path, stage: StageConfig, compute: Compute
 ) -> None:
-    """Raises ValueError for a cache of other crops than a stage's, or computed in other types."""
+    """Raises ValueError for a cache of other crops than a stage's, or computed in another type."""
     if header.transform.get("resize"):
         raise UserError(
             f"expected a cache of random crops to train on, got whole pictures in {directory}: "
@@ -171,6 +171,11 @@ def check_transform(
             f"expected a cache of crops by the stage's augment {augment}, got {theirs} in "
             f"{directory}: {ENCODE_AGAIN}, or set augment to that"
         )
+    expect_dtype(header, directory, compute)
+
+
+def expect_dtype(header: Header, directory: str | pathlib.Path, compute: Compute) -> None:
+    """Raises ValueError for a cache of ids that were computed in another type than a run's."""
     if (theirs := header.compute.get("vq_dtype")) != compute.vq_dtype:
         raise UserError(
             f"expected ids computed in compute.vq_dtype {compute.vq_dtype}, got {theirs} in "
