@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -14,6 +15,7 @@ from toklip_jax.cli.overrides import with_whole_sections
 from toklip_jax.cli.running import plain_parser, quiet, run_command, wants_traceback
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import SUCCESS, UserError, exit_status
+from toklip_jax.core.lines import INDENT, MAX_COLUMNS
 from toklip_jax.core.parser import Parser
 from toklip_jax.experiment import Experiment, read_experiment
 
@@ -31,8 +33,10 @@ def config_parser(name: str, about: str, is_required: bool = True) -> Parser:
         "sets a field, and --help lists the fields of the config that it is given with",
         required=is_required,
     )
-    names = ", ".join(packaged_configs())
-    parser.epilog = f"configs: {names}\noptions of a config follow a colon: --config=demo:vq=ibq"
+    names = textwrap.fill(
+        f"configs: {', '.join(packaged_configs())}", MAX_COLUMNS, subsequent_indent=INDENT
+    )
+    parser.epilog = f"{names}\noptions of a config follow a colon: --config=demo:vq=ibq"
     return parser
 
 

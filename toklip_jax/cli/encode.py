@@ -18,6 +18,7 @@ import jax
 
 from toklip_jax.api import load
 from toklip_jax.cli import command_line
+from toklip_jax.cli.folder import model_image_size
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser, not_negative
@@ -33,7 +34,7 @@ from toklip_jax.data.conversations.llava import LlavaSource
 from toklip_jax.data.conversations.messages import TRAIN
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.run.encode import encode
-from toklip_jax.run.encode_conversations import encode_conversations, model_image_size
+from toklip_jax.run.encode_conversations import encode_conversations
 
 COLUMNS, MESSAGES = "columns", "messages"
 # Flags that only one kind of input has.

@@ -12,7 +12,6 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.core.parser import Parser, positive
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.parallel.sharding import local_mesh
-from toklip_jax.run.encode_conversations import model_image_size
 from toklip_jax.weights.fingerprints import fingerprint_params
 
 BATCH_SIZE = 32
@@ -70,6 +69,13 @@ def load_model(values: argparse.Namespace, method: str, **options: Any) -> Any:
     if not hasattr(model, method):
         raise UserError(f"expected weights that can {method}, got {model!r}: name others")
     return model
+
+
+def model_image_size(model: Any) -> tuple[int, ...] | None:
+    """Returns (height, width) of a loaded model's images, or None if it takes several sizes."""
+    if vision := getattr(model.config, "vision", None):
+        return vision.size
+    return getattr(model, "image_size", None)
 
 
 def reading(values: argparse.Namespace, model: Any) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import grain
-
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.paths import expect_unchanged, file_state
@@ -63,6 +61,8 @@ class RecordFiles:
 
     def __init__(self, paths: Sequence[str]):
         self._states = {path: file_state(path) for path in paths}
+        import grain  # of training
+
         self._records = grain.sources.ArrayRecordDataSource(list(paths))
         self._is_checked = False
 

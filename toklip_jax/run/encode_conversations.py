@@ -71,13 +71,6 @@ def encode_conversations(
     return written, bad
 
 
-def model_image_size(model: Any) -> tuple[int, ...] | None:
-    """Returns (height, width) of a loaded model's images, or None if it takes several sizes."""
-    if vision := getattr(model.config, "vision", None):
-        return vision.size
-    return getattr(model, "image_size", None)
-
-
 def _encoded(
     conversations, indices, load, tokenize, batch_size, bad: BadSamples, progress: Progress
 ) -> Iterator[Conversation]:

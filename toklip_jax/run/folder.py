@@ -21,7 +21,6 @@ import PIL.Image
 
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
 from toklip_jax.core.home import expand_user
-from toklip_jax.data.cache import METADATA, ids_table, write_table
 from toklip_jax.data.health import BadSample, BadSamples, shown
 from toklip_jax.data.images import Decode
 from toklip_jax.data.paths import join
@@ -115,6 +114,8 @@ def write_rows(path: pathlib.Path, what: str, rows: Rows) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == PARQUET:
+        from toklip_jax.data.cache import ids_table, write_table  # of training: not for .npz
+
         columns = {"caption": [None] * len(rows.names), "name": rows.names}
         write_table(path, ids_table(rows.values, columns, rows.about))
         return
@@ -253,6 +254,8 @@ def _read_npz(path, what) -> Rows:
 
 def _read_parquet(path) -> Rows:
     import pyarrow.parquet
+
+    from toklip_jax.data.cache import METADATA
 
     table = pyarrow.parquet.read_table(path)
     about = json.loads(table.schema.metadata[METADATA])
