@@ -81,8 +81,8 @@ def values(page, selector, prop="textContent"):
 
 
 def settled(page):
-    """Waits until nothing that the page has asked for is still on its way."""
-    page.wait_for_load_state("networkidle")
+    """Waits until the page has all that it has asked for."""
+    page.wait_for_selector('main[aria-busy="false"]')
 
 
 @pytest.mark.parametrize("scheme", PAPER)

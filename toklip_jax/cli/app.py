@@ -8,7 +8,7 @@ from toklip_jax.core import compile_cache
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import UserError, exit_status
 
-NEEDED = ("fastapi", "multipart", "uvicorn")  # the modules of the extra
+NEEDED = ("fastapi", "python_multipart", "uvicorn")  # the modules of the extra
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
