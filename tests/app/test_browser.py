@@ -18,7 +18,8 @@ SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 @pytest.fixture(scope="module")
 def chromium(browser):
     with sync_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        nowhere_else = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        flags = ["--no-sandbox", "--disable-gpu", nowhere_else]
         started = playwright.chromium.launch(executable_path=browser, args=flags)
         yield started
         started.close()
