@@ -18,11 +18,8 @@ SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 @pytest.fixture(scope="module")
 def chromium(browser):
     with sync_api.sync_playwright() as playwright:
-        flags = [
-            "--no-sandbox",
-            "--disable-gpu",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        ]
+        nowhere_else = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        flags = ["--no-sandbox", "--disable-gpu", nowhere_else]
         started = playwright.chromium.launch(executable_path=browser, args=flags)
         yield started
         started.close()
@@ -85,8 +82,8 @@ def values(page, selector, prop="textContent"):
 
 
 def settled(page):
-    """Waits until nothing that the page has asked for is still on its way."""
-    page.wait_for_load_state("networkidle")
+    """Waits until the page has all that it has asked for."""
+    page.wait_for_selector('main[aria-busy="false"]')
 
 
 @pytest.mark.parametrize("scheme", PAPER)

@@ -14,7 +14,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import toklip_jax
 from tests.app.conftest import ADDRESS, client_of
 from tests.models.tiny_multimodal import CONFIG, TOKLIP, params_of
 from toklip_jax.api import MultimodalModel, Tokenizer, VQTokenizer
@@ -24,6 +23,10 @@ from toklip_jax.app.meaning import MAX_PHRASES, Meaning
 from toklip_jax.app.server import _assets
 from toklip_jax.app.worker import Busy, Worker
 from toklip_jax.data.images import shortest_side_crop
+from toklip_jax.models.conv_vq.config import ConvVQConfig
+from toklip_jax.models.registry import init_params
+from toklip_jax.nn.config import Compute
+from toklip_jax.nn.quantisers import QuantiserConfig
 from toklip_jax.weights import Weights
 
 
@@ -236,7 +239,7 @@ def test_other_pages_other_names_and_large_requests_are_refused(client, nested):
     assert answer.status_code == 413
     assert "at most 2 MB" in answer.json()["error"]
     assert client.post("/api/pictures", files=uploads(*[b"x"] * 9)).status_code == 400
-    assert client.post("/api/pictures", data={"picture": "/etc/passwd"}).json() == {"pictures": []}
+    assert client.post("/api/pictures", data={"picture": "/etc/passwd"}).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -276,15 +279,18 @@ def test_what_is_missing_says_which_flag_gives_it(toklip, nested):
         assert (answer.status_code, flag in answer.json()["error"]) == (422, True)
 
 
-def test_a_vq_tokenizer_alone_has_pictures_and_codes_of_several_ids(golden):
-    weights = golden("unitok_tiny/checkpoint.safetensors")
-    tokenizer = toklip_jax.load(weights, image_size=64, num_heads=4)
-    assert isinstance(tokenizer, VQTokenizer)
+def test_a_vq_tokenizer_alone_has_pictures_and_codes_of_several_ids():
+    quantiser = QuantiserConfig("several", 16, 4, 2)
+    config = ConvVQConfig(
+        channels=32, multipliers=(1,), num_res_blocks=1, stem_patch=8, quantiser=quantiser
+    )
+    params = init_params(config, Compute(is_scanned=False), jax.random.key(0))
+    weights = Weights(config, params, is_scanned=False)
+    tokenizer = VQTokenizer.from_weights(weights, image_size=(32, 24))
     models = Models(tokenizer)
     meaning, (ids,) = Meaning(models), models.some_ids(1)
     assert sorted(meaning.look(ids, [])) == ["image"]
-    place = ids[0].tolist()
-    found = meaning.code(place, 1)
+    found = meaning.code(ids[0].tolist(), 1)
     others = np.repeat(ids[:1], len(found["near"]) + 1, axis=0)
     others[1:, 1] = [one["id"] for one in found["near"]]
     padded = np.resize(others, ids.shape)

@@ -7,7 +7,7 @@ from toklip_jax.core import compile_cache
 from toklip_jax.core.imports import import_extra
 from toklip_jax.core.parser import Parser, not_negative, positive
 
-NEEDED = ("fastapi", "multipart", "uvicorn")  # the modules of the extra
+NEEDED = ("fastapi", "python_multipart", "uvicorn")  # the modules of the extra
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 

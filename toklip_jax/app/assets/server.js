@@ -10,12 +10,18 @@ export function say(line) {
 // A line stays until the next thing that is done.
 for (const kind of ["click", "submit", "drop"]) addEventListener(kind, () => say(""), true);
 
+const main = document.querySelector("main");
+let running = 0;
+
 // Runs work; an error becomes a line on the page.
 export async function attempt(work) {
+  main.ariaBusy = ++running > 0;
   try {
     await work();
   } catch (problem) {
     say(problem.message);
+  } finally {
+    main.ariaBusy = --running > 0;
   }
 }
 
