@@ -26,7 +26,18 @@ FLOORS = (
     {"app", "report", "planning"},
     {"run"},
     {"cli"},
-    {"main", "chat", "convert", "encode", "generate", "plan", "demo", "__init__", "__main__"},
+    {
+        "main",
+        "benchmark",
+        "chat",
+        "convert",
+        "encode",
+        "generate",
+        "plan",
+        "demo",
+        "__init__",
+        "__main__",
+    },
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Folders to which things are added: a family, a task or a kind of the demo's is named nowhere else.
