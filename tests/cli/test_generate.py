@@ -305,7 +305,7 @@ from toklip_jax.run import generate
 if "--fail" in argv and number == "1":
     def full(path, **arrays):
         raise OSError(28, "No space left on device", str(path))
-    generate._write_part = full
+    generate.write_npz = full
 from toklip_jax.cli.generate import main
 raise SystemExit(main([flag for flag in argv if flag != "--fail"]))
 """

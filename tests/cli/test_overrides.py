@@ -103,7 +103,7 @@ def test_what_can_not_be_set_is_said(flags, message):
     ],
 )
 def test_a_flag_given_twice_is_named(argv):
-    with pytest.raises(ValueError, match=r"expected --a(_b)? once.*quote a pattern"):
+    with pytest.raises(ValueError, match=r"expected --a(-b)? once.*quote a pattern"):
         expect_given_once(argv)
 
 
