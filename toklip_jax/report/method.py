@@ -4,29 +4,16 @@ import base64
 import json
 import pprint
 import shlex
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toklip_jax.report.files import Run
 from toklip_jax.report.markup import Markup, tag
-from toklip_jax.report.page import Section, scroll_box
+from toklip_jax.report.page import Section, asset, scroll_box
 
 CONFIG_FILE = "config.py"
 WIDTH = 96  # letters of a line
-TEMPLATE = '''"""The config of a run, as the run's report wrote it.
-
-python -m toklip_jax.main --config={name} --workdir=NEW
-"""
-
-from ml_collections import ConfigDict
-
-FIELDS = {fields}
-
-
-def get_config() -> ConfigDict:
-    """Returns the config; override any field with `--config.a.b=value`."""
-    return ConfigDict(FIELDS)
-'''
 
 
 def method_section(
@@ -83,7 +70,7 @@ def method_section(
 def config_text(config: Mapping[str, Any]) -> str:
     """Returns a run's config as the text of a config file that gives the same experiment."""
     fields = pprint.pformat(_plain(config), width=WIDTH, sort_dicts=False)
-    return TEMPLATE.format(name=CONFIG_FILE, fields=fields)
+    return string.Template(asset("config.txt")).substitute(name=CONFIG_FILE, fields=fields)
 
 
 def _plain(value):

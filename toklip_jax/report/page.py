@@ -34,10 +34,10 @@ def render_page(title: str, header: Child, sections: Sequence[Section], data: An
         data: JSON data for its script; None for a page without.
     """
     parts = [_section(number, section) for number, section in enumerate(sections, start=1)]
-    template, script = string.Template(_asset("page.html")), _asset("page.js")
+    template, script = string.Template(asset("page.html")), asset("page.js")
     return template.substitute(
         title=join([title]),
-        style=_asset("page.css"),
+        style=asset("page.css"),
         header=join([header]),
         contents=_contents(sections),
         main=join(parts),
@@ -45,6 +45,11 @@ def render_page(title: str, header: Child, sections: Sequence[Section], data: An
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def asset(name: str) -> str:
+    """Returns the text of a file in `assets`."""
+    return (importlib.resources.files("toklip_jax.report") / "assets" / name).read_text("utf-8")
 
 
 def scroll_box(content: Child, label: str) -> Markup:
@@ -74,10 +79,6 @@ def _section(number, section):
 def _contents(sections):
     links = [tag("li", tag("a", s.title, href=f"#{s.slug}")) for s in sections]
     return tag("nav", tag("ol", links), aria_label="Contents")
-
-
-def _asset(name):
-    return (importlib.resources.files("toklip_jax.report") / "assets" / name).read_text("utf-8")
 
 
 def _json(data):
