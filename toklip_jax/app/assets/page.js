@@ -23,7 +23,7 @@ async function start() {
   const about = await (await fetch("api/about")).json();
   const [height, width] = about.grid;
   const sizes = about.codebooks.map((size) => size.toLocaleString("en")).join(" and ");
-  by("about").textContent = `${about.model} · ${height} × ${width} ids of ${sizes}`;
+  by("about").textContent = `${about.model} · ${height}\u00a0×\u00a0${width} ids of ${sizes}`;
   document.documentElement.style.setProperty("--aspect", `${about.size[1]} / ${about.size[0]}`);
 
   const board = makeBoard(by("board"), by("grid"), about.grid, {
