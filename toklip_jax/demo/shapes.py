@@ -21,10 +21,6 @@ from toklip_jax.data.sources import ARRAYS, SourceKind, register
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.data.transforms import Sample
 from toklip_jax.experiment import read_experiment
-from toklip_jax.models.conv_vq.config import ConvVQConfig
-from toklip_jax.models.serialization import config_to_dict
-from toklip_jax.models.siglip.config import TeacherConfig, TextConfig, VisionConfig
-from toklip_jax.nn.quantisers import QuantiserConfig
 from toklip_jax.run.run import run
 
 COLOURS = {
@@ -128,18 +124,23 @@ SHAPES_KIND = register(SourceKind("shapes", open_shapes, ARRAYS, texts=shape_tex
 
 def shapes_config() -> ConfigDict:
     """Returns the config of a run on shapes, small enough to train in half a minute."""
-    vq = ConvVQConfig(
-        channels=32,
-        multipliers=(1,),
-        num_res_blocks=1,
-        z_channels=32,
-        stem_patch=PATCH,
-        quantiser=QuantiserConfig("l2", CODES, 8),
-    )
-    teacher = TeacherConfig(
-        VisionConfig(WIDTH, 2, 4, 2 * WIDTH, image_size=SIZE, patch_size=PATCH, pool="flatten"),
-        TextConfig(WIDTH, 1, 4, 2 * WIDTH, vocab_size=VOCABULARY, context_length=CONTEXT),
-    )
+    vq = {
+        "kind": "conv_vq",
+        "channels": 32,
+        "multipliers": (1,),
+        "num_res_blocks": 1,
+        "z_channels": 32,
+        "stem_patch": PATCH,
+        "quantiser": {"kind": "quantiser", "method": "l2", "codebook_size": CODES, "dim": 8},
+    }
+    tower = {"width": WIDTH, "num_heads": 4, "mlp_dim": 2 * WIDTH}
+    image = {"image_size": SIZE, "patch_size": PATCH, "pool": "flatten"}
+    text = {"vocab_size": VOCABULARY, "context_length": CONTEXT}
+    teacher = {
+        "kind": "teacher",
+        "vision": {"kind": "vision", **tower, "depth": 2, **image},
+        "text": {"kind": "text", **tower, "depth": 1, **text},
+    }
     return ConfigDict(
         {
             "imports": ("toklip_jax.demo.shapes",),
@@ -147,7 +148,7 @@ def shapes_config() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute": {"dtype": "float32", "is_scanned": False, "remat": "none"},
             "source": {"kind": "shapes"},
-            "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
+            "text": {"tokenizer": "", **text},
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
             "encode": {"stage": "toklip"},
@@ -156,13 +157,13 @@ def shapes_config() -> ConfigDict:
             "models": {},
             "vq": {
                 "objective": "vq",
-                "model": config_to_dict(vq),
+                "model": vq,
                 "loss": {"commitment_weight": 0.1, "entropy_weight": 0.0, "dead_code_share": 0.1},
                 **_training(steps=500, batch_size=32, learning_rate=4e-3, weight_decay=0.0),
             },
             "teacher": {
                 "objective": "teacher",
-                "model": config_to_dict(teacher),
+                "model": teacher,
                 "loss": {"contrastive": "softmax"},
                 **_training(steps=200, batch_size=60, learning_rate=2e-3, weight_decay=0.1),
             },
