@@ -1,8 +1,8 @@
 """The command of the page: its flags and its errors, without serving."""
 
-import importlib
 import pathlib
 import socket
+import sys
 
 import pytest
 
@@ -12,14 +12,7 @@ VQ = pathlib.Path(__file__).parents[1] / "weights" / "format_1" / "vq"
 
 
 def test_an_extra_that_is_missing_is_one_line(golden, monkeypatch, capsys):
-    found = importlib.import_module
-
-    def without(name):
-        if name == "uvicorn":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return found(name)
-
-    monkeypatch.setattr(importlib, "import_module", without)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)  # as if it was not there
     assert app.main([f"--weights={golden('toklip_tiny/checkpoint.pt')}"]) == 2
     told = capsys.readouterr().err
     assert "expected the package uvicorn for the app" in told
