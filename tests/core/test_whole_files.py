@@ -58,17 +58,12 @@ def test_the_home_of_nobody_stays_as_it_is(monkeypatch, tmp_path):
 
 
 # These write drafts that are renamed, files in a new directory that is, or notes for people.
-WRITERS = {"description.py", "header.py", "ownership.py", "safetensors.py", "sharded.py"}
-WRITERS |= {
-    "export.py",
-    "faults.py",
-    "generate.py",
-    "lengths.py",
-    "npz.py",
-    "parts.py",
-    "tar_index.py",
-}
-WRITERS |= {"whole_files.py"}
+WRITERS = set(
+    """
+    description.py export.py faults.py generate.py header.py lengths.py npz.py ownership.py parts.py
+    safetensors.py sharded.py tar_index.py whole_files.py
+    """.split()
+)
 
 
 def test_no_other_module_writes_a_file_in_place():
