@@ -14,7 +14,7 @@ from toklip_jax.report.method import config_text
 
 
 def experiment(config, *overrides):
-    argv = ["main", f"--config={config}", "--workdir=unused", *overrides]
+    argv = [f"--config={config}", "--workdir=unused", *overrides]
     return experiment_of(parse(argv))
 
 

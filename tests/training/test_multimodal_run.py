@@ -160,7 +160,7 @@ def test_ids_from_a_cache_and_from_parquet_train_as_pixels_do(data, tmp_path):
     images, rows, *_ = data
     cached = cache_of(data, tmp_path)
     flags = [f"--conversations={rows}", f"--images={images}", f"--tokenizer={TOKLIP}"]
-    assert encode_command(["encode", *flags, f"--parquet={tmp_path / 'parquet'}"]) == 0
+    assert encode_command([*flags, f"--parquet={tmp_path / 'parquet'}"]) == 0
     messages = {"messages": str(tmp_path / "parquet"), "codebook_size": 16}
     messages |= {"images": "", "path": ""}
     sources = {"pixels": {}, "cache": cached, "messages": messages}

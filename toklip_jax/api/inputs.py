@@ -59,13 +59,13 @@ class Images:
     when they are prepared, a chunk at a time.
 
     Attributes:
-        vq: config of the VQ tokenizer.
+        vq: config of the VQ tokenizer; None for a model without, which `size` tells all of.
         size: (height, width), or (frames, height, width) of videos; None takes every size that has
             a grid, of whatever the tokenizer takes: images, videos, or both.
         resize: how Pillow images are resized, one of `data.images.RESIZES`.
     """
 
-    vq: VQConfig
+    vq: VQConfig | None
     size: tuple[int, ...] | None
     resize: str = DEFAULT_RESIZE
 

@@ -68,10 +68,10 @@ def map_chunks(
         batch_size: None takes all rows at once.
         mesh: the mesh over which chunks from the host are sharded, along their first axis.
     """
-    rows = len(inputs)
-    if batch_size is None or not rows or is_whole(inputs):
+    # The length of what is traced may be a symbol, which is no number.
+    if batch_size is None or is_whole(inputs) or not len(inputs):
         return function(_put(inputs, kind, mesh))
-    out, pending = None, None
+    rows, out, pending = len(inputs), None, None
     for start in range(0, rows, batch_size):
         chunk = _chunk(inputs, start, min(batch_size, rows - start), kind, batch_size)
         result = function(_put(chunk, kind, mesh))

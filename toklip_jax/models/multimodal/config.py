@@ -94,8 +94,8 @@ class MultimodalConfig:
         return IDS in self.reads
 
     @property
-    def vq(self) -> VQConfig:
-        """The config of the VQ tokenizer: itself, or that within TokLIP's."""
+    def vq(self) -> VQConfig | None:
+        """The config of the VQ tokenizer, alone or within TokLIP; None for "pixels" alone."""
         is_toklip = isinstance(self.tokenizer, TokLIPConfig)
         return self.tokenizer.vq if is_toklip else self.tokenizer
 
