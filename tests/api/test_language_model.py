@@ -204,7 +204,7 @@ def test_a_missing_tokenizer_and_missing_transformers_are_said(chatting, model, 
     with pytest.raises(FileNotFoundError, match="expected a text tokenizer in"):
         _ = model.tokenizer
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match="expected transformers"):
+    with pytest.raises(ValueError, match="expected the package transformers"):
         _ = chatting(TEMPLATE).tokenizer
 
 

@@ -20,7 +20,8 @@ from toklip_jax.training.state import partition
 from toklip_jax.training.step import gradients
 from toklip_jax.weights import Weights, save_weights
 
-MESHES = {"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "tensor": 8}
+MESHES = {"data": 8}, {"data": 2, "tensor": 4}, {"data": 4, "fsdp": 2}, {"tensor": 8}
+ALL = {"data": 2, "fsdp": 2, "tensor": 2}  # for training; answers over it are refused
 
 tokenizer = train_tokenizer(["what is it", "a red cat", "is it blue"], 300)
 tokenizer.save("tokenizer.json")
@@ -58,6 +59,12 @@ def step(mesh):
 want, wanted = answers(), step(make_mesh({"data": 1}, jax.devices()[:1]))
 for sizes in MESHES:
     assert answers(make_mesh(sizes)) == want, sizes
+try:
+    answers(make_mesh(ALL))
+    raise SystemExit("a mesh of three axes was taken")
+except ValueError as error:
+    assert "data or fsdp of 1" in str(error), error
+for sizes in (*MESHES, ALL):
     for a, b in zip(jax.tree.leaves(step(make_mesh(sizes))), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1, np.abs(b).max()))
 print("equal")

@@ -41,7 +41,7 @@ def answering(tmp_path_factory):
     tokenizer.save(str(path))
     size = 1 + max(tokenizer.get_vocab().values())
     language_model = dataclasses.replace(CONFIG.language_model, vocab_size=size)
-    config = dataclasses.replace(CONFIG, language_model=language_model, template="llava_v0")
+    config = dataclasses.replace(CONFIG, language_model=language_model, template="short")
     params = jax.tree.map(np.asarray, params_of(config))
     weights = Weights(config, params, is_scanned=False, tokenizer_path=path)
     return MultimodalModel.from_weights(weights)

@@ -8,9 +8,23 @@ import jax
 from jax.sharding import Mesh
 
 from toklip_jax.api.drawing import placed
+from toklip_jax.core.errors import UserError
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.decoding.tokens import Drawing, draw_tokens, first_token, next_token
+
+
+def expect_two_ways(mesh: Mesh | None) -> None:
+    """Raises ValueError for a mesh over which XLA splits a step of decoding wrongly.
+
+    Where all three axes split, rows of neighbouring devices come out exchanged (seen with jax
+    0.10.2 on CPUs); `data` and `fsdp` split the same rows, so that one of both is enough.
+    """
+    if mesh is not None and all(size > 1 for size in mesh.shape.values()):
+        raise UserError(
+            f"expected a mesh with data or fsdp of 1 to answer on, as XLA splits the steps wrongly "
+            f"over all three axes, got {dict(mesh.shape)}: put both into one of them"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from toklip_jax.api.answers import answers, first_answer, next_answer
+from toklip_jax.api.answers import answers, expect_two_ways, first_answer, next_answer
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.chat import SETTINGS as SETTINGS_FILES
 from toklip_jax.api.chat import chat_ids, load_tokenizer, stop_ids_in
@@ -200,6 +200,7 @@ class LanguageModel(LoadedModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
+        expect_two_ways(mesh)
         params = place_model(weights, family, param_dtype, mesh)
         return cls(
             weights.config,

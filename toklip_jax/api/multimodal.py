@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.answers import answers, drawn_images, first_answer, next_answer
+from toklip_jax.api.answers import answers, drawn_images, expect_two_ways, first_answer, next_answer
 from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.chat import stop_ids_in
 from toklip_jax.api.conversing import (
@@ -246,6 +246,7 @@ class MultimodalModel(ImageModel):
             )
         family = family_of(weights.config)
         compute = Compute(dtype=dtype, is_scanned=weights.is_scanned)
+        expect_two_ways(mesh)
         params = place_model(weights, family, param_dtype, mesh)
         path = weights.tokenizer_path or next(iter(weights.beside), None)
         directory = path.parent if path is not None else None
