@@ -53,6 +53,6 @@ print(importlib.resources.files('toklip_jax.configs') / 'demo.py')")
 steps=()
 for stage in vq teacher toklip; do steps+=("--config.$stage.loop.steps=2"); done
 venv/bin/python -m toklip_jax.main --config="$config" --workdir=run "${steps[@]}" \
-    --config.evaluate="()" --config.report=None >log 2>&1 || { tail -20 log; exit 1; }
+    --config.evaluate="()" --config.report="{}" >log 2>&1 || { tail -20 log; exit 1; }
 [ -f run/toklip/weights/toklip.json ]
 echo "the demo runs from the wheel alone"
