@@ -155,7 +155,9 @@ def test_bfloat16_is_near(directory, model):
     low = toklip_jax.load(directory, dtype="bfloat16")
     prompts = np.arange(12, dtype=np.int32)[None]
     want, got = (
-        np.float32(one.model.apply({"params": one.params}, prompts, method="logits")[0])
+        np.float32(
+            one.model.apply({"params": one.params}, jnp.asarray(prompts), method="logits")[0]
+        )
         for one in (model, low)
     )
     assert np.any(want != got)
