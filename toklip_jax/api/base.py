@@ -96,7 +96,7 @@ class LoadedModel:
         return model
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Writes a directory that `load` reads back to the bit, as `convert to-jax` writes it.
+        """Writes a directory that `load` reads back bit-exact, as `convert to-jax` writes it.
 
         It holds the parameters in the types that they are kept in, the text tokenizer, and what
         else the weights came with. Every host of a program must call it.
