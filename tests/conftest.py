@@ -47,7 +47,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def browser():
-    """The path of a real browser, for tests of pages; without one they are skipped, with a message."""
+    """The path of a real browser, for tests of pages; without one they are skipped and say so."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("NOT CHECKED: the page in a browser: install chromium or google-chrome")
