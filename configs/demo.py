@@ -68,7 +68,7 @@ def get_config(options: str = "") -> ConfigDict:
         {
             "imports": ("toklip_jax.demo",),
             "seed": 0,
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "cpu_devices": 2},
             "compute": {"dtype": "float32", "is_scanned": False, "remat": "none"},
             "source": {"kind": "emoji", "split": split, "size": size, "num_captions": 32},
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},

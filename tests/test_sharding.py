@@ -127,6 +127,23 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         put_batch({"x": np.zeros((6, 2))}, abstract_mesh(2, 2, 1))
 
 
+@pytest.mark.parametrize(
+    ("flags", "before", "devices"),
+    [("", "", 2), ("--xla_force_host_platform_device_count=3", "", 3), ("", "jax.devices()", 1)],
+)
+def test_a_cpu_is_divided_into_devices_unless_something_else_says_how(flags, before, devices):
+    script = (
+        f"import jax; {before}\n"
+        "from toklip_jax.parallel.sharding import make_mesh\n"
+        "print(make_mesh({'data': -1, 'cpu_devices': 2}).size)"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) == devices
+
+
 def test_without_a_mesh_a_constraint_is_nothing():
     x = jnp.zeros((2, 3))
     assert constrain(x, BATCH_AXES, "tensor") is x

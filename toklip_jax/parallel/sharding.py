@@ -1,7 +1,9 @@
 """The mesh, and the rules for sharding parameters, batches and activations over it."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import from_fields
 
+CPU_FLAG = "xla_force_host_platform_device_count"
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # axes that a batch is split over
 BATCH = P(BATCH_AXES)
@@ -46,12 +49,16 @@ class MeshConfig:
         adapts: whether fsdp and tensor are the most that is wanted, so that one config starts on
             any number of devices: each becomes the greatest divisor that it has in common with the
             devices that are left, and data, which must be -1, takes the rest.
+        cpu_devices: as how many devices a CPU computes where there is no accelerator; 0 leaves it
+            to JAX, which takes one. Small models train faster on one for each two or fewer cores
+            (docs/performance.md). What `XLA_FLAGS` or `JAX_NUM_CPU_DEVICES` says goes before it.
     """
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
     adapts: bool = False
+    cpu_devices: int = 0
 
     def __post_init__(self):
         sizes = self.sizes
@@ -59,6 +66,8 @@ class MeshConfig:
             raise UserError(
                 f"expected mesh sizes of at least 1, one of which may be -1, got {self.to_dict()}"
             )
+        if self.cpu_devices < 0:
+            raise UserError(f"expected mesh.cpu_devices of at least 0, got {self.cpu_devices}")
         if self.adapts and self.data != -1:
             raise UserError(
                 f"expected mesh.data=-1 with mesh.adapts, got {self.data}: set it, or adapts=False"
@@ -85,7 +94,9 @@ def make_mesh(config: MeshConfig | Mapping[str, int], devices: list | None = Non
     """
     if not isinstance(config, MeshConfig):
         config = from_fields(MeshConfig, config, "mesh")
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        _divide_cpu(config.cpu_devices)
+        devices = jax.devices()
     shape = mesh_sizes(config, len(devices))
     # jax.make_mesh lets one axis of a TPU's torus be split over two of ours on v5e only, and
     # refuses 32 x 8 on a v6e's 16 x 16.
@@ -129,6 +140,18 @@ def describe_mesh(config: MeshConfig, mesh: AnyMesh) -> str:
     fewer = [f"{a} {asked[a]}" for a in AXES if asked[a] not in (-1, mesh.shape[a])]
     note = f" (for up to {' and '.join(fewer)}, as the config asks, take more)" if fewer else ""
     return f"{mesh.size} device{'s' * (mesh.size > 1)}, as {sizes}{note}"
+
+
+def _divide_cpu(count: int) -> None:
+    """Makes the CPU so many devices, unless something else says how many or it is already in use.
+
+    XLA spreads one device's work over all cores too, but waits for all after each operation.
+    """
+    is_said = jax.config.jax_num_cpu_devices > 0 or CPU_FLAG in os.environ.get("XLA_FLAGS", "")
+    if not count or is_said:
+        return
+    with contextlib.suppress(RuntimeError):  # in use: the mesh then takes the devices as they are
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def _fitting(config: MeshConfig, num_devices: int) -> dict[str, int]:
