@@ -68,8 +68,8 @@ class Multimodal(nn.Module):
             self.image_tower(inputs.pop())
         if config.tokenizer is not None:
             self.tokenizer(*inputs)
-        widths = config.feature_dims.items()
-        self.project({name: jnp.zeros((1, 1, width)) for name, width in widths})
+        for name, width in config.feature_dims.items():
+            self.project({name: jnp.zeros((1, 1, width))})
         return self.logits(ids)
 
     def features(
