@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.ops.products import dot_general, einsum
+from toklip_jax.ops.products import FEW, dot_general, einsum, table_products
 
 AXES = (((1,), (0,)), ((), ()))
 
@@ -71,3 +71,35 @@ def test_other_platforms_get_the_plain_product():
     assert "tensor<48x32xf32>" not in text
     text = function.trace(left, right).lower(lowering_platforms=("cpu",)).as_text()
     assert "tensor<48x32xf32>" in text
+
+
+@pytest.mark.parametrize("shape", [(1,), (8,), (3, 5), (FEW + 1,)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_table_that_stands_first_gives_the_plain_products_and_gradients(shape, dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (*shape, 24)).astype(dtype)
+    table = jax.random.normal(keys[1], (40, 24)).astype(dtype)
+    weights = jax.random.normal(keys[2], (*shape, 40))
+
+    def plain(x, table):
+        return jnp.einsum("...d,zd->...z", x, table, preferred_element_type=jnp.float32)
+
+    def run(product):
+        values = jax.jit(product)(x, table)
+        loss = jax.jit(jax.grad(lambda x, table: jnp.sum(weights * product(x, table)), (0, 1)))
+        return values, *loss(x, table)
+
+    for got, want in zip(run(table_products), run(plain), strict=True):
+        assert got.dtype == want.dtype
+        atol = 0.05 if got.dtype == jnp.bfloat16 else 2e-5
+        np.testing.assert_allclose(np.float32(got), np.float32(want), atol=atol, rtol=1e-2)
+
+
+def test_a_table_stands_first_for_few_vectors_alone():
+    table = jnp.ones((40, 24))
+
+    def is_first(count):
+        program = jax.jit(table_products).lower(jnp.ones((count, 24)), table).as_text()
+        return "optimization_barrier" in program
+
+    assert [is_first(n) for n in (1, 2, FEW, FEW + 1)] == [False, True, True, False]

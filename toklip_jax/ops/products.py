@@ -10,12 +10,16 @@ Int8 weights have one scale for each output channel, so that the product is scal
 those are only cast, which compilers do while they read them.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+FEW = 128  # vectors, up to which `table_products` puts the table first on CPUs
 
 
 @runtime_checkable
@@ -79,6 +83,31 @@ def einsum(axes: str, left: ArrayLike, right: ArrayLike) -> jax.Array:
         return jnp.einsum(axes, left, right, preferred_element_type=preferred)
 
     return _summed_in_float32(product, left, right, None)
+
+
+def table_products(x: Float[Array, "*b d"], table: Float[Array, "z d"]) -> Float[Array, "*b z"]:
+    """Returns float32 products of vectors with every row of a table, such as a tied head's.
+
+    On CPUs XLA copies the right operand of a product into blocks first. So a table stands on the
+    left of a few vectors: with 8 of 1,024 and a table of 32,000 that takes 0.45 of the time.
+
+    Args:
+        x: vectors, of the table's type.
+    """
+
+    def plain(x, table):
+        return jnp.einsum("...d,zd->...z", x, table, preferred_element_type=jnp.float32)
+
+    def table_first(x, table):
+        scores = jnp.einsum("zd,...d->z...", table, x, preferred_element_type=jnp.float32)
+        # The compiler would put the operands back, to save the transposition.
+        return jnp.moveaxis(jax.lax.optimization_barrier(scores), 0, -1)
+
+    is_of_few = 1 < math.prod(x.shape[:-1]) <= FEW
+    # A program for TPUs may be traced on a CPU; one that is traced elsewhere never runs on a CPU.
+    if not is_of_few or jax.default_backend() != "cpu":
+        return plain(x, table)
+    return jax.lax.platform_dependent(x, table, cpu=table_first, default=plain)
 
 
 def _summed_in_float32(

@@ -25,6 +25,7 @@ from toklip_jax.models.toklip.token_encoder import init_encoder_cache
 from toklip_jax.nn.cache import KVCache
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.lora import adapted
+from toklip_jax.ops.products import table_products
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 INIT_STD = 0.02  # of image ids' embeddings and head: the language models' own
@@ -175,14 +176,12 @@ class Multimodal(nn.Module):
                 f"expected a model that reads 'ids', which predicts ids of images, got one that "
                 f"reads {self.config.reads}"
             )
-        dtype = self.compute.jax_dtype
-        is_tied = self.config.language_model.is_tied
-        kernel, axes = (self.image_table, "...d,zd->...z")
-        if not is_tied:
-            kernel, axes = self.image_kernel, "...d,dz->...z"
-        logits = jnp.einsum(
-            axes, x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32
-        )
+        x = x.astype(self.compute.jax_dtype)
+        if self.config.language_model.is_tied:
+            logits = table_products(x, self.image_table.astype(x.dtype))
+        else:
+            kernel = self.image_kernel.astype(x.dtype)
+            logits = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
         return constrain(logits, BATCH_AXES, *(None,) * (logits.ndim - 2), "tensor")
 
     def all_logits(self, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:

@@ -10,6 +10,7 @@ from toklip_jax.nn.cache import EMPTY, KVCache, empty_cache
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.norms import build_norm
 from toklip_jax.nn.transformer import Stack
+from toklip_jax.ops.products import table_products
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
 
@@ -67,13 +68,11 @@ class Qwen(nn.Module):
 
     def head(self, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Returns float32 logits of outputs, whatever the type of the activations."""
-        kernel, axes = (self.table, "...d,vd->...v")
-        if not self.config.is_tied:
-            kernel, axes = self.kernel, "...d,dv->...v"
-        dtype = self.compute.jax_dtype
-        logits = jnp.einsum(
-            axes, x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32
-        )
+        x = x.astype(self.compute.jax_dtype)
+        if self.config.is_tied:
+            logits = table_products(x, self.table.astype(x.dtype))
+        else:
+            logits = jnp.matmul(x, self.kernel.astype(x.dtype), preferred_element_type=jnp.float32)
         return constrain(logits, BATCH_AXES, *(None,) * (logits.ndim - 2), "tensor")
 
     def logits(
