@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from toklip_jax.api.drawing import placed
+from toklip_jax.api.program import placed
 from toklip_jax.core.errors import UserError
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.multimodal import draw_image_ids

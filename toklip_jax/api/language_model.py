@@ -15,10 +15,10 @@ from toklip_jax.api.answers import answers, expect_two_ways, first_answer, next_
 from toklip_jax.api.base import LoadedModel
 from toklip_jax.api.chat import SETTINGS as SETTINGS_FILES
 from toklip_jax.api.chat import chat_ids, load_tokenizer, stop_ids_in
-from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids
-from toklip_jax.api.program import Method, platform_of
+from toklip_jax.api.program import Method, bucket, platform_of
 from toklip_jax.api.prompts import pad_left, pad_right, padded_length, read_prompts
+from toklip_jax.api.settings import as_key, read_sampling, whole_number
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.core.home import expand_user

@@ -21,10 +21,10 @@ from toklip_jax.api.conversing import (
     pieces,
     resizable,
 )
-from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids, Images
-from toklip_jax.api.program import Method, platform_of
+from toklip_jax.api.program import Method, bucket, platform_of
 from toklip_jax.api.prompts import padded_length
+from toklip_jax.api.settings import as_key, read_sampling, whole_number
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import Template
