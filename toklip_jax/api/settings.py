@@ -10,6 +10,8 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
 
+OF_ANSWERS = ("temperature", "top_k", "top_p")  # the settings that don't ask for guidance
+
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
@@ -69,6 +71,17 @@ def read_sampling(settings: dict[str, Any]) -> Sampling:
         else:
             raise UserError(f"expected a number for {name}, got {value!r}")
     return Sampling(**read)
+
+
+def read_answer_sampling(settings: dict[str, Any]) -> Sampling:
+    """Returns the settings of draws of answers, which are greedy unless they say otherwise.
+
+    Raises:
+        ValueError: as `read_sampling`, and for one of guidance.
+    """
+    for name in settings:
+        check_name("a setting of sampling", name, OF_ANSWERS)
+    return read_sampling({"temperature": 0, **settings})
 
 
 def as_key(key: Any) -> jax.Array:
