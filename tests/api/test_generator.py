@@ -10,7 +10,7 @@ import pytest
 
 import toklip_jax
 from toklip_jax.api import drawing
-from toklip_jax.api.program import platform_of, run_method
+from toklip_jax.api.program import bucket, platform_of, run_method
 from toklip_jax.core.errors import UserError
 
 
@@ -92,7 +92,7 @@ def test_features_of_prefixes_are_taken_in_chunks_and_traced(with_images, monkey
         sizes.append(len(inputs))
         return run_method(model, params, inputs, method)
 
-    monkeypatch.setattr("toklip_jax.api.generator.run_method", recording)
+    monkeypatch.setattr("toklip_jax.api.tokenized.run_method", recording)
     monkeypatch.setattr(with_images, "batch_size", 2)
     np.testing.assert_allclose(with_images.prefix_features(ids), want, atol=1e-5)
     assert sizes == [2, 2]
@@ -273,9 +273,9 @@ def test_toklips_grid_must_be_the_generators(golden, path):
 
 
 def test_batches_are_padded_to_powers_of_two_and_on_a_gpu_to_at_least_16_rows():
-    sizes = [drawing.bucket(rows, None, "cpu") for rows in (1, 2, 3, 16, 17)]
+    sizes = [bucket(rows, None, "cpu") for rows in (1, 2, 3, 16, 17)]
     assert sizes == [1, 2, 4, 16, 32]
-    assert [drawing.bucket(rows, None, "gpu") for rows in (1, 16, 17)] == [16, 16, 32]
+    assert [bucket(rows, None, "gpu") for rows in (1, 16, 17)] == [16, 16, 32]
     assert platform_of({"a": np.ones(2)}) == platform_of({"a": jnp.ones(2)}) == "cpu"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from toklip_jax.models.registry import build_model
 from toklip_jax.nn.config import Compute
 
+PLAIN = Compute(is_scanned=False)
 ATOL = 2e-5  # of what isn't said otherwise in the recordings' README
 
 
@@ -25,9 +26,14 @@ def nhwc(array):
     return array.transpose(0, 2, 3, 1)
 
 
-def run(weights, inputs, method=None, **changes):
-    """Outputs and every submodule's output, by path."""
-    model = build_model(dataclasses.replace(weights.config, **changes), Compute(is_scanned=False))
+def run(weights, inputs, method=None, *, compute=PLAIN, options=None, **changes):
+    """Outputs and every submodule's output, by path.
+
+    Args:
+        options: the method's keyword arguments.
+        **changes: to the config.
+    """
+    model = build_model(dataclasses.replace(weights.config, **changes), compute)
     params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32), weights.params)
 
     @jax.jit
@@ -38,6 +44,7 @@ def run(weights, inputs, method=None, **changes):
             method=method,
             capture_intermediates=True,
             mutable=["intermediates"],
+            **(options or {}),
         )
 
     out, state = apply(params, jnp.asarray(inputs))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import toklip_jax
+from tests.models.foreign_files import published
 from tests.models.stages import at, close, nhwc, run
 from toklip_jax.cli.convert import main as convert
 from toklip_jax.files import write_safetensors
@@ -27,22 +28,13 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
 
 ATOL, LEVEL_ATOL = 2e-5, 1e-4
 LEVELS, BITS = 5, 12
-CHECKPOINT = "magvit2_tiny/checkpoint.safetensors"
+RECORDING = "magvit2_tiny"
+CHECKPOINT = f"{RECORDING}/checkpoint.safetensors"
 
 
 @pytest.fixture(scope="module")
-def weights(golden):
-    return read_weights(golden(CHECKPOINT))
-
-
-@pytest.fixture(scope="module")
-def images(golden):
-    return to_unit_range(np.load(golden("magvit2_tiny/inputs.npz"))["image_u8_nhwc"])
-
-
-@pytest.fixture(scope="module")
-def want(golden):
-    return np.load(golden("magvit2_tiny/outputs.npz"))
+def images(inputs):
+    return to_unit_range(inputs["image_u8_nhwc"])
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +216,8 @@ def test_a_lightning_file_gives_the_running_mean_or_the_raw_weights(golden, tmp_
 
 @pytest.mark.parametrize("prefix", ["", "visual.trunk.vq."])
 def test_the_published_keys_and_shapes_are_all_accounted_for(golden, prefix):
-    keys = json.loads(golden("full_keys/open_magvit2_262144_f16.json").read_text())
-    tensors = {prefix + k: np.broadcast_to(np.float32(0), s) for k, (s, _) in keys.items()}
+    keys = published(golden, "open_magvit2_262144_f16")
+    tensors = {prefix + key: tensor for key, tensor in keys.items()}
     family = find_family(tensors, prefix)
     assert family.name == "magvit2"
     config = family.keys.infer(tensors, Hints(), prefix)

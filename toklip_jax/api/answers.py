@@ -1,17 +1,20 @@
 """The compiled programs that draw a language model's answers."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from toklip_jax.api.drawing import placed
+from toklip_jax.api.program import placed
+from toklip_jax.api.prompts import padded_length
 from toklip_jax.core.errors import UserError
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.decoding.tokens import Drawing, draw_tokens, first_token, next_token
+from toklip_jax.parallel.sharding import to_host
 
 
 def expect_two_ways(mesh: Mesh | None) -> None:
@@ -91,6 +94,28 @@ def next_answer(
     What it takes of the drawing is given up: the cache is written in place.
     """
     return placed(model, mesh, lambda: next_token(model, params, drawing, keys, sampling, stop_ids))
+
+
+def stream_answer(
+    model: nn.Module,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    params: Any,
+    ids: Any,
+    positions: Any,
+    keys: jax.Array,
+    stop_ids: Any,
+    most: int,
+) -> Iterator[int]:
+    """Yields the ids of one answer, each as soon as it is drawn, up to its first stop id."""
+    static, size = (model, sampling, mesh), positions.shape[1] + padded_length(most)
+    drawing = first_answer(*static, size, params, ids, positions, keys, stop_ids)
+    for place in range(most):
+        if place:
+            drawing = next_answer(*static, params, drawing, keys, stop_ids)
+        if bool(to_host(drawing.is_done)[0]):
+            return
+        yield int(to_host(drawing.ids)[0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.conditions import Condition
-from toklip_jax.api.drawing import Draws, whole_number
+from toklip_jax.api.drawing import ImageDrawer
+from toklip_jax.api.settings import Draws, whole_number
+from toklip_jax.api.tokenized import TokenizedModel
 from toklip_jax.core.errors import UserError
 from toklip_jax.ops.normalize import l2_normalize
 
@@ -26,7 +28,8 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    generator: Any,
+    generator: TokenizedModel,
+    drawer: ImageDrawer,
     condition: Condition,
     wanted: Float[Array, "b d"],
     draws: Draws,
@@ -37,7 +40,8 @@ def choose(
     """Returns the best of `num` candidates for each condition.
 
     Args:
-        generator: an `api.Generator`.
+        generator: scores ids by TokLIP, which it holds.
+        drawer: draws ids.
         wanted: the normalised feature that candidates are compared with.
         draws: how conditions are drawn; candidates of sample i have the indices i * num, ...
         drop_at: places after which half of them is given up, or 0.
@@ -55,11 +59,11 @@ def choose(
         return None if x is None else jnp.repeat(jnp.asarray(x), count, axis=0)
 
     if drop_at:
-        ids = generator._draw(Condition(*map(each, condition)), None, draws, last=drop_at)
+        ids = drawer.draw(Condition(*map(each, condition)), None, draws, last=drop_at)
         order, _ = _ranked(generator.prefix_features(ids), each(wanted), rows)
         count = num // 2
         kept, numbers = (_take(x, order[:, :count]) for x in (ids, numbers))
-    ids = generator._draw(Condition(*map(each, condition)), kept, draws, numbers=numbers)
+    ids = drawer.draw(Condition(*map(each, condition)), kept, draws, numbers=numbers)
     order, scores = _ranked(generator.image_features(ids), each(wanted), rows)
     return Chosen(_take(ids, order[:, :1]), scores)
 

@@ -1,87 +1,112 @@
-"""How a generator's images are drawn: settings, keys, and the compiled programs."""
+"""How a generator's images are drawn and scored: in chunks of rows, by compiled programs."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name
-from toklip_jax.decoding import Sampling
+from toklip_jax.api.conditions import Condition, null_condition
+from toklip_jax.api.program import (
+    bucket,
+    is_traced,
+    is_whole,
+    map_rows,
+    placed,
+    platform_of,
+    precision,
+    put_rows,
+)
+from toklip_jax.api.settings import Draws
+from toklip_jax.decoding import Sampling, row_keys
 from toklip_jax.decoding.images import ImageDrawing, first_place, next_place, sample_images
 from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.generator.model import GeneratorModel
-from toklip_jax.parallel.sharding import BATCH_AXES
+from toklip_jax.parallel.sharding import BATCH
 
-LEAST_ROWS_ON_GPU = 16
 PLACES_AT_ONCE = 32  # whose logits are held: of 16,384 codes, 2 MB an image
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
-    """How images are drawn: with which randomness, and with which settings.
+class ImageDrawer:
+    """Draws and scores the ids of images with a generator and its parameters.
 
     Attributes:
-        key: a key of `jax.random.key`; a seed is made one.
-        first_index: index of the first sample, which with the key decides what is drawn.
-        negative_class: the class that guidance leads away from, or None for the null class.
-        sampling: the other settings.
+        model: the Linen module.
+        params: its parameters.
+        mesh: the mesh that they are sharded over, or None.
+        batch_size: how many rows are computed at a time; None takes all, padded to a power of two.
     """
 
-    key: Any
-    first_index: Any
-    negative_class: Any
-    sampling: Sampling
+    model: GeneratorModel
+    params: Any
+    mesh: Mesh | None
+    batch_size: int | None
 
-    def __post_init__(self):
-        object.__setattr__(self, "key", as_key(self.key))
-        first = whole_number(self.first_index, "first_index")
-        if not 0 <= first < 2**31:
-            raise UserError(f"expected a first_index in [0, 2**31), got {first}")
-        object.__setattr__(self, "first_index", first)
-        if self.negative_class is None:
-            return
-        object.__setattr__(
-            self, "negative_class", whole_number(self.negative_class, "negative_class")
-        )
-        if not self.sampling.is_guided:
-            raise UserError(
-                f"expected a cfg_scale above 1 with negative_class, which only guidance uses, got "
-                f"{self.sampling.cfg_scale}"
-            )
+    def draw(
+        self,
+        condition: Condition,
+        kept: Any,
+        draws: Draws,
+        *,
+        numbers: Any = None,
+        last: int | None = None,
+    ) -> jax.Array:
+        """Returns the ids of an image for each condition, int32 [b, n] or [b, n, q].
 
+        Args:
+            kept: the first ids of each image, which stay as they are; or None.
+            numbers: those of the samples, counted from `draws.first_index`; by default 0, 1, ...
+            last: places to draw up to; all unless given.
+        """
+        static = self.model, draws.sampling, self.mesh, last
+        draw = functools.partial(draw_images, *static, self.params)
+        return self._map_rows(draw, *self._drawn_from(condition, kept, draws, numbers))
 
-def whole_number(value: Any, name: str) -> int:
-    """Returns an integer, NumPy's too; raises ValueError for anything else."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise UserError(f"expected an integer {name}, got {value!r}")
-    return int(value)
+    def places(self, condition: Condition, kept: Any, draws: Draws) -> Iterator[jax.Array]:
+        """Yields the ids of each place, of all images at once; the arguments are those of `draw`.
 
+        Rows are padded, and not taken in chunks.
+        """
+        count, static = len(condition.rows), (self.model, draws.sampling, self.mesh)
+        rows = np.minimum(np.arange(bucket(count, self.mesh, platform_of(self.params))), count - 1)
+        whole = self._drawn_from(condition, kept, draws)
+        inputs = [None if x is None else put_rows(x[rows], self.mesh) for x in whole]
+        first = 0 if kept is None else kept.shape[1]
+        drawing, keys = first_drawn(*static, self.params, *inputs), inputs[1]
+        yield drawing.ids[:count]
+        for place in range(first + 1, self.model.config.gpt.num_places):
+            drawing = next_drawn(*static, self.params, drawing, np.int32(place), keys)
+            yield drawing.ids[:count]
 
-def read_sampling(settings: dict[str, Any]) -> Sampling:
-    """Returns the settings of draws.
+    def score(self, function: Callable[..., Any], ids: Any, condition: Condition) -> Any:
+        """Returns a function of model, parameters, ids and conditions: in chunks, or traced.
 
-    Raises:
-        ValueError: an unknown one (names the nearest), or a value of another type or range.
-    """
-    names = [field.name for field in dataclasses.fields(Sampling)]
-    read = {}
-    for name, value in settings.items():
-        check_name("a setting of sampling", name, names)
-        if name in ("top_k", "cfg_interval"):
-            read[name] = whole_number(value, name)
-        elif isinstance(value, np.floating | np.integer | float | int) and value is not True:
-            read[name] = float(value)
-        else:
-            raise UserError(f"expected a number for {name}, got {value!r}")
-    return Sampling(**read)
+        Args:
+            function: `parallel_logits` or `mean_nats`.
+        """
+        of_rows = functools.partial(function, self.model, self.params)
+        if is_whole(ids) or is_traced(self.params):
+            return of_rows(ids, *condition)
+        return self._map_rows(of_rows, ids, *condition)
+
+    def _drawn_from(self, condition, kept, draws, numbers=None):
+        """What images are drawn from: condition, keys, null condition, what counts, kept ids."""
+        gpt, null = self.model.config.gpt, None
+        if draws.sampling.is_guided:
+            uncond = self.params["gpt"]["condition"].get("uncond")
+            null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
+        numbers = jnp.arange(len(condition.rows)) if numbers is None else numbers
+        keys = row_keys(draws.key, draws.first_index + numbers)
+        return condition.rows, keys, null, condition.valid, kept
+
+    def _map_rows(self, function, *arrays):
+        size = self.batch_size or bucket(len(arrays[0]), self.mesh, platform_of(self.params))
+        return map_rows(function, arrays, size, functools.partial(put_rows, mesh=self.mesh))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -134,13 +159,10 @@ def draw_images(
     others = {"null": null, "valid": valid, "kept": kept, "last": last}
 
     def run():
-        with jax.default_matmul_precision(precision(model)):
-            return sample_images(model, params, condition, keys, sampling, **others)
+        ids = sample_images(model, params, condition, keys, sampling, **others)
+        return ids if mesh is None else jax.lax.with_sharding_constraint(ids, BATCH)
 
-    if mesh is None:
-        return run()
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.lax.with_sharding_constraint(run(), P(BATCH_AXES))
+    return placed(model, mesh, run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -177,45 +199,3 @@ def next_drawn(
     What it takes of the drawing is given up: the caches are written in place.
     """
     return placed(model, mesh, lambda: next_place(model, params, drawing, place, keys, sampling))
-
-
-def placed(model: nn.Module, mesh: Mesh | None, run: Callable[[], Any]) -> Any:
-    """Returns `run()`, with the precision of the model, and on the mesh if there is one."""
-    with jax.default_matmul_precision(precision(model)):
-        if mesh is None:
-            return run()
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return run()
-
-
-def precision(model: nn.Module) -> str | None:
-    """Returns the precision of products: the highest where the activations are float32."""
-    return "highest" if model.compute.dtype == "float32" else None
-
-
-def bucket(rows: int, mesh: Mesh | None, platform: str) -> int:
-    """Returns the next power of two, as a multiple of the devices that share a batch.
-
-    At least `LEAST_ROWS_ON_GPU` there: a product with one row, which XLA writes as a reduction,
-    takes longer on a GPU than one with 16 (GPT-XL: 734 against 475 ms an image of 256 ids).
-    """
-    size = max(1 << (rows - 1).bit_length(), LEAST_ROWS_ON_GPU if platform == "gpu" else 1)
-    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    return -(-size // ways) * ways
-
-
-def as_key(key: Any) -> jax.Array:
-    """Returns the key of a seed, or the key itself.
-
-    Raises:
-        ValueError: neither.
-    """
-    if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape == ():
-            return key
-        raise UserError(f"expected one key, got {list(key.shape)} of them: pass one")
-    if isinstance(key, bool) or not isinstance(key, int | np.integer):
-        raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}")
-    if not 0 <= key < 2**32:
-        raise UserError(f"expected a seed in [0, 2**32), got {key}")
-    return jax.random.key(int(key))

@@ -1,58 +1,33 @@
 """The image generator: ids, and with a tokenizer images, drawn for classes or captions."""
 
-import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.base import ImageModel
 from toklip_jax.api.best_of import Chosen, choose
-from toklip_jax.api.conditions import Condition, check_condition, null_condition
-from toklip_jax.api.drawing import (
-    Draws,
-    bucket,
-    draw_images,
-    first_drawn,
-    mean_nats,
-    next_drawn,
-    parallel_logits,
-    read_sampling,
-    whole_number,
-)
-from toklip_jax.api.inputs import Ids, Images, Vectors
-from toklip_jax.api.program import (
-    Method,
-    is_traced,
-    is_whole,
-    map_chunks,
-    map_rows,
-    platform_of,
-    run_method,
-)
+from toklip_jax.api.conditions import Condition, check_condition
+from toklip_jax.api.drawing import ImageDrawer, mean_nats, parallel_logits
+from toklip_jax.api.inputs import Ids, are_texts
+from toklip_jax.api.program import Method
+from toklip_jax.api.settings import Draws, read_sampling, whole_number
 from toklip_jax.api.text_encoder import TextEncoder
+from toklip_jax.api.tokenized import TokenizedModel
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name
-from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
+from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.data.text import TextTokenizer
-from toklip_jax.decoding import row_keys
-from toklip_jax.models.base import place_size
-from toklip_jax.models.generator.config import GeneratorConfig, vq_of
+from toklip_jax.models.generator.config import GeneratorConfig
 from toklip_jax.models.registry import family_of
 from toklip_jax.nn.config import Compute
-from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.parallel.sharding import batch_sharding
 from toklip_jax.weights import Weights
 from toklip_jax.weights.quantised import INT8, place_model
 
 
-class Generator(ImageModel):
+class Generator(TokenizedModel):
     """An autoregressive image generator with its parameters, and perhaps its tokenizer.
 
     Conditions are `classes`, integers [b], or `captions`, features of a text encoder [b, p, c] with
@@ -79,12 +54,8 @@ class Generator(ImageModel):
         text_tokenizer: TextTokenizer | None = None,
         text_encoder: TextEncoder | None = None,
     ):
-        super().__init__(config, params, compute, batch_size)
+        super().__init__(config, params, compute, batch_size, resize, text_tokenizer)
         self._text_encoder = text_encoder
-        self._resize = check_name("resize", resize, RESIZES)
-        if text_tokenizer is not None:
-            text_tokenizer.expect_fits(config.tokenizer.text)
-        self._text_tokenizer = text_tokenizer
 
     def logits(
         self, ids: Any, *, classes: Any = None, captions: Any = None, valid: Any = None
@@ -100,7 +71,7 @@ class Generator(ImageModel):
         """
         ids = self._first_ids("logits", ids)
         condition = self._condition(classes, captions, valid, len(ids))
-        return self._map_images(parallel_logits, ids, condition)
+        return self._drawer.score(parallel_logits, ids, condition)
 
     def nats_per_id(
         self, ids: Any, *, classes: Any = None, captions: Any = None, valid: Any = None
@@ -112,7 +83,7 @@ class Generator(ImageModel):
         """
         ids = self._first_ids("nats_per_id", ids)
         condition = self._condition(classes, captions, valid, len(ids))
-        return self._map_images(mean_nats, ids, condition)
+        return self._drawer.score(mean_nats, ids, condition)
 
     def sample(
         self,
@@ -141,7 +112,7 @@ class Generator(ImageModel):
         """
         condition = self._condition(classes, captions, valid)
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
-        return self._draw(condition, None, draws)
+        return self._drawer.draw(condition, None, draws)
 
     def complete(
         self,
@@ -167,7 +138,7 @@ class Generator(ImageModel):
         """
         condition, kept = self._kept(ids, keep, classes, captions, valid)
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
-        return self._draw(condition, kept, draws)
+        return self._drawer.draw(condition, kept, draws)
 
     def stream(
         self,
@@ -192,7 +163,7 @@ class Generator(ImageModel):
         else:
             condition, kept = self._kept(ids, keep, classes, captions, valid)
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
-        return self._places(condition, kept, draws)
+        return self._drawer.places(condition, kept, draws)
 
     def best_of(
         self,
@@ -228,7 +199,7 @@ class Generator(ImageModel):
         condition = self._condition(classes, captions, valid)
         wanted = self._text_features(texts, len(condition.rows))
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
-        return choose(self, condition, wanted, draws, num=num, drop_at=drop_at)
+        return choose(self, self._drawer, condition, wanted, draws, num=num, drop_at=drop_at)
 
     def token_ids(self, texts: Sequence[str]) -> Int[np.ndarray, "b t"]:
         """Returns the token ids of texts that are conditions, or that candidates are compared with.
@@ -244,60 +215,6 @@ class Generator(ImageModel):
         else:
             self._expect_toklip()
         return np.asarray(self._token_ids(list(texts)))
-
-    def text_features(self, texts: Any) -> Float[Array, "b d"]:
-        """Returns TokLIP's normalised features of texts, or of token ids [b, t], float32."""
-        self._expect_toklip()
-        return l2_normalize(self._call("text_features", self._token_ids(texts)))
-
-    def image_features(self, ids: Any) -> Float[Array, "b d"]:
-        """Returns TokLIP's normalised pooled features of ids, float32."""
-        self._expect_toklip()
-        return l2_normalize(self._call("image_features", ids))
-
-    def prefix_features(self, ids: Any) -> Float[Array, "b d"]:
-        """Returns TokLIP's normalised pooled features of the first ids of images, float32.
-
-        Args:
-            ids: the first m ids of each image, [b, m] or [b, m, q].
-        """
-        self._expect_toklip()
-        gpt = self.config.gpt
-        some = Ids((None, *gpt.ids_shape[1:]), gpt.codebook_sizes)
-        ids = some.check(ids)
-        places = ids.shape[1]
-        if not len(ids) or not 1 <= places <= gpt.num_places:
-            raise UserError(
-                f"expected from 1 to {gpt.num_places} ids of at least one image, got {ids.shape}"
-            )
-        padding = [(0, 0), (0, gpt.num_places - places), *[(0, 0)] * (ids.ndim - 2)]
-        kind = Ids.of(vq_of(self.config.tokenizer), gpt.grid)
-        method = Method("prefix_features", kind, (("counts", (places,)),))
-        pad = jnp.pad if isinstance(ids, jax.Array) else np.pad
-        padded = self._check(method, pad(ids, padding))
-        run = functools.partial(run_method, self.model, self.params, method=method)
-        features = map_chunks(run, padded, kind, self.batch_size, self._mesh)
-        return l2_normalize(features[:, 0])
-
-    def tokenize(self, images: Any) -> Int[Array, "b n *q"]:
-        """Returns ids, int32, of the images that `ImageModel` takes.
-
-        Raises:
-            ValueError: the generator was loaded without a tokenizer.
-        """
-        self._expect_tokenizer()
-        return self._call("tokenize", images)
-
-    def detokenize(self, ids: Any) -> Float[Array, "b h w 3"]:
-        """Returns images, RGB float32, clipped to [-1, 1].
-
-        Raises:
-            ValueError: the generator was loaded without a tokenizer.
-        """
-        self._expect_tokenizer()
-        return self._map(
-            "detokenize", ids, lambda chunk: jnp.clip(self._run("detokenize", chunk), -1, 1)
-        )
 
     @classmethod
     def from_weights(
@@ -346,22 +263,9 @@ class Generator(ImageModel):
         condition = f"{gpt.num_classes} classes" if gpt.num_classes else "captions"
         return [condition, f"{gpt.num_places:,} ids of {codes}", f"width {gpt.width}"]
 
-    def _methods(self):
-        if self.config.tokenizer is None:
-            return {}
-        vq, gpt = vq_of(self.config.tokenizer), self.config.gpt
-        sides = [side * place for side, place in zip(gpt.grid, place_size(vq), strict=True)]
-        ids = Ids.of(vq, gpt.grid)
-        methods = {
-            "tokenize": Method("tokenize", Images(vq, tuple(sides), self._resize)),
-            "detokenize": Method("detokenize", ids),
-            "image_features": Method("image_features", ids),
-        }
-        if text := getattr(self.config.tokenizer, "text", None):
-            token_ids = Ids((text.context_length,), (text.vocab_size,), "token ids")
-            for name in ("text_features", "text_tokens"):
-                methods[name] = Method(name, token_ids)
-        return methods
+    @property
+    def _drawer(self):
+        return ImageDrawer(self.model, self.params, self._mesh, self.batch_size)
 
     def _first_ids(self, name, ids):
         """The first ids of each image, some or all, checked."""
@@ -379,8 +283,7 @@ class Generator(ImageModel):
     def _condition(self, classes, captions, valid, rows=None) -> Condition:
         """The condition, checked; one for each of `rows` images, if that is known."""
         gpt = self.config.gpt
-        is_text = isinstance(captions, list | tuple) and captions and isinstance(captions[0], str)
-        if is_text and gpt.caption_dim:
+        if isinstance(captions, list | tuple) and are_texts(captions) and gpt.caption_dim:
             if valid is not None:
                 raise UserError("expected valid with captions' features only, got it with texts")
             condition = self._text_condition(captions)
@@ -421,92 +324,4 @@ class Generator(ImageModel):
             raise UserError(
                 f"expected captions as features [b, {sizes[0]}, {sizes[1]}] of the text encoder "
                 f"that the generator was trained with, got text: load it with text_encoder=PATH"
-            )
-
-    def _token_ids(self, texts):
-        """Token ids of strings; others as they are."""
-        texts = [texts] if isinstance(texts, str) else texts
-        if not (isinstance(texts, list | tuple) and texts and isinstance(texts[0], str)):
-            return texts
-        if self._text_tokenizer is None:
-            raise UserError(
-                "expected token ids, got text, and these weights hold no text tokenizer: pass "
-                "load(..., tokenizer=PATH)"
-            )
-        return self._text_tokenizer(list(texts), truncates=False)
-
-    def _text_features(self, texts, rows):
-        """A normalised feature for each row."""
-        self._expect_toklip()
-        is_float = hasattr(texts, "dtype") and jnp.issubdtype(texts.dtype, jnp.floating)
-        if is_float:
-            kind = Vectors((self.config.tokenizer.text.embed_dim,), "features of texts")
-            features = jnp.asarray(kind.prepare(kind.check(texts)))
-            if not np.isfinite(np.asarray(features)).all():
-                raise UserError("expected finite features of texts, got NaN or infinity")
-        else:
-            features = self.text_features(texts)
-        if len(features) != rows:
-            raise UserError(f"expected a text for each of {rows} conditions, got {len(features)}")
-        return features
-
-    def _expect_toklip(self):
-        if not hasattr(self.config.tokenizer, "text"):
-            raise UserError(
-                "expected a generator with TokLIP, whose features are asked for, got one without: "
-                "load it with vq=PATH of TokLIP's weights"
-            )
-
-    def _draw(self, condition, kept, draws, *, numbers=None, last=None):
-        """Draws in chunks; rows have the numbers 0, 1, ... from `first_index` on unless given."""
-        static = self.model, draws.sampling, self._mesh, last
-        draw = functools.partial(draw_images, *static, self.params)
-        return self._map_rows(draw, *self._drawn_from(condition, kept, draws, numbers))
-
-    def _places(self, condition, kept, draws):
-        """Yields the ids of each place, of all images at once; their rows are padded."""
-        count, static = len(condition.rows), (self.model, draws.sampling, self._mesh)
-        rows = np.minimum(np.arange(bucket(count, self._mesh, platform_of(self.params))), count - 1)
-        whole = self._drawn_from(condition, kept, draws)
-        placed = [None if x is None else self._put(x[rows]) for x in whole]
-        first = 0 if kept is None else kept.shape[1]
-        drawing, keys = first_drawn(*static, self.params, *placed), placed[1]
-        yield drawing.ids[:count]
-        for place in range(first + 1, self.config.gpt.num_places):
-            drawing = next_drawn(*static, self.params, drawing, np.int32(place), keys)
-            yield drawing.ids[:count]
-
-    def _drawn_from(self, condition, kept, draws, numbers=None):
-        """What images are drawn from: condition, keys, null condition, what counts, kept ids."""
-        gpt, null = self.config.gpt, None
-        if draws.sampling.is_guided:
-            uncond = self.params["gpt"]["condition"].get("uncond")
-            null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
-        numbers = jnp.arange(len(condition.rows)) if numbers is None else numbers
-        keys = row_keys(draws.key, draws.first_index + numbers)
-        return condition.rows, keys, null, condition.valid, kept
-
-    def _map_images(self, function, ids, condition):
-        """A function of the model, its parameters, ids and conditions: in chunks, or traced."""
-        of_rows = functools.partial(function, self.model, self.params)
-        if is_whole(ids) or is_traced(self.params):
-            return of_rows(ids, *condition)
-        return self._map_rows(of_rows, ids, *condition)
-
-    def _map_rows(self, function, *arrays):
-        size = self.batch_size or bucket(len(arrays[0]), self._mesh, platform_of(self.params))
-        return map_rows(function, arrays, size, self._put)
-
-    def _put(self, x):
-        if self._mesh is None:
-            return x
-        ways = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
-        rows = batch_sharding(self._mesh) if len(x) % ways == 0 else NamedSharding(self._mesh, P())
-        return jax.device_put(x, rows)
-
-    def _expect_tokenizer(self):
-        if self.config.tokenizer is None:
-            raise UserError(
-                "expected a generator with its tokenizer, got one alone, as published files hold "
-                "it: load it with vq=PATH, the weights of the VQ tokenizer that it was trained with"
             )

@@ -30,6 +30,13 @@ _NOT_NUMBERS = {"O": "objects", "S": "bytes", "U": "text"}  # by numpy's kinds o
 _KINDS = {2: ("images", ("h", "w")), 3: ("videos", ("frames", "h", "w"))}  # by number of sides
 
 
+def are_texts(inputs: Any) -> bool:
+    """Returns whether inputs are texts: a string, or a list of them."""
+    if isinstance(inputs, list | tuple):
+        return bool(inputs) and isinstance(inputs[0], str)
+    return isinstance(inputs, str)
+
+
 @runtime_checkable
 class Inputs(Protocol):
     """One kind of inputs."""

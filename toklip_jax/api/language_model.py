@@ -11,16 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from toklip_jax.api.answers import answers, expect_two_ways, first_answer, next_answer
+from toklip_jax.api.answers import answers, expect_two_ways, stream_answer
 from toklip_jax.api.base import LoadedModel
-from toklip_jax.api.chat import SETTINGS as SETTINGS_FILES
-from toklip_jax.api.chat import chat_ids, load_tokenizer, stop_ids_in
-from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
+from toklip_jax.api.chat import SETTINGS, chat_ids, load_tokenizer, stop_ids_in
 from toklip_jax.api.inputs import Ids
-from toklip_jax.api.program import Method, platform_of
+from toklip_jax.api.program import Method, bucket, map_rows, platform_of
 from toklip_jax.api.prompts import pad_left, pad_right, padded_length, read_prompts
+from toklip_jax.api.settings import as_key, read_answer_sampling, whole_number
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.fields import check_name
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.images import DEFAULT_RESIZE
 from toklip_jax.decoding import row_keys
@@ -30,8 +28,6 @@ from toklip_jax.parallel.sharding import to_host
 from toklip_jax.weights import Weights
 from toklip_jax.weights.base import files_beside
 from toklip_jax.weights.quantised import place_model
-
-SETTINGS = ("temperature", "top_k", "top_p")
 
 
 class LanguageModel(LoadedModel):
@@ -128,18 +124,18 @@ class LanguageModel(LoadedModel):
         """
         prompts = read_prompts(ids, self.config.vocab_size)
         most, stops = self._most(max_new_tokens, prompts), self._stops(stop_ids)
-        settings, count = _sampling(sampling), len(prompts)
+        settings, count = read_answer_sampling(sampling), len(prompts)
         length, room = padded_length(max(map(len, prompts))), padded_length(most)
         places = pad_left(prompts, length)
         keys = row_keys(as_key(key), jnp.arange(count))
-        size, out = self.batch_size or bucket(count, self._mesh, platform_of(self.params)), []
-        for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            chunk = (*(x[rows] for x in places), keys[rows], stops, np.int32(most))
-            drawn = answers(self.model, settings, self._mesh, room, self.params, *chunk)
-            pairs = zip(*to_host(drawn), strict=True)
-            out += [row[:length].tolist() for row, length in pairs][: count - start]
-        return out
+
+        def draw(*rows):
+            static = self.model, settings, self._mesh, room
+            return answers(*static, self.params, *rows, stops, np.int32(most))
+
+        size = self.batch_size or bucket(count, self._mesh, platform_of(self.params))
+        drawn = to_host(map_rows(draw, (*places, keys), size))
+        return [row[:length].tolist() for row, length in zip(*drawn, strict=True)]
 
     def stream(
         self,
@@ -159,21 +155,10 @@ class LanguageModel(LoadedModel):
         """
         prompts = read_prompts([ids], self.config.vocab_size)
         most, stops = self._most(max_new_tokens, prompts), self._stops(stop_ids)
-        settings = _sampling(sampling)
+        static = self.model, read_answer_sampling(sampling), self._mesh
         places = pad_left(prompts, padded_length(len(prompts[0])))
         keys = row_keys(as_key(key), jnp.arange(1))
-        return self._stream(places, keys, settings, stops, most)
-
-    def _stream(self, places, keys, settings, stops, most):
-        size = places[0].shape[1] + padded_length(most)
-        static = self.model, settings, self._mesh
-        drawing = first_answer(*static, size, self.params, *places, keys, stops)
-        for place in range(most):
-            if place:
-                drawing = next_answer(*static, self.params, drawing, keys, stops)
-            if bool(to_host(drawing.is_done)[0]):
-                return
-            yield int(to_host(drawing.ids)[0])
+        return stream_answer(*static, self.params, *places, keys, stops, most)
 
     @classmethod
     def from_weights(
@@ -217,7 +202,7 @@ class LanguageModel(LoadedModel):
     def _beside(self):
         own = {path.name: path for path in super()._beside()}
         given = self._tokenizer_directory and files_beside(self._tokenizer_directory, self.config)
-        own.update({path.name: path for path in given or () if path.name not in SETTINGS_FILES})
+        own.update({path.name: path for path in given or () if path.name not in SETTINGS})
         return tuple(own.values())
 
     def _methods(self):
@@ -247,9 +232,3 @@ class LanguageModel(LoadedModel):
         if any(not 0 <= i < self.config.vocab_size for i in ids):
             raise UserError(f"expected stop ids in [0, {self.config.vocab_size}), got {ids}")
         return ids
-
-
-def _sampling(settings):
-    for name in settings:
-        check_name("a setting of sampling", name, SETTINGS)
-    return read_sampling({"temperature": 0, **settings})

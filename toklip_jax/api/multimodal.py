@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from toklip_jax.api.answers import answers, drawn_images, expect_two_ways, first_answer, next_answer
+from toklip_jax.api.answers import answers, drawn_images, expect_two_ways, stream_answer
 from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.chat import stop_ids_in
 from toklip_jax.api.conversing import (
@@ -21,15 +21,15 @@ from toklip_jax.api.conversing import (
     pieces,
     resizable,
 )
-from toklip_jax.api.drawing import as_key, bucket, read_sampling, whole_number
 from toklip_jax.api.inputs import Ids, Images
-from toklip_jax.api.program import Method, platform_of
+from toklip_jax.api.program import Method, bucket, map_rows, platform_of
 from toklip_jax.api.prompts import padded_length
+from toklip_jax.api.settings import as_key, read_answer_sampling, read_sampling, whole_number
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.conversations import Template
 from toklip_jax.data.images import RESIZES
-from toklip_jax.decoding import Sampling, row_keys
+from toklip_jax.decoding import row_keys
 from toklip_jax.models.base import place_size
 from toklip_jax.models.multimodal.config import PIXELS, MultimodalConfig
 from toklip_jax.models.registry import family_of
@@ -127,19 +127,19 @@ class MultimodalModel(ImageModel):
         groups, inputs = self._read(images, ids, len(questions))
         rows = [prompting.row(q, n) for q, n in zip(questions, groups, strict=True)]
         most, stops = self._most(max_new_tokens, rows), self._stops(prompting)
-        settings, room, count = _sampling(sampling), padded_length(most), len(rows)
+        settings, room, count = read_answer_sampling(sampling), padded_length(most), len(rows)
         ids, places, positions = prompting.batch(rows, sum(groups))
         keys = row_keys(as_key(key), jnp.arange(count))
-        size, texts = self.batch_size or bucket(count, self._mesh, platform_of(self.params)), []
-        for start in range(0, count, size):
-            chosen = np.minimum(np.arange(start, start + size), count - 1)
-            embedded = ids[chosen], places[chosen], inputs
-            others = positions[chosen], keys[chosen], stops, np.int32(most)
+
+        def draw(ids, places, positions, keys):
             static = self.model, settings, self._mesh, room
-            drawn, lengths = to_host(answers(*static, self.params, embedded, *others))
-            pairs = list(zip(drawn, lengths, strict=True))[: count - start]
-            texts += [prompting.text_of(row[:length].tolist()) for row, length in pairs]
-        return texts
+            embedded, others = (ids, places, inputs), (positions, keys, stops, np.int32(most))
+            return answers(*static, self.params, embedded, *others)
+
+        size = self.batch_size or bucket(count, self._mesh, platform_of(self.params))
+        drawn = to_host(map_rows(draw, (ids, places, positions, keys), size))
+        pairs = zip(*drawn, strict=True)
+        return [prompting.text_of(row[:length].tolist()) for row, length in pairs]
 
     def stream(
         self,
@@ -170,10 +170,9 @@ class MultimodalModel(ImageModel):
         most, stops = self._most(max_new_tokens, rows), self._stops(prompting)
         token_ids, places, positions = prompting.batch(rows, groups[0])
         keys = row_keys(as_key(key), jnp.arange(1))
-        drawn = self._drawn(
-            (token_ids, places, inputs), positions, keys, _sampling(sampling), stops, most
-        )
-        return pieces(drawn, prompting)
+        static = self.model, read_answer_sampling(sampling), self._mesh
+        embedded, others = (token_ids, places, inputs), (positions, keys, stops, most)
+        return pieces(stream_answer(*static, self.params, embedded, *others), prompting)
 
     def generate_images(
         self,
@@ -306,17 +305,6 @@ class MultimodalModel(ImageModel):
         filled = flat + [flat[-1]] * (padded_count(len(flat)) - len(flat))
         return counts, self._call(name, filled)
 
-    def _drawn(self, embedded, positions, keys, settings, stops, most) -> Iterator[int]:
-        size = positions.shape[1] + padded_length(most)
-        static = self.model, settings, self._mesh
-        drawing = first_answer(*static, size, self.params, embedded, positions, keys, stops)
-        for place in range(most):
-            if place:
-                drawing = next_answer(*static, self.params, drawing, keys, stops)
-            if bool(to_host(drawing.is_done)[0]):
-                return
-            yield int(to_host(drawing.ids)[0])
-
     def _most(self, value, rows):
         most = whole_number(value, "max_new_tokens")
         if most < 1:
@@ -340,11 +328,3 @@ class MultimodalModel(ImageModel):
 def padded_count(count: int) -> int:
     """Returns the next power of two: images are padded to it, so that few programs are compiled."""
     return 1 << (count - 1).bit_length()
-
-
-def _sampling(settings) -> Sampling:
-    if unknown := sorted(set(settings) - {"temperature", "top_k", "top_p"}):
-        raise UserError(
-            f"expected temperature, top_k or top_p as settings of answers, got {unknown[0]!r}"
-        )
-    return read_sampling({"temperature": 0, **settings})

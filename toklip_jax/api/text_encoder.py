@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from toklip_jax.api.drawing import bucket, precision
-from toklip_jax.api.program import map_rows, platform_of
+from toklip_jax.api.program import bucket, map_rows, platform_of, precision
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.data.text import TOKENIZER_FILE, TextTokenizer

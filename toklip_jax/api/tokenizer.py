@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.base import ImageModel, ids_text
-from toklip_jax.api.inputs import Ids, Images, Vectors
+from toklip_jax.api.inputs import Ids, Images, Vectors, are_texts
 from toklip_jax.api.program import Method, map_chunks, run_method
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
@@ -237,10 +237,7 @@ class Tokenizer(ImageModel):
         return {name: Method(name, kind) for name, kind in kinds.items()}
 
     def _token_ids(self, texts):
-        is_text = isinstance(texts, str)
-        if isinstance(texts, list | tuple):
-            is_text = bool(texts) and isinstance(texts[0], str)
-        if not is_text:
+        if not are_texts(texts):
             return texts
         if self._text_tokenizer is None:
             hub = self.config.text.tokenizer

@@ -2,16 +2,20 @@
 
 import argparse
 import importlib.metadata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from toklip_jax.api.loading import load
 from toklip_jax.cli.running import plain_parser
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser, positive
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.parallel.sharding import local_mesh
+from toklip_jax.run.folder import Rows, expect_new, expect_suffix, map_folder, write_rows
 from toklip_jax.weights.fingerprints import fingerprint_params
 
 BATCH_SIZE = 32
@@ -32,6 +36,19 @@ def folder_parser(name: str, about: str) -> Parser:
     found.add_argument("folder", help="a folder of images, at any depth")
     found.flag("image-size", "the images' side in pixels; by default the model's", type=positive)
     found.flag("resize", "how images are resized", choices=tuple(RESIZES), default=DEFAULT_RESIZE)
+    return found
+
+
+def rows_parser(name: str, about: str, *, what: str, suffixes: Sequence[str]) -> Parser:
+    """Returns the parser of a command that writes a row for each of a folder's images.
+
+    Args:
+        what: the rows' name, `IDS` or `FEATURES`, and the name of the argument for their file.
+        suffixes: those that the file may have.
+    """
+    found = folder_parser(name, about)
+    found.add_argument(what, type=expand_user, help=f"the new file, {' or '.join(suffixes)}")
+    found.switch("overwrite", "replace the file")
     return found
 
 
@@ -89,12 +106,42 @@ def reading(values: argparse.Namespace, model: Any) -> dict[str, Any]:
     return {"image_size": size, "batch_size": values.batch_size, "resize": values.resize}
 
 
-def about(values: argparse.Namespace, model: Any) -> dict[str, Any]:
+def write_folder(
+    values: argparse.Namespace,
+    *,
+    title: str,
+    method: str,
+    what: str,
+    suffixes: Sequence[str],
+    about: Callable[[argparse.Namespace, Any], dict[str, Any]],
+) -> np.ndarray:
+    """Writes what a model makes of each of a folder's images, and returns these rows.
+
+    Args:
+        values: what the parser of `rows_parser` read.
+        title: of the progress bar.
+        method: the model's, of images.
+        what: `IDS` or `FEATURES`.
+        suffixes: those that the file may have.
+        about: `about_ids` or `about_features`, what the file says of them.
+    """
+    output = getattr(values, what)
+    expect_suffix(output, suffixes)
+    expect_new(output, values.overwrite)
+    model = load_model(values, method)
+    names, rows = map_folder(
+        values.folder, getattr(model, method), title=title, **reading(values, model)
+    )
+    write_rows(output, what, Rows(names, rows, about(values, model)))
+    return rows
+
+
+def about_ids(values: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Returns what a file of ids says of them."""
     vq = getattr(model.config, "vq", model.config)
     size = model_image_size(model)
     return {
-        **made_by(values),
+        **_made_by(values),
         "vq_sha256": fingerprint_params(model.params.get("vq", model.params)),
         "image_size": list(size),
         "grid": list(vq.grid_of(*size)),
@@ -103,7 +150,12 @@ def about(values: argparse.Namespace, model: Any) -> dict[str, Any]:
     }
 
 
-def made_by(values: argparse.Namespace) -> dict[str, str]:
-    """Returns what every file says of the command that wrote it."""
+def about_features(values: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Returns what a file of features says of them."""
+    return {**_made_by(values), "sha256": fingerprint_params(model.params)}
+
+
+def _made_by(values):
+    """What every file says of the command that wrote it."""
     version = importlib.metadata.version("toklip_jax")
     return {"toklip_jax": version, "weights": values.weights, "resize": values.resize}

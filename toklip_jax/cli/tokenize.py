@@ -2,20 +2,12 @@
 
 from collections.abc import Sequence
 
-from toklip_jax.cli.folder import about, folder_parser, load_model, reading
+from toklip_jax.cli.folder import about_ids, rows_parser, write_folder
 from toklip_jax.cli.running import run_plain
-from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser
-from toklip_jax.run.folder import (
-    IDS,
-    NPZ,
-    PARQUET,
-    Rows,
-    expect_new,
-    expect_suffix,
-    map_folder,
-    write_rows,
-)
+from toklip_jax.run.folder import IDS, NPZ, PARQUET
+
+FILE = {"what": IDS, "suffixes": (NPZ, PARQUET)}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,24 +17,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
-    found = folder_parser(
+    return rows_parser(
         "tokenize",
         "Turns a folder of images into ids. IDS.npz has the arrays `ids`, int32 [images, n] or\n"
         "[images, n, q], and `names`, the images' paths from the folder, sorted; IDS.parquet the\n"
         "columns `image_tokens`, `caption` and `name`.",
+        **FILE,
     )
-    found.add_argument("ids", type=expand_user, help="the new file, .npz or .parquet")
-    found.switch("overwrite", "replace the file")
-    return found
 
 
 def _run(values) -> None:
-    expect_suffix(values.ids, (NPZ, PARQUET))
-    expect_new(values.ids, values.overwrite)
-    model = load_model(values, "tokenize")
-    names, ids = map_folder(
-        values.folder, model.tokenize, title="tokenize", **reading(values, model)
-    )
-    write_rows(values.ids, IDS, Rows(names, ids, about(values, model)))
+    ids = write_folder(values, title="tokenize", method="tokenize", about=about_ids, **FILE)
     shape = " x ".join(map(str, ids.shape[1:]))
-    print(f"{values.ids}: {len(names)} images, {shape} ids each")
+    print(f"{values.ids}: {len(ids)} images, {shape} ids each")

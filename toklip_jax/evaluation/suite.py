@@ -33,6 +33,7 @@ from toklip_jax.evaluation.parts import Encoded, Parts
 from toklip_jax.evaluation.registry import kind_of
 from toklip_jax.evaluation.results import Result
 from toklip_jax.parallel.hosts import call_on_main
+from toklip_jax.parallel.sharding import batch_ways
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Suite:
         self._models, self._mesh = models, mesh
         if tokenizer is not None and models.text_config is not None:
             tokenizer.expect_fits(models.text_config)
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = batch_ways(mesh)
         self._reading = Reading(
             image_size=image_size or models.image_size or 0,
             resize=check_name("resize", resize, RESIZES),

@@ -183,6 +183,11 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def batch_ways(mesh: AnyMesh) -> int:
+    """Returns the number of parts that `batch_sharding` splits a batch into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     """Constrains the sharding of an activation on the mesh of `jax.set_mesh`; without a mesh, or on
     one device, it returns `x`.
@@ -223,7 +228,7 @@ def put_batch(batch: Any, mesh: AnyMesh) -> Any:
     Raises:
         ValueError: the devices don't divide the batch.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
     if rows % ways:
         raise UserError(

@@ -17,7 +17,7 @@ from toklip_jax.core.errors import UserError
 from toklip_jax.costs.chips import Chip, chip
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.experiment import Experiment
-from toklip_jax.parallel.sharding import make_mesh, shardings
+from toklip_jax.parallel.sharding import batch_ways, make_mesh, shardings
 from toklip_jax.planning.hlo import find_collectives, memory_traffic
 from toklip_jax.planning.step import Step, build_step, find_stage
 from toklip_jax.training.step import jit_step
@@ -105,7 +105,7 @@ def plan(
     step = build_step(
         experiment,
         find_stage(experiment, stage),
-        ways=mesh.shape["data"] * mesh.shape["fsdp"],
+        ways=batch_ways(mesh),
         batch_size=batch_size,
         accumulation=accumulation,
     )

@@ -21,6 +21,7 @@ import PIL.Image
 
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
 from toklip_jax.core.home import expand_user
+from toklip_jax.core.whole_files import draft_of
 from toklip_jax.data.health import BadSample, BadSamples, shown
 from toklip_jax.data.images import Decode
 from toklip_jax.data.paths import join
@@ -188,9 +189,8 @@ def write_images(
             images = np.asarray(decode(rows.values[start : start + batch_size]))
             for path, image in zip(some, to_uint8(images), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draft = path.with_name(f".{path.name}")
-                PIL.Image.fromarray(image).save(draft, "png")
-                draft.replace(path)
+                with draft_of(path) as draft:
+                    PIL.Image.fromarray(image).save(draft, "png")
             progress.advance(len(some))
     return paths
 

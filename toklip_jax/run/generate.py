@@ -22,7 +22,7 @@ import PIL.Image
 from toklip_jax.api import Generator
 from toklip_jax.api.best_of import check_candidates
 from toklip_jax.api.conditions import check_classes, check_negative_class
-from toklip_jax.api.drawing import Draws, read_sampling
+from toklip_jax.api.settings import Draws, read_sampling
 from toklip_jax.core.errors import UserError, line_for_user
 from toklip_jax.core.whole_files import draft_of, read_object, write_json
 from toklip_jax.data.images import open_picture, to_8_bits

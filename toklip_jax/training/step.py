@@ -113,7 +113,12 @@ def gradients(
             f"expected an objective with encode and compare to take in chunks, got "
             f"{type(objective).__name__}, which has a loss of its own: set accumulation to 1"
         )
-    rngs = jax.random.split(rng, chunks)
+    return _chunked_gradients(objective, params, frozen, batch, jax.random.split(rng, chunks))
+
+
+def _chunked_gradients(objective, params, frozen, batch, rngs):
+    """`gradients` in as many chunks as there are keys."""
+    chunks = len(rngs)
 
     def encode_features(chunk):
         batch, rng = chunk

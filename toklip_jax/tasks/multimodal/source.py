@@ -1,7 +1,7 @@
 """Conversations as a data source of configs: lines of one length, with their images."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.data.conversations import known_tokenizer, template_of
@@ -62,6 +62,44 @@ def open_conversations(
     Raises:
         ValueError: not exactly one of `images`, `cache` and `messages`, or what the parts refuse.
     """
+    _expect_one_kind(path, images, cache, messages)
+    if messages:
+        opened = _open_messages(
+            messages,
+            split,
+            tokens_per_image=tokens_per_image,
+            codebook_size=codebook_size,
+            exif_orientation=exif_orientation,
+        )
+    elif cache:
+        opened = _open_cache(path, cache, source, exif_orientation=exif_orientation)
+    else:
+        opened = _open_images(path, images, image_size, exif_orientation=exif_orientation)
+    encoder = Encoder(
+        known_tokenizer(read_tokenizer(text_tokenizer)),
+        template_of(template),
+        tokens_per_image,
+        length,
+    )
+    return PackedSource(
+        opened.conversations,
+        encoder,
+        opened.loader,
+        max_images=max_images,
+        seed=seed,
+        lengths=lengths or None,
+    )
+
+
+class _Opened(NamedTuple):
+    """Conversations, and what loads their images."""
+
+    conversations: Any
+    loader: ImageLoader
+
+
+def _expect_one_kind(path, images, cache, messages):
+    """Raises ValueError unless one kind of images is named, with its file of conversations."""
     if [bool(images), bool(cache), bool(messages)].count(True) != 1:
         raise UserError(
             f"expected either images, a folder, or cache, a cache of ids, or messages, a directory "
@@ -72,44 +110,23 @@ def open_conversations(
             f"expected path, a JSON file, with images or cache, and none with messages, got "
             f"{path!r}"
         )
-    conversations: Any
-    loader: ImageLoader
-    if messages:
-        if exif_orientation:
-            raise UserError("expected no exif_orientation with messages, which hold ids, got it")
-        if codebook_size < 1:
-            raise UserError(
-                f"expected codebook_size with messages, the tokenizer's, got {codebook_size}: set "
-                f"it"
-            )
-        conversations = MessagesSource(messages, split)
-        loader = GivenIds(tokens_per_image, codebook_size)
-    elif cache:
-        ids, named = _open_cache(cache, source, exif_orientation)
-        conversations, loader = LlavaSource(path, cached_names(ids, named)), CachedIds(ids)
-    else:
-        if not image_size:
-            raise UserError("expected image_size with images, the model's, got 0: set it")
-        conversations = LlavaSource(path, images)
-        loader = Pixels(image_size, exif_orientation=exif_orientation)
-    encoder = Encoder(
-        known_tokenizer(read_tokenizer(text_tokenizer)),
-        template_of(template),
-        tokens_per_image,
-        length,
-    )
-    return PackedSource(
-        conversations,
-        encoder,
-        loader,
-        max_images=max_images,
-        seed=seed,
-        lengths=lengths or None,
-    )
 
 
-def _open_cache(cache, source, exif_orientation):
-    """A cache, and the source that it was made of."""
+def _open_messages(
+    messages, split, *, tokens_per_image, codebook_size, exif_orientation
+) -> _Opened:
+    """Conversations in Parquet, which holds the images' ids."""
+    if exif_orientation:
+        raise UserError("expected no exif_orientation with messages, which hold ids, got it")
+    if codebook_size < 1:
+        raise UserError(
+            f"expected codebook_size with messages, the tokenizer's, got {codebook_size}: set it"
+        )
+    return _Opened(MessagesSource(messages, split), GivenIds(tokens_per_image, codebook_size))
+
+
+def _open_cache(path, cache, source, *, exif_orientation) -> _Opened:
+    """Conversations in JSON, the images' ids in a cache and their names in its source."""
     if source is None:
         raise UserError("expected the source that the cache was made of, got none: set source")
     ids = CacheSource(cache)
@@ -118,7 +135,15 @@ def _open_cache(cache, source, exif_orientation):
             f"expected a cache with exif_orientation {exif_orientation}, the source's, got "
             f"{theirs} in {cache}: set source.exif_orientation to that, or encode again"
         )
-    return ids, SourceConfig.from_plain(source, "source.source").open()
+    named = SourceConfig.from_plain(source, "source.source").open()
+    return _Opened(LlavaSource(path, cached_names(ids, named)), CachedIds(ids))
+
+
+def _open_images(path, images, image_size, *, exif_orientation) -> _Opened:
+    """Conversations in JSON, and images in a folder."""
+    if not image_size:
+        raise UserError("expected image_size with images, the model's, got 0: set it")
+    return _Opened(LlavaSource(path, images), Pixels(image_size, exif_orientation=exif_orientation))
 
 
 CONVERSATIONS = register(SourceKind("conversations", open_conversations, ARRAYS, size="image_size"))
