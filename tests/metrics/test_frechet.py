@@ -1,5 +1,7 @@
 """Frechet: sums that merge, NumPy's covariance, and the distance that SciPy's sqrtm gives."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -70,6 +72,21 @@ def test_the_distance_is_that_of_scipys_square_root(ours, theirs):
     rtol = 1e-12 if min(ours, theirs) > 12 else 1e-6  # the nudge's
     assert frechet_distance(a, b) == pytest.approx(want, rel=rtol)
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-12)
+
+
+def test_distances_equal_the_recorded_ones(golden):
+    """Singular covariances have a distance that is stable to 1e-7 only, equal sets one of 0."""
+    arrays = np.load(golden("fid/frechet.npz"))
+    results = json.loads(golden("fid/results.json").read_text())["frechet"]
+    singular = ("fewer_samples_than_features", "near_singular")
+    for name, record in results.items():
+        a, b = (gaussian(arrays[f"{name}_{side}"]) for side in "ab")
+        want = arrays[f"{name}_sigma_a"]
+        np.testing.assert_allclose(a.covariance, want, rtol=1e-9, atol=1e-12, err_msg=name)
+        tolerance = {"rel": 1e-7 if name in singular else 1e-9, "abs": 1e-6}
+        if name != "identical":
+            tolerance["abs"] = 0
+        assert frechet_distance(a, b) == pytest.approx(record["frechet"], **tolerance), name
 
 
 def test_diagonal_gaussians_have_a_closed_form():

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from tests.models.stages import at, close, run
 from toklip_jax.decoding import Sampling, row_keys
 from toklip_jax.decoding.images import sample_images
+from toklip_jax.files import write_safetensors
 from toklip_jax.files.rules import to_jax
 from toklip_jax.losses.plain import cross_entropy
 from toklip_jax.models.base import Hints
@@ -237,6 +238,17 @@ def test_real_key_lists_are_all_accounted_for(golden):
         params, carried = to_jax(tensors, KEYS.rules(config, "", ""), param_shapes(config))
         assert not carried
         assert len(params) == len(tensors)
+
+
+def test_a_rotary_table_in_an_older_file_is_left_out_with_a_reason(recording, golden, tmp_path):
+    theirs = load_file(golden(f"{NAMES[recording.is_of_captions]}/checkpoint.safetensors"))
+    table = {"freqs_cis": recording.outputs["rope_table"]}
+    write_safetensors(tmp_path / "older.safetensors", theirs | table)
+    older = read_weights(tmp_path / "older.safetensors")
+    assert older.dropped.keys() == table.keys()
+    assert all(older.dropped.values())
+    assert older.config == recording.weights.config
+    assert set(export_tensors(older)) == set(theirs)
 
 
 def test_a_round_trip_of_the_files_is_bit_exact(recording, golden):

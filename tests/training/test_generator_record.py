@@ -87,3 +87,20 @@ def test_the_first_loss_of_zero_heads_is_that_of_uniform_guesses(golden):
     batch = {"ids": jnp.zeros((2, 16), jnp.int32), "labels": jnp.zeros(2, jnp.int32)}
     loss, _ = objective.loss(weights.params, batch, jax.random.key(0))
     np.testing.assert_allclose(loss, np.log(512), rtol=1e-6)
+
+
+def test_a_batch_without_a_row_that_counts_has_the_recorded_loss_of_zero(golden):
+    weights, objective = start(golden, "t2i_lr1e-4")
+    inputs = np.load(golden("train_gpt_tiny/inputs_t2i.npz"))
+    batch = batch_of(inputs, 0, is_of_captions=True)
+    none = batch | {"mask": jnp.zeros(len(batch["ids"]), bool)}
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        return objective.loss(params, none, jax.random.key(0))[0]
+
+    value, gradients = loss(jax.tree.map(jnp.asarray, weights.params))
+    recorded = np.load(golden("gpt_t2i_tiny/outputs.npz"))["train_loss_valid_all_zero"]
+    assert float(value) == float(recorded) == 0
+    assert all(not np.any(x) for x in jax.tree.leaves(gradients))
