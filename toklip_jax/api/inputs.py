@@ -134,13 +134,17 @@ class Images:
             return [self._check_picture(image) for image in images]
         stack = jnp if any(isinstance(image, jax.Array) for image in images) else np
         try:
-            return stack.stack([stack.asarray(image) for image in images])
+            arrays = [stack.asarray(image) for image in images]
+            whole = stack.stack(arrays)
         except (ValueError, TypeError):
             shapes = sorted({np.shape(image) for image in images})
             raise UserError(
                 f"{self._expected}, got a list with the shapes {shapes}: resize them alike, "
                 f"or pass Pillow images"
             ) from None
+        if len({array.dtype == np.uint8 for array in arrays}) > 1:
+            raise UserError(f"{self._expected}, got uint8 and floats in one list: pass uint8")
+        return whole
 
     def _check_picture(self, image):
         """A Pillow image, or the path of a file that is there."""
@@ -198,7 +202,7 @@ class Images:
             return "add a batch axis with images[None]"
         if count == 3 and sides == (2,) and shape[0] > 0 and shape[-1] == 3:
             return self._advice_on_videos()
-        if count not in sides or shape[0] == 0:
+        if count not in sides or 0 in shape:
             return f"pass a batch of RGB {' or '.join(_KINDS[n][0] for n in sides)}"
         if shape[-1] != 3 and 3 in (before := shape[1:count]):
             channels = 1 + before.index(3)
@@ -240,7 +244,7 @@ class Ids:
     def check(self, ids: Any) -> Any:
         if isinstance(ids, list | tuple) and not ids:
             raise UserError(f"expected {self.kind} [b, {self._row}], got none: pass at least one")
-        array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+        array = ids if isinstance(ids, jax.Array) else self._array(ids)
         is_fitting = array.ndim == len(self.shape) + 1 and all(
             expected in (None, got)
             for expected, got in zip(self.shape, array.shape[1:], strict=True)
@@ -266,6 +270,14 @@ class Ids:
 
     def prepare(self, ids: Any) -> Any:
         return ids.astype(np.int32, copy=False)
+
+    def _array(self, ids):
+        try:
+            return np.asarray(ids)
+        except ValueError:  # rows of several lengths
+            raise UserError(
+                f"expected {self.kind} [b, {self._row}], got rows of several lengths"
+            ) from None
 
     @property
     def _row(self):
