@@ -287,12 +287,13 @@ def test_a_template_without_a_generation_prompt_is_refused(model):
 
 
 def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):
-    picture = PIL.Image.new("RGB", (20, 20), "red")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    picture = PIL.Image.fromarray(pixels).convert("P")  # which is resized as it is
     picture.save(tmp_path / "cat.png")
     common = [f"--weights={directory}", "--max_new_tokens=4"]
     status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", "--question=a"])
     assert status == 2
-    assert "expected an image at" in capsys.readouterr().err
+    assert "expected an image file" in capsys.readouterr().err
     image = f"--image={tmp_path / 'cat.png'}"
     assert chat.main([*common, image, "--question=a"]) == 2  # its own template asks nothing
     assert "expected <image> alone" in capsys.readouterr().err

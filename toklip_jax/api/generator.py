@@ -188,6 +188,10 @@ class Generator(ImageModel):
         without the ones that stay. The arguments are those of these two.
         """
         if ids is None:
+            if keep != 0:
+                raise UserError(
+                    f"expected ids with keep={keep!r}, which says how many of them stay"
+                )
             condition, kept = self._condition(classes, captions, valid), None
         else:
             condition, kept = self._kept(ids, keep, classes, captions, valid)
