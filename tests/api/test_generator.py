@@ -265,6 +265,10 @@ def test_captions_without_meaning_are_refused(golden):
     for wrong in (captions * np.nan, captions[:0]):
         with pytest.raises(UserError, match="features of"):
             generator.sample(captions=wrong)
+    with pytest.raises(UserError, match="rows of several lengths"):
+        generator.sample(captions=[[1.0], [1.0, 2.0]])
+    with pytest.raises(UserError, match="got text: load it with text_encoder"):
+        generator.sample(captions="a dog")
     with pytest.raises(UserError, match="a row that counts"):
         generator.sample(captions=captions, valid=np.zeros((3, 8), bool))
 

@@ -234,20 +234,24 @@ class Generator(ImageModel):
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return choose(self, condition, wanted, draws, num=num, drop_at=drop_at)
 
-    def token_ids(self, texts: Sequence[str]) -> Int[np.ndarray, "b t"]:
+    def token_ids(self, texts: str | Sequence[str]) -> Int[np.ndarray, "b t"]:
         """Returns the token ids of texts that are conditions, or that candidates are compared with.
+
+        Args:
+            texts: one or several.
 
         Raises:
             ValueError: weights without a text tower that reads them, or without a text tokenizer;
                 a text that is too long.
         """
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if self.config.gpt.caption_dim and self._text_encoder is not None:
             return self._text_encoder.token_ids(texts)
         if self.config.gpt.caption_dim:
             self._expect_own_captions()
         else:
             self._expect_toklip()
-        return np.asarray(self._token_ids(list(texts)))
+        return np.asarray(self._token_ids(texts))
 
     def text_features(self, texts: Any) -> Float[Array, "b d"]:
         """Returns TokLIP's normalised features of texts, or of token ids [b, t], float32."""
@@ -383,6 +387,7 @@ class Generator(ImageModel):
     def _condition(self, classes, captions, valid, rows=None) -> Condition:
         """The condition, checked; one for each of `rows` images, if that is known."""
         gpt = self.config.gpt
+        captions = [captions] if isinstance(captions, str) else captions
         is_text = isinstance(captions, list | tuple) and captions and isinstance(captions[0], str)
         if is_text and gpt.caption_dim:
             if valid is not None:

@@ -244,7 +244,7 @@ class Ids:
     def check(self, ids: Any) -> Any:
         if isinstance(ids, list | tuple) and not ids:
             raise UserError(f"expected {self.kind} [b, {self._row}], got none: pass at least one")
-        array = ids if isinstance(ids, jax.Array) else self._array(ids)
+        array = _as_array(ids, f"{self.kind} [b, {self._row}]")
         is_fitting = array.ndim == len(self.shape) + 1 and all(
             expected in (None, got)
             for expected, got in zip(self.shape, array.shape[1:], strict=True)
@@ -271,14 +271,6 @@ class Ids:
     def prepare(self, ids: Any) -> Any:
         return ids.astype(np.int32, copy=False)
 
-    def _array(self, ids):
-        try:
-            return np.asarray(ids)
-        except ValueError:  # rows of several lengths
-            raise UserError(
-                f"expected {self.kind} [b, {self._row}], got rows of several lengths"
-            ) from None
-
     @property
     def _row(self):
         return ", ".join("n" if n is None else str(n) for n in self.shape)
@@ -297,14 +289,11 @@ class Vectors:
     name: str
 
     def check(self, vectors: Any) -> Any:
-        array = vectors if isinstance(vectors, jax.Array) else np.asarray(vectors)
+        expected = f"{self.name} [b, {', '.join(map(str, self.shape))}] of floats"
+        array = _as_array(vectors, expected)
         is_fitting = array.ndim == len(self.shape) + 1 and array.shape[1:] == self.shape
         if not is_fitting or not jnp.issubdtype(array.dtype, jnp.floating):
-            shape = ", ".join(map(str, self.shape))
-            raise UserError(
-                f"expected {self.name} [b, {shape}] of floats, got {array.dtype} "
-                f"{tuple(array.shape)}"
-            )
+            raise UserError(f"expected {expected}, got {array.dtype} {tuple(array.shape)}")
         return array
 
     def check_values(self, array: np.ndarray) -> None:
@@ -312,3 +301,11 @@ class Vectors:
 
     def prepare(self, vectors: Any) -> Any:
         return vectors.astype(np.float32, copy=False)
+
+
+def _as_array(value, expected):
+    """An array as it is, and what else numpy makes one of."""
+    try:
+        return value if isinstance(value, jax.Array) else np.asarray(value)
+    except ValueError:
+        raise UserError(f"expected {expected}, got rows of several lengths") from None
