@@ -182,6 +182,8 @@ def test_text_conditions_are_captions_features(golden):
         (lambda g: g.logits(jnp.full((1, 4), 512), classes=[1]), "codebook"),
         (lambda g: g.complete(np.zeros((1, 16), int), keep=16), "keep in"),
         (lambda g: g.complete(np.full((1, 16), 512), keep=4), "codebook"),
+        (lambda g: g.complete([[1], [1, 2]], keep=4), "rows of several lengths"),
+        (lambda g: g.stream(classes=[1], keep=4), "expected ids with keep=4"),
         (lambda g: g.complete(np.zeros((2, 16), int), keep=4, classes=[1]), "for each of 2"),
         (lambda g: g.logits(np.zeros((1, 17), int), classes=[1]), "from 1 to 16"),
         (lambda g: g.detokenize(np.zeros((1, 16), int)), "vq=PATH"),
@@ -263,6 +265,10 @@ def test_captions_without_meaning_are_refused(golden):
     for wrong in (captions * np.nan, captions[:0]):
         with pytest.raises(UserError, match="features of"):
             generator.sample(captions=wrong)
+    with pytest.raises(UserError, match="rows of several lengths"):
+        generator.sample(captions=[[1.0], [1.0, 2.0]])
+    with pytest.raises(UserError, match="got text: load it with text_encoder"):
+        generator.sample(captions="a dog")
     with pytest.raises(UserError, match="a row that counts"):
         generator.sample(captions=captions, valid=np.zeros((3, 8), bool))
 

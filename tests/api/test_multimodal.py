@@ -123,6 +123,26 @@ def test_arrays_of_any_size_answer_as_pillow_images(model):
     assert model.answer(blank, questions, max_new_tokens=6, **options) != want
 
 
+def test_several_images_of_a_question_may_differ_in_size_and_mode(model):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    wide = np.repeat(pixels, 2, axis=1)
+    picture, grey = PIL.Image.fromarray(pixels), PIL.Image.fromarray(wide).convert("L")
+    options = {"template": template(), "max_new_tokens": 6}
+
+    def one(*images):
+        return model.answer([list(images)], ["is it"], **options)
+
+    assert one(pixels, wide) == one(picture, PIL.Image.fromarray(wide))
+    assert one(jnp.asarray(pixels), jnp.asarray(wide)) == one(pixels, wide)
+    assert one(picture, grey) == one(picture, grey.convert("RGB"))
+    assert one(grey) == model.answer([grey], ["is it"], **options)
+
+
+def test_an_empty_list_of_ids_is_no_image(model):
+    questions = ["is it", "a cat"]
+    assert answer(model, [ids(1)[0], []], questions) == answer(model, [ids(1)[0], None], questions)
+
+
 def test_tokens_of_pixels_answer_greedily(tmp_path):
     config = dataclasses.replace(CONFIG, tokenizer=None, image_tower=VISION, reads=("pixels",))
     model = toklip_jax.load(saved(config, tmp_path))
@@ -224,6 +244,16 @@ def test_images_of_texts_are_ids_and_depend_on_the_key(model):
         (lambda m: m.answer(None, ["what is it"], ids=ids(1)), "expected <image> alone"),
         (lambda m: m.answer(ids(1), ["a"], ids=ids(1)), "either images or ids"),
         (lambda m: m.generate_images("a cat"), "a list of texts"),
+        (lambda m: m.generate_images([None]), "a list of texts"),
+        (lambda m: answer(m, [ids(1)[0], None], ["is it", None]), "a list of questions"),
+        (lambda m: answer(m, ids(1), (text for text in ["is it"])), "a list of questions"),
+        (lambda m: m.stream(None, ["is it"], template=template()), "one question as a text"),
+        (lambda m: answer(m, [3], ["is it"]), "an image, a list of images or None"),
+        (lambda m: answer(m, 3, ["is it"]), "for each of 1 questions"),
+        (lambda m: answer(m, [[[1, 2, 3, 4], [1, 2]]], ["is it"]), "rows of several lengths"),
+        (lambda m: m.answer([np.zeros((0, 5, 3), np.uint8)], ["a"], template="short"), "a batch"),
+        (lambda m: m.answer([[PIL.Image.new("RGB", (16, 16)), np.zeros((16, 16, 3))]], ["a"],
+                            template="short"), "uint8 and floats in one list"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_clear_error(model, call, message):
@@ -257,12 +287,13 @@ def test_a_template_without_a_generation_prompt_is_refused(model):
 
 
 def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):
-    picture = PIL.Image.new("RGB", (20, 20), "red")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    picture = PIL.Image.fromarray(pixels).convert("P")  # which is resized as it is
     picture.save(tmp_path / "cat.png")
     common = [f"--weights={directory}", "--max_new_tokens=4"]
     status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", "--question=a"])
     assert status == 2
-    assert "expected an image at" in capsys.readouterr().err
+    assert "expected an image file" in capsys.readouterr().err
     image = f"--image={tmp_path / 'cat.png'}"
     assert chat.main([*common, image, "--question=a"]) == 2  # its own template asks nothing
     assert "expected <image> alone" in capsys.readouterr().err

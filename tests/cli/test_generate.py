@@ -5,6 +5,8 @@ import os
 import pathlib
 import resource
 import signal
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -134,6 +136,27 @@ def test_the_lower_half_of_a_picture_is_drawn(weights, golden, tmp_path):
     assert settings["keep_rows"] == 2
 
 
+def test_a_picture_is_read_and_resized_as_tokenizers_do(weights, golden, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 4), np.uint8)
+    picture = PIL.Image.fromarray(pixels)  # what is transparent counts less in the resize
+    picture.save(tmp_path / "p.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = [*weights, "--image=~/p.png", "--keep-rows=3", "--num=1", "--no-png"]
+    assert main([*flags, f"--output={tmp_path / 'out'}"]) == 0
+    ids = np.load(tmp_path / "out" / "ids" / "part-00000.npz")["ids"]
+    want = toklip_jax.load(golden("toklip_tiny/checkpoint.pt")).tokenize([picture])
+    np.testing.assert_array_equal(ids[0, :12], want[0, :12])
+
+
+def test_a_picture_of_too_many_pixels_is_one_clear_line(weights, tmp_path, capsys):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    flags = [f"--image={tmp_path / 'p.png'}", "--keep-rows=2", f"--output={tmp_path / 'out'}"]
+    assert main([*weights, *flags]) == 2
+    assert "expected an image of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -142,7 +165,7 @@ def test_the_lower_half_of_a_picture_is_drawn(weights, golden, tmp_path):
         (["--num=0"], "num and a batch size"),
         (["--keep-rows=2"], "together"),
         (["--top-p=3"], "top_p"),
-        (["--image=none.png", "--keep-rows=2"], "a picture in --image"),
+        (["--image=none.png", "--keep-rows=2"], "found no file none.png"),
     ],
 )
 def test_bad_flags_are_one_clear_line(weights, tmp_path, capsys, flags, message):

@@ -45,3 +45,11 @@ def test_sets_that_are_too_small_are_refused():
         precision_recall(np.zeros((3, 2)), np.zeros((9, 2)), 3)
     with pytest.raises(UserError, match="split_size"):
         inception_score(np.ones((3, 2)) / 2, 0)
+
+
+def test_features_that_are_no_numbers_have_no_precision_and_recall():
+    points = np.random.default_rng(0).normal(size=(9, 2))
+    assert precision_recall(points, points).precision == 1
+    broken = np.where(np.arange(9)[:, None] == 4, np.nan, points)
+    for real, samples in ((points, broken), (broken, points)):
+        assert np.isnan(precision_recall(real, samples)).all()

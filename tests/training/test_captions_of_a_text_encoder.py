@@ -354,6 +354,13 @@ def test_texts_are_encoded_in_chunks(encoder, monkeypatch):
     np.testing.assert_array_equal(got[1], want[1])
 
 
+def test_one_text_is_a_list_of_one(weights, encoder):
+    generator = toklip_jax.load(weights, text_encoder=encoder)
+    np.testing.assert_array_equal(generator.token_ids("dog"), generator.token_ids(["dog"]))
+    one = generator.sample(captions="dog", temperature=0)
+    np.testing.assert_array_equal(one, generator.sample(captions=["dog"], temperature=0))
+
+
 def test_a_text_that_is_too_long_is_refused(weights, encoder, tmp_path, capsys):
     long = TEXTS[1]
     generator = toklip_jax.load(weights, text_encoder=encoder)

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
 from tokenizers import Tokenizer
@@ -141,7 +142,7 @@ def group_images(given: Any, ndim: int, count: int) -> list[list[Any]]:
     Raises:
         ValueError: another number of questions.
     """
-    if isinstance(given, SINGLE):
+    if isinstance(given, SINGLE) or not isinstance(given, Iterable):
         raise UserError(f"expected images for each of {count} questions, got one: pass [image]")
     groups = [_group(one, ndim) for one in given]
     if len(groups) != count:
@@ -161,19 +162,41 @@ def resizable(images: list[Any], size: Sequence[int]) -> list[Any]:
     """
     if all(getattr(image, "shape", None) == (*size, 3) for image in images):
         return images
-    return [PIL.Image.fromarray(image) if _is_picture(image) else image for image in images]
+    return [
+        PIL.Image.fromarray(np.asarray(image)) if _is_picture(image) else image for image in images
+    ]
 
 
 def _is_picture(image):
-    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    is_array = isinstance(image, np.ndarray | jax.Array) and image.dtype == np.uint8
     return is_array and image.ndim == 3 and image.shape[-1] == 3 and image.size > 0
 
 
 def _group(one, ndim):
     if one is None:
         return []
-    is_single = isinstance(one, SINGLE) or np.ndim(one) == ndim
-    return [one] if is_single else list(one)
+    axes = _axes(one, ndim)
+    if not axes:
+        raise UserError(
+            f"expected an image, a list of images or None for each question, got {one!r:.60}"
+        )
+    return [one] if axes == ndim else list(one)
+
+
+def _axes(one, ndim):
+    """How many axes an image or several have; what is in a list may differ in size."""
+    if isinstance(one, SINGLE):
+        return ndim
+    if isinstance(one, list | tuple):
+        return 1 + (_axes(one[0], ndim) if one else ndim)
+    return np.ndim(one)
+
+
+def expect_texts(texts: Any, name: str) -> None:
+    """Raises ValueError unless `texts`, called `name` in the message, are texts, at least one."""
+    is_list = isinstance(texts, Sequence | np.ndarray) and not isinstance(texts, str)
+    if not is_list or not len(texts) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"expected a list of {name}, got {texts!r:.100}: pass [{name[:-1]}]")
 
 
 def find_template(name: str | Template | None, trained_with: str) -> Template:

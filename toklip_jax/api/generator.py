@@ -159,6 +159,10 @@ class Generator(TokenizedModel):
         without the ones that stay. The arguments are those of these two.
         """
         if ids is None:
+            if keep != 0:
+                raise UserError(
+                    f"expected ids with keep={keep!r}, which says how many of them stay"
+                )
             condition, kept = self._condition(classes, captions, valid), None
         else:
             condition, kept = self._kept(ids, keep, classes, captions, valid)
@@ -201,20 +205,24 @@ class Generator(TokenizedModel):
         draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return choose(self, self._drawer, condition, wanted, draws, num=num, drop_at=drop_at)
 
-    def token_ids(self, texts: Sequence[str]) -> Int[np.ndarray, "b t"]:
+    def token_ids(self, texts: str | Sequence[str]) -> Int[np.ndarray, "b t"]:
         """Returns the token ids of texts that are conditions, or that candidates are compared with.
+
+        Args:
+            texts: one or several.
 
         Raises:
             ValueError: weights without a text tower that reads them, or without a text tokenizer;
                 a text that is too long.
         """
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if self.config.gpt.caption_dim and self._text_encoder is not None:
             return self._text_encoder.token_ids(texts)
         if self.config.gpt.caption_dim:
             self._expect_own_captions()
         else:
             self._expect_toklip()
-        return np.asarray(self._token_ids(list(texts)))
+        return np.asarray(self._token_ids(texts))
 
     @classmethod
     def from_weights(
@@ -283,6 +291,7 @@ class Generator(TokenizedModel):
     def _condition(self, classes, captions, valid, rows=None) -> Condition:
         """The condition, checked; one for each of `rows` images, if that is known."""
         gpt = self.config.gpt
+        captions = [captions] if isinstance(captions, str) else captions
         if isinstance(captions, list | tuple) and are_texts(captions) and gpt.caption_dim:
             if valid is not None:
                 raise UserError("expected valid with captions' features only, got it with texts")

@@ -141,13 +141,17 @@ class Images:
             return [self._check_picture(image) for image in images]
         stack = jnp if any(isinstance(image, jax.Array) for image in images) else np
         try:
-            return stack.stack([stack.asarray(image) for image in images])
+            arrays = [stack.asarray(image) for image in images]
+            whole = stack.stack(arrays)
         except (ValueError, TypeError):
             shapes = sorted({np.shape(image) for image in images})
             raise UserError(
                 f"{self._expected}, got a list with the shapes {shapes}: resize them alike, "
                 f"or pass Pillow images"
             ) from None
+        if len({array.dtype == np.uint8 for array in arrays}) > 1:
+            raise UserError(f"{self._expected}, got uint8 and floats in one list: pass uint8")
+        return whole
 
     def _check_picture(self, image):
         """A Pillow image, or the path of a file that is there."""
@@ -205,7 +209,7 @@ class Images:
             return "add a batch axis with images[None]"
         if count == 3 and sides == (2,) and shape[0] > 0 and shape[-1] == 3:
             return self._advice_on_videos()
-        if count not in sides or shape[0] == 0:
+        if count not in sides or 0 in shape:
             return f"pass a batch of RGB {' or '.join(_KINDS[n][0] for n in sides)}"
         if shape[-1] != 3 and 3 in (before := shape[1:count]):
             channels = 1 + before.index(3)
@@ -247,7 +251,7 @@ class Ids:
     def check(self, ids: Any) -> Any:
         if isinstance(ids, list | tuple) and not ids:
             raise UserError(f"expected {self.kind} [b, {self._row}], got none: pass at least one")
-        array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+        array = _as_array(ids, f"{self.kind} [b, {self._row}]")
         is_fitting = array.ndim == len(self.shape) + 1 and all(
             expected in (None, got)
             for expected, got in zip(self.shape, array.shape[1:], strict=True)
@@ -292,14 +296,11 @@ class Vectors:
     name: str
 
     def check(self, vectors: Any) -> Any:
-        array = vectors if isinstance(vectors, jax.Array) else np.asarray(vectors)
+        expected = f"{self.name} [b, {', '.join(map(str, self.shape))}] of floats"
+        array = _as_array(vectors, expected)
         is_fitting = array.ndim == len(self.shape) + 1 and array.shape[1:] == self.shape
         if not is_fitting or not jnp.issubdtype(array.dtype, jnp.floating):
-            shape = ", ".join(map(str, self.shape))
-            raise UserError(
-                f"expected {self.name} [b, {shape}] of floats, got {array.dtype} "
-                f"{tuple(array.shape)}"
-            )
+            raise UserError(f"expected {expected}, got {array.dtype} {tuple(array.shape)}")
         return array
 
     def check_values(self, array: np.ndarray) -> None:
@@ -307,3 +308,11 @@ class Vectors:
 
     def prepare(self, vectors: Any) -> Any:
         return vectors.astype(np.float32, copy=False)
+
+
+def _as_array(value, expected):
+    """An array as it is, and what else numpy makes one of."""
+    try:
+        return value if isinstance(value, jax.Array) else np.asarray(value)
+    except ValueError:
+        raise UserError(f"expected {expected}, got rows of several lengths") from None

@@ -15,6 +15,7 @@ from toklip_jax.api.base import ImageModel, ids_text
 from toklip_jax.api.chat import stop_ids_in
 from toklip_jax.api.conversing import (
     Prompting,
+    expect_texts,
     find_template,
     find_tokenizer,
     group_images,
@@ -97,7 +98,7 @@ class MultimodalModel(ImageModel):
     def answer(
         self,
         images: Any,
-        questions: Sequence[str],
+        questions: Any,
         *,
         ids: Any = None,
         max_new_tokens: Any = 128,
@@ -121,8 +122,7 @@ class MultimodalModel(ImageModel):
             ValueError: another number of `<image>` than of images, prompts that are too long, or
                 what images or settings are refused for.
         """
-        if isinstance(questions, str) or not questions:
-            raise UserError(f"expected a list of questions, got {questions!r}: pass [question]")
+        expect_texts(questions, "questions")
         prompting = self._prompting(template)
         groups, inputs = self._read(images, ids, len(questions))
         rows = [prompting.row(q, n) for q, n in zip(questions, groups, strict=True)]
@@ -144,7 +144,7 @@ class MultimodalModel(ImageModel):
     def stream(
         self,
         images: Any,
-        question: str,
+        question: Any,
         *,
         ids: Any = None,
         history: Sequence[tuple[str, str]] = (),
@@ -162,6 +162,8 @@ class MultimodalModel(ImageModel):
             history: earlier questions and their answers; images stand where `<image>` is, or before
                 all.
         """
+        if not isinstance(question, str):
+            raise UserError(f"expected one question as a text, got {question!r:.100}")
         prompting = self._prompting(template)
         groups, inputs = self._read(
             None if images is None else [images], None if ids is None else [ids], 1
@@ -176,7 +178,7 @@ class MultimodalModel(ImageModel):
 
     def generate_images(
         self,
-        texts: Sequence[str],
+        texts: Any,
         *,
         key: Any = 0,
         template: str | Template | None = None,
@@ -200,8 +202,7 @@ class MultimodalModel(ImageModel):
                 f"expected a model that reads 'ids', which draws images, got one that reads "
                 f"{self.config.reads}"
             )
-        if isinstance(texts, str) or not texts:
-            raise UserError(f"expected a list of texts, got {texts!r}: pass [text]")
+        expect_texts(texts, "texts")
         prompting, settings = self._prompting(template), read_sampling(sampling)
         every = [*texts, *([""] * len(texts) if settings.is_guided else [])]
         rows, count = [prompting.row(text, 0) for text in every], len(texts)

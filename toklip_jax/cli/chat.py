@@ -3,14 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-import PIL.Image
-
 from toklip_jax.api.loading import load
 from toklip_jax.cli.running import plain_parser, run_plain
-from toklip_jax.core.errors import NotFound, UserError
+from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser
-from toklip_jax.data.images.formats import open_picture, to_8_bits
+from toklip_jax.data.images import read_image
 
 PROMPT = "> "
 
@@ -28,7 +26,7 @@ def _run(args) -> None:
             f"expected a multimodal model's weights in --weights, got {model!r}: name the weights "
             f"of a stage of kind multimodal"
         )
-    images = [_open(path) for path in args.image or ()] or None
+    images = [read_image(expand_user(path)) for path in args.image or ()] or None
     options = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
     options |= {"key": args.seed, "template": args.template or None}
     history: list[tuple[str, str]] = []
@@ -53,15 +51,6 @@ def _questions(given):
         if not line:
             return
         yield line
-
-
-def _open(path):
-    try:
-        return to_8_bits(open_picture(expand_user(path))).convert("RGB")
-    except FileNotFoundError:
-        raise NotFound(f"expected an image at {path}, found nothing: check --image") from None
-    except (PIL.UnidentifiedImageError, OSError) as error:
-        raise UserError(f"expected an image that Pillow reads at {path}, got: {error}") from error
 
 
 def parser() -> Parser:

@@ -47,7 +47,8 @@ def precision_recall(
     """Returns the improved precision and recall of samples (arXiv 1904.06991).
 
     A point lies in a set's manifold where its distance to some member is at most that member's
-    radius, the distance to its k-th nearest neighbour in its own set.
+    radius, the distance to its k-th nearest neighbour in its own set. Both are NaN where a number
+    is not finite.
 
     Raises:
         ValueError: features of other widths, or a set of k points or fewer.
@@ -59,6 +60,8 @@ def precision_recall(
             f"expected k of at least 1 and more than k features in each set, got k {k} and "
             f"{len(real)} and {len(samples)} features"
         )
+    if not (np.isfinite(real).all() and np.isfinite(samples).all()):
+        return PrecisionRecall(float("nan"), float("nan"))
     radii = {name: _radii(points, k) for name, points in (("real", real), ("samples", samples))}
     precision = _is_inside(samples, real, radii["real"]).mean()
     recall = _is_inside(real, samples, radii["samples"]).mean()

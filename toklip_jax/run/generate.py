@@ -24,8 +24,9 @@ from toklip_jax.api.best_of import check_candidates
 from toklip_jax.api.conditions import check_classes, check_negative_class
 from toklip_jax.api.settings import Draws, read_sampling
 from toklip_jax.core.errors import UserError, line_for_user
+from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import draft_of, read_object, write_json
-from toklip_jax.data.images import open_picture, to_8_bits
+from toklip_jax.data.images import read_image
 from toklip_jax.files.npz import write_npz
 from toklip_jax.models.generator.config import GPTConfig
 from toklip_jax.parallel.hosts import barrier, call_on_main, is_main_host
@@ -237,12 +238,7 @@ def _kept(generator, request):
     rows = generator.config.gpt.grid[0]
     if not 0 < request.keep_rows < rows:
         raise UserError(f"expected keep_rows from 1 to {rows - 1}, got {request.keep_rows}")
-    try:
-        with open_picture(request.image) as image:
-            picture = to_8_bits(image).convert("RGB")
-    except OSError as error:
-        raise UserError(f"expected a picture in --image, got {request.image} ({error})") from error
-    return np.asarray(generator.tokenize([picture]))
+    return np.asarray(generator.tokenize([read_image(expand_user(request.image))]))
 
 
 def _parts(request) -> dict[int, np.ndarray]:

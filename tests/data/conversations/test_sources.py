@@ -152,6 +152,12 @@ def test_a_file_of_another_form_is_refused(content, message, tmp_path):
         LlavaSource(str(tmp_path / "none.json"))
 
 
+def test_a_folder_that_is_not_there_is_refused_and_not_counted_row_by_row(tmp_path):
+    rows = [*GOOD, row("text", [("human", "Hello"), ("gpt", "Hi.")])]
+    with pytest.raises(FileNotFoundError, match="expected a folder of images, found none at"):
+        LlavaSource(write(tmp_path, rows), str(tmp_path / "none"))
+
+
 def conversations(task_type=""):
     turns = [
         ("system", "Be brief."),

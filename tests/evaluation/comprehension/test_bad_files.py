@@ -51,6 +51,42 @@ def test_pope(pope):
         read(pope | {"images": "/nowhere"})
 
 
+@pytest.mark.parametrize(
+    ("kind", "file", "old", "new", "message"),
+    [
+        ("pope", "questions", '"Is there a cat', '3, "x": "', "'text' of type str in line 2 of"),
+        ("vqav2", "questions", '"image_id": 42', '"image_id": "cat"', "'image_id' of type int in"),
+        ("vqav2", "annotations", '"answer": "net"', '"answer": null', "'answer' of type str in"),
+        (
+            "vqav2",
+            "annotations",
+            '"answers": [',
+            '"answers": [], "x": [',
+            "10 people in annotation",
+        ),
+        ("seed", "questions", '"data_id": "145_259"', '"data_id": 3', "'data_id' of type str in"),
+    ],
+)
+def test_values_of_other_types(request, kind, file, old, new, message):
+    """They are found when the files are read: not after all questions were asked."""
+    section = request.getfixturevalue(kind)
+    path = pathlib.Path(section[file])
+    changed(path / "coco_pope_random.json" if path.is_dir() else path, old, new, 1)
+    with pytest.raises(UserError, match=message):
+        read(section)
+
+
+def test_textvqa_and_scienceqa_of_other_types(scienceqa, write):
+    write.image("1.jpg")
+    row = {"question": "?", "image_id": "1", "question_id": 1, "answers": ["a"] * 9}
+    section = {"kind": "textvqa", "questions": write.json("a.json", {"data": [row]})}
+    with pytest.raises(UserError, match=r"10 people in question 1 of .*got 9"):
+        read(section | {"images": str(write.root)})
+    changed(f"{scienceqa['folder']}/problems.json", '"hint": "Look."', '"hint": null')
+    with pytest.raises(UserError, match="'hint' of type str in problem 5 of"):
+        read(scienceqa)
+
+
 def test_missing_images(pope, write):
     (write.root / "val2014/COCO_val2014_000000000001.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"none for 2 .*'popular/2', at .*000001.jpg"):

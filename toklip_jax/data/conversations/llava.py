@@ -51,7 +51,7 @@ class LlavaSource:
                 training does ("<image>\\n" and the text without white space around it).
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such file or no such folder.
             ValueError: no such JSON, or no row that can be used.
             BadConversation: with `strict`, a row that can't be used.
         """
@@ -114,7 +114,7 @@ class _Names:
         self._folder = self._rows = None
         self.identity: Any = None
         if isinstance(images, str | os.PathLike):
-            self._folder = expand_home(images)
+            self._folder = _existing(expand_home(images))
         elif isinstance(images, dict):
             self._rows = images
         elif images is not None:
@@ -140,6 +140,12 @@ class _Names:
             f"expected the image {image!r} of {name}, found none in {where}: pass the folder or "
             f"source that has it as images, or leave the row out",
         )
+
+
+def _existing(folder):
+    if is_local(folder) and not os.path.isdir(folder):
+        raise NotFound(f"expected a folder of images, found none at {folder}: check the path")
+    return folder
 
 
 def _image_first(text):

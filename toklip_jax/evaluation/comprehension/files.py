@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from toklip_jax.core.errors import NotFound, UserError
@@ -15,6 +15,7 @@ from toklip_jax.data.paths import expand_home
 from toklip_jax.evaluation.comprehension.pictures import ImageBytes, ImageFile
 
 LONGEST_VALUE = 2**31 - 1  # of a table: an image in base64
+KEY = str | int  # the type of what names a question or an image
 REFERENCE_LENGTH = 64  # a shorter "image" is the index of the row that has it
 # What pandas, by which the public scripts read these tables, takes for no value.
 NO_VALUE = frozenset(
@@ -131,19 +132,27 @@ def records(value: Any, path: str, what: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def values_of(row: Any, names: Sequence[str], where: str) -> list[Any]:
+def values_of(row: Any, names: Iterable[str] | Mapping[str, Any], where: str) -> list[Any]:
     """Returns the fields of a record.
 
     Args:
+        names: those of the fields, perhaps with their types.
         where: the record and its file, for the message.
 
     Raises:
-        ValueError: one is missing, or it is no record.
+        ValueError: one is missing or of another type, or it is no record.
     """
     if not isinstance(row, Mapping):
         raise UserError(f"expected a record as {where}, got a {type(row).__name__}")
     if missing := [name for name in names if name not in row]:
         raise UserError(f"expected {missing[0]!r} in {where}, found {sorted(map(str, row))}")
+    for name, kind in names.items() if isinstance(names, Mapping) else ():
+        if not isinstance(row[name], kind):
+            expected = kind.__name__ if isinstance(kind, type) else kind
+            raise UserError(
+                f"expected {name!r} of type {expected} in {where}, got "
+                f"{printable(repr(row[name]), 40)}: correct it"
+            )
     return [row[name] for name in names]
 
 

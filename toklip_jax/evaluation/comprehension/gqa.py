@@ -7,6 +7,7 @@ from typing import ClassVar
 from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.comprehension.base import Answered, Benchmark, Question, QuestionSet
 from toklip_jax.evaluation.comprehension.files import (
+    KEY,
     image_in,
     local_folder,
     read_json,
@@ -18,6 +19,7 @@ from toklip_jax.evaluation.tables import Cell
 from toklip_jax.metrics.answers import gqa_answer
 
 WHAT = "questions of GQA (testdev_balanced_questions.json)"
+FIELDS = {"question": str, "imageId": KEY, "answer": str}
 KINDS = ("structural", "semantic")  # of the types that a question has
 
 
@@ -48,7 +50,7 @@ class GQA(Benchmark):
         questions = []
         for key, row in rows.items():
             where = f"question {key} of {self.questions}"
-            text, image, answer = values_of(row, ("question", "imageId", "answer"), where)
+            text, image, answer = values_of(row, FIELDS, where)
             questions.append(
                 Question(
                     key,

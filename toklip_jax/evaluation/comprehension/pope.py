@@ -16,6 +16,7 @@ from toklip_jax.evaluation.comprehension.base import (
     by_group,
 )
 from toklip_jax.evaluation.comprehension.files import (
+    KEY,
     image_in,
     local_folder,
     read_json_lines,
@@ -29,6 +30,7 @@ FILES = "coco_pope_*.json"
 WHAT = "questions of POPE (coco_pope_random.json and the like, a json object a line)"
 MEAN = "mean of the sets"
 LABELS = ("yes", "no")
+FIELDS = {"question_id": KEY, "image": str, "text": str, "label": object}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _read(path, folder):
     name = _set_of(path)
     for number, row in enumerate(read_json_lines(path, WHAT), 1):
         where = f"line {number} of {path}"
-        key, image, text, label = values_of(row, ("question_id", "image", "text", "label"), where)
+        key, image, text, label = values_of(row, FIELDS, where)
         if label not in LABELS:
             raise UserError(
                 f"expected the label yes or no in {where}, got {printable(label)!r}: correct it"

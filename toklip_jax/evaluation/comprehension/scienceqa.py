@@ -20,7 +20,7 @@ from toklip_jax.metrics.answers import LETTERS, scienceqa_letter
 
 PROBLEMS = "problems of ScienceQA (problems.json)"
 SPLITS = "splits of ScienceQA (pid_splits.json)"
-FIELDS = ("question", "choices", "answer", "hint", "image")
+FIELDS = {"question": str, "choices": list, "answer": int, "hint": str, "image": str | None}
 NO_CONTEXT = "N/A"
 NO_IMAGE = "a question without an image"
 
@@ -56,7 +56,7 @@ class ScienceQA(Benchmark):
         path = os.path.join(folder, "problems.json")
         problems = read_json(path, PROBLEMS)
         splits = os.path.join(folder, "pid_splits.json")
-        keys = values_of(read_json(splits, SPLITS), (self.split,), splits)[0]
+        keys = values_of(read_json(splits, SPLITS), {self.split: list}, splits)[0]
         questions, skipped = [], 0
         for key in keys:
             problem = values_of(problems, (key,), path)[0]

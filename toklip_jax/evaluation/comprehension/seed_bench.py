@@ -14,6 +14,7 @@ from toklip_jax.evaluation.comprehension.base import (
     by_group,
 )
 from toklip_jax.evaluation.comprehension.files import (
+    KEY,
     image_in,
     local_folder,
     read_json,
@@ -26,7 +27,14 @@ from toklip_jax.evaluation.tables import Cell
 from toklip_jax.metrics.answers import is_same_letter
 
 WHAT = "questions of SEED-Bench (SEED-Bench.json)"
-FIELDS = ("question_id", "question_type_id", "data_type", "data_id", "question", "answer")
+FIELDS = {
+    "question_id": KEY,
+    "question_type_id": int,
+    "data_type": str,
+    "data_id": str,
+    "question": str,
+    "answer": str,
+}
 CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 IMAGE, VIDEO = "image", "video"
 NO_FRAMES = "a question about a video, of which no frames are given"
@@ -57,7 +65,7 @@ class SEEDBench(Benchmark):
     def read(self) -> QuestionSet:
         content = read_json(self.questions, WHAT)
         rows, types = values_of(
-            content, ("questions", "question_type"), f"{self.questions} ({WHAT})"
+            content, {"questions": list, "question_type": dict}, f"{self.questions} ({WHAT})"
         )
         names = {number: name for name, number in types.items()}
         folders = {IMAGE: local_folder(self.images, "images of SEED-Bench")}

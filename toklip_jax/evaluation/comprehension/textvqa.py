@@ -7,6 +7,7 @@ from typing import ClassVar
 from toklip_jax.core.errors import UserError
 from toklip_jax.evaluation.comprehension.base import Answered, Benchmark, Question, QuestionSet
 from toklip_jax.evaluation.comprehension.files import (
+    KEY,
     image_in,
     local_folder,
     read_json,
@@ -15,11 +16,12 @@ from toklip_jax.evaluation.comprehension.files import (
 )
 from toklip_jax.evaluation.comprehension.prompts import SHORT_ANSWER, SHORT_FORM, short_answer
 from toklip_jax.evaluation.comprehension.rows import share_row
-from toklip_jax.evaluation.comprehension.vqav2 import RULE, vqa_scores
+from toklip_jax.evaluation.comprehension.vqav2 import RULE, ten_answers, vqa_scores
 from toklip_jax.evaluation.tables import Cell
 
 WHAT = "questions of TextVQA (TextVQA_0.5.1_val.json)"
 OCR = "tokens of TextVQA's OCR (TextVQA_Rosetta_OCR_v0.2_val.json)"
+FIELDS = {"question_id": KEY, "image_id": KEY, "question": str}
 REFERENCE = "Reference OCR token: "
 
 
@@ -53,14 +55,15 @@ class TextVQA(Benchmark):
         questions = []
         for number, row in enumerate(records(rows, self.questions, WHAT), 1):
             where = f"question {number} of {self.questions}"
-            key, image, text = values_of(row, ("question_id", "image_id", "question"), where)
+            key, image, text = values_of(row, FIELDS, where)
+            answers = row.get("answers")
             context = () if tokens is None else (_reference(tokens, image, self.ocr),)
             questions.append(
                 Question(
                     str(key),
                     short_answer(text, *context),
                     image_in(folder, f"{image}.jpg"),
-                    row.get("answers"),
+                    None if answers is None else ten_answers(answers, where),
                 )
             )
         return QuestionSet(tuple(questions), os.path.basename(self.questions))
@@ -80,7 +83,7 @@ class TextVQA(Benchmark):
 def _read_tokens(path):
     rows = values_of(read_json(path, OCR), ("data",), f"{path} ({OCR})")[0]
     pairs = (
-        values_of(row, ("image_id", "ocr_tokens"), f"row {number} of {path}")
+        values_of(row, {"image_id": KEY, "ocr_tokens": list}, f"row {number} of {path}")
         for number, row in enumerate(records(rows, path, OCR), 1)
     )
     return {image: ", ".join(tokens) for image, tokens in pairs}

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, ClassVar
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.printable import printable
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.evaluation.comprehension.base import (
     Answered,
@@ -15,6 +16,7 @@ from toklip_jax.evaluation.comprehension.base import (
     by_group,
 )
 from toklip_jax.evaluation.comprehension.files import (
+    KEY,
     image_in,
     local_folder,
     read_json,
@@ -24,10 +26,12 @@ from toklip_jax.evaluation.comprehension.files import (
 from toklip_jax.evaluation.comprehension.prompts import SHORT_FORM, short_answer
 from toklip_jax.evaluation.comprehension.rows import share_row
 from toklip_jax.evaluation.tables import Cell
-from toklip_jax.metrics.answers import evalai_normalised, vqa_accuracy
+from toklip_jax.metrics.answers import ANNOTATORS, evalai_normalised, vqa_accuracy
 
 WHAT = "questions of VQAv2 (v2_OpenEnded_mscoco_val2014_questions.json)"
 ANNOTATIONS = "answers of VQAv2 (v2_mscoco_val2014_annotations.json)"
+FIELDS = {"question_id": KEY, "image_id": int, "question": str}
+ANSWERED = {"question_id": KEY, "answer_type": str, "answers": list}
 RULE = "VQA: the mean over ten people of min(1, m / 3), m others agreeing; EvalAI's normalisation"
 
 
@@ -64,14 +68,14 @@ class VQAv2(Benchmark):
         questions = []
         for number, row in enumerate(rows, 1):
             where = f"question {number} of {self.questions}"
-            key, image, text = values_of(row, ("question_id", "image_id", "question"), where)
+            key, image, text = values_of(row, FIELDS, where)
             if self.annotations and key not in answers:
                 raise UserError(
                     f"expected the answers to every question in {self.annotations}, found none for "
                     f"{key}: are both files of one split?"
                 )
             kind, references = answers.get(key, ("", None))
-            name = f"{prefix}{int(image):012d}.jpg"
+            name = f"{prefix}{image:012d}.jpg"
             questions.append(
                 Question(str(key), short_answer(text), image_in(folder, name), references, kind)
             )
@@ -94,7 +98,7 @@ class VQAv2(Benchmark):
         found = {question.key: evalai_normalised(answer) for question, answer in answered}
         source = self.submission_questions or self.questions
         wanted = [
-            values_of(row, ("question_id",), f"question {number} of {source}")[0]
+            values_of(row, {"question_id": KEY}, f"question {number} of {source}")[0]
             for number, row in enumerate(_read_questions(source)[1], 1)
         ]
         if absent := set(found) - {str(key) for key in wanted}:
@@ -111,9 +115,24 @@ def vqa_scores(answered: Answered) -> list[float]:
     return [vqa_accuracy(answer, question.reference) for question, answer in answered]
 
 
+def ten_answers(texts: Any, where: str) -> list[str]:
+    """Returns the answers of ten people, checked before a model is asked.
+
+    Raises:
+        ValueError: another number of them, or what are no texts.
+    """
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    if not is_list or len(texts) != ANNOTATORS:
+        raise UserError(
+            f"expected the answers of {ANNOTATORS} people in {where}, got "
+            f"{len(texts) if is_list else printable(repr(texts), 40)}: leave the question out"
+        )
+    return texts
+
+
 def _read_questions(path) -> tuple[str, list[Any]]:
     content = read_json(path, WHAT)
-    subtype, rows = values_of(content, ("data_subtype", "questions"), f"{path} ({WHAT})")
+    subtype, rows = values_of(content, {"data_subtype": str, "questions": list}, f"{path} ({WHAT})")
     return subtype, records(rows, path, WHAT)
 
 
@@ -122,8 +141,8 @@ def _read_answers(path):
     found = {}
     for number, row in enumerate(records(rows, path, ANNOTATIONS), 1):
         where = f"annotation {number} of {path}"
-        key, kind, answers = values_of(row, ("question_id", "answer_type", "answers"), where)
-        texts = [values_of(answer, ("answer",), where)[0] for answer in answers]
+        key, kind, answers = values_of(row, ANSWERED, where)
+        texts = ten_answers([values_of(x, {"answer": str}, where)[0] for x in answers], where)
         if key in found:
             raise UserError(f"expected each question once in {path}, got {key} twice")
         found[key] = kind, texts

@@ -4,10 +4,11 @@ from toklip_jax.metrics.answers.choices import LETTERS, gqa_answer, is_same_lett
 from toklip_jax.metrics.answers.evalai import evalai_normalised
 from toklip_jax.metrics.answers.mmmu import is_open_answer_right, mmmu_letter
 from toklip_jax.metrics.answers.options import OPTION_FORMS, UNSURE, matched_option
-from toklip_jax.metrics.answers.vqa import anls, vqa_accuracy
+from toklip_jax.metrics.answers.vqa import ANNOTATORS, anls, vqa_accuracy
 from toklip_jax.metrics.answers.yes_no import MMECounts, POPECounts, mme_answer, pope_answer
 
 __all__ = [
+    "ANNOTATORS",
     "LETTERS",
     "OPTION_FORMS",
     "UNSURE",
