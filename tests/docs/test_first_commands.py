@@ -4,7 +4,6 @@ import importlib.util
 import os
 import pathlib
 import re
-import sys
 
 import pytest
 
