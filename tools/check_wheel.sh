@@ -5,7 +5,7 @@
 #
 # The core alone loads small weights, tokenizes, embeds and decodes, runs the README's five lines and
 # commands, and a command whose extra is missing names it; then, with the extra `demo`, the demo's
-# config trains a few steps, and so does `make demo` in a copy of the checkout.
+# config trains a few steps, and so does the first stage of `make demo` in a copy of the checkout.
 set -euo pipefail
 wheel=$(readlink -f "$1")
 root=$(readlink -f "$(dirname "$0")/..")
@@ -53,9 +53,10 @@ venv/bin/python -m pip install --quiet "${wheel}[demo]"
 config=$(venv/bin/python -c "
 import importlib.resources
 print(importlib.resources.files('toklip_jax.configs') / 'demo.py')")
-few_steps=(--config.{vq,teacher,toklip}.loop.steps=2 "--config.evaluate=()" "--config.report={}")
-venv/bin/python -m toklip_jax.main --config="$config" --workdir=run "${few_steps[@]}" >log 2>&1 ||
-    { tail -20 log; exit 1; }
+steps=(--config.{vq,teacher,toklip}.loop.steps=2)
+no_page=("--config.evaluate=()" "--config.report={}")
+venv/bin/python -m toklip_jax.main --config="$config" --workdir=run "${steps[@]}" "${no_page[@]}" \
+    >log 2>&1 || { tail -20 log; exit 1; }
 [ -f run/toklip/weights/toklip.json ]
 echo "the demo runs from the wheel alone"
 
@@ -63,8 +64,9 @@ mkdir clone
 git -C "$root" ls-files -z | tar -C "$root" -c --null -T - | tar -C clone -x
 cd clone
 touch ../venv/.installed # after pyproject.toml: what `make demo` installs is there
-export VENV="$folder/venv" ARGS="${few_steps[*]@Q}"
+first_stage=('--config.stages=("vq",)' "${steps[0]}" "${no_page[@]}")
+export VENV="$folder/venv" ARGS="${first_stage[*]@Q}"
 "$VENV/bin/python" "$root/tools/first_commands.py" "Install" "The demo" >../log 2>&1 ||
     { tail -20 ../log; exit 1; }
-[ -f runs/demo/toklip/weights/toklip.json ]
+[ -f runs/demo/vq/weights/toklip.json ]
 echo "the README's \`pip install .\` and \`make demo\` do what they say"
