@@ -16,8 +16,12 @@ app: $(VENV)/.installed
 PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Most of the suite's time is XLA's, which generates plain code in a third of it. What is compared
 # with recordings, and all of `make test-all`, is compiled as users compile.
-PLAIN_CODE = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
+PLAIN_CODE = XLA_FLAGS="--xla_backend_optimization_level=0 $(PLAIN_FUSIONS) \
 	--xla_llvm_disable_expensive_passes=true $(XLA_FLAGS)"
+# XLA ends at a flag that it doesn't know, and the one of Python 3.12's JAX doesn't know this one.
+FUSIONS = --xla_cpu_use_fusion_emitters=false
+PLAIN_FUSIONS = $(shell JAX_PLATFORMS=cpu XLA_FLAGS=$(FUSIONS) $(BIN)/python -c \
+	"import jax; jax.devices()" 2>/dev/null && echo $(FUSIONS))
 RECORDED = $(addprefix tests/,api evaluation models nn ops training)# as in tests/conftest.py
 NONE_CHOSEN = 5# pytest's status where ARGS choose no test
 
@@ -41,11 +45,11 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The wheel, installed and used in a fresh environment.
+# The wheel, installed and used in fresh environments, where the README's first commands run too.
 wheel: $(VENV)/.installed
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
-	PYTHON=$(abspath $(BIN))/python tools/check_wheel.sh dist/*.whl
+	PYTHON=$(abspath $(BIN))/python tools/check_pythons.sh dist/*.whl
 
 # Builds and checks what is to be published, and says how; uploads nothing.
 release: $(VENV)/.installed

@@ -3,20 +3,21 @@
 #
 #     tools/check_wheel.sh dist/toklip_jax-0.1.0-py3-none-any.whl
 #
-# The core alone loads small weights, tokenizes, embeds and decodes, and a command whose extra is
-# missing names it; then, with the extra `demo`, the demo's config trains a few steps.
+# The core alone loads small weights, tokenizes, embeds and decodes, runs the README's five lines and
+# commands, and a command whose extra is missing names it; then, with the extra `demo`, the demo's
+# config trains a few steps, and so does the first stage of `make demo` in a copy of the checkout.
 set -euo pipefail
 wheel=$(readlink -f "$1")
-weights=$(readlink -f "$(dirname "$0")/../tests/weights/format_1/toklip")
+root=$(readlink -f "$(dirname "$0")/..")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 unset PYTHONPATH
-export JAX_PLATFORMS=cpu
+export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$folder/compiled"
 "${PYTHON:-python3}" -m venv venv
 venv/bin/python -m pip install --quiet "$wheel"
 
-venv/bin/python - "$weights" <<'PYTHON'
+venv/bin/python - "$root/tests/weights/format_1/toklip" <<'PYTHON'
 import importlib.metadata
 import importlib.resources
 import sys
@@ -41,6 +42,8 @@ assert toklip.image_features(ids=ids).shape[0] == 2
 print(f"{toklip} from {toklip_jax.__file__}")
 PYTHON
 
+venv/bin/python "$root/tools/first_commands.py" "Five lines" "From a shell"
+
 status=0
 venv/bin/python -m toklip_jax.main --workdir=run 2>message || status=$?
 [ "$status" = 2 ] && grep -q "pip install 'toklip_jax\[train\]'" message && [ "$(wc -l <message)" = 1 ]
@@ -50,9 +53,20 @@ venv/bin/python -m pip install --quiet "${wheel}[demo]"
 config=$(venv/bin/python -c "
 import importlib.resources
 print(importlib.resources.files('toklip_jax.configs') / 'demo.py')")
-steps=()
-for stage in vq teacher toklip; do steps+=("--config.$stage.loop.steps=2"); done
-venv/bin/python -m toklip_jax.main --config="$config" --workdir=run "${steps[@]}" \
-    --config.evaluate="()" --config.report="{}" >log 2>&1 || { tail -20 log; exit 1; }
+steps=(--config.{vq,teacher,toklip}.loop.steps=2)
+no_page=("--config.evaluate=()" "--config.report={}")
+venv/bin/python -m toklip_jax.main --config="$config" --workdir=run "${steps[@]}" "${no_page[@]}" \
+    >log 2>&1 || { tail -20 log; exit 1; }
 [ -f run/toklip/weights/toklip.json ]
 echo "the demo runs from the wheel alone"
+
+mkdir clone
+git -C "$root" ls-files -z | tar -C "$root" -c --null -T - | tar -C clone -x
+cd clone
+touch ../venv/.installed # after pyproject.toml: what `make demo` installs is there
+first_stage=('--config.stages=("vq",)' "${steps[0]}" "${no_page[@]}")
+export VENV="$folder/venv" ARGS="${first_stage[*]@Q}"
+"$VENV/bin/python" "$root/tools/first_commands.py" "Install" "The demo" >../log 2>&1 ||
+    { tail -20 ../log; exit 1; }
+[ -f runs/demo/vq/weights/toklip.json ]
+echo "the README's \`pip install .\` and \`make demo\` do what they say"

@@ -23,7 +23,7 @@ fi
 rm -rf dist build
 "$python" -m build
 "$python" -m twine check --strict dist/*
-PYTHON=$python tools/check_wheel.sh "dist/toklip_jax-$version-py3-none-any.whl"
+PYTHON=$python tools/check_pythons.sh "dist/toklip_jax-$version-py3-none-any.whl"
 
 cat <<TEXT
 
