@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs a wheel in a fresh environment, and uses it where no checkout is on the path:
 #
-#     tools/check_wheel.sh dist/toklip_jax-0.1.0-py3-none-any.whl
+#     tools/check_wheel.sh dist/toklip_jax-0.1.0-py3-none-any.whl [core]
 #
 # The core alone loads small weights, tokenizes, embeds and decodes, runs the README's five lines and
 # commands, and a command whose extra is missing names it; then, with the extra `demo`, the demo's
-# config trains a few steps, and so does the first stage of `make demo` in a copy of the checkout.
+# config trains a few steps, and so does the first stage of `make demo` in a copy of the checkout;
+# `core` leaves the demo out.
 set -euo pipefail
 wheel=$(readlink -f "$1")
 root=$(readlink -f "$(dirname "$0")/..")
@@ -48,6 +49,7 @@ status=0
 venv/bin/python -m toklip_jax.main --workdir=run 2>message || status=$?
 [ "$status" = 2 ] && grep -q "pip install 'toklip_jax\[train\]'" message && [ "$(wc -l <message)" = 1 ]
 echo "the core needs no extra, and names the one that training needs"
+[ "${2:-}" != core ] || exit 0
 
 venv/bin/python -m pip install --quiet "${wheel}[demo]"
 config=$(venv/bin/python -c "
