@@ -47,7 +47,7 @@ LOSSES = {
     "sign": {"entropy_weight": 3e-4, "dead_code_share": 0.0},
 }
 # Steps, images in a batch, learning rate and decay of the running mean, which were tuned for l2.
-TRAINING = dict.fromkeys(QUANTISERS, (3000, 16, 0.003, 0.0)) | {"l2": (4600, 32, 4e-3, 0.998)}
+TRAINING = dict.fromkeys(QUANTISERS, (3000, 16, 0.003, 0.0)) | {"l2": (4000, 32, 4e-3, 0.998)}
 
 
 def get_config(options: str = "") -> ConfigDict:
@@ -109,7 +109,7 @@ def get_config(options: str = "") -> ConfigDict:
                     "token_weight": 0.0,
                 },
                 "optimizer": _optimizer(2e-3, 100),
-                "loop": {**_loop(1200), "evaluate_every": 600},
+                "loop": {**_loop(1000), "evaluate_every": 500},
                 "batch_size": 128,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
                 "evaluate": ("names",),
