@@ -33,7 +33,7 @@ from toklip_jax.run.generate import to_grid
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_multimodal.json"
-STEPS, BATCH, SHOWN = 400, 256, 6
+STEPS, BATCH, SHOWN = 800, 256, 6
 VARIANTS = ("codes", "tokens", "both", "ids", "tokens_and_ids", "pixels", "one_model")
 COLUMNS = ("train nats", *KINDS, "said yes", "drawn: accuracy", "drawn: spread")
 

@@ -93,13 +93,13 @@ def get_config(options: str = "reads=tokens") -> ConfigDict:
                     "image_weight": 0.5 if draws else 0.0,
                 },
                 "optimizer": {
-                    "learning_rate": 2e-3,
+                    "learning_rate": 1e-3,
                     "warmup_steps": 50,
                     "weight_decay": 0.05,
                     "clip_norm": 1.0,
                 },
-                "loop": {"steps": 600, "log_every": 50, "save_every": 500},
-                "batch_size": 64,
+                "loop": {"steps": 2400, "log_every": 100, "save_every": 800},
+                "batch_size": 16,
             },
         }
     )
