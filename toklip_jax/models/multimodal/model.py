@@ -178,9 +178,9 @@ class Multimodal(nn.Module):
             )
         x = x.astype(self.compute.jax_dtype)
         if self.config.language_model.is_tied:
-            logits = table_products(x, self.image_table.astype(x.dtype))
+            logits = table_products(x, jnp.asarray(self.image_table, x.dtype))
         else:
-            kernel = self.image_kernel.astype(x.dtype)
+            kernel = jnp.asarray(self.image_kernel, x.dtype)
             logits = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
         return constrain(logits, BATCH_AXES, *(None,) * (logits.ndim - 2), "tensor")
 

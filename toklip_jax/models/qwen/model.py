@@ -70,9 +70,11 @@ class Qwen(nn.Module):
         """Returns float32 logits of outputs, whatever the type of the activations."""
         x = x.astype(self.compute.jax_dtype)
         if self.config.is_tied:
-            logits = table_products(x, self.table.astype(x.dtype))
+            logits = table_products(x, jnp.asarray(self.table, x.dtype))
         else:
-            logits = jnp.matmul(x, self.kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+            logits = jnp.matmul(
+                x, jnp.asarray(self.kernel, x.dtype), preferred_element_type=jnp.float32
+            )
         return constrain(logits, BATCH_AXES, *(None,) * (logits.ndim - 2), "tensor")
 
     def logits(
