@@ -177,6 +177,7 @@ def test_text_conditions_are_captions_features(golden):
         (lambda g: g.sample(classes=[1], temperature=None), "a number for temperature"),
         (lambda g: g.sample(classes=[1], top_k=2.5), "an integer top_k"),
         (lambda g: g.sample(classes=[1], cfg_interval=2**40), "cfg_interval from"),
+        (lambda g: g.sample(classes=[1], cfg_interval=5), "cfg_scale above 1 with cfg_interval"),
         (lambda g: g.sample(classes=[1], temprature=1), "did you mean 'temperature'"),
         (lambda g: g.sample(classes=[[1], [1, 2]]), "integer classes"),
         (lambda g: g.logits(jnp.full((1, 4), 512), classes=[1]), "codebook"),

@@ -9,6 +9,7 @@ import numpy as np
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
+from toklip_jax.decoding.sampling import ALWAYS
 
 OF_ANSWERS = ("temperature", "top_k", "top_p")  # the settings that don't ask for guidance
 
@@ -58,7 +59,8 @@ def read_sampling(settings: dict[str, Any]) -> Sampling:
     """Returns the settings of draws.
 
     Raises:
-        ValueError: an unknown one (names the nearest), or a value of another type or range.
+        ValueError: an unknown one (names the nearest), a value of another type or range, or an
+            interval of guidance without guidance.
     """
     names = [field.name for field in dataclasses.fields(Sampling)]
     read = {}
@@ -70,7 +72,13 @@ def read_sampling(settings: dict[str, Any]) -> Sampling:
             read[name] = float(value)
         else:
             raise UserError(f"expected a number for {name}, got {value!r}")
-    return Sampling(**read)
+    sampling = Sampling(**read)
+    if sampling.cfg_interval != ALWAYS and not sampling.is_guided:
+        raise UserError(
+            f"expected a cfg_scale above 1 with cfg_interval, which only guidance uses, got "
+            f"{sampling.cfg_scale:g}"
+        )
+    return sampling
 
 
 def read_answer_sampling(settings: dict[str, Any]) -> Sampling:
