@@ -1,6 +1,7 @@
 """Products of narrow types: the CPU's way against the plain one, values and gradients."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -103,3 +104,12 @@ def test_a_table_stands_first_for_few_vectors_alone():
         return "optimization_barrier" in program
 
     assert [is_first(n) for n in (1, 2, FEW, FEW + 1)] == [False, True, True, False]
+
+
+def test_products_with_a_table_are_exported_with_any_number_of_rows():
+    table = jnp.arange(960.0).reshape(40, 24)
+    (rows,) = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((rows, 24), jnp.float32)
+    program = jax.export.export(jax.jit(lambda x: table_products(x, table)))(x)
+    ones = jnp.ones((5, 24))
+    np.testing.assert_allclose(program.call(ones), ones @ table.T, rtol=1e-6)

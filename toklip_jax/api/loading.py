@@ -84,17 +84,7 @@ def load(
             weights have no use for; says what to pass.
         FileNotFoundError: nothing at `path`, or no connection to fetch it; lists the files.
     """
-    for name in sizes:
-        check_name("an argument of load", name, ARGUMENTS)
-    check_type(image_size, int | Sequence[int] | None, "image_size")
-    check_type(batch_size, int | None, "batch_size")
-    if vq is not None and not (isinstance(vq, str | pathlib.Path) and str(vq)):
-        raise UserError(f"expected a path for vq, got {vq!r}")
-    if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
-        raise UserError(
-            f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "
-            f"{mesh!r}"
-        )
+    _check_arguments(sizes, image_size, batch_size, vq, mesh)
     located = [locate(path, FROM_WEIGHTS)]
     weights = read_weights(located[0].path, **{**located[0].options, **sizes})
     if vq is not None:
@@ -129,6 +119,20 @@ def load(
     )
     model.origin = dataclasses.replace(weights, params={}, file=None)
     return model
+
+
+def _check_arguments(sizes, image_size, batch_size, vq, mesh):
+    for name in sizes:
+        check_name("an argument of load", name, ARGUMENTS)
+    check_type(image_size, int | Sequence[int] | None, "image_size")
+    check_type(batch_size, int | None, "batch_size")
+    if vq is not None and not (isinstance(vq, str | pathlib.Path) and str(vq)):
+        raise UserError(f"expected a path for vq, got {vq!r}")
+    if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
+        raise UserError(
+            f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "
+            f"{mesh!r}"
+        )
 
 
 def _dtype_name(dtype):

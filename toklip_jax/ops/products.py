@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -103,7 +104,9 @@ def table_products(x: Float[Array, "*b d"], table: Float[Array, "z d"]) -> Float
         # The compiler would put the operands back, to save the transposition.
         return jnp.moveaxis(jax.lax.optimization_barrier(scores), 0, -1)
 
-    is_of_few = 1 < math.prod(x.shape[:-1]) <= FEW
+    # Of an exported program's symbolic rows nobody can say how many they are.
+    is_fixed = not any(map(jax.export.is_symbolic_dim, x.shape[:-1]))
+    is_of_few = is_fixed and 1 < math.prod(x.shape[:-1]) <= FEW
     # A program for TPUs may be traced on a CPU; one that is traced elsewhere never runs on a CPU.
     if not is_of_few or jax.default_backend() != "cpu":
         return plain(x, table)
