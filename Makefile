@@ -12,8 +12,10 @@ demo: $(VENV)/.installed
 app: $(VENV)/.installed
 	$(BIN)/toklip app $(or $(ARGS),--weights=runs/demo/toklip/weights)
 
-# Two processes: a test file stays in one, so that its fixtures are made once.
-PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes: a test file stays in one, so that its fixtures are made once. A process that crashes
+# ends the run: pytest-xdist waits for ever where it starts another near the end.
+PYTEST = JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart=0
 # Most of the suite's time is XLA's, which generates plain code in a third of it. What is compared
 # with recordings, and all of `make test-all`, is compiled as users compile.
 PLAIN_CODE = XLA_FLAGS="--xla_backend_optimization_level=0 $(PLAIN_FUSIONS) \

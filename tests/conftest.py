@@ -19,6 +19,7 @@ import pytest
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NUMBERS = ("api", "evaluation", "models", "nn", "ops", "training")  # whose recordings are numbers
+MAX_MAPPINGS = 25_000  # then programs compiled before are given up
 # They start first, so that no process is left with one of them at the end.
 LONGEST = """
     test_main test_processes test_suite test_cached_run test_real_data test_toy_tokenizer
@@ -112,7 +113,18 @@ def _compile_once(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _few_objects_to_collect():
     """What earlier files left is no longer searched: Orbax collects garbage at every save."""
+    if number_of_mappings() > MAX_MAPPINGS:
+        # XLA maps every program that it compiles, and crashes where Linux grants no more (65,530).
+        gc.unfreeze()
+        jax.clear_caches()
+    gc.collect()
     gc.freeze()
+
+
+def number_of_mappings() -> int:
+    """Returns how many parts this process's memory has (0 where that isn't told: not on Linux)."""
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 def pytest_collection_modifyitems(items):

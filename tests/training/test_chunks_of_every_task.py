@@ -19,6 +19,7 @@ from toklip_jax.tasks.registry import TASKS
 from toklip_jax.tasks.teacher.objective import TeacherObjective
 from toklip_jax.tasks.toklip.objective import TokLIPObjective
 from toklip_jax.tasks.vq.objective import VQObjective
+from toklip_jax.tasks.vq.perceptual import PerceptualVQObjective
 from toklip_jax.training.objective import Encoded, Objective
 from toklip_jax.training.state import partition
 from toklip_jax.training.step import gradients
@@ -38,6 +39,7 @@ VISION = VisionConfig(32, 1, 4, 32, image_size=16, patch_size=8)
 TEXT = TextConfig(32, 1, 4, 32, vocab_size=16, context_length=4)
 CASES = {
     "vq": VQObjective(VQ, COMPUTE, l1_weight=0.5, entropy_weight=0.1),
+    "perceptual_vq": PerceptualVQObjective(VQ, COMPUTE, teacher_config=VISION),
     "teacher": TeacherObjective(TeacherConfig(VISION, TEXT), COMPUTE, contrastive_block=3),
     "toklip": TokLIPObjective(
         TokLIPConfig(VQ, dataclasses.replace(VISION, is_causal=True), TEXT),

@@ -21,6 +21,7 @@ from toklip_jax.training.loop_config import LoopConfig
 from toklip_jax.training.objective import Objective
 from toklip_jax.training.optimizer import OptimizerConfig
 from toklip_jax.training.state import Params
+from toklip_jax.training.workdir import STAGE_PREFIX
 from toklip_jax.weights import Weights
 
 OWN_CACHE = "run:cache"  # as a stage's `cache`: the run encodes its source first
@@ -191,6 +192,23 @@ def read_model(section: Mapping[str, Any], where: str, role: str = "") -> ModelF
     if role and found != role:
         raise UserError(f"expected a model of kind {role} in {where}.model, got one of {found}")
     return ModelFields(config)
+
+
+def model_of_stage(part: str, stage: StageConfig, stages: Mapping[str, StageConfig]) -> Any:
+    """Returns the config of the model that another stage trains, which `init` names.
+
+    Args:
+        part: the field of `init`, which is also the role that the model must have.
+        stages: all stages of the config by name.
+
+    Raises:
+        ValueError: there is no such stage, or it doesn't train a model of this role.
+    """
+    source, where = stage.model.init[part], f"{stage.name}.init.{part}"
+    fields = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)].model
+    if not isinstance(fields, ModelFields) or family_of(fields.model).role != part:
+        raise UserError(f"expected a stage that trains a {part} model in {where}, got {source!r}")
+    return fields.model
 
 
 def initial_weights(stage: StageConfig) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from toklip_jax.tasks.grpo.task import GRPO
 from toklip_jax.tasks.multimodal.task import MULTIMODAL
 from toklip_jax.tasks.teacher.task import TEACHER
 from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import VQ
+from toklip_jax.tasks.vq.task import PERCEPTUAL_VQ, VQ
 
 TASKS: dict[str, Task] = {}
 
@@ -30,5 +30,5 @@ def task_of(name: str, where: str = "a task") -> Task:
     return TASKS[check_name(where, name, TASKS)]
 
 
-for _task in (VQ, TEACHER, TOKLIP, GENERATOR, GRPO, MULTIMODAL):
+for _task in (VQ, PERCEPTUAL_VQ, TEACHER, TOKLIP, GENERATOR, GRPO, MULTIMODAL):
     register(_task)

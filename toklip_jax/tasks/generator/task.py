@@ -32,12 +32,12 @@ from toklip_jax.tasks.generator.objective import TEXT_ENCODER, GeneratorObjectiv
 from toklip_jax.tasks.toklip.encode_config import CAPTIONS
 from toklip_jax.tasks.toklip.encoder import CacheEncoder
 from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import VQ
+from toklip_jax.tasks.vq.task import PERCEPTUAL_VQ, VQ
 from toklip_jax.training.state import Params
 from toklip_jax.training.workdir import STAGE_PREFIX
 
 TOKENIZER = "tokenizer"
-MAKERS = {task.name: task for task in (VQ, TOKLIP)}  # whose stages leave a tokenizer
+MAKERS = {task.name: task for task in (VQ, PERCEPTUAL_VQ, TOKLIP)}  # whose stages leave a tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ from toklip_jax.tasks.base import StageConfig, build_objective
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
 from toklip_jax.tasks.multimodal.source import CONVERSATIONS, gives_ids
 from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import VQ
+from toklip_jax.tasks.vq.task import PERCEPTUAL_VQ, VQ
 from toklip_jax.training.workdir import STAGE_PREFIX
 
 TASK = "multimodal"
-MAKERS = {task.name: task for task in (VQ, TOKLIP)}  # whose stages leave a tokenizer
+MAKERS = {task.name: task for task in (VQ, PERCEPTUAL_VQ, TOKLIP)}  # whose stages leave a tokenizer
 MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER = "model", "language_model", "tokenizer", "image_tower"
 # The roles of the families that each part may be of.
 ROLES = {LANGUAGE_MODEL: ("language_model",), TOKENIZER: ("toklip", "vq"), TOWER: ("teacher",)}

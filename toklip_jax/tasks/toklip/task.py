@@ -6,18 +6,18 @@ from typing import Any
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_name, from_fields
-from toklip_jax.models.registry import family_of, named_size
+from toklip_jax.models.registry import named_size
 from toklip_jax.models.siglip.config import TeacherConfig
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.nn.config import Compute
 from toklip_jax.parallel.hosts import is_main_host
 from toklip_jax.tasks.base import (
     CacheUse,
-    ModelFields,
     StageConfig,
     Start,
     Task,
     build_objective,
+    model_of_stage,
 )
 from toklip_jax.tasks.contrast import batch_of_pairs
 from toklip_jax.tasks.toklip.cached import cached_rows, check_caches, unused_parameters
@@ -92,18 +92,9 @@ def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Com
             f"expected {stage.name}.size and {stage.name}.teacher_size, or {stage.name}.init from "
             f"stages of the same config, got {dict(fields.init)}"
         )
-    vq, teacher = (_model_of(part, stage, stages) for part in PARTS)
+    vq, teacher = (model_of_stage(part, stage, stages) for part in PARTS)
     model = start_config(teacher, vq, fields.is_causal)
     return _objective(stage, model, teacher, compute)
-
-
-def _model_of(part, stage, stages):
-    """The config of the model that another stage trains, which `init` names."""
-    source, where = stage.model.init[part], f"{stage.name}.init.{part}"
-    fields = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)].model
-    if not isinstance(fields, ModelFields) or family_of(fields.model).role != part:
-        raise UserError(f"expected a stage that trains a {part} model in {where}, got {source!r}")
-    return fields.model
 
 
 def _can_outline(stage: StageConfig) -> bool:

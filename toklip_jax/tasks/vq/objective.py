@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_not_negative
@@ -41,7 +42,8 @@ MOMENTUM = 0.1  # of running statistics, torch's BatchNorm's
 class VQObjective(ModelObjective):
     """Reconstruction through the quantiser: |x - y|^2 + |x - y| with codebook terms (VQ-VAE).
 
-    Perceptual (LPIPS) and adversarial losses, which published tokenizers add, are not part of it.
+    Adversarial losses, which published tokenizers add, are not part of it; `PerceptualVQObjective`
+    adds a perceptual one.
     A tokenizer's running batch statistics are kept up to date; in chunks they are those of chunks.
 
     Batches: `images` uint8 or float in [-1, 1], [b, *size, 3]; perhaps `mask`.
@@ -85,12 +87,7 @@ class VQObjective(ModelObjective):
     def encode(self, params: Params, batch: Batch, rng: jax.Array) -> Encoded:
         images, mask = to_unit_range(batch["images"]), batch.get("mask")
         out, state = self.model.apply({"params": params}, images, mutable=["statistics"])
-        error = (out.images - images).reshape(len(images), -1)
-        rows = {
-            "mse": jnp.mean(error**2, axis=1),
-            "l1": jnp.mean(jnp.abs(error), axis=1),
-            **out.losses,
-        }
+        rows = self.image_losses(params, images, out.images) | out.losses
         weights = self._weights(rows)
         losses = sum(weights[name] * rows[name] for name in rows if weights[name])
         metrics = {name: sum_rows(values, mask) for name, values in rows.items()}
@@ -101,6 +98,24 @@ class VQObjective(ModelObjective):
         is_compared = self.entropy_weight or self.dead_code_share
         features = {"latents": out.latents} if is_compared else {}
         return Encoded(features, sum_rows(losses, mask), weight, metrics, {"ids": out.ids})
+
+    def image_losses(
+        self, params: Params, images: Float[Array, "b *size 3"], made: Float[Array, "b *size 3"]
+    ) -> dict[str, Float[Array, "b"]]:
+        """Returns each row's losses between its image and what was decoded, in [-1, 1], by name."""
+        error = (made - images).reshape(len(images), -1)
+        return {"mse": jnp.mean(error**2, axis=1), "l1": jnp.mean(jnp.abs(error), axis=1)}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss by its name."""
+        return {
+            "mse": 1.0,
+            "l1": self.l1_weight,
+            "codebook": self.codebook_weight,
+            "commitment": self.commitment_weight,
+            "entropy": self.entropy_weight,
+        }
 
     def compare(self, params: Params, features: dict[str, Any], batch: Batch) -> Result:
         uses = self._uses(batch["ids"], batch.get("mask"))
@@ -151,13 +166,7 @@ class VQObjective(ModelObjective):
         return self.model.apply({"params": params}, *inputs, method=method)
 
     def _weights(self, losses):
-        weights = {
-            "mse": 1.0,
-            "l1": self.l1_weight,
-            "codebook": self.codebook_weight,
-            "commitment": self.commitment_weight,
-            "entropy": self.entropy_weight,
-        }
+        weights = self.weights
         if unknown := sorted(set(losses) - set(weights)):
             raise UserError(
                 f"expected a quantiser's losses among {sorted(weights)}, got {unknown}: weigh them "
