@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo app test test-all lint notebooks docs wheel release clean
+.PHONY: demo demo-long app test test-all lint notebooks docs wheel release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m toklip_jax.main --config=configs/demo.py --workdir=runs/demo $(ARGS)
+
+# An hour, for pictures that look right.
+demo-long: $(VENV)/.installed
+	$(BIN)/python -m toklip_jax.main --config=configs/demo.py:preset=long --workdir=runs/demo_long \
+		$(ARGS)
 
 # The page of docs/app.md, on the demo's weights unless ARGS say which.
 app: $(VENV)/.installed

@@ -4,7 +4,8 @@ A VQ tokenizer, a SigLIP-style teacher, then TokLIP on the frozen VQ with the te
 tower. Trained on six drawing styles, evaluated on a seventh.
 
 `--config=configs/demo.py:vq=sign` takes another quantiser in the same network, at the same rate of
-10 bits a place: one of `QUANTISERS`. `:vq=sign,bits=12` takes another rate.
+10 bits a place: one of `QUANTISERS`. `:vq=sign,bits=12` takes another rate. `:preset=long` takes an
+hour for pictures that look right: `make demo-long`.
 """
 
 from collections.abc import Callable
@@ -54,17 +55,18 @@ def get_config(options: str = "") -> ConfigDict:
     """Returns the demo's configuration; override any field with `--config.a.b=value`.
 
     Args:
-        options: "vq=NAME,bits=EVEN", each of them optional; the name is one of `QUANTISERS`.
+        options: "vq=NAME,bits=EVEN,preset=NAME", each of them optional; the first name is one of
+            `QUANTISERS`, the last "short" or "long".
 
     Raises:
         ValueError: other options.
     """
-    name, bits = _chosen(options)
+    name, bits, is_long = _chosen(options)
     vq = ConvVQConfig(**SIZES, quantiser=QUANTISERS[name](bits))
     steps, batch_size, learning_rate, ema_decay = TRAINING[name]
     # Another split or size goes for training and evaluations alike.
     split, size = FieldReference("test"), FieldReference(SIZE)
-    return ConfigDict(
+    config = ConfigDict(
         {
             "imports": ("toklip_jax.demo",),
             "seed": 0,
@@ -116,13 +118,26 @@ def get_config(options: str = "") -> ConfigDict:
             },
         }
     )
+    return _lengthened(config) if is_long else config
 
 
 def _chosen(options):
-    """The name of the quantiser and the bits of a place that "vq=NAME,bits=EVEN" asks for."""
-    chosen = read_options(options, {"vq": "l2", "bits": str(BITS)})
+    """The quantiser's name, the bits of a place and whether the run is long, of the options."""
+    chosen = read_options(options, {"vq": "l2", "bits": str(BITS), "preset": "short"})
     name = check_name("a quantiser of the demo", chosen["vq"], QUANTISERS)
-    return name, read_bits(chosen["bits"])
+    preset = check_name("a preset of the demo", chosen["preset"], ("short", "long"))
+    return name, read_bits(chosen["bits"]), preset == "long"
+
+
+def _lengthened(config):
+    """The config for an hour: four times the places, and a perceptual loss."""
+    config.stages = ("teacher", "vq", "toklip")
+    config.vq.model.stem_patch = config.teacher.model.vision.patch_size = 4
+    config.vq.model.decoder_channels = 96
+    config.vq.objective = "perceptual_vq"
+    config.vq.init = ConfigDict({"teacher": "stage:teacher"})
+    config.vq.loss.perceptual_weight = 0.1
+    return config
 
 
 def read_bits(text: str) -> int:

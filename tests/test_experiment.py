@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.experiment import read_experiment
+from toklip_jax.tasks.registry import task_of
 from toklip_jax.tasks.toklip.task import TokLIPFields
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -49,6 +50,19 @@ def test_the_demos_quantisers_have_the_bits_that_are_asked_for(name, bits):
     experiment = read_experiment(get_config(f"vq={name},bits={bits}"))
     vq = experiment.stages[0].model.model
     assert math.prod(vq.codebook_sizes) == 2**bits
+
+
+def test_the_long_demo_trains_its_teacher_before_the_tokenizer_that_needs_it():
+    get_config = runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"]
+    experiment = read_experiment(get_config("preset=long"))
+    assert [stage.task for stage in experiment.stages] == ["teacher", "perceptual_vq", "toklip"]
+    teacher, vq, toklip = experiment.stages
+    for stage in (vq, toklip):
+        outlined = task_of(stage.task).outline(stage, experiment.sections, experiment.compute)
+        assert outlined.teacher_config == teacher.model.model.vision
+    assert outlined.model_config.vq == vq.model.model
+    with pytest.raises(ValueError, match="a preset of the demo"):
+        get_config("preset=longer")
 
 
 @pytest.mark.parametrize("bits", ["11", "2", "18", "ten", "-8"])

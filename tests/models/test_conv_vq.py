@@ -1,5 +1,6 @@
 """The convolutional tokenizer with any quantiser: each method, and configs that fit none."""
 
+import dataclasses
 import json
 import re
 
@@ -127,6 +128,21 @@ def test_configs_and_weights_are_read_as_they_were_written(config, params, tmp_p
     read = load_weights(tmp_path / "weights")
     assert read.config == config
     jax.tree.map(np.testing.assert_array_equal, read.params, params)
+
+
+def test_a_decoder_may_be_wider_than_the_encoder(images):
+    config = config_of("l2")
+    wider = dataclasses.replace(config, decoder_channels=96)
+    shapes, wide = param_shapes(config), param_shapes(wider)
+    changed = {path for path in shapes if wide[path] != shapes[path]}
+    assert changed and all(path.startswith("decoder/") for path in changed)
+    assert wide["decoder/conv_out/kernel"][2] == 96
+    params = jax.jit(lambda: init_params(wider, COMPUTE, jax.random.key(0)))()
+    made = build_model(wider, COMPUTE).apply({"params": params}, images).images
+    assert made.shape == images.shape
+    for channels in (-32, 40):
+        with pytest.raises(ValueError, match="decoder_channels divisible by 32"):
+            dataclasses.replace(config, decoder_channels=channels)
 
 
 def test_methods_differ_in_their_quantiser_alone():

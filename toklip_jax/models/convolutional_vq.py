@@ -91,6 +91,11 @@ class ConvolutionalSizes:
         return (len(self.multipliers) - 1,)
 
     @property
+    def decoder_width(self) -> int:
+        """Width of the decoder's convolutions at full resolution."""
+        return self.channels
+
+    @property
     def downsample(self) -> int:
         """Pixels of a place's side."""
         return self.stem_patch * 2 ** (len(self.multipliers) - 1)
@@ -148,20 +153,22 @@ class ConvolutionalVQ(VQModel):
     def setup(self):
         config, dtype = self.config, self.compute.vq_jax_dtype
         sizes = {
-            "channels": config.channels,
             "multipliers": config.multipliers,
             "num_res_blocks": config.num_res_blocks,
             "attention_levels": config.attention_levels,
             "dtype": dtype,
         }
-        self.encoder = Encoder(z_channels=config.z_channels, **sizes)
+        self.encoder = Encoder(channels=config.channels, z_channels=config.z_channels, **sizes)
         self.quant_conv = conv(config.code_dim, dtype, None, kernel=1)
         self.quantiser = self._build_quantiser()
         # Its parameters are the tokenizer's own, as they have always been in files.
         nn.share_scope(self, self.quantiser)
         self.post_quant_conv = conv(config.z_channels, dtype, None, kernel=1)
         if config.has_decoder:
-            self.decoder = Decoder(out_channels=3 * config.stem_patch**2, **sizes)
+            out_channels = 3 * config.stem_patch**2
+            self.decoder = Decoder(
+                channels=config.decoder_width, out_channels=out_channels, **sizes
+            )
 
     def _build_quantiser(self) -> Quantiser:
         raise NotImplementedError
