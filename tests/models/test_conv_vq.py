@@ -135,7 +135,8 @@ def test_a_decoder_may_be_wider_than_the_encoder(images):
     wider = dataclasses.replace(config, decoder_channels=96)
     shapes, wide = param_shapes(config), param_shapes(wider)
     changed = {path for path in shapes if wide[path] != shapes[path]}
-    assert changed and all(path.startswith("decoder/") for path in changed)
+    assert changed
+    assert all(path.startswith("decoder/") for path in changed)
     assert wide["decoder/conv_out/kernel"][2] == 96
     params = jax.jit(lambda: init_params(wider, COMPUTE, jax.random.key(0)))()
     made = build_model(wider, COMPUTE).apply({"params": params}, images).images
