@@ -164,6 +164,19 @@ def test_files_hosts_and_batches_change_no_row(photos):
         write("parts", hosts=1, batch_size=2, rows_per_file=100)
 
 
+def test_no_image_that_can_be_read_is_an_error_and_leaves_no_file(photos, tmp_path):
+    rows = json.loads((photos / "rows.json").read_text())
+    bad = [{**row, "image": "cut.jpg"} for row in rows if isinstance(row.get("image"), str)]
+    assert bad
+    (tmp_path / "rows.json").write_text(json.dumps(bad))
+    (tmp_path / "cut.jpg").write_bytes(b"half a picture")
+    source = LlavaSource(str(tmp_path / "rows.json"), str(tmp_path))
+    output = tmp_path / "out"
+    with pytest.raises(ValueError, match="expected conversations whose images can be read, got"):
+        encode_conversations(source, Pixels(SIZE), lambda images: images, output, split="train")
+    assert not list(output.glob("*.parquet"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

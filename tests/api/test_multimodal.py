@@ -286,6 +286,29 @@ def test_a_template_without_a_generation_prompt_is_refused(model):
         model.answer(None, ["a"], template=ChatTemplate(NoGenerationPrompt()))
 
 
+class SaysImage:
+    """A model all of whose answers hold the placeholder of an image."""
+
+    def __init__(self):
+        self.histories = []
+
+    def answer(self):
+        raise NotImplementedError
+
+    def stream(self, images, question, history, **options):
+        self.histories.append(list(history))
+        yield from ("an <im", "age>", " of a cat")
+
+
+def test_an_answer_that_holds_the_placeholder_stands_for_no_image(capsys, monkeypatch):
+    model = SaysImage()
+    monkeypatch.setattr(chat, "load", lambda *args, **options: model)
+    assert chat.main(["--weights=w", "--question=a", "--question=b", "--question=c"]) == 0
+    said = "an  of a cat"
+    assert model.histories == [[], [("a", said)], [("a", said), ("b", said)]]
+    assert capsys.readouterr().out == 3 * "an <image> of a cat\n"
+
+
 def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
     picture = PIL.Image.fromarray(pixels).convert("P")  # which is resized as it is

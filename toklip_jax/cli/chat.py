@@ -8,6 +8,7 @@ from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.parser import Parser
+from toklip_jax.data.conversations import IMAGE
 from toklip_jax.data.images import read_image
 
 PROMPT = "> "
@@ -36,7 +37,8 @@ def _run(args) -> None:
             print(piece, end="", flush=True)
             answer += piece
         print()
-        history.append((question, answer))
+        # An answer is words: images stand in what is asked.
+        history.append((question, answer.replace(IMAGE, "")))
 
 
 def _questions(given):
