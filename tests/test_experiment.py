@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.experiment import read_experiment
-from toklip_jax.tasks.registry import task_of
-from toklip_jax.tasks.toklip.task import TokLIPFields
+from toklip_jax.tasks.toklip.task import TOKLIP, TokLIPFields
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "tests" / "training" / "tiny_run.py"
@@ -52,15 +51,16 @@ def test_the_demos_quantisers_have_the_bits_that_are_asked_for(name, bits):
     assert math.prod(vq.codebook_sizes) == 2**bits
 
 
-def test_the_long_demo_trains_its_teacher_before_the_tokenizer_that_needs_it():
+def test_the_long_demo_has_four_times_the_places():
     get_config = runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"]
-    experiment = read_experiment(get_config("preset=long"))
-    assert [stage.task for stage in experiment.stages] == ["teacher", "perceptual_vq", "toklip"]
-    teacher, vq, toklip = experiment.stages
-    for stage in (vq, toklip):
-        outlined = task_of(stage.task).outline(stage, experiment.sections, experiment.compute)
+    short, long = (read_experiment(get_config(f"preset={name}")) for name in ("short", "long"))
+    grids = []
+    for experiment in (short, long):
+        _, teacher, toklip = experiment.stages
+        outlined = TOKLIP.outline(toklip, experiment.sections, experiment.compute)
         assert outlined.teacher_config == teacher.model.model.vision
-    assert outlined.model_config.vq == vq.model.model
+        grids.append(outlined.model_config.vision.grid)
+    assert grids == [(6, 6), (12, 12)]
     with pytest.raises(ValueError, match="a preset of the demo"):
         get_config("preset=longer")
 
