@@ -177,6 +177,22 @@ def test_no_image_that_can_be_read_is_an_error_and_leaves_no_file(photos, tmp_pa
     assert not list(output.glob("*.parquet"))
 
 
+def test_one_host_of_several_may_have_bad_rows_alone(photos):
+    source = LlavaSource(str(photos / "rows.json"), str(photos / "images"))
+    (path,), bad = encode_conversations(
+        source,
+        Pixels(SIZE),
+        lambda images: images,
+        photos / "out",
+        split="train",
+        rows_per_file=1,
+        host=3,
+        hosts=len(source),
+    )
+    assert bad.share == 1
+    assert pyarrow.parquet.read_table(path).num_rows == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

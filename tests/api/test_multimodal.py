@@ -297,16 +297,16 @@ class SaysImage:
 
     def stream(self, images, question, history, **options):
         self.histories.append(list(history))
-        yield from ("an <im", "age>", " of a cat")
+        yield from ("an <im", "age>", " of a <im<image>age>")
 
 
 def test_an_answer_that_holds_the_placeholder_stands_for_no_image(capsys, monkeypatch):
     model = SaysImage()
     monkeypatch.setattr(chat, "load", lambda *args, **options: model)
     assert chat.main(["--weights=w", "--question=a", "--question=b", "--question=c"]) == 0
-    said = "an  of a cat"
+    said = "an   of a <im age>"
     assert model.histories == [[], [("a", said)], [("a", said), ("b", said)]]
-    assert capsys.readouterr().out == 3 * "an <image> of a cat\n"
+    assert capsys.readouterr().out == 3 * "an <image> of a <im<image>age>\n"
 
 
 def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):

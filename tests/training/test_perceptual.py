@@ -196,8 +196,16 @@ def test_without_a_teacher_or_with_one_that_would_be_trained_it_is_refused():
     config.vq.init = {"teacher": ""}
     with pytest.raises(ValueError, match=r"weights of a teacher in .*vq\.init\.teacher, got none"):
         read_experiment(config)
-    with pytest.raises(UserError, match="teacher to stay as it is"):
-        dataclasses.replace(PERCEPTUAL, trainable=(".*",))
+    for pattern in (".*", ".*/kernel", "teacher/pos_embed", ".*/blocks_1/mlp/.*"):
+        with pytest.raises(UserError, match=r"stay as it is, .* which trains teacher/"):
+            dataclasses.replace(PERCEPTUAL, trainable=("decoder/.*", pattern))
+    dataclasses.replace(PERCEPTUAL, trainable=(r"(?!teacher/).*/kernel",))
+
+
+def test_videos_are_not_resized_to_a_teacher(params):
+    videos = jnp.zeros((1, 2, SIZE, SIZE, 3))
+    with pytest.raises(UserError, match=r"videos and a teacher of the same .* got \(2, 16, 16\)"):
+        PERCEPTUAL.image_losses(params, videos, videos)
 
 
 def test_a_tokenizer_is_no_teacher(tmp_path):

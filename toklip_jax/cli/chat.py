@@ -37,8 +37,9 @@ def _run(args) -> None:
             print(piece, end="", flush=True)
             answer += piece
         print()
-        # An answer is words: images stand in what is asked.
-        history.append((question, answer.replace(IMAGE, "")))
+        # An answer is words: images stand in what is asked. What is left around a space is no
+        # placeholder again.
+        history.append((question, answer.replace(IMAGE, " ")))
 
 
 def _questions(given):

@@ -47,8 +47,8 @@ def encode_conversations(
         This host's files; and the conversations that were left out, by cause.
 
     Raises:
-        ValueError: more than `max_bad_share` of them are left out, or all; other files of the split
-            in `output`; what `write_messages` refuses.
+        ValueError: more than `max_bad_share` of them are left out, or, on a single host, all; other
+            files of the split in `output`; what `write_messages` refuses.
     """
     if batch_size < 1 or rows_per_file < 1:
         raise UserError(
@@ -67,7 +67,8 @@ def encode_conversations(
         for file, inside in ranges.items():
             rows = _encoded(conversations, inside, load, tokenize, batch_size, bad, progress)
             rows = (dataclasses.replace(row, task_type=task_type) for row in rows)
-            rows = _expecting_some(rows, bad) if file == max(ranges) else rows
+            if hosts == 1 and file == max(ranges):  # one of several may have few, all of them bad
+                rows = _expecting_some(rows, bad)
             written.append(write_messages(rows, output, split, shard=shards[file]))
     return written, bad
 

@@ -23,7 +23,7 @@ from toklip_jax.tasks.base import (
     read_model,
 )
 from toklip_jax.tasks.vq.objective import VQObjective
-from toklip_jax.tasks.vq.perceptual import TEACHER, PerceptualVQObjective
+from toklip_jax.tasks.vq.perceptual import IMAGE_TOWER, TEACHER, PerceptualVQObjective
 from toklip_jax.training.state import Params
 from toklip_jax.training.workdir import STAGE_PREFIX
 
@@ -84,7 +84,7 @@ def _start(stage: StageConfig, start: Start) -> tuple[PerceptualVQObjective, Par
     objective = _objective(stage, found.config, start.compute)
     names = set(jax.eval_shape(objective.init, jax.random.key(start.seed))) - {TEACHER}
     params = fresh_params(objective, start, names)
-    return objective, params | {TEACHER: found.params["image_tower"]}
+    return objective, params | {TEACHER: found.params[IMAGE_TOWER]}
 
 
 def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
