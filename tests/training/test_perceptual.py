@@ -12,7 +12,9 @@ import pytest
 import toklip_jax
 from toklip_jax.core.errors import UserError
 from toklip_jax.experiment import read_experiment
-from toklip_jax.models.registry import build_model
+from toklip_jax.models.generator.config import GPTConfig
+from toklip_jax.models.registry import build_model, named_size
+from toklip_jax.models.serialization import config_to_dict
 from toklip_jax.nn.config import Compute
 from toklip_jax.run.run import run
 from toklip_jax.tasks.base import Start
@@ -189,6 +191,37 @@ def test_it_is_planned_by_the_stage_that_trains_the_teacher_or_by_a_named_size()
     assert not task.can_outline(of_file)
     with pytest.raises(UserError, match=r"expected vq\.teacher_size"):
         task.outline(of_file, experiment.sections, COMPUTE)
+    named = dataclasses.replace(of_file.model, teacher_size="tiny")
+    named = dataclasses.replace(of_file, model=named)
+    assert task.can_outline(named)
+    objective = task.outline(named, experiment.sections, COMPUTE)
+    assert objective.teacher_config == named_size("tiny", "teacher").vision
+
+
+def test_stages_after_it_are_planned_as_after_any_tokenizer():
+    config = perceptual_config()
+    gpt = GPTConfig(16, 1, 2, grid=(2, 2), codebook_sizes=(32,), num_classes=4)
+    config.generator = {
+        "objective": "generator",
+        "model": config_to_dict(gpt),
+        "init": {"tokenizer": "stage:vq"},
+        "loop": {"steps": 1},
+        "batch_size": 8,
+    }
+    sections = read_experiment(config).sections
+    outlined = {
+        name: task_of(name).outline(sections[name], sections, COMPUTE).model_config
+        for name in ("toklip", "generator")
+    }
+    assert outlined["toklip"].vq == outlined["generator"].tokenizer == VQ
+
+
+@pytest.mark.parametrize("source", ["stage:vq", "stage:techer"])
+def test_another_stage_than_a_teachers_is_refused(source):
+    config = perceptual_config()
+    config.vq.init = {"teacher": source}
+    with pytest.raises(UserError, match=r"vq\.init\.teacher"):
+        read_experiment(config)
 
 
 def test_without_a_teacher_or_with_one_that_would_be_trained_it_is_refused():
