@@ -139,9 +139,12 @@ def test_names_do_not_lead_out_of_the_folder(run, directory):
     [
         (("tokenize", "photos", "a.csv"), "expected a file *.npz or *.parquet, got a.csv"),
         (("tokenize", "none", "b.npz"), "expected a directory of images, found none at none"),
+        (("tokenize", "labels.txt", "b.npz"), "images, got the file labels.txt"),
         (("tokenize", "empty", "b.npz"), "expected images in empty, found none"),
         (("tokenize", "broken", "b.npz"), "expected images in broken that can be read"),
         (("decode", "labels.txt", "out3"), "expected ids in labels.txt, as toklip writes them"),
+        (("decode", "photos", "out3"), "expected a file of ids, got the directory photos"),
+        (("decode", "no.npz", "out3"), "expected a file of ids, found nothing at no.npz"),
         (("classify", "photos", "--labels=cat"), "expected a text file or classes among"),
         (("classify", "photos", "--labels=cat,"), "expected several labels with commas"),
         (("search", "photos"), "expected text, got none: see toklip search --help"),
