@@ -69,7 +69,7 @@ def parser() -> Parser:
     add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
     add("template", "of the conversation, where not that of training", default="")
     add(
-        "max-new-tokens", "tokens after which an answer ends (default: 256, or what fits)", type=int
+        "max-new-tokens", "most tokens of an answer (default: 256, or what fits)", type=int
     )
     add("temperature", "divides logits; 0 takes the most probable", type=float, default=0.0)
     add("seed", "of the draws", type=int, default=0)
