@@ -68,9 +68,7 @@ def parser() -> Parser:
     add("question", "a question; once for each, one after another", action="append")
     add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
     add("template", "of the conversation, where not that of training", default="")
-    add(
-        "max-new-tokens", "most tokens of an answer (default: 256, or what fits)", type=int
-    )
+    add("max-new-tokens", "most tokens of an answer (default: 256, or what fits)", type=int)
     add("temperature", "divides logits; 0 takes the most probable", type=float, default=0.0)
     add("seed", "of the draws", type=int, default=0)
     add("dtype", "float32 or bfloat16", default="float32")
