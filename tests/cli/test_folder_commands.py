@@ -14,7 +14,9 @@ import toklip_jax
 from toklip_jax.cli.toklip import main
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "commands.md"
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "commands.md"
+VQ = ROOT / "tests" / "weights" / "format_1" / "vq"
 GOOD = ["animals/cat.png", "animals/dog.jpg", "apple.png", "pear.png", "pear.webp"]
 
 
@@ -167,6 +169,12 @@ def test_bad_input_is_one_clear_line(run, directory, arguments, message):
 
 
 TOKENIZER = dict.fromkeys(("classify", "search"), ("--tokenizer=.",))
+
+
+def test_commands_of_features_say_whose_weights_they_take(run):
+    status, _, err = run("embed", "photos", "d.npz", f"--weights={VQ}")
+    assert status == 2
+    assert "expected the weights of TokLIP in --weights, got VQTokenizer(" in err
 
 
 def test_ids_of_other_weights_are_refused(run, directory):
