@@ -87,6 +87,20 @@ def test_a_stream_gives_the_answer_in_pieces(model):
     assert "".join(pieces).rstrip("\ufffd") == want.rstrip("\ufffd")
 
 
+def test_a_stream_takes_the_room_that_its_model_has(model):
+    """A model of few positions has none for 256 tokens."""
+    image, options = ids(1)[0], {"template": template()}
+    positions = model.config.language_model.max_positions
+    length = len(model._prompting(template()).row("is it red", 1))
+    pieces = "".join(model.stream(None, "is it red", ids=image, **options))
+    most = {"max_new_tokens": positions - length}
+    assert pieces == "".join(model.stream(None, "is it red", ids=image, **most, **options))
+    with pytest.raises(ValueError, match=f"of at most {positions} tokens together"):
+        model.stream(None, "is it red", ids=image, max_new_tokens=positions, **options)
+    with pytest.raises(ValueError, match="shorten the question"):
+        model.stream(None, "is it red " * positions, ids=image, **options)
+
+
 def test_images_are_squashed_as_in_training(model):
     """All of an image is seen, as `data.conversations.images.Pixels` gives it in training."""
     rng = np.random.default_rng(0)
@@ -239,7 +253,7 @@ def test_images_of_texts_are_ids_and_depend_on_the_key(model):
         (lambda m: answer(m, ids(1), ["is it red"] , top_q=1), "top_q"),
         (lambda m: answer(m, ids(1) + 40, ["is it red"]), "another codebook"),
         (lambda m: answer(m, ids(1), "is it red"), "a list of questions"),
-        (lambda m: answer(m, ids(1), ["is it red " * 40]), "expected at most 96 tokens"),
+        (lambda m: answer(m, ids(1), ["is it red " * 40]), "answer of at most 96 tokens"),
         (lambda m: m.answer(None, ["a"], template="nonsense"), "a template"),
         (lambda m: m.answer(None, ["what is it"], ids=ids(1)), "expected <image> alone"),
         (lambda m: m.answer(ids(1), ["a"], ids=ids(1)), "either images or ids"),
@@ -314,8 +328,8 @@ def test_the_chat_command_prints_answers(directory, model, capsys, tmp_path):
     picture = PIL.Image.fromarray(pixels).convert("P")  # which is resized as it is
     picture.save(tmp_path / "cat.png")
     common = [f"--weights={directory}", "--max_new_tokens=4"]
-    status = chat.main([*common, f"--image={tmp_path / 'missing.png'}", "--question=a"])
-    assert status == 2
+    missing = f"--image={tmp_path / 'missing.png'}"
+    assert chat.main(["--weights=unread", missing, "--question=a"]) == 2  # before any weights
     assert "expected an image file" in capsys.readouterr().err
     image = f"--image={tmp_path / 'cat.png'}"
     assert chat.main([*common, image, "--question=a"]) == 2  # its own template asks nothing

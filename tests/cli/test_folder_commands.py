@@ -14,7 +14,9 @@ import toklip_jax
 from toklip_jax.cli.toklip import main
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "commands.md"
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "commands.md"
+VQ = ROOT / "tests" / "weights" / "format_1" / "vq"
 GOOD = ["animals/cat.png", "animals/dog.jpg", "apple.png", "pear.png", "pear.webp"]
 
 
@@ -139,9 +141,12 @@ def test_names_do_not_lead_out_of_the_folder(run, directory):
     [
         (("tokenize", "photos", "a.csv"), "expected a file *.npz or *.parquet, got a.csv"),
         (("tokenize", "none", "b.npz"), "expected a directory of images, found none at none"),
+        (("tokenize", "labels.txt", "b.npz"), "images, got the file labels.txt"),
         (("tokenize", "empty", "b.npz"), "expected images in empty, found none"),
         (("tokenize", "broken", "b.npz"), "expected images in broken that can be read"),
         (("decode", "labels.txt", "out3"), "expected ids in labels.txt, as toklip writes them"),
+        (("decode", "photos", "out3"), "expected a file of ids, got the directory photos"),
+        (("decode", "no.npz", "out3"), "expected a file of ids, found nothing at no.npz"),
         (("classify", "photos", "--labels=cat"), "expected a text file or classes among"),
         (("classify", "photos", "--labels=cat,"), "expected several labels with commas"),
         (("search", "photos"), "expected text, got none: see toklip search --help"),
@@ -164,6 +169,12 @@ def test_bad_input_is_one_clear_line(run, directory, arguments, message):
 
 
 TOKENIZER = dict.fromkeys(("classify", "search"), ("--tokenizer=.",))
+
+
+def test_commands_of_features_say_whose_weights_they_take(run):
+    status, _, err = run("embed", "photos", "d.npz", f"--weights={VQ}")
+    assert status == 2
+    assert "expected the weights of TokLIP in --weights, got VQTokenizer(" in err
 
 
 def test_ids_of_other_weights_are_refused(run, directory):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from toklip_jax.cli.convert import main as convert
 from toklip_jax.files import LazyArray, find_sharded, read_sharded, write_sharded
 from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.parallel.fetching import fetch
-from toklip_jax.training.workdir import weights_path
+from toklip_jax.training.workdir import weights_directory, weights_path
 from toklip_jax.weights import Weights, fingerprint, load_weights, read_weights, save_weights
 from toklip_jax.weights.checkpoint_file import read_checkpoint
 from toklip_jax.weights.read import read_role
@@ -45,6 +46,19 @@ def test_large_weights_are_split_and_read_back_equal(tmp_path):
     np.testing.assert_array_equal(by_one.semantic_tokens(ids), by_other.semantic_tokens(ids))
     before = fingerprint(tmp_path / "toklip")
     assert before == fingerprint(tmp_path / "toklip") != fingerprint(FORMAT_1 / "toklip")
+
+
+def test_a_run_in_place_of_its_weights_is_told_where_they_are(tmp_path):
+    for stage in ("vq", "toklip"):
+        shutil.copytree(FORMAT_1 / stage, weights_directory(tmp_path, stage))
+    paths = [str(weights_directory(tmp_path, stage)) for stage in ("toklip", "vq")]
+    with pytest.raises(ValueError, match=re.escape(f": name {' or '.join(paths)}") + "$"):
+        load_weights(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f": name {paths[1]}") + "$"):
+        load_weights(tmp_path / "vq")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="convert a checkpoint"):
+        load_weights(tmp_path / "empty")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -41,6 +41,7 @@ from toklip_jax.weights.base import files_beside
 from toklip_jax.weights.quantised import place_model
 
 WHOLE = "squash"  # questions may be about any part of an image; as in training
+LONGEST_ANSWER = 256  # tokens of a streamed answer, unless said otherwise
 
 
 class MultimodalModel(ImageModel):
@@ -148,7 +149,7 @@ class MultimodalModel(ImageModel):
         *,
         ids: Any = None,
         history: Sequence[tuple[str, str]] = (),
-        max_new_tokens: Any = 128,
+        max_new_tokens: Any = None,
         template: str | Template | None = None,
         key: Any = 0,
         **sampling: Any,
@@ -161,6 +162,7 @@ class MultimodalModel(ImageModel):
             images: an image, a list of images, or None.
             history: earlier questions and their answers; images stand where `<image>` is, or before
                 all.
+            max_new_tokens: by default 256, or fewer where the model has no room for as many.
         """
         if not isinstance(question, str):
             raise UserError(f"expected one question as a text, got {question!r:.100}")
@@ -169,6 +171,8 @@ class MultimodalModel(ImageModel):
             None if images is None else [images], None if ids is None else [ids], 1
         )
         rows = [prompting.row(question, groups[0], history)]
+        if max_new_tokens is None:
+            max_new_tokens = self._room(rows)
         most, stops = self._most(max_new_tokens, rows), self._stops(prompting)
         token_ids, places, positions = prompting.batch(rows, groups[0])
         keys = row_keys(as_key(key), jnp.arange(1))
@@ -306,6 +310,11 @@ class MultimodalModel(ImageModel):
         filled = flat + [flat[-1]] * (padded_count(len(flat)) - len(flat))
         return counts, self._call(name, filled)
 
+    def _room(self, rows):
+        """The tokens of an answer that the model has positions for, at most `LONGEST_ANSWER`."""
+        left = self.config.language_model.max_positions - max(map(len, rows))
+        return max(1, min(LONGEST_ANSWER, left))
+
     def _most(self, value, rows):
         most = whole_number(value, "max_new_tokens")
         if most < 1:
@@ -317,9 +326,9 @@ class MultimodalModel(ImageModel):
         most = self.config.language_model.max_positions
         if length > most:
             raise UserError(
-                f"expected at most {most} tokens of a prompt, with {self.config.num_tokens} for "
-                f"each image, and its answer, got {length}: shorten the question, pass fewer "
-                f"images, or lower max_new_tokens"
+                f"expected a prompt and its answer of at most {most} tokens together, of which "
+                f"each image takes {self.config.num_tokens}, got {length}: shorten the question, "
+                f"pass fewer images, or lower max_new_tokens"
             )
 
     def _stops(self, prompting):

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(args) -> None:
+    images = [read_image(expand_user(path)) for path in args.image or ()] or None
     options = {"tokenizer": args.tokenizer} if args.tokenizer else {}
     model = load(args.weights, dtype=args.dtype, **options)
     if not hasattr(model, "answer"):
@@ -27,7 +28,6 @@ def _run(args) -> None:
             f"expected a multimodal model's weights in --weights, got {model!r}: name the weights "
             f"of a stage of kind multimodal"
         )
-    images = [read_image(expand_user(path)) for path in args.image or ()] or None
     options = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
     options |= {"key": args.seed, "template": args.template or None}
     history: list[tuple[str, str]] = []
@@ -69,7 +69,7 @@ def parser() -> Parser:
     add("question", "a question; once for each, one after another", action="append")
     add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
     add("template", "of the conversation, where not that of training", default="")
-    add("max-new-tokens", "tokens after which an answer ends", type=int, default=256)
+    add("max-new-tokens", "most tokens of an answer (default: 256, or what fits)", type=int)
     add("temperature", "divides logits; 0 takes the most probable", type=float, default=0.0)
     add("seed", "of the draws", type=int, default=0)
     add("dtype", "float32 or bfloat16", default="float32")

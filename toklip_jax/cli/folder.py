@@ -84,7 +84,8 @@ def load_model(values: argparse.Namespace, method: str, **options: Any) -> Any:
         **options,
     )
     if not hasattr(model, method):
-        raise UserError(f"expected weights that can {method}, got {model!r}: name others")
+        what = "a VQ tokenizer or TokLIP" if method in ("tokenize", "detokenize") else "TokLIP"
+        raise UserError(f"expected the weights of {what} in --weights, got {model!r}")
     return model
 
 

@@ -141,7 +141,8 @@ def read_rows(path: pathlib.Path, what: str) -> Rows:
         FileNotFoundError, ValueError: no such file, or another one.
     """
     if not path.is_file():
-        raise NotFound(f"expected a file of {what} at {path}, found nothing")
+        found = "got the directory" if path.is_dir() else "found nothing at"
+        raise NotFound(f"expected a file of {what}, {found} {path}")
     try:
         return _read_parquet(path) if path.suffix == PARQUET else _read_npz(path, what)
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:

@@ -112,8 +112,7 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         raise NotFound(f"expected weights at {directory}, found nothing")
     if not is_weights(directory):
         raise UserError(
-            f"expected a directory with {DESCRIPTION}, got {directory}: convert a checkpoint with "
-            f"`python -m toklip_jax.convert to-jax FILE OUT`"
+            f"expected a directory with {DESCRIPTION}, got {directory}: {_advice(directory)}"
         )
     description = read_description(directory)
     description.expect_files(directory)
@@ -135,6 +134,14 @@ def load_weights(directory: str | pathlib.Path) -> Weights:
         file=file,
         beside=files_beside(directory, config),
     )
+
+
+def _advice(directory):
+    """What to name in place of a directory without weights, such as that of a run."""
+    inside = [path for depth in ("*", "*/*") for path in directory.glob(f"{depth}/{DESCRIPTION}")]
+    if inside:
+        return f"name {' or '.join(sorted(str(path.parent) for path in inside))}"
+    return "convert a checkpoint with `python -m toklip_jax.convert to-jax FILE OUT`"
 
 
 def training_of(directory: str | pathlib.Path) -> Mapping[str, Any]:

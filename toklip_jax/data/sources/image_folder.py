@@ -162,8 +162,9 @@ def _list(root, what="classes", has_classes=True) -> _Listing:
     system, base = file_system(root)
     with storage_errors(root):
         is_there = system.isdir(base)
+        found = "got the file" if not is_there and system.isfile(base) else "found none at"
     if not is_there:
-        raise NotFound(f"expected a directory of {what}, found none at {root}")
+        raise NotFound(f"expected a directory of {what}, {found} {root}")
     if is_local(root):
         problems: list[Problem] = []
         files = list(_local_files(root, problems))
