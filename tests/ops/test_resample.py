@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from toklip_jax.core.errors import UserError
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.ops.resample import resample_positions, resize_images, resize_images_tf1
+from toklip_jax.ops.resample import fit_images, resample_positions, resize_images, resize_images_tf1
 
 
 def test_bilinear_resize_equals_the_recorded_one(golden):
@@ -53,3 +54,14 @@ def test_tf1_resize_is_torch_fidelitys(golden, name, height, width):
     want = np.load(golden("inception/outputs.npz"))[name]
     got = resize_images_tf1(jnp.asarray(pixels), height, width)
     np.testing.assert_allclose(got[:, : want.shape[1]], want, atol=2e-5)  # of 255
+
+
+def test_images_of_another_size_alone_are_resized():
+    images = jax.random.uniform(jax.random.key(0), (2, 4, 6, 3))
+    assert fit_images(images, (4, 6)) is images
+    np.testing.assert_array_equal(fit_images(images, (8, 6)), resize_images(images, 8, 6))
+    videos = images[:, None]
+    assert fit_images(videos, (1, 4, 6)) is videos
+    for pixels, size in ((videos, (4, 6)), (images, (1, 4, 6)), (videos, (1, 8, 6))):
+        with pytest.raises(UserError, match="expected pixels of"):
+            fit_images(pixels, size)

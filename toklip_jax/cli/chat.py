@@ -37,8 +37,8 @@ def _run(args) -> None:
             print(piece, end="", flush=True)
             answer += piece
         print()
-        # An answer is words: images stand in what is asked. What is left around a space is no
-        # placeholder again.
+        # An answer is words: images stand in what is asked. A space, as what stands around a
+        # placeholder may join to another one.
         history.append((question, answer.replace(IMAGE, " ")))
 
 

@@ -23,6 +23,26 @@ def resize_images(
     return jax.image.resize(images, (b, height, width, c), "linear", antialias=False)
 
 
+def fit_images(images: Float[Array, "b *size c"], size: Sequence[int]) -> Float[Array, "b *new c"]:
+    """Returns images as they are where they have this size, else resized as by `resize_images`.
+
+    Args:
+        size: (height, width); of videos (frames, height, width).
+
+    Raises:
+        ValueError: videos of another size, or videos where images are expected.
+    """
+    given = images.shape[1:-1]
+    if given == tuple(size):
+        return images
+    if (len(given), len(size)) != (2, 2):
+        raise UserError(
+            f"expected pixels of {tuple(size)}, got {given}: images are resized to the model's "
+            f"size and videos are not, so name a model of theirs"
+        )
+    return resize_images(images, *size)
+
+
 def resize_images_tf1(
     images: Float[Array, "b h w c"], height: int, width: int
 ) -> Float[Array, "b {height} {width} c"]:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from toklip_jax.evaluation.outputs.base import Context, register_output
 from toklip_jax.evaluation.outputs.codes import ids, images
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.ops.resample import resize_images
+from toklip_jax.ops.resample import fit_images
 
 PREFIXES = (25, 50, 75, 100)  # per cent of the ids
 
@@ -15,8 +15,8 @@ PREFIXES = (25, 50, 75, 100)  # per cent of the ids
 def teacher(context: Context) -> Float[Array, "b d"]:
     """Returns the teacher's pooled feature, normalised; images are resized as in training."""
     pixels, size = context.get(images), context.models.size_of("teacher")
-    if size is not None and pixels.shape[1:-1] != size:
-        pixels = resize_images(pixels, *size)
+    if size is not None:
+        pixels = fit_images(pixels, size)
     return l2_normalize(context.apply("teacher", "image_features", pixels))
 
 

@@ -29,15 +29,11 @@ from toklip_jax.tasks.generator.cached import (
     unused_parameters,
 )
 from toklip_jax.tasks.generator.objective import TEXT_ENCODER, GeneratorObjective
+from toklip_jax.tasks.tokenizer_stage import TOKENIZER, tokenizer_of_stage
 from toklip_jax.tasks.toklip.encode_config import CAPTIONS
 from toklip_jax.tasks.toklip.encoder import CacheEncoder
-from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import PERCEPTUAL_VQ, VQ
 from toklip_jax.training.state import Params
 from toklip_jax.training.workdir import STAGE_PREFIX
-
-TOKENIZER = "tokenizer"
-MAKERS = {task.name: task for task in (VQ, PERCEPTUAL_VQ, TOKLIP)}  # whose stages leave a tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +163,7 @@ def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Com
             f"{TEXT_ENCODER}, whose weights alone tell its sizes, got "
             f"{dict(stage.model.init)}"
         )
-    source = stage.model.init[TOKENIZER].removeprefix(STAGE_PREFIX)
-    where = f"{stage.name}.init.{TOKENIZER}"
-    other = stages[check_name(where, source, stages)]
-    task = MAKERS[check_name(where, other.task, MAKERS)]
-    return _objective(stage, task.outline(other, stages, compute).model_config, compute)
+    return _objective(stage, tokenizer_of_stage(stage, stages, compute), compute)
 
 
 def _can_outline(stage: StageConfig) -> bool:

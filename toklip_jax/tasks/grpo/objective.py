@@ -13,7 +13,7 @@ from toklip_jax.decoding.images import sample_images
 from toklip_jax.models.siglip.config import VisionConfig
 from toklip_jax.models.siglip.model import ImageTower
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.ops.resample import resize_images
+from toklip_jax.ops.resample import fit_images
 from toklip_jax.tasks.generator.objective import GPT_ALONE, GeneratorObjective, known_labels
 from toklip_jax.training.objective import Batch, Encoded, count_rows, sum_rows
 from toklip_jax.training.state import Params
@@ -121,9 +121,8 @@ class GRPOObjective(GeneratorObjective):
 
     def _teach(self, params, ids):
         images = jnp.clip(self._apply(params, ids, method="detokenize"), -1, 1)
-        tower, size = ImageTower(self.teacher_config, self.compute), self.teacher_config.size
-        if images.shape[1:-1] != size:
-            images = resize_images(images, *size)
+        tower = ImageTower(self.teacher_config, self.compute)
+        images = fit_images(images, self.teacher_config.size)
         return tower.apply({"params": params["teacher"]}, images)
 
     def _apply(self, params, *inputs, method):

@@ -16,13 +16,11 @@ from toklip_jax.nn.config import Compute
 from toklip_jax.tasks.base import StageConfig, build_objective
 from toklip_jax.tasks.multimodal.objective import MultimodalObjective
 from toklip_jax.tasks.multimodal.source import CONVERSATIONS, gives_ids
-from toklip_jax.tasks.toklip.task import TOKLIP
-from toklip_jax.tasks.vq.task import PERCEPTUAL_VQ, VQ
+from toklip_jax.tasks.tokenizer_stage import TOKENIZER, tokenizer_of_stage
 from toklip_jax.training.workdir import STAGE_PREFIX
 
 TASK = "multimodal"
-MAKERS = {task.name: task for task in (VQ, PERCEPTUAL_VQ, TOKLIP)}  # whose stages leave a tokenizer
-MODEL, LANGUAGE_MODEL, TOKENIZER, TOWER = "model", "language_model", "tokenizer", "image_tower"
+MODEL, LANGUAGE_MODEL, TOWER = "model", "language_model", "image_tower"
 # The roles of the families that each part may be of.
 ROLES = {LANGUAGE_MODEL: ("language_model",), TOKENIZER: ("toklip", "vq"), TOWER: ("teacher",)}
 PLANNED_LENGTH = 2048  # of a line in plans where its source tells none: LLaVA-1.5's
@@ -55,17 +53,9 @@ def outline(
             found = named_size(fields.sizes[name], *ROLES[name])
             parts[name] = found.vision if name == TOWER else found
         elif MODEL not in fields.init:
-            parts[name] = _tokenizer_of(stage, stages, compute)
+            parts[name] = tokenizer_of_stage(stage, stages, compute)
     config = model_config(stage, parts, _reads_like(stage, stages))
     return build_objective(MultimodalObjective, stage, model_config=config, compute=compute)
-
-
-def _tokenizer_of(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
-    """The config of the tokenizer that another stage trains, which `init` names."""
-    source, where = stage.model.init[TOKENIZER], f"{stage.name}.init.{TOKENIZER}"
-    other = stages[check_name(where, source.removeprefix(STAGE_PREFIX), stages)]
-    task = MAKERS[check_name(where, other.task, MAKERS)]
-    return task.outline(other, stages, compute).model_config
 
 
 def _reads_like(stage: StageConfig, stages: Mapping[str, StageConfig]) -> Any:

@@ -20,7 +20,7 @@ from toklip_jax.models.toklip.model import TokLIP
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.normalize import l2_normalize
 from toklip_jax.ops.pixels import to_unit_range
-from toklip_jax.ops.resample import resize_images
+from toklip_jax.ops.resample import fit_images
 from toklip_jax.tasks.cache_layout import CacheLayout, map_crops
 from toklip_jax.tasks.contrast import (
     check_contrastive,
@@ -240,9 +240,7 @@ class TokLIPObjective(ModelObjective):
         return self.model.apply({"params": params}, inputs, method=method)
 
     def _teach(self, params, images):
-        size = self.teacher_config.size
-        if images.shape[1:-1] != size:
-            images = resize_images(images, *size)
+        images = fit_images(images, self.teacher_config.size)
         teacher, params = self.teacher, {"params": params}
         tokens = teacher.apply(params, images, method="tokens")
         return tokens, l2_normalize(teacher.apply(params, tokens, method="pool_tokens"))

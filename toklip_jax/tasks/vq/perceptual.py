@@ -1,26 +1,21 @@
 """The objective of a VQ tokenizer that also compares what a frozen image tower sees."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import check_not_negative
-from toklip_jax.models.registry import param_shapes
-from toklip_jax.models.siglip.config import TeacherConfig, VisionConfig
+from toklip_jax.models.siglip.config import VisionConfig
 from toklip_jax.models.siglip.model import ImageTower
 from toklip_jax.nn.transformer import Block
 from toklip_jax.ops.normalize import l2_normalize
-from toklip_jax.ops.resample import resize_images
+from toklip_jax.ops.resample import fit_images
 from toklip_jax.tasks.vq.objective import VQObjective
 from toklip_jax.training.state import Params
 
 TEACHER = "teacher"  # the tower's name among the parameters
-IMAGE_TOWER = "image_tower"  # its name among a whole teacher's
-ALL_ELSE = (f"(?!{TEACHER}/).*",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +34,11 @@ class PerceptualVQObjective(VQObjective):
 
     teacher_config: VisionConfig = dataclasses.field(kw_only=True)
     perceptual_weight: float = 1.0
-    trainable: tuple[str, ...] = ALL_ELSE
+    trainable: tuple[str, ...] = (f"(?!{TEACHER}/).*",)
 
     def __post_init__(self):
         super().__post_init__()
         check_not_negative(self, "perceptual_weight")
-        if self.trainable != ALL_ELSE:
-            self._expect_frozen_teacher()
 
     @property
     def teacher(self) -> ImageTower:
@@ -62,34 +55,19 @@ class PerceptualVQObjective(VQObjective):
     def image_losses(
         self, params: Params, images: Float[Array, "b *size 3"], made: Float[Array, "b *size 3"]
     ) -> dict[str, Float[Array, "b"]]:
-        seen = [self._seen(params[TEACHER], pixels) for pixels in (images, made)]
-        error = jnp.sum((seen[1] - jax.lax.stop_gradient(seen[0])) ** 2, axis=-1)
-        perceptual = jnp.mean(error, axis=(0, 2))
+        before, after = (self._seen(params[TEACHER], pixels) for pixels in (images, made))
+        perceptual = jnp.mean(jnp.sum((after - before) ** 2, axis=-1), axis=(0, 2))
         return super().image_losses(params, images, made) | {"perceptual": perceptual}
 
     def model_params(self, params: Params) -> Params:
         params = super().model_params(params)
         return {name: value for name, value in params.items() if name != TEACHER}
 
-    def _expect_frozen_teacher(self):
-        config = TeacherConfig(self.teacher_config, text=None)
-        names = [
-            path.replace(IMAGE_TOWER, TEACHER, 1)
-            for path in param_shapes(config, self.compute.is_scanned)
-        ]
-        for pattern in self.trainable:
-            if wrong := [name for name in names if re.fullmatch(pattern, name)]:
-                raise UserError(
-                    f"expected a perceptual loss's teacher to stay as it is, got loss.trainable "
-                    f"with {pattern!r}, which trains {wrong[0]}: put (?!{TEACHER}/) before the "
-                    f"pattern, or leave it out"
-                )
-
     def _seen(self, params, images) -> Float[Array, "layers b n d"]:
         """The tokens after each block, normalised, float32."""
         _, state = self.teacher.apply(
             {"params": params},
-            self._fitted(images),
+            fit_images(images, self.teacher_config.size),
             method="tokens",
             capture_intermediates=lambda module, _: isinstance(module, Block),
             mutable=["intermediates"],
@@ -97,16 +75,3 @@ class PerceptualVQObjective(VQObjective):
         # A block's outputs are its tokens and a cache, which is None here.
         layers = jax.tree.leaves(state["intermediates"]["stack"])
         return l2_normalize(layers[0] if self.compute.is_scanned else jnp.stack(layers))
-
-    def _fitted(self, images):
-        """The images in the teacher's size."""
-        size, given = self.teacher_config.size, images.shape[1:-1]
-        if given == size:
-            return images
-        if (len(given), len(size)) != (2, 2):
-            raise UserError(
-                f"expected videos and a teacher of the same (frames, height, width), as only "
-                f"images are resized, got {given} and a teacher of {size}: name another teacher in "
-                f"init.{TEACHER}"
-            )
-        return resize_images(images, *size)

@@ -23,8 +23,8 @@ from toklip_jax.tasks.base import (
     read_model,
 )
 from toklip_jax.tasks.vq.objective import VQObjective
-from toklip_jax.tasks.vq.perceptual import IMAGE_TOWER, TEACHER, PerceptualVQObjective
-from toklip_jax.training.state import Params
+from toklip_jax.tasks.vq.perceptual import TEACHER, PerceptualVQObjective
+from toklip_jax.training.state import Params, partition
 from toklip_jax.training.workdir import STAGE_PREFIX
 
 
@@ -83,8 +83,15 @@ def _start(stage: StageConfig, start: Start) -> tuple[PerceptualVQObjective, Par
         )
     objective = _objective(stage, found.config, start.compute)
     names = set(jax.eval_shape(objective.init, jax.random.key(start.seed))) - {TEACHER}
-    params = fresh_params(objective, start, names)
-    return objective, params | {TEACHER: found.params[IMAGE_TOWER]}
+    params = fresh_params(objective, start, names) | {TEACHER: found.params["image_tower"]}
+    trainable, _ = partition(params, objective.trainable)
+    if TEACHER in trainable:
+        raise UserError(
+            f"expected a perceptual loss's teacher to stay as it is, got {stage.name}.loss."
+            f"trainable {objective.trainable}, which trains parts of it: begin patterns with "
+            f"(?!{TEACHER}/)"
+        )
+    return objective, params
 
 
 def _outline(stage: StageConfig, stages: Mapping[str, StageConfig], compute: Compute):
