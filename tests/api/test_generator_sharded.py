@@ -5,11 +5,13 @@ import pathlib
 import subprocess
 import sys
 
-WEIGHTS = pathlib.Path(__file__).parents[1] / "weights" / "format_1" / "toklip"
+ROOT = pathlib.Path(__file__).parents[2]
+WEIGHTS = ROOT / "tests" / "weights" / "format_1" / "toklip"
 
 CODE = f"""
 import jax, numpy as np
 import toklip_jax
+from benchmarks.weights import random_params
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.registry import init_params
 from toklip_jax.nn.config import Compute
@@ -20,7 +22,7 @@ toklip = load_weights({str(WEIGHTS)!r})
 gpt = GPTConfig(32, 2, 4, grid=(4, 4), codebook_sizes=(16,), num_classes=4, semantic="concat",
                 semantic_dim=16)
 config = GeneratorConfig(gpt, toklip.config)
-params = jax.tree.map(np.array, init_params(config, Compute(is_scanned=True), jax.random.key(0)))
+params = random_params(lambda key: init_params(config, Compute(is_scanned=True), key))
 params["gpt"]["head"]["codes_0"] = np.random.default_rng(0).normal(0, 1, (32, 16)).astype("f4")
 params["tokenizer"] = jax.tree.map(np.asarray, toklip.params)
 save_weights("weights", Weights(config, params, True))
@@ -43,7 +45,7 @@ def test_samples_over_any_mesh_are_those_of_one_device(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=tmp_path,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

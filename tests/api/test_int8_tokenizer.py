@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import toklip_jax
+from benchmarks.weights import random_params
 from toklip_jax.models.registry import init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.weights import Weights
@@ -94,7 +95,7 @@ def test_stacked_layers_give_the_same_features(toklip, int8, path, images):
 def test_a_pool_over_all_tokens_is_quantised_too(toklip, images):
     vision = dataclasses.replace(toklip.config.vision, pool="flatten")
     config = dataclasses.replace(toklip.config, vision=vision)
-    params = init_params(config, Compute(), jax.random.key(0))
+    params = random_params(lambda key: init_params(config, Compute(), key))
     weights = Weights(config, params, Compute().is_scanned)
     plain, int8 = (
         toklip_jax.Tokenizer.from_weights(weights, param_dtype=kind) for kind in ("float32", "int8")

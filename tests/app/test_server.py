@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from benchmarks.weights import random_params
 from tests.app.conftest import ADDRESS, client_of
 from tests.models.tiny_multimodal import CONFIG, TOKLIP, params_of
 from toklip_jax.api import MultimodalModel, Tokenizer, VQTokenizer
@@ -284,7 +285,7 @@ def test_a_vq_tokenizer_alone_has_pictures_and_codes_of_several_ids():
     config = ConvVQConfig(
         channels=32, multipliers=(1,), num_res_blocks=1, stem_patch=8, quantiser=quantiser
     )
-    params = init_params(config, Compute(is_scanned=False), jax.random.key(0))
+    params = random_params(lambda key: init_params(config, Compute(is_scanned=False), key))
     weights = Weights(config, params, is_scanned=False)
     tokenizer = VQTokenizer.from_weights(weights, image_size=(32, 24))
     models = Models(tokenizer)

@@ -1,12 +1,14 @@
 """The generator with TokLIP's tokens, and with several ids a place."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.weights import random_params
 from toklip_jax.core.errors import UserError
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.decoding import Sampling, row_keys
@@ -39,13 +41,12 @@ def config_of(**changes):
 
 
 def build(config, seed=0):
-    """(model, parameters), heads drawn as well, so that logits differ."""
-    params = jax.jit(lambda key: init_params(config, COMPUTE, key))(jax.random.key(seed))
-    head, key = params["gpt"]["head"], jax.random.key(seed + 1)
+    """(model, parameters), of heads too, so that logits differ."""
+    params = random_params(lambda key: init_params(config, COMPUTE, key))
+    rng, head = np.random.default_rng(seed), params["gpt"]["head"]
     for name in head:
-        key, own = jax.random.split(key)
-        head[name] = jax.random.normal(own, head[name].shape)
-    return build_model(config, COMPUTE), params
+        head[name] = rng.standard_normal(head[name].shape, np.float32)
+    return build_model(config, COMPUTE), jax.device_put(params)
 
 
 @pytest.fixture(scope="module", params=SEMANTIC)
@@ -58,18 +59,28 @@ def draw_ids(config, rows=3):
     return jax.random.randint(jax.random.key(7), shape, 0, min(config.gpt.codebook_sizes))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def hidden(model, params, ids, classes):
     return model.apply({"params": params}, ids, classes, method="hidden")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def sample(model, params, classes, keys, sampling, kept=None):
+    null = jnp.full(len(classes), model.config.gpt.null_class)
+    return sample_images(model, params, classes, keys, sampling, null=null, kept=kept)
 
 
 def test_cached_steps_equal_the_parallel_pass(generator):
     model, params = generator
     ids, classes = draw_ids(model.config), jnp.arange(3)
-    caches = model.init_caches(3)
-    out, caches = model.apply({"params": params}, classes, caches, method="prefill")
+    prefill, step = (
+        jax.jit(functools.partial(model.apply, {"params": params}, method=method))
+        for method in ("prefill", "step")
+    )
+    out, caches = prefill(classes, model.init_caches(3))
     outs = [out]
     for place in range(ids.shape[1] - 1):
-        out, caches = model.apply({"params": params}, ids[:, place], caches, method="step")
+        out, caches = step(ids[:, place], caches)
         outs.append(out)
     parallel = hidden(model, params, ids, classes)
     np.testing.assert_allclose(np.stack(outs, 1), parallel, atol=2e-5)
@@ -86,11 +97,8 @@ def test_a_kept_part_continues_as_it_was_drawn(generator):
     model, params = generator
     keys = row_keys(jax.random.key(0), jnp.arange(3))
     sampling = Sampling(0, cfg_scale=2.0)
-    null = jnp.full(3, GPT.null_class)
-    whole = sample_images(model, params, jnp.arange(3), keys, sampling, null=null)
-    again = sample_images(
-        model, params, jnp.arange(3), keys, sampling, null=null, kept=whole[:, :6]
-    )
+    whole = sample(model, params, jnp.arange(3), keys, sampling)
+    again = sample(model, params, jnp.arange(3), keys, sampling, whole[:, :6])
     np.testing.assert_array_equal(whole, again)
 
 
@@ -109,26 +117,16 @@ def test_guidance_runs_the_token_encoder_once():
     assert caches.gpt.keys.shape[1] == 6
     assert caches.encoder.keys.shape[1] == 3
 
-    def flops(sampling):
+    def flops(model, params, sampling):
         keys = row_keys(jax.random.key(0), jnp.arange(3))
-        null = jnp.full(3, GPT.null_class)
-        return count_flops(
-            lambda p: sample_images(model, p, jnp.arange(3), keys, sampling, null=null), params
-        )
+        return count_flops(lambda p: sample(model, p, jnp.arange(3), keys, sampling), params)
+
+    def guidance_flops(model, params):
+        return flops(model, params, Sampling(cfg_scale=2.0)) - flops(model, params, Sampling())
 
     alone = build(dataclasses.replace(config_of(), tokenizer=None))
-    plain, guided = flops(Sampling()), flops(Sampling(cfg_scale=2.0))
-
-    def gpt_alone(sampling):
-        keys = row_keys(jax.random.key(0), jnp.arange(3))
-        null = jnp.full(3, GPT.null_class)
-        return count_flops(
-            lambda p: sample_images(alone[0], p, jnp.arange(3), keys, sampling, null=null),
-            alone[1],
-        )
-
-    extra = gpt_alone(Sampling(cfg_scale=2.0)) - gpt_alone(Sampling())
-    assert guided - plain < 1.3 * extra  # the fusing layer is the GPT's, and doubles with it
+    # The fusing layer is the GPT's, and doubles with it.
+    assert guidance_flops(model, params) < 1.3 * guidance_flops(*alone)
 
 
 def test_an_image_of_the_released_size_costs_what_a_cache_allows():
@@ -162,20 +160,19 @@ def test_places_of_several_ids_are_drawn_one_id_given_another(method):
     gpt = dataclasses.replace(GPT, codebook_sizes=(16, 16))
     model, params = build(GeneratorConfig(gpt, vq))
     ids, classes = draw_ids(model.config), jnp.arange(3)
+    logits = jax.jit(functools.partial(model.apply, {"params": params}, method="logits"))
     out = hidden(model, params, ids, classes)
-    first, second = model.apply({"params": params}, ids, classes, method="logits")
+    first, second = logits(ids, classes)
     assert first.shape == second.shape == (3, 16, 16)
     np.testing.assert_allclose(
         model.apply({"params": params}, out, 1, ids, method="logits_of"), second, atol=1e-5
     )
     other = ids.at[:, 0, 0].set((ids[:, 0, 0] + 1) % 16)
-    changed = model.apply({"params": params}, other, classes, method="logits")
+    changed = logits(other, classes)
     np.testing.assert_array_equal(changed[0][:, 0], first[:, 0])
     assert (np.asarray(changed[1][:, 0]) != np.asarray(second[:, 0])).any()
     keys = row_keys(jax.random.key(0), jnp.arange(3))
-    drawn = sample_images(
-        model, params, classes, keys, Sampling(cfg_scale=1.5), null=jnp.full(3, 5)
-    )
+    drawn = sample(model, params, classes, keys, Sampling(cfg_scale=1.5))
     assert drawn.shape == (3, 16, 2)
     assert int(drawn.max()) < 16
 
@@ -186,14 +183,14 @@ def test_samples_have_the_distribution_of_the_model():
     model, params = build(GeneratorConfig(gpt), seed=3)
     every = jnp.stack(jnp.meshgrid(*[jnp.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
     classes = jnp.ones(64, jnp.int32)
-    logits = model.apply({"params": params}, every, classes, method="logits")[:, :-1]
+    apply = jax.jit(functools.partial(model.apply, method="logits"))
+    logits = apply({"params": params}, every, classes)[:, :-1]
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), every[..., None], -1)[..., 0]
     probabilities = np.exp(chosen.sum(1))
     np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
     count = 20_000
     keys = row_keys(jax.random.key(5), jnp.arange(count))
-    drawn = jax.jit(lambda p: sample_images(model, p, jnp.ones(count, int), keys, Sampling()))
-    ids = np.asarray(drawn(params))
+    ids = np.asarray(sample(model, params, jnp.ones(count, int), keys, Sampling()))
     counts = np.bincount(ids @ np.array([16, 4, 1]), minlength=64)
     expected = count * probabilities
     is_common = expected >= 5

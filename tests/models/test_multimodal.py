@@ -26,7 +26,6 @@ from toklip_jax.decoding.multimodal import draw_image_ids
 from toklip_jax.models.llamagen import LlamaGenConfig
 from toklip_jax.models.multimodal.config import MultimodalConfig
 from toklip_jax.models.multimodal.model import Multimodal
-from toklip_jax.models.registry import init_params
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.lora import merged
 from toklip_jax.weights import Weights
@@ -238,7 +237,7 @@ def test_the_vocabulary_grows_only_where_ids_are_read():
 @pytest.mark.parametrize("reads", [("ids",), ("tokens",), ("codes", "ids")])
 def test_any_choice_of_what_is_read_can_be_initialised_and_read(reads):
     config = dataclasses.replace(CONFIG, reads=reads)
-    params, model = init_params(config, COMPUTE, jax.random.key(0)), Multimodal(config, COMPUTE)
+    params, model = params_of(config), Multimodal(config, COMPUTE)
     projectors = {name for name in params if name.startswith("projector")}
     assert projectors == {f"projector_{name}" for name in reads if name != "ids"}
     assert ("image_embed" in params) == ("ids" in reads)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import toklip_jax
+from benchmarks.weights import random_params
 from toklip_jax.api import text_encoder
 from toklip_jax.api.text_encoder import TextEncoder
 from toklip_jax.cli.generate import main
@@ -185,7 +186,7 @@ def objective_and_params(encoder) -> tuple[GeneratorObjective, Params]:
     toklip, t5 = read_weights(TOKLIP).with_layout(False), read_weights(encoder).with_layout(False)
     config = GeneratorConfig(dataclasses.replace(GPT, dropout=0.0), toklip.config)
     objective = GeneratorObjective(config, COMPUTE, condition_dropout=0.5, text_encoder=t5.config)
-    params = objective.init(jax.random.key(0))
+    params = jax.device_put(random_params(objective.init))
     assert set(params) == {"gpt", "tokenizer", "text_encoder"}
     head = params["gpt"]["head"]["codes_0"]
     params["gpt"]["head"]["codes_0"] = jax.random.normal(jax.random.key(1), head.shape)

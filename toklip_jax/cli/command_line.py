@@ -15,6 +15,7 @@ from toklip_jax.cli.overrides import with_whole_sections
 from toklip_jax.cli.running import plain_parser, quiet, run_command, wants_traceback
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import SUCCESS, UserError, exit_status
+from toklip_jax.core.large_pages import say_if_used
 from toklip_jax.core.lines import INDENT, MAX_COLUMNS
 from toklip_jax.core.parser import Parser
 from toklip_jax.experiment import Experiment, read_experiment
@@ -99,6 +100,7 @@ def run(
         work = prepare(values, experiment)
         if not is_connected:
             return work()
+        say_if_used()
         return run_command(work, experiment.processes if experiment else None)
 
     return exit_status(command, has_traceback=wants_traceback(arguments))

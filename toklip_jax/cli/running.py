@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from toklip_jax.cli.plain_log import use_plain_lines
-from toklip_jax.core import compile_cache, large_pages
+from toklip_jax.core import compile_cache
 from toklip_jax.core.errors import (
     INTERRUPTED,
     PREEMPTED,
@@ -79,7 +79,6 @@ def run_command(work: Callable[[], None], processes: ProcessesConfig | None) -> 
     """
     try:
         with stopping_at_once():
-            large_pages.say_if_used()
             compile_cache.enable()
             start.start(processes)
             work()
