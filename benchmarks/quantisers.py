@@ -27,7 +27,7 @@ from benchmarks.seeds import mean_table
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quantisers.json"
 PICTURE = ROOT / "docs" / "quantisers.png"
-QUANTISERS = ("l2", "plain", "ibq", "residual", "sign")
+QUANTISERS = ("l2", "plain", "ibq", "residual", "several", "sign")
 BITS = 10
 L2_LOSSES = ("--config.vq.loss.entropy_weight=3e-4", "--config.vq.loss.dead_code_share=0.0")
 NUM_PICTURES, SCALE = 8, 2

@@ -5,7 +5,7 @@
 The peer is LlamaGen's GPT written with public parts: `scaled_dot_product_attention` over a cache
 that is allocated once, fused projections, the same type and weights; it draws by Gumbel noise too.
 Both draw greedily once before anything is timed, and must agree. Without guidance, so that both
-have one row for each image.
+have one row for each image. Our own weights kept as int8 are drawn from beside both.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from toklip_jax.models.generator.sizes import SIZES
 from toklip_jax.models.registry import init_params, param_shapes
 from toklip_jax.nn.config import Compute
 from toklip_jax.ops.rotary import rotary_table_2d
+from toklip_jax.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +94,19 @@ def measure_setting(
         peer = Peer(config, params, setting.dtype)
     except ImportError:
         problems["eager"] = "torch is not installed"
+    int8 = None
+    try:
+        int8 = as_int8(config, params, setting.dtype)
+    except ValueError as error:
+        problems["int8"] = str(error)  # qwix is not installed
     for batch in batches:
         label = f"sampling, {setting.size}, batch {batch}, {setting.dtype}"
         cases = {"ours": Case(lambda classes: np.asarray(generator.sample(classes=classes, key=1)))}
         if peer is not None:
             cases["eager"] = Case(peer.sample)
             checks[f"{label}: greedy ids that agree"] = check(generator, peer, batch, setting.dtype)
+        if int8 is not None:
+            cases["int8"] = Case(lambda classes: np.asarray(int8.sample(classes=classes, key=1)))
         seconds = alternate(
             cases,
             lambda random, batch=batch: (random.integers(0, config.gpt.num_classes, batch),),
@@ -107,6 +115,9 @@ def measure_setting(
         )
         if "eager" in cases:
             rows.append(compare(seconds, "ours", "eager", label, setting.bars[0]))
+        if int8 is not None:
+            label_of_int8 = f"{label}: int8 weights beside {setting.dtype}"
+            rows.append(compare(seconds, "int8", "ours", label_of_int8, None))
         median = statistics.median(seconds["ours"])
         value = batch * config.gpt.num_places / median
         rows.append({"what": f"{label}: ids a second", "value": value, **against_bar(0, None)})
@@ -114,6 +125,12 @@ def measure_setting(
         row = {"what": f"{label}: share of the memory floor", "value": share}
         rows.append(row | against_bar(share, setting.bars[1]))
     return rows, checks, problems
+
+
+def as_int8(config: GeneratorConfig, params: dict[str, Any], dtype: str) -> Generator:
+    """Returns the generator with the weights of its products as int8."""
+    weights = Weights(config, params, is_scanned=False)
+    return Generator.from_weights(weights, dtype=dtype, param_dtype="int8")
 
 
 def check(generator: Generator, peer: "Peer", batch: int, dtype: str) -> float:

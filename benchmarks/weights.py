@@ -24,7 +24,7 @@ def random_params(init: Callable[..., Any], *shapes: Any) -> dict[str, Any]:
             is_scanned = any(entry.key == "blocks" for entry in path)
             return values * _fan_in(path, leaf.shape[is_scanned:]) ** -0.5
         if name in ("logit_scale", "logit_bias"):
-            return np.float32(2.0)
+            return np.full(leaf.shape, 2.0, np.float32)
         return 0.02 * values
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, jax.random.key(0), *shapes))
