@@ -1,6 +1,7 @@
 """What shapes can't tell is passed; what a file has no use for is refused."""
 
 import dataclasses
+import inspect
 import pathlib
 
 import pytest
@@ -10,6 +11,7 @@ from toklip_jax.models.base import Hints
 from toklip_jax.models.recognition import Recognised, recognise
 from toklip_jax.models.registry import FAMILIES
 from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.read import read_weights
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,13 @@ def test_a_converted_directory_takes_none(command, flag, tmp_path, capsys):
 def test_a_converted_directory_is_no_pytorch_file(command, capsys):
     assert convert(command.replace("DIR", str(CONVERTED / "vq")).split()) == 2
     assert "expected a file of PyTorch's names, got the converted dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, "no"])
+def test_whether_a_codebook_is_at_unit_length_is_said_by_a_bool_alone(value):
+    unchecked = inspect.unwrap(read_weights)  # as users call it, without the tests' type checks
+    with pytest.raises(ValueError, match="expected bool for is_l2_normalised, got"):
+        unchecked("vq.pt", is_l2_normalised=value)
 
 
 def test_weights_of_another_family_than_was_named_say_whose_they_are(golden):
