@@ -196,6 +196,13 @@ def test_each_id_of_a_place_has_its_own_range():
         Ids.of(Other(), None).check(ids * 1.0)
 
 
+@pytest.mark.parametrize("shape", [(0, 6, 2), (1, 0, 2)])
+def test_no_ids_at_all_are_refused(shape):
+    for ids in (np.zeros(shape, np.int32), jnp.zeros(shape, jnp.int32)):
+        with pytest.raises(ValueError, match=r"ids \[b, n, 2\], got none, .*: pass at least one"):
+            Ids.of(Other(), None).check(ids)
+
+
 def test_code_vectors_are_floats_of_one_shape():
     kind = Vectors((4, 5), "code vectors")
     assert taken(np.zeros((2, 4, 5)), kind).dtype == np.float32

@@ -1,14 +1,17 @@
 """What shapes can't tell is passed; what a file has no use for is refused."""
 
 import dataclasses
+import inspect
 import pathlib
 
 import pytest
 
 from toklip_jax.cli.convert import main as convert
 from toklip_jax.models.base import Hints
-from toklip_jax.models.recognition import Recognised
+from toklip_jax.models.recognition import Recognised, recognise
 from toklip_jax.models.registry import FAMILIES
+from toklip_jax.weights.checkpoint_file import read_checkpoint
+from toklip_jax.weights.read import read_weights
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,28 @@ def test_a_converted_directory_takes_none(command, flag, tmp_path, capsys):
     assert convert([name, *paths, flag]) == 2
     assert "with the converted directory" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect DIR --vq=DIR", "verify DIR DIR"])
+def test_a_converted_directory_is_no_pytorch_file(command, capsys):
+    assert convert(command.replace("DIR", str(CONVERTED / "vq")).split()) == 2
+    assert "expected a file of PyTorch's names, got the converted dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, "no"])
+def test_whether_a_codebook_is_at_unit_length_is_said_by_a_bool_alone(value):
+    unchecked = inspect.unwrap(read_weights)  # as users call it, without the tests' type checks
+    with pytest.raises(ValueError, match="expected bool for is_l2_normalised, got"):
+        unchecked("vq.pt", is_l2_normalised=value)
+
+
+def test_weights_of_another_family_than_was_named_say_whose_they_are(golden):
+    tensors = read_checkpoint(golden("emu3_tiny/checkpoint.safetensors")).tensors
+    message = r"expected weights of UniTok, got those of Emu3's .*: leave the .*, or say 'emu3'"
+    with pytest.raises(ValueError, match=message):
+        recognise(tensors, "unitok")
+    with pytest.raises(ValueError, match="did you mean 'emu3'"):
+        recognise(tensors, "emu")
 
 
 def test_a_choice_of_weights_is_for_the_files_beside_a_converted_directory(tmp_path, capsys):

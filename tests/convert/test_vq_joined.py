@@ -78,6 +78,17 @@ def test_a_converted_vq_is_joined_and_a_second_one_refused(apart, golden, tmp_pa
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["ibq_tiny", "teacher_tiny"])
+def test_a_vq_is_joined_to_nothing_but_toklip(name, golden, tmp_path, capsys):
+    path, out = golden(f"{name}/checkpoint.safetensors"), tmp_path / "out"
+    vq = golden("ibq_tiny/checkpoint.safetensors")
+    assert convert("to-jax", path, out, f"--vq={vq}") == 2
+    error = capsys.readouterr().err
+    assert "expected weights of TokLIP to join a VQ tokenizer to, got those of" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
 def test_llamagens_raw_rows_stay_raw_where_they_are_joined(golden, tmp_path):
     tensors, vq = tensors_of(golden("toklip_tiny/checkpoint.pt")), "visual.trunk.vq."
     parts = ({}, {})

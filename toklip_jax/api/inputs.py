@@ -262,6 +262,11 @@ class Ids:
                 f"expected {self.kind} [b, {self._row}], got {array.dtype} {tuple(array.shape)}"
                 f"{': add a batch axis with ids[None]' if is_single else ''}"
             )
+        if 0 in array.shape:  # compilers divide by it
+            raise UserError(
+                f"expected {self.kind} [b, {self._row}], got none, {tuple(array.shape)}: pass at "
+                f"least one"
+            )
         if not isinstance(array, jax.Array):
             self.check_values(array)
         return array
@@ -269,7 +274,7 @@ class Ids:
     def check_values(self, array: np.ndarray) -> None:
         columns = [array] if len(self.sizes) == 1 else np.moveaxis(array, -1, 0)
         for column, size in zip(columns, self.sizes, strict=True):
-            if column.size and (column.min() < 0 or column.max() >= size):
+            if column.min() < 0 or column.max() >= size:
                 raise UserError(
                     f"expected {self.kind.removeprefix('integer ')} in [0, {size}), got "
                     f"{column.min()} to {column.max()}{self.remedy}"

@@ -29,6 +29,7 @@ from toklip_jax.weights.conversion import (
     convert_checkpoint,
     export_tensors,
 )
+from toklip_jax.weights.directory import is_weights
 from toklip_jax.weights.hugging_face import has_settings, write_hugging_face
 from toklip_jax.weights.llava import llava_tensors
 from toklip_jax.weights.read import expect_no_hints, is_converted, other_choice
@@ -293,6 +294,11 @@ def _read_joined(
     TokLIP ran the raw weights of a VQ tokenizer: they are what is joined unless told otherwise.
     """
     is_ema, hints = _is_ema(args), _hints(args)
+    if is_weights(args.file):
+        raise UserError(
+            f"expected a file of PyTorch's names, got the converted directory {args.file}: pass "
+            f"what it was converted from"
+        )
     checkpoint = read_checkpoint(args.file, is_ema if args.vq is None else None)
     (say or _print_taken)(checkpoint)
     if args.vq is None:

@@ -66,16 +66,28 @@ def recognise(tensors: Tensors, name: str | None = None) -> Recognised:
         name: the family's, where the caller has said it; a TokLIP's is that of its VQ tokenizer.
 
     Raises:
-        ValueError: of no known family, or without a part that these names promise.
+        ValueError: of no known family, of another than `name`, or without a part that these names
+            promise.
     """
-    families = [family for family in registered() if family.keys]
-    meant = [f for f in families if name in (None, f.name) or f.role == "toklip"]
-    found = (
-        _match(tensors, meant, name)
-        or _inside(tensors, meant, name)
-        or _match(_without_attribute(tensors), meant, name)
+    families = {family.name: family for family in registered() if family.keys}
+    meant = [f for f in families.values() if name in (None, f.name) or f.role == "toklip"]
+    if found := _find(tensors, meant, name):
+        return found
+    if name in families and (other := _find(tensors, list(families.values()), None)):
+        raise UserError(
+            f"expected weights of {families[name].title}, got those of {other.family.title}: leave "
+            f"the family out, or say {other.family.name!r}"
+        )
+    return Recognised(find_family(tensors, name=name), tensors)
+
+
+def _find(tensors, families, name):
+    """What tensors are by the names of these families, or None."""
+    return (
+        _match(tensors, families, name)
+        or _inside(tensors, families, name)
+        or _match(_without_attribute(tensors), families, name)
     )
-    return found or Recognised(find_family(tensors, name=name), tensors)
 
 
 def _match(tensors, families, name):

@@ -50,6 +50,7 @@ def read_weights(
     for name, value in {"num_heads": num_heads, "text_num_heads": text_num_heads}.items():
         check_type(value, int | None, name)
     check_type(is_causal, bool | None, "is_causal")
+    check_type(is_l2_normalised, bool, "is_l2_normalised")
     check_type(grid, int | tuple[int, int] | None, "grid")
     if grid is not None and np.min(grid) < 1:
         raise UserError(f"expected a grid of at least 1 place along each side, got {grid}")

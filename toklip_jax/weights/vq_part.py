@@ -6,10 +6,11 @@ from typing import Any
 
 from toklip_jax.core.errors import UserError
 from toklip_jax.files import MappedFiles
-from toklip_jax.models.registry import VQConfig, family_of
+from toklip_jax.models.registry import VQConfig, family_of, recognise
 from toklip_jax.models.toklip.keys import VQ, holds_vq
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.checkpoint_file import Checkpoint
+from toklip_jax.weights.checks import naming
 from toklip_jax.weights.conversion import export_tensors
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -18,11 +19,19 @@ def join_vq(checkpoint: Checkpoint, vq: Weights) -> Checkpoint:
     """Returns a checkpoint of TokLIP with the VQ tokenizer that it lacks, under TokLIP's names.
 
     Raises:
-        ValueError: the checkpoint holds a VQ tokenizer already, or `vq` is none.
+        ValueError: the checkpoint is not TokLIP's, or holds a VQ tokenizer already, or `vq` is
+            none.
     """
     path = checkpoint.file.path
     if family_of(vq.config).role != "vq":
         raise UserError(f"expected a VQ tokenizer to join, got {family_of(vq.config).title}")
+    with naming(path):
+        family = recognise(checkpoint.tensors).family
+    if family.role != "toklip":
+        raise UserError(
+            f"expected weights of TokLIP to join a VQ tokenizer to, got those of {family.title} in "
+            f"{path}: leave --vq out"
+        )
     if holds_vq(checkpoint.tensors):
         raise UserError(
             f"expected a TokLIP without its VQ tokenizer in {path}, got one that holds it: leave "
