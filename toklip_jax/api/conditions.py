@@ -34,7 +34,8 @@ def check_condition(gpt: GPTConfig, classes: Any, captions: Any, valid: Any) -> 
     given = {"classes": classes, "captions": captions}
     if given[other] is not None or given[name] is None:
         raise UserError(
-            f"expected {name}=[...] with this generator, which was trained on {name}, and no {other}"
+            f"expected {name}=[...] with this generator, which was trained on {name}, and no "
+            f"{other}"
         )
     if gpt.caption_dim:
         return _check_captions(gpt, captions, valid)

@@ -62,9 +62,7 @@ class Draws:
             )
 
 
-def read_draws(
-    key: Any, first_index: Any, negative_class: Any, sampling: dict[str, Any]
-) -> Draws:
+def read_draws(key: Any, first_index: Any, negative_class: Any, sampling: dict[str, Any]) -> Draws:
     """Returns how a generator is told to draw.
 
     Raises:

@@ -182,7 +182,7 @@ def _sizes():
     """Flags of sizes that shapes can't tell."""
     found = _flags()
     found.flag("num-heads", "number of heads of the image tower, if no named size fits", type=int)
-    found.flag("text-num-heads", "number of heads of the text tower, if no named size fits", type=int)
+    found.flag("text-num-heads", "number of heads of the text tower, likewise", type=int)
     mask = found.add_mutually_exclusive_group()
     mask.add_argument(
         "--full-attention", action="store_true", help="the token encoder has no causal mask"

@@ -12,6 +12,7 @@ from toklip_jax.core.parser import Parser
 from toklip_jax.parallel.sharding import local_mesh
 from toklip_jax.run.generate import Request, generate
 from toklip_jax.weights import fingerprint
+from toklip_jax.weights.catalogue import locate
 from toklip_jax.weights.quantised import INT8
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_scale", "cfg_interval", "negative_class")
@@ -35,17 +36,16 @@ def _run(args) -> None:
             f"expected a generator's weights in --weights, got {generator!r}: name a file of "
             f"LlamaGen's GPT, or the weights of a stage of kind generator"
         )
-    weights, vq = (expand_user(path) if path else None for path in (args.weights, args.vq))
     identity = {
-        "weights": fingerprint(weights),
-        "vq": fingerprint(vq) if vq else "",
+        "weights": _hash(args.weights),
+        "vq": _hash(args.vq) if args.vq else "",
         "dtype": args.dtype,
         "num_heads": args.num_heads,
     }
     if args.int8:
         identity["param_dtype"] = INT8
     if args.text_encoder:
-        identity["text_encoder"] = fingerprint(expand_user(args.text_encoder))
+        identity["text_encoder"] = _hash(args.text_encoder)
     request = Request(
         num=args.num,
         classes=_classes(args, generator.config.gpt),
@@ -68,6 +68,11 @@ def _run(args) -> None:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
+
+
+def _hash(source: str) -> str:
+    """The hash of weights that were loaded from a path or by a name."""
+    return fingerprint(locate(source).path)
 
 
 def _classes(args, gpt) -> tuple[int, ...]:
@@ -107,7 +112,7 @@ def parser() -> Parser:
         also_called=("vq-ckpt", "vq-model", "vae"),
     )
     add("tokenizer", "the text tokenizer, where the weights hold none", default=None)
-    add("text-encoder", "the directory, or the name, of the text encoder of a generator of captions")
+    add("text-encoder", "directory or name of the text encoder of a generator of captions")
     add("output", "a directory for the images", required=True)
     add(
         "classes",
