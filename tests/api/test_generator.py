@@ -166,6 +166,14 @@ def test_text_conditions_are_captions_features(golden):
         (lambda g: g.sample(classes=[-1]), "from 0 to 9"),
         (lambda g: g.sample(classes=[0.5]), "integer classes"),
         (lambda g: g.sample(), "classes="),
+        (lambda g: g.sample(captions=["a dog"]), "which was trained on classes, and no captions"),
+        (lambda g: g.sample(prompt="a dog"), r"'prompt' here: say .* classes=\[...\] or captions"),
+        (lambda g: g.sample(class_labels=[1]), r"with classes=\[...\]"),
+        (lambda g: g.sample(classes=[1], seed=0), "'seed' here: pass key=SEED"),
+        (lambda g: g.sample(classes=[1], guidance_scale=2.0), "cfg_scale=..."),
+        (lambda g: g.sample(classes=[1], num_samples=2), "repeat one"),
+        (lambda g: g.sample(classes=[1], key=jax.random.PRNGKey(0)), "wrap_key_data"),
+        (lambda g: g.sample(classes=1), r"a list of numbers, such as classes=\[3\]"),
         (lambda g: g.sample(classes=[]), "at least one|integer classes"),
         (lambda g: g.sample(classes=[1], negative_class=12, cfg_scale=2), "from 0 to 9"),
         (lambda g: g.sample(classes=[1], negative_class=2), "cfg_scale above 1"),
@@ -286,8 +294,9 @@ def test_batches_are_padded_to_powers_of_two_and_on_a_gpu_to_at_least_16_rows():
     assert platform_of({"a": np.ones(2)}) == platform_of({"a": jnp.ones(2)}) == "cpu"
 
 
-def test_a_stream_draws_what_a_sample_and_a_completion_do(generator):
-    options = {"classes": [3, 7, 1], "key": 5, "cfg_scale": 2.0}
+@pytest.mark.parametrize("classes", [[3, 7, 1], [3, 7]])  # padded, and a power of two
+def test_a_stream_draws_what_a_sample_and_a_completion_do(generator, classes):
+    options = {"classes": classes, "key": 5, "cfg_scale": 2.0}
     whole = generator.sample(**options)
     streamed = np.stack(list(generator.stream(**options)), axis=1)
     np.testing.assert_array_equal(streamed, whole)

@@ -37,6 +37,11 @@ def test_a_vq_file_gives_a_vq_tokenizer(vq, images):
     assert repr(vq) == "VQTokenizer(llamagen, ids of 16, width 4, 0.2 M parameters, float32)"
 
 
+def test_a_place_with_several_ids_shows_in_what_people_read(golden):
+    vq = toklip_jax.load(golden("vila_u_tiny/checkpoint.safetensors"))
+    assert "4 ids of 256 a place" in repr(vq)
+
+
 def test_images_of_any_size_with_a_grid_are_taken(vq, images):
     ids = vq.tokenize(images[:, :8])
     assert ids.shape == (4, 8)

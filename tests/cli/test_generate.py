@@ -77,9 +77,20 @@ def test_another_request_in_the_same_directory_is_refused(weights, tmp_path, cap
     assert main(flags) == 0
     assert main([*flags, "--seed=1"]) == 2
     assert "other settings (seed: 0 there, 1 now)" in capsys.readouterr().err
+    assert main([*flags, "--cfg-scale=3"]) == 2
+    error = capsys.readouterr().err
+    assert "(sampling: [['cfg_scale', 2.0]] there, [['cfg_scale', 3.0]] now)" in error
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("kept")
     assert main([*weights, "--num=2", f"--output={tmp_path / 'b'}"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"), [("--prompt=x", "--text"), ("--guidance-scale=2", "--cfg-scale")]
+)
+def test_a_flag_of_another_package_is_refused_with_the_name_here(tmp_path, capsys, flag, name):
+    assert main(["--weights=x", f"--output={tmp_path}", flag]) == 2
+    assert f"did you mean {name}?" in capsys.readouterr().err
 
 
 def test_a_refused_command_leaves_the_settings_as_they_are(weights, tmp_path, capsys):

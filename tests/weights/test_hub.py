@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 import socket
 
@@ -11,6 +12,7 @@ from huggingface_hub import constants
 
 import toklip_jax.api  # before `names` puts another function in place of the one it hands on
 from tests.weights.hub_stand_in import COMMIT, Hub, point_to, serving
+from toklip_jax.cli.generate import main as generate
 from toklip_jax.models.base import family_of, registered
 from toklip_jax.models.releases import File, Release, Snapshot, readable_size
 from toklip_jax.weights import catalogue, load_weights, read_weights
@@ -279,6 +281,15 @@ def test_a_generator_takes_names_for_its_parts(hub, names):
         generator.config
         == toklip_jax.load(GOLDEN / "gpt_c2i_tiny/checkpoint.safetensors", vq=TOKLIP).config
     )
+
+
+def test_the_command_that_draws_takes_names(hub, names, tmp_path):
+    hub.add("me/gpt", gpt__safetensors=GOLDEN / "gpt_c2i_tiny/checkpoint.safetensors")
+    names(release(File("gpt.safetensors"), tokenizer=False, name="gpt", repository="me/gpt"))
+    flags = ["--num=1", "--temperature=0", "--cfg-scale=1", f"--output={tmp_path / 'out'}"]
+    assert generate(["--weights=gpt", *flags]) == 0
+    settings = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert settings["weights"] == sha256(GOLDEN / "gpt_c2i_tiny/checkpoint.safetensors")
 
 
 def test_the_catalogue_is_sound():

@@ -253,6 +253,8 @@ class ImageModel(LoadedModel):
 def ids_text(vq: VQConfig, places: int | None = None) -> str:
     """Returns what a tokenizer's ids are, for people: "256 ids of 16,384"."""
     sizes = sorted(set(vq.codebook_sizes))
-    count = "" if places is None else f"{places:,} "
-    each = "" if vq.codes_per_place == 1 else f"x {vq.codes_per_place} "
-    return f"{count}{each}ids of {' and '.join(f'{size:,}' for size in sizes)}"
+    numbers = [] if places is None else [f"{places:,}"]
+    numbers += [] if vq.codes_per_place == 1 else [str(vq.codes_per_place)]
+    place = " a place" if places is None and vq.codes_per_place > 1 else ""
+    kind = " and ".join(f"{size:,}" for size in sizes)
+    return f"{' x '.join(numbers)} ids of {kind}{place}".lstrip()

@@ -33,7 +33,10 @@ def check_condition(gpt: GPTConfig, classes: Any, captions: Any, valid: Any) -> 
     name, other = ("captions", "classes") if gpt.caption_dim else ("classes", "captions")
     given = {"classes": classes, "captions": captions}
     if given[other] is not None or given[name] is None:
-        raise UserError(f"expected {name}=... with this generator, and no {other}")
+        raise UserError(
+            f"expected {name}=[...] with this generator, which was trained on {name}, and no "
+            f"{other}"
+        )
     if gpt.caption_dim:
         return _check_captions(gpt, captions, valid)
     if valid is not None:
@@ -53,7 +56,8 @@ def check_classes(classes: Any, num_classes: int) -> Int32[np.ndarray, " b"]:
         raise UserError(f"expected integer classes [b], got {classes!r}") from None
     if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
         raise UserError(
-            f"expected integer classes [b], at least one, got {array.dtype} {list(array.shape)}"
+            f"expected integer classes [b], at least one, got {array.dtype} {list(array.shape)}: "
+            f"pass a list of numbers, such as classes=[3]"
         )
     if not (array.min() >= 0 and array.max() <= num_classes):
         raise UserError(

@@ -70,7 +70,7 @@ class ImageDrawer:
     def places(self, condition: Condition, kept: Any, draws: Draws) -> Iterator[jax.Array]:
         """Yields the ids of each place, of all images at once; the arguments are those of `draw`.
 
-        Rows are padded, and not taken in chunks.
+        Rows are padded, and not taken in chunks. Ids are copied: the next step gives up its own.
         """
         count, static = len(condition.rows), (self.model, draws.sampling, self.mesh)
         rows = np.minimum(np.arange(bucket(count, self.mesh, platform_of(self.params))), count - 1)
@@ -78,10 +78,10 @@ class ImageDrawer:
         inputs = [None if x is None else put_rows(x[rows], self.mesh) for x in whole]
         first = 0 if kept is None else kept.shape[1]
         drawing, keys = first_drawn(*static, self.params, *inputs), inputs[1]
-        yield drawing.ids[:count]
+        yield jnp.array(drawing.ids[:count])
         for place in range(first + 1, self.model.config.gpt.num_places):
             drawing = next_drawn(*static, self.params, drawing, np.int32(place), keys)
-            yield drawing.ids[:count]
+            yield jnp.array(drawing.ids[:count])
 
     def score(self, function: Callable[..., Any], ids: Any, condition: Condition) -> Any:
         """Returns a function of model, parameters, ids and conditions: in chunks, or traced.

@@ -14,7 +14,7 @@ from toklip_jax.api.conditions import Condition, check_condition
 from toklip_jax.api.drawing import ImageDrawer, mean_nats, parallel_logits
 from toklip_jax.api.inputs import Ids, are_texts
 from toklip_jax.api.program import Method
-from toklip_jax.api.settings import Draws, read_sampling, whole_number
+from toklip_jax.api.settings import read_draws, whole_number
 from toklip_jax.api.text_encoder import TextEncoder
 from toklip_jax.api.tokenized import TokenizedModel
 from toklip_jax.core.errors import UserError
@@ -110,8 +110,8 @@ class Generator(TokenizedModel):
             ValueError: a class out of range, captions of another shape, or neither or both; an
                 unknown or wrong setting.
         """
+        draws = read_draws(key, first_index, negative_class, sampling)
         condition = self._condition(classes, captions, valid)
-        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return self._drawer.draw(condition, None, draws)
 
     def complete(
@@ -136,8 +136,8 @@ class Generator(TokenizedModel):
 
         The other arguments are those of `sample`.
         """
+        draws = read_draws(key, first_index, negative_class, sampling)
         condition, kept = self._kept(ids, keep, classes, captions, valid)
-        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return self._drawer.draw(condition, kept, draws)
 
     def stream(
@@ -158,6 +158,7 @@ class Generator(TokenizedModel):
         They are those that `sample` draws, or with `ids` and `keep` those that `complete` does,
         without the ones that stay. The arguments are those of these two.
         """
+        draws = read_draws(key, first_index, negative_class, sampling)
         if ids is None:
             if keep != 0:
                 raise UserError(
@@ -166,7 +167,6 @@ class Generator(TokenizedModel):
             condition, kept = self._condition(classes, captions, valid), None
         else:
             condition, kept = self._kept(ids, keep, classes, captions, valid)
-        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return self._drawer.places(condition, kept, draws)
 
     def best_of(
@@ -200,9 +200,9 @@ class Generator(TokenizedModel):
         Raises:
             ValueError: the generator was loaded without TokLIP.
         """
+        draws = read_draws(key, first_index, negative_class, sampling)
         condition = self._condition(classes, captions, valid)
         wanted = self._text_features(texts, len(condition.rows))
-        draws = Draws(key, first_index, negative_class, read_sampling(sampling))
         return choose(self, self._drawer, condition, wanted, draws, num=num, drop_at=drop_at)
 
     def token_ids(self, texts: str | Sequence[str]) -> Int[np.ndarray, "b t"]:

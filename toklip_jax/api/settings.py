@@ -11,6 +11,20 @@ from toklip_jax.core.fields import check_name
 from toklip_jax.decoding import Sampling
 from toklip_jax.decoding.sampling import ALWAYS
 
+_CONDITION = "say what to draw with classes=[...] or captions=[...], as the model was trained"
+_KEY = "pass key=SEED, or a key of jax.random.key"
+_SCALE = "the scale of guidance is cfg_scale=..."
+_NUMBER = "an image is drawn for each of classes or captions: repeat one for more images"
+# Names that other packages give to arguments, and what to pass to a generator instead.
+OTHER_NAMES = {
+    **dict.fromkeys(("text", "texts", "prompt", "prompts", "caption"), _CONDITION),
+    **dict.fromkeys(("class_ids", "class_labels", "labels", "label", "y"), _CONDITION),
+    **dict.fromkeys(("seed", "rng", "prng_key", "generator"), _KEY),
+    **dict.fromkeys(("cfg", "guidance", "guidance_scale"), _SCALE),
+    **dict.fromkeys(("n", "num", "num_samples", "num_images", "num_images_per_prompt"), _NUMBER),
+    "negative_prompt": "guidance can lead away from a class alone, negative_class=...",
+    "batch_size": "pass it to load, or set generator.batch_size",
+}
 OF_ANSWERS = ("temperature", "top_k", "top_p")  # the settings that don't ask for guidance
 
 
@@ -46,6 +60,19 @@ class Draws:
                 f"expected a cfg_scale above 1 with negative_class, which only guidance uses, got "
                 f"{self.sampling.cfg_scale}"
             )
+
+
+def read_draws(key: Any, first_index: Any, negative_class: Any, sampling: dict[str, Any]) -> Draws:
+    """Returns how a generator is told to draw.
+
+    Raises:
+        ValueError: a name of another package (says what to pass), and what `read_sampling` and
+            `Draws` raise.
+    """
+    for name in sampling:
+        if name in OTHER_NAMES:
+            raise UserError(f"expected no argument {name!r} here: {OTHER_NAMES[name]}")
+    return Draws(key, first_index, negative_class, read_sampling(sampling))
 
 
 def whole_number(value: Any, name: str) -> int:
@@ -103,7 +130,9 @@ def as_key(key: Any) -> jax.Array:
             return key
         raise UserError(f"expected one key, got {list(key.shape)} of them: pass one")
     if isinstance(key, bool) or not isinstance(key, int | np.integer):
-        raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}")
+        is_raw = getattr(key, "dtype", None) == np.uint32
+        hint = ": jax.random.wrap_key_data makes one of a PRNGKey" if is_raw else ""
+        raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}{hint}")
     if not 0 <= key < 2**32:
         raise UserError(f"expected a seed in [0, 2**32), got {key}")
     return jax.random.key(int(key))

@@ -123,7 +123,7 @@ class TokenizedModel(ImageModel):
         if self._text_tokenizer is None:
             raise UserError(
                 "expected token ids, got text, and these weights hold no text tokenizer: pass "
-                "load(..., tokenizer=PATH)"
+                "load(..., tokenizer=PATH), or --tokenizer=PATH to a command"
             )
         texts = [texts] if isinstance(texts, str) else list(texts)
         return self._text_tokenizer(texts, truncates=False)

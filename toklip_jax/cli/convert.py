@@ -183,7 +183,7 @@ def _sizes():
     """Flags of sizes that shapes can't tell."""
     found = _flags()
     found.flag("num-heads", "number of heads of the image tower, if no named size fits", type=int)
-    found.flag("text-num-heads", "the same of the text tower", type=int)
+    found.flag("text-num-heads", "number of heads of the text tower, likewise", type=int)
     mask = found.add_mutually_exclusive_group()
     mask.add_argument(
         "--full-attention", action="store_true", help="the token encoder has no causal mask"
@@ -191,8 +191,8 @@ def _sizes():
     mask.add_argument(
         "--causal",
         action="store_true",
-        help="the token encoder has a causal mask (the default), or so have the projections of a "
-        "UniTok alone, as in its weights of February 2025",
+        help="the token encoder has a causal mask (the default); with a file of UniTok alone: its "
+        "projections have one, as in the weights of February 2025",
     )
     found.switch("no-l2", "the VQ codebook is not L2-normalised")
     found.flag("grid", "side of the grid of a generator's ids, if not its named size's", type=int)

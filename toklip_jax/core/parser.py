@@ -47,11 +47,19 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str | None = None, **options: Any):
         options.setdefault("formatter_class", _Help)
+        self._other_names: dict[str, str] = {}
         super().__init__(prog, description=description, allow_abbrev=False, **options)
 
-    def flag(self, name: str, help: str, **options: Any) -> None:
-        """Adds a flag that takes a value, `--name=VALUE`; `options` are argparse's."""
+    def flag(
+        self, name: str, help: str, *, also_called: Sequence[str] = (), **options: Any
+    ) -> None:
+        """Adds a flag that takes a value, `--name=VALUE`; `options` are argparse's.
+
+        Args:
+            also_called: its names in other packages, which are refused with this one's.
+        """
         self.add_argument(f"--{name}", help=help, **options)
+        self._other_names |= {f"--{other}": f"--{name}" for other in also_called}
 
     def switch(self, name: str, help: str) -> None:
         """Adds a flag that is on where it is given; `--name=false` and `--noname` turn it off."""
@@ -148,7 +156,9 @@ class Parser(argparse.ArgumentParser):
                 return
             found = NAME.fullmatch(argument)
             if found and (name := f"{found[1]}{found[2]}") not in known:
-                hint = _nearest(name, known) or f": see {self.prog} --help"
+                other = self._other_names.get(name)
+                near = f": did you mean {other}?" if other else _nearest(name, known)
+                hint = near or f": see {self.prog} --help"
                 raise UserError(f"expected a flag of {self.prog}, got {name}{hint}")
 
     def _refuse(self, rest):

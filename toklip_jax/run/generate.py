@@ -110,7 +110,8 @@ class Request:
                 )
         elif self.best_of == 1 and self.texts:
             raise UserError(
-                "expected no texts with a generator of classes, but to choose by: add --best-of"
+                "expected no text with a generator of classes, which draws what --classes names: "
+                "add --best-of=N to choose among N candidates by the text"
             )
         elif self.best_of > 1 and len(self.texts) != max(len(self.classes), 1):
             raise UserError(
@@ -303,9 +304,12 @@ def _continue(output, settings):
     same = found | {"vq": settings["vq"]} if is_new else found
     if differ := sorted(n for n in same.keys() | settings if same.get(n) != settings.get(n)):
         name = differ[0]
+        there, now = found.get(name), settings.get(name)
+        if name == "sampling" and isinstance(there, list):  # of several settings, what differs
+            there, now = [x for x in there if x not in now], [x for x in now if x not in there]
         raise UserError(
-            f"{output} holds samples of other settings ({name}: {found.get(name)} there, "
-            f"{settings.get(name)} now): choose another --output"
+            f"{output} holds samples of other settings ({name}: {there} there, {now} now): choose "
+            f"another --output"
         )
     if is_new:
         write_json(output / SETTINGS, same)
