@@ -106,6 +106,7 @@ def test_greedy_samples_equal_the_recorded_ones(generator, recorded):
         np.testing.assert_array_equal(ids, recorded["generation"][f"greedy_ids_cfg{scale}"])
 
 
+@pytest.mark.plain
 def test_samples_depend_neither_on_the_batch_nor_on_its_size(generator):
     classes = np.arange(6) % 10
     whole = generator.sample(classes=classes, key=3, cfg_scale=1.5)
@@ -117,6 +118,7 @@ def test_samples_depend_neither_on_the_batch_nor_on_its_size(generator):
     assert (np.asarray(other) != np.asarray(whole)).any()
 
 
+@pytest.mark.plain
 def test_completing_keeps_what_it_is_given(generator):
     ids = np.asarray(generator.sample(classes=[1, 2], key=0))
     done = np.asarray(generator.complete(ids, keep=8, classes=[1, 2], key=5, temperature=2.0))
@@ -135,6 +137,7 @@ def test_a_negative_class_takes_the_place_of_the_null_class(generator):
     assert (np.asarray(generator.sample(**options, negative_class=5)) != by_default).any()
 
 
+@pytest.mark.plain
 def test_a_tokenizer_makes_images_of_ids(with_images, toklip):
     ids = np.asarray(with_images.sample(classes=[1, 2, 3], key=0))
     images = with_images.detokenize(ids)
@@ -221,6 +224,7 @@ def test_converted_weights_give_the_same(generator, golden, tmp_path):
     np.testing.assert_array_equal(scanned.sample(**options), generator.sample(**options))
 
 
+@pytest.mark.plain
 def test_the_best_of_several_candidates_scores_highest(with_images):
     texts = np.asarray(with_images.text_features(np.ones((2, 16), int)))
     options = {"classes": [1, 2], "key": 0, "temperature": 1.5}
@@ -236,6 +240,7 @@ def test_the_best_of_several_candidates_scores_highest(with_images):
     np.testing.assert_array_equal(chosen.ids, best)
 
 
+@pytest.mark.plain
 def test_half_of_the_candidates_may_be_dropped_at_a_prefix(with_images):
     texts = np.asarray(with_images.text_features(np.ones((1, 16), int)))
     chosen = with_images.best_of(texts, num=4, drop_at=8, classes=[1], key=0, temperature=1.5)
@@ -246,6 +251,7 @@ def test_half_of_the_candidates_may_be_dropped_at_a_prefix(with_images):
     assert any((chosen.ids[0, :8] == prefix).all() for prefix in better)
 
 
+@pytest.mark.plain
 def test_candidates_that_stay_are_drawn_as_alone_and_as_without_dropping(with_images):
     texts = np.asarray(with_images.text_features(np.ones((2, 16), int)))
     options = {"key": 0, "temperature": 1.5}
@@ -294,6 +300,7 @@ def test_batches_are_padded_to_powers_of_two_and_on_a_gpu_to_at_least_16_rows():
     assert platform_of({"a": np.ones(2)}) == platform_of({"a": jnp.ones(2)}) == "cpu"
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("classes", [[3, 7, 1], [3, 7]])  # padded, and a power of two
 def test_a_stream_draws_what_a_sample_and_a_completion_do(generator, classes):
     options = {"classes": classes, "key": 5, "cfg_scale": 2.0}

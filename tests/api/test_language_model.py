@@ -47,6 +47,7 @@ def test_answers_are_the_recorded_ones(name, directories, golden):
     np.testing.assert_allclose(model.logits(inputs["ids"]), logits, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.plain
 def test_draws_depend_on_neither_batch_nor_padding(model):
     options = {"max_new_tokens": 12, "temperature": 1.0, "top_k": 50, "top_p": 0.9, "key": 3}
     together = model.generate(PROMPTS, **options)
@@ -76,6 +77,7 @@ def test_padded_lengths_are_few_and_waste_little():
     assert all(n <= found <= max(1.5 * n, n + 15) for n, found in enumerate(lengths, start=1))
 
 
+@pytest.mark.plain
 def test_logits_of_prompts_of_several_lengths_are_those_of_each(model):
     together = np.asarray(model.logits(PROMPTS))
     assert together.shape == (3, 17, model.config.vocab_size)
@@ -223,6 +225,7 @@ print("equal")
 """
 
 
+@pytest.mark.plain
 def test_answers_over_any_mesh_are_those_of_one_device(directories):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     done = subprocess.run(

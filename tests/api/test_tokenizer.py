@@ -82,6 +82,7 @@ def test_bfloat16_keeps_ids_and_stays_near(path, toklip, inputs, want):
     assert (np.sum(features * want["image_feature_norm"], -1) > 0.999).all()
 
 
+@pytest.mark.plain
 def test_another_image_size_resamples_the_position_table(path, inputs):
     larger = toklip_jax.load(path, image_size=96)
     ids = larger.tokenize([PIL.Image.fromarray(inputs["image_u8_nhwc"][0])])
