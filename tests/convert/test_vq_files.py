@@ -236,10 +236,14 @@ def test_a_tokenizer_is_found_within_a_larger_model(name, prefix, golden, tmp_pa
 
 
 MISTAKEN = [
-    ("ibq", "llamagen", "expected weights of LlamaGen's VQ tokenizer, got tensors called"),
-    ("taming", "llamagen", "expected weights of LlamaGen's VQ tokenizer, got tensors called"),
-    ("llamagen", "ibq", "expected weights of IBQ's tokenizer, got tensors called"),
-    ("llamagen", "taming", "expected weights of taming-transformers' VQGAN, got tensors called"),
+    ("ibq", "llamagen", "expected weights of LlamaGen's VQ tokenizer, got those of IBQ's"),
+    ("taming", "llamagen", "expected weights of LlamaGen's VQ tokenizer, got those of taming-"),
+    ("llamagen", "ibq", "expected weights of IBQ's tokenizer, got those of Llama"),
+    (
+        "llamagen",
+        "taming",
+        "expected weights of taming-transformers' VQGAN, got those of LlamaGen's",
+    ),
     ("janus", "taming", "expected decoder.up.0 to have the highest resolution"),
     ("janus", "chameleon", "expected decoder.up.0 to have the highest resolution"),
     ("ibq", "ibqq", "did you mean 'ibq'"),
