@@ -239,11 +239,7 @@ MISTAKEN = [
     ("ibq", "llamagen", "expected weights of LlamaGen's VQ tokenizer, got those of IBQ's"),
     ("taming", "llamagen", "expected weights of LlamaGen's VQ tokenizer, got those of taming-"),
     ("llamagen", "ibq", "expected weights of IBQ's tokenizer, got those of Llama"),
-    (
-        "llamagen",
-        "taming",
-        "expected weights of taming-transformers' VQGAN, got those of LlamaGen's",
-    ),
+    ("llamagen", "taming", "expected weights of taming-transformers' VQGAN, got those of Llama"),
     ("janus", "taming", "expected decoder.up.0 to have the highest resolution"),
     ("janus", "chameleon", "expected decoder.up.0 to have the highest resolution"),
     ("ibq", "ibqq", "did you mean 'ibq'"),
