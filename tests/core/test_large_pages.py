@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from toklip_jax.cli import command_line, running
 from toklip_jax.core import large_pages
 
 SETTING = "glibc.malloc.hugetlb=1"
@@ -73,3 +74,12 @@ def test_the_command_starts_again_once_with_its_arguments(on_request, tmp_path):
     both = f"glibc.malloc.check=0:{SETTING}"
     assert "TOKLIP_LARGE_PAGES=0 turns them off" in done.stderr
     assert done.stdout.strip() == f"{both} ['--text=two words', ''] False"
+
+
+def test_runs_of_a_config_say_that_they_have_them_and_other_commands_do_not(monkeypatch, capsys):
+    monkeypatch.setenv("GLIBC_TUNABLES", SETTING)
+    assert running.run_plain([], running.plain_parser("embed", "Embeds."), lambda values: None) == 0
+    assert "large pages" not in capsys.readouterr().err
+    parser = command_line.config_parser("train", "Trains.")
+    assert command_line.run(["--config=demo"], parser, lambda values, experiment: lambda: None) == 0
+    assert "in large pages" in capsys.readouterr().err

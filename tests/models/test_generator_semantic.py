@@ -43,10 +43,16 @@ def config_of(**changes):
 def build(config, seed=0):
     """(model, parameters), of heads too, so that logits differ."""
     params = random_params(lambda key: init_params(config, COMPUTE, key))
-    rng, head = np.random.default_rng(seed), params["gpt"]["head"]
+    return build_model(config, COMPUTE), with_heads(params, seed)
+
+
+def with_heads(params, seed=0):
+    """The parameters, with heads drawn as well."""
+    head, key = params["gpt"]["head"], jax.random.key(seed + 1)
     for name in head:
-        head[name] = rng.standard_normal(head[name].shape, np.float32)
-    return build_model(config, COMPUTE), jax.device_put(params)
+        key, own = jax.random.split(key)
+        head[name] = jax.random.normal(own, head[name].shape)
+    return jax.device_put(params)
 
 
 @pytest.fixture(scope="module", params=SEMANTIC)
@@ -158,14 +164,20 @@ def test_places_of_several_ids_are_drawn_one_id_given_another(method):
         quantiser=QuantiserConfig(method, 16, dim, 2),
     )
     gpt = dataclasses.replace(GPT, codebook_sizes=(16, 16))
-    model, params = build(GeneratorConfig(gpt, vq))
+    config = GeneratorConfig(gpt, vq)
+    # As training starts: larger kernels round more than the bound below allows.
+    fresh = jax.jit(lambda key: init_params(config, COMPUTE, key))(jax.random.key(0))
+    model, params = build_model(config, COMPUTE), with_heads(fresh)
     ids, classes = draw_ids(model.config), jnp.arange(3)
-    logits = jax.jit(functools.partial(model.apply, {"params": params}, method="logits"))
-    out = hidden(model, params, ids, classes)
+    logits, hidden = (
+        functools.partial(model.apply, {"params": params}, method=method)
+        for method in ("logits", "hidden")
+    )
+    out = hidden(ids, classes)
     first, second = logits(ids, classes)
     assert first.shape == second.shape == (3, 16, 16)
     np.testing.assert_allclose(
-        model.apply({"params": params}, out, 1, ids, method="logits_of"), second, atol=5e-5
+        model.apply({"params": params}, out, 1, ids, method="logits_of"), second, atol=1e-5
     )
     other = ids.at[:, 0, 0].set((ids[:, 0, 0] + 1) % 16)
     changed = logits(other, classes)
