@@ -71,6 +71,10 @@ PARTS: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
         "attention": ("attention", ()),
         "inference": ("inference", ("gpu",)),
         "train_step": ("train_step", ("gpu",)),
+        **{
+            f"decode_layers_{size}": ("decode_layers", (f"gpt_{size}_256",))
+            for size in ("b", "l", "xl")
+        },
         **{f"sampling_{size}": ("sampling", (f"gpu_{size}",)) for size in ("b", "xl", "l")},
         "inference_vq_float32": ("inference", ("gpu_vq_float32",)),
         "compile_time": ("compile_time", ("gpu",)),
@@ -85,6 +89,7 @@ REHEARSED = (
     "inference",
     "train_step",
     "attention",
+    "decode_layers",
     "sampling",
     "language_model",
 )

@@ -1,0 +1,492 @@
+"""All layers of a transformer for one new place of a few sequences, in one kernel for NVIDIA GPUs.
+
+Drawing one id after another reads every weight once for each id, and does little else. As separate
+kernels a layer is over ten, of 2 to 5 microseconds each, in which its weights could be read twice.
+Here a layer is five phases of one kernel that runs through all layers: its programs, no more than
+the GPU holds at once, share a phase's tiles and wait for one another between phases.
+
+The layer is that of Llama and LlamaGen: RMS norms, rotary positions of neighbouring channels, a
+gated MLP with SiLU, no biases. Weights, keys and values are bfloat16; the residual stream, norms,
+logits, softmax and sums are float32, so that less is rounded than in separate kernels.
+
+**It has not run on a GPU yet**: it is compiled for one (sm_90: 255 registers a thread, no spills at
+GPT-B's size, 1 KiB of shared memory), and its arithmetic is tested with a single program on CPUs.
+`benchmarks.decode_layers` measures it beside the layers that the package runs; until it has won
+there it stays here. Should a GPU not run all programs at once, they give up waiting: the result is
+NaN, not a hang.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float, Int
+
+from toklip_jax.ops.nearest_blocked import shape_like
+
+ROWS = 16  # of a matrix unit's left operand: sequences at most
+FEW = 2  # sequences up to which the matrix unit isn't used
+CHUNK = 128  # of the summed axis, in a product's step
+COLUMNS = (16, 32, 64)  # of a tile's product
+SPLITS = (1, 2)  # of the summed axis, where a tile's sums are added later
+KEYS = 64  # of a step of attention
+AHEAD = 2**14  # weights that a program reads before it waits: 64 registers of a thread
+LOWEST = -1e30  # below all logits, and finite: the difference of two is no NaN
+PATIENCE = 2**20  # looks at the others' count, about a second, before a program gives up
+BROKEN = 2**30  # a count that says so to all
+WARPS = 4
+PER_CORE = 2  # programs that a multiprocessor holds for sure: 128 threads of 255 registers each
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of a stack of layers.
+
+    Attributes:
+        width, depth, num_heads, hidden: of the layers; `hidden` is the MLP's.
+        eps: of the norms.
+        programs: that run at once.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    hidden: int
+    eps: float
+    programs: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    def key_parts(self, rows: int, places: int) -> int:
+        """Returns how many programs share a head's keys."""
+        return max(1, min(-(-places // KEYS), self.programs // (rows * self.num_heads)))
+
+    @property
+    def tilings(self) -> dict[str, "Tiling"]:
+        """How the four products of a layer are cut; the two whose sums a norm reads, only once."""
+        one = functools.partial(_tiling, programs=self.programs)
+        return {
+            "qkv": one(self.width, 3 * self.width, (1,)),
+            "proj": one(self.width, self.width, SPLITS),
+            "up": one(self.width, 2 * self.hidden, (1,)),
+            "down": one(self.hidden, self.width, SPLITS),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How a product with a matrix [k, n] is cut into tiles.
+
+    Attributes:
+        columns: of a tile.
+        splits: of the summed axis.
+        length: of a split's part of it.
+        tiles: of the whole product.
+    """
+
+    columns: int
+    splits: int
+    length: int
+    tiles: int
+
+
+def _tiling(inner: int, outer: int, splits: tuple[int, ...], programs: int) -> Tiling:
+    """Returns the cut whose busiest program reads least."""
+    cuts = []
+    for columns in COLUMNS:
+        for count in splits:
+            if outer % columns or inner % (count * CHUNK):
+                continue
+            tiles = count * outer // columns
+            cost = -(-tiles // programs) * columns * inner // count
+            cuts.append((cost, count, -columns, tiles))
+    _, count, columns, tiles = min(cuts)
+    columns = -columns
+    return Tiling(columns, count, inner // count, tiles)
+
+
+@flax.struct.dataclass
+class PackedLayers:
+    """The parameters of all layers, as the kernel reads them: a tile's columns lie together.
+
+    Attributes:
+        norm1, norm2: [l, d].
+        qkv, proj, up, down: [l, n / columns, k, columns]; `up` has the gate's columns first.
+    """
+
+    norm1: Any
+    norm2: Any
+    qkv: Any
+    proj: Any
+    up: Any
+    down: Any
+
+
+def fits(width: int, num_heads: int, hidden: int) -> bool:
+    """Returns whether the kernel can compute layers of these sizes."""
+    size = width // num_heads
+    is_power = size * num_heads == width and size >= 16 and size & (size - 1) == 0
+    return is_power and width % CHUNK == 0 and hidden % CHUNK == 0
+
+
+def pack(layers: list[dict[str, Any]], sizes: Sizes) -> PackedLayers:
+    """Returns the parameters of the layers as the kernel reads them, bfloat16; traceable.
+
+    Args:
+        layers: for each `norm1`, `norm2` [d], `qkv` [d, 3 d], `proj` [d, d], `gate` and `fc1`
+            [d, m], `fc2` [m, d].
+    """
+    tilings = sizes.tilings
+
+    def tiled(name, of):
+        columns = tilings[name].columns
+        parts = []
+        for layer in layers:
+            x = of(layer).astype(jnp.bfloat16)
+            parts.append(jnp.swapaxes(x.reshape(len(x), -1, columns), 0, 1))
+        return jnp.stack(parts)
+
+    def norms(name):
+        return jnp.stack([layer[name].astype(jnp.bfloat16) for layer in layers])
+
+    return PackedLayers(
+        norms("norm1"),
+        norms("norm2"),
+        tiled("qkv", lambda x: x["qkv"]),
+        tiled("proj", lambda x: x["proj"]),
+        tiled("up", lambda x: jnp.concatenate([x["gate"], x["fc1"]], axis=1)),
+        tiled("down", lambda x: x["fc2"]),
+    )
+
+
+def run_layers(
+    x: Float[Array, "b d"],
+    packed: PackedLayers,
+    keys: Float[Array, "l b k s e"],
+    values: Float[Array, "l b k s e"],
+    visible: Int[Array, "b s"],
+    place: Int[Array, ""],
+    cos: Float[Array, "s p"],
+    sin: Float[Array, "s p"],
+    sizes: Sizes,
+    interpret: bool = False,
+) -> tuple[Float[Array, "b d"], Float[Array, "l b k s e"], Float[Array, "l b k s e"]]:
+    """Returns the last layer's output, float32, and keys and values with this place's in them.
+
+    Args:
+        x: the new place's input, of at most 16 sequences.
+        keys: of the places before, after rotation; what stands at `place` and behind is not read.
+        visible: 1 for places that the new one sees, among those before it.
+        place: index of the new place.
+        cos: of every place's angles, float32, p = e / 2.
+        interpret: runs without a GPU, as a single program.
+    """
+    b, d = x.shape
+    programs = 1 if interpret else sizes.programs
+    tilings, parts = sizes.tilings, sizes.key_parts(b, keys.shape[3])
+    sums = jnp.zeros((1 + tilings["down"].splits, b, d), jnp.float32).at[0].set(x)
+    results = {
+        "keys": (keys.shape, keys.dtype),
+        "values": (values.shape, values.dtype),
+        "arrived": ((1,), jnp.int32),
+        "sums": (sums.shape, jnp.float32),
+        "stream": ((b, d), jnp.float32),
+        "projected": ((b, 3 * d), jnp.float32),
+        "heads": ((parts, b, d), jnp.float32),
+        "weights": ((parts, 2, b, sizes.num_heads), jnp.float32),
+        "attended": ((tilings["proj"].splits, b, d), jnp.float32),
+        "units": ((b, 2 * sizes.hidden), jnp.float32),
+    }
+    read = (
+        place.reshape(1).astype(jnp.int32),
+        packed.norm1,
+        packed.norm2,
+        packed.qkv,
+        packed.proj,
+        packed.up,
+        packed.down,
+        cos,
+        sin,
+        visible,
+    )
+    written = keys, values, jnp.zeros(1, jnp.int32), sums
+    outs = pl.pallas_call(
+        functools.partial(
+            _kernel, sizes=sizes, programs=programs, rows=b, parts=parts, is_alone=interpret
+        ),
+        grid=(programs,),
+        out_shape=[shape_like(shape, dtype, x) for shape, dtype in results.values()],
+        input_output_aliases={len(read) + i: i for i in range(len(written))},
+        compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=1),
+        interpret=interpret,
+        name="decode_layers",
+    )(*read, *written)
+    outs = dict(zip(results, outs, strict=True))
+    out = jnp.where(outs["arrived"][0] < BROKEN, outs["sums"].sum(axis=0), jnp.nan)
+    return out, outs["keys"], outs["values"]
+
+
+def _kernel(*refs, sizes, programs, rows, parts, is_alone):
+    (place_ref, norm1, norm2, qkv, proj, up, down, cos, sin, visible), refs = refs[:10], refs[14:]
+    keys, values, arrived, sums, stream, projected, heads, head_weights, attended, units = refs
+    tilings, d, hidden, num_heads = sizes.tilings, sizes.width, sizes.hidden, sizes.num_heads
+    me, place = pl.program_id(0), place_ref[0]
+    is_few = rows <= FEW
+    every_row = [jnp.int32(i) for i in range(rows)] if is_few else [jnp.arange(ROWS, dtype=jnp.int32)[:, None]]
+
+    def span(start, count):
+        columns = start + jnp.arange(count, dtype=jnp.int32)
+        return columns if is_few else columns[None]
+
+    def read(ref, *where):
+        """Numbers of one row, or of all of them where the matrix unit takes them."""
+        if is_few:
+            return plgpu.load(ref.at[where])
+        return plgpu.load(ref.at[where], mask=every_row[0] < rows, other=0.0)
+
+    def write(ref, value, *where):
+        plgpu.store(ref.at[where], value, mask=None if is_few else every_row[0] < rows)
+
+    class Product:
+        """A phase in which rows are multiplied with a matrix, a tile at a time."""
+
+        def __init__(self, name, matrix, left, out, norm=None):
+            self.matrix, self.left, self.out, self.norm = matrix, left, out, norm
+            self.tiling = tilings[name]
+            self.tiles, self.count = self.tiling.tiles, matrix.shape[1]
+            self.ahead = AHEAD // (CHUNK * self.tiling.columns)
+
+        def starts(self, tile):
+            first = tile // self.count * self.tiling.length
+            return [first + i for i in range(0, self.tiling.length, CHUNK)]
+
+        def fetch(self, layer, tile, is_mine=None):
+            """The first weights of a tile, which may be read while others still work."""
+            return [self.chunk(layer, tile, x, is_mine) for x in self.starts(tile)[: self.ahead]]
+
+        def chunk(self, layer, tile, start, is_mine=None):
+            lines = start + jnp.arange(CHUNK, dtype=jnp.int32)[:, None]
+            columns = jnp.arange(self.tiling.columns, dtype=jnp.int32)[None]
+            where = self.matrix.at[layer, tile % self.count, lines, columns]
+            if is_mine is None:
+                return plgpu.load(where)
+            mask = jnp.broadcast_to(is_mine, (CHUNK, self.tiling.columns))
+            return plgpu.load(where, mask=mask, other=0.0)
+
+        def finish(self, layer, tile, fetched):
+            shape = (CHUNK if is_few else ROWS, self.tiling.columns)
+            totals = [jnp.zeros(shape, jnp.float32) for _ in every_row]
+            squares = [jnp.float32(0) for _ in every_row]
+            for i, start in enumerate(self.starts(tile)):
+                weights = fetched[i] if i < len(fetched) else self.chunk(layer, tile, start)
+                scale = 1
+                if self.norm is not None:
+                    scale = plgpu.load(self.norm.at[layer, span(start, CHUNK)])
+                    scale = scale.astype(jnp.float32)
+                for j, row in enumerate(every_row):
+                    x = self.left(tile, row, span(start, CHUNK))
+                    squares[j] += x * x
+                    x = x * scale
+                    if is_few:
+                        totals[j] += x[:, None] * weights.astype(jnp.float32)
+                    else:
+                        totals[j] += plgpu.dot(x.astype(jnp.bfloat16), weights)
+            column, size = tile % self.count, self.tiling.columns
+            for row, total, square in zip(every_row, totals, squares, strict=True):
+                total = jnp.sum(total, axis=0) if is_few else total
+                if self.norm is not None:
+                    mean = jnp.sum(square, axis=-1) / d
+                    inverse = jax.lax.rsqrt(mean + sizes.eps)
+                    total = total * (inverse if is_few else inverse[:, None])
+                self.out(total, tile // self.count, row, span(column * size, size))
+
+    class Attention:
+        """The phase in which each part of the keys is seen by the new place, for each head."""
+
+        tiles = rows * num_heads * parts
+        pairs = jnp.arange(sizes.head_dim, dtype=jnp.int32)
+
+        def which(self, item):
+            part, item = item // (rows * num_heads), item % (rows * num_heads)
+            return part, item // num_heads, item % num_heads
+
+        def fetch(self, layer, item, is_mine=None):
+            part, sequence, head = self.which(item)
+            return self.block(layer, sequence, head, part, is_mine)
+
+        def block(self, layer, sequence, head, number, is_mine=None):
+            at = number * KEYS + jnp.arange(KEYS, dtype=jnp.int32)
+            is_read = at < place if is_mine is None else (at < place) & is_mine
+            mask = jnp.broadcast_to(is_read[:, None], (KEYS, sizes.head_dim))
+            where = layer, sequence, head, at[:, None], self.pairs[None]
+            seen = plgpu.load(visible.at[sequence, at], mask=is_read, other=0)
+            return seen, *(
+                plgpu.load(ref.at[where], mask=mask, other=0.0) for ref in (keys, values)
+            )
+
+        def finish(self, layer, item, fetched):
+            part, sequence, head = self.which(item)
+            pairs = self.pairs
+            cosine = plgpu.load(cos.at[place, pairs // 2])
+            sine = plgpu.load(sin.at[place, pairs // 2])
+            sine = jnp.where(pairs % 2 == 0, -sine, sine)
+
+            def own(third, channels):
+                where = third * d + head * sizes.head_dim + channels
+                return plgpu.load(projected.at[sequence, where])
+
+            def rotated(third):
+                return own(third, pairs) * cosine + own(third, pairs ^ 1) * sine
+
+            query = rotated(0) * sizes.head_dim**-0.5
+            key, value = rotated(1).astype(keys.dtype), own(2, pairs).astype(values.dtype)
+
+            @pl.when(part == 0)
+            def keep():
+                plgpu.store(keys.at[layer, sequence, head, place, pairs], key)
+                plgpu.store(values.at[layer, sequence, head, place, pairs], value)
+
+            logit = jnp.sum(query * key.astype(jnp.float32))
+            is_first = part == 0  # whose part the new place itself is
+            start = (
+                jnp.where(is_first, logit, LOWEST),
+                jnp.where(is_first, jnp.float32(1), 0.0),
+                jnp.where(is_first, value.astype(jnp.float32), 0.0),
+            )
+
+            def see(carry, block):
+                largest, weight, out = carry
+                seen, old_keys, old_values = block
+                logits = jnp.sum(old_keys.astype(jnp.float32) * query[None], axis=1)
+                logits = jnp.where(seen != 0, logits, LOWEST)
+                new = jnp.maximum(largest, jnp.max(logits))
+                weights = jnp.where(seen != 0, jnp.exp(logits - new), 0.0)
+                factor = jnp.exp(largest - new)
+                added = jnp.sum(weights[:, None] * old_values.astype(jnp.float32), axis=0)
+                return new, weight * factor + jnp.sum(weights), out * factor + added
+
+            largest, weight, out = see(start, fetched)
+            blocks = pl.cdiv(keys.shape[3], KEYS)
+            if parts < blocks:
+                count = (pl.cdiv(place, KEYS) - part + parts - 1) // parts
+
+                def step(i, carry):
+                    return see(carry, self.block(layer, sequence, head, part + i * parts))
+
+                largest, weight, out = jax.lax.fori_loop(1, count, step, (largest, weight, out))
+            plgpu.store(heads.at[part, sequence, head * sizes.head_dim + pairs], out)
+            plgpu.store(head_weights.at[part, jnp.int32(0), sequence, head], largest)
+            plgpu.store(head_weights.at[part, jnp.int32(1), sequence, head], weight)
+
+    def stream_before(tile, row, columns):
+        """What enters a layer: the sums of the layer before."""
+        x = read(sums, 0, row, columns)
+        for i in range(tilings["down"].splits):
+            x = x + read(sums, 1 + i, row, columns)
+        _keep(tile, lambda: write(stream, x, row, columns))
+        return x
+
+    def stream_between(tile, row, columns):
+        """What enters a layer's MLP."""
+        x = read(stream, row, columns)
+        for i in range(tilings["proj"].splits):
+            x = x + read(attended, i, row, columns)
+        _keep(tile, lambda: write(sums, x, jnp.int32(0), row, columns))
+        return x
+
+    def attention_of(tile, row, columns):
+        """The parts of attention, put together."""
+        del tile
+        head = columns // sizes.head_dim
+        largest = [read(head_weights, i, 0, row, head) for i in range(parts)]
+        most = functools.reduce(jnp.maximum, largest)
+        factors = [jnp.exp(x - most) for x in largest]
+        out, weight = 0.0, 0.0
+        for i, factor in enumerate(factors):
+            out = out + factor * read(heads, i, row, columns)
+            weight = weight + factor * read(head_weights, i, 1, row, head)
+        return out / weight
+
+    def gated(tile, row, columns):
+        del tile
+        gate, unit = read(units, row, columns), read(units, row, columns + hidden)
+        return gate * jax.nn.sigmoid(gate) * unit
+
+    phases = (
+        Product(
+            "qkv",
+            qkv,
+            stream_before,
+            lambda out, _, row, columns: write(projected, out, row, columns),
+            norm1,
+        ),
+        Attention(),
+        Product("proj", proj, attention_of, lambda out, *where: write(attended, out, *where)),
+        Product(
+            "up",
+            up,
+            stream_between,
+            lambda out, _, row, columns: write(units, out, row, columns),
+            norm2,
+        ),
+        Product(
+            "down",
+            down,
+            gated,
+            lambda out, split, *where: write(sums, out, 1 + split, *where),
+        ),
+    )
+
+    def wait():
+        """Until all programs have come here."""
+        if is_alone:
+            return
+        plgpu.debug_barrier()
+        target = (plgpu.atomic_add(arrived, (0,), 1) // programs + 1) * programs
+        target = jnp.minimum(target, BROKEN)
+
+        def look(carry):
+            return plgpu.atomic_add(arrived, (0,), 0), carry[1] + 1
+
+        count, _ = jax.lax.while_loop(
+            lambda carry: (carry[0] < target) & (carry[1] < PATIENCE),
+            look,
+            (jnp.int32(0), jnp.int32(0)),
+        )
+
+        @pl.when(count < target)
+        def give_up():
+            plgpu.atomic_max(arrived, (0,), BROKEN)
+
+        plgpu.debug_barrier()
+
+    def one(layer, _):
+        for phase in phases:
+            is_mine = me < phase.tiles
+            fetched = phase.fetch(layer, me, is_mine)
+            wait()
+            pl.when(is_mine)(functools.partial(phase.finish, layer, me, fetched))
+            if phase.tiles > programs:
+
+                def another(i, _, phase=phase):
+                    tile = me + i * programs
+                    phase.finish(layer, tile, phase.fetch(layer, tile))
+                    return _
+
+                count = (phase.tiles - me + programs - 1) // programs
+                jax.lax.fori_loop(1, count, another, jnp.int32(0))
+        return _
+
+    jax.lax.fori_loop(0, sizes.depth, one, jnp.int32(0))
+
+
+def _keep(tile, write):
+    """Writes what all programs compute, once."""
+    pl.when(tile == 0)(write)
