@@ -239,7 +239,9 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
     tilings, d, hidden, num_heads = sizes.tilings, sizes.width, sizes.hidden, sizes.num_heads
     me, place = pl.program_id(0), place_ref[0]
     is_few = rows <= FEW
-    every_row = [jnp.int32(i) for i in range(rows)] if is_few else [jnp.arange(ROWS, dtype=jnp.int32)[:, None]]
+    every_row = [jnp.arange(ROWS, dtype=jnp.int32)[:, None]]
+    if is_few:
+        every_row = [jnp.int32(i) for i in range(rows)]
 
     def span(start, count):
         columns = start + jnp.arange(count, dtype=jnp.int32)

@@ -3,7 +3,7 @@
     python -m benchmarks.run --suite=gpu --only=decode_layers_b
 
 Without embedding, head and drawing, which both would share: what a fused kernel could gain, and
-whether it computes the same. The share of the memory floor is of the layers' own weights and caches.
+whether it computes the same. The memory floor is that of the layers' own weights and caches.
 """
 
 import dataclasses
@@ -72,7 +72,9 @@ def measure_one(
         checks[f"{label}, {name}: largest error, of the largest output"] = error
         if not error < TOLERANCE:  # NaN fails too
             raise ValueError(f"{name} differs from float32 by {error:.3f} of the largest output")
-    cases = {name: Case(lambda x, way=way: way(x).block_until_ready()) for name, way in ways.items()}
+    cases = {
+        name: Case(lambda x, way=way: way(x).block_until_ready()) for name, way in ways.items()
+    }
     seconds = alternate(
         cases,
         lambda random: (jnp.bfloat16(random.standard_normal(x.shape, np.float32)),),
