@@ -11,15 +11,18 @@ import pytest
 from benchmarks.weights import random_params
 from toklip_jax.core.errors import UserError
 from toklip_jax.costs.flops import count_flops
-from toklip_jax.decoding import Sampling, row_keys
+from toklip_jax.decoding import Sampling, images, loop, row_keys
 from toklip_jax.decoding.images import sample_images
 from toklip_jax.models.conv_vq.config import ConvVQConfig
 from toklip_jax.models.generator.config import GeneratorConfig, GPTConfig
 from toklip_jax.models.registry import build_model, init_params
 from toklip_jax.models.toklip.config import TokLIPConfig
 from toklip_jax.models.toklip.sizes import SIZES as TOKLIPS
+from toklip_jax.nn import layers
+from toklip_jax.nn.cache import KVCache
 from toklip_jax.nn.config import Compute
 from toklip_jax.nn.quantisers import QuantiserConfig
+from toklip_jax.ops.products import table_products
 from toklip_jax.weights import Weights
 from toklip_jax.weights.conversion import export_tensors
 
@@ -117,11 +120,45 @@ def test_no_output_depends_on_what_follows(generator):
     assert (np.asarray(before[:, 9:]) != np.asarray(changed[:, 9:])).any()
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize(
+    "config",
+    [
+        config_of(**SEMANTIC["codebook"]),
+        GeneratorConfig(dataclasses.replace(GPT, codebook_sizes=(64, 32))),
+        GeneratorConfig(GPT),
+    ],
+    ids=["semantic", "two ids a place", "plain"],
+)
+def test_kernels_by_rows_and_a_loop_in_parts_draw_the_same(config, scale, kept, monkeypatch):
+    model, params = build(config)
+    ids = draw_ids(config)[:, :kept]
+    keys, sampling = row_keys(jax.random.key(3), jnp.arange(3)), Sampling(cfg_scale=scale)
+    args = model, params, jnp.arange(3), keys, sampling, ids if kept else None
+    plain = sample(*args)
+    fitted, resized = [], KVCache.resized
+    monkeypatch.setattr(images, "LEAST_PLACES", 1)
+    monkeypatch.setattr(loop, "LEAST", 4)
+    monkeypatch.setattr(images, "CACHE_SHARE", 10**9)
+    monkeypatch.setattr(
+        KVCache, "resized", lambda cache, size: fitted.append(size) or resized(cache, size)
+    )
+    products = []
+    monkeypatch.setattr(
+        layers, "table_products", lambda *x: products.append(x) or table_products(*x)
+    )
+    again = jax.jit(lambda *x: sample.__wrapped__(*x), static_argnums=(0, 4))  # compiled anew
+    np.testing.assert_array_equal(again(*args), plain)
+    assert len(fitted) >= 3
+    assert len(products) >= 2 * 4 + 1  # of both layers, and the head
+
+
 def test_guidance_runs_the_token_encoder_once():
     model, params = build(config_of(semantic="concat"))
     caches = model.init_caches(3, copies=2)
-    assert caches.gpt.keys.shape[1] == 6
-    assert caches.encoder.keys.shape[1] == 3
+    assert {len(keys) for keys in caches.gpt.keys} == {6}
+    assert {len(keys) for keys in caches.encoder.keys} == {3}
 
     def flops(model, params, sampling):
         keys = row_keys(jax.random.key(0), jnp.arange(3))

@@ -128,11 +128,12 @@ def test_scan_and_remat_keep_positions_and_segments(compute, rows):
 
 
 @pytest.mark.parametrize(
-    ("config", "compute"),
-    [(QWEN, PLAIN), (QWEN, SCANNED), (LLAMAGEN, SCANNED)],
-    ids=["qwen unrolled", "qwen scanned", "llamagen scanned"],
+    ("config", "compute", "is_stacked"),
+    [(QWEN, PLAIN, False), (QWEN, PLAIN, True), (QWEN, SCANNED, True), (LLAMAGEN, SCANNED, True)],
+    ids=["qwen unrolled", "qwen unrolled, one array", "qwen scanned", "llamagen scanned"],
 )
-def test_a_prefix_and_then_single_steps_equal_the_whole(config, compute):
+def test_a_prefix_and_then_single_steps_equal_the_whole(config, compute, is_stacked):
+    """With as much room as the prefix needs at first, and the rest added later."""
     x = jax.random.normal(jax.random.key(3), (2, N, 8))
     want, _, _ = run(config, SCANNED, x)
     params = params_of(config)
@@ -141,8 +142,9 @@ def test_a_prefix_and_then_single_steps_equal_the_whole(config, compute):
 
     @jax.jit
     def cached(x):
-        cache = empty_cache(config, 2, N, "float32")
+        cache = empty_cache(config, 2, N, "float32", is_stacked).resized(M)
         start, cache = stack.apply(variables, x[:, :M], cache=cache)
+        cache = cache.resized(N)
 
         def step(cache, x):
             out, cache = stack.apply(variables, x[:, None], cache=cache)
@@ -190,6 +192,9 @@ def test_a_cached_step_sees_its_own_segment_only(rows):
 
 
 def test_a_cache_that_is_too_small_is_refused(rows):
+    unrolled = empty_cache(QWEN, 1, M, "float32", is_scanned=False)
+    with pytest.raises(ValueError, match="one array for all layers, which are scanned"):
+        Stack(QWEN, SCANNED).apply({}, rows[0], cache=unrolled)
     cache = empty_cache(QWEN, 1, M - 1, "float32")
     with pytest.raises(ValueError, match=r"at most 3 more places in a cache of 3, got 4"):
         extend(rows[0], None, None, cache)

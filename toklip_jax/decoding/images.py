@@ -11,6 +11,11 @@ from jaxtyping import Array, Bool, Int
 from toklip_jax.decoding.loop import decode
 from toklip_jax.decoding.sampling import Sampling, draw, fold_rows
 from toklip_jax.models.generator.model import GeneratorModel
+from toklip_jax.nn.layers import ROWS
+
+LEAST_PLACES = 64  # laying kernels out takes as long as it saves in about 20 steps
+MOST_BYTES = 2**31  # of kernels that are laid out: they are held twice
+CACHE_SHARE = 4  # caches count from a quarter of the parameters on
 
 
 @flax.struct.dataclass
@@ -50,7 +55,10 @@ def sample_images(
     first = 0 if kept is None else kept.shape[1]
     output, caches = drawer.prefill(condition, null, valid, kept)
     last = last or model.config.gpt.num_places
-    ids = decode(drawer.draw, drawer.step, output, caches, first, last)
+    drawer.lay_out_kernels(output, caches, last - first)
+    is_large = CACHE_SHARE * num_bytes(caches) >= num_bytes(params["gpt"])
+    fit = model.fit_caches if is_large else None
+    ids = decode(drawer.draw, drawer.step, output, caches, first, last, fit)
     return ids if kept is None else jnp.concatenate([kept.astype(jnp.int32), ids], axis=1)
 
 
@@ -90,7 +98,7 @@ class _Drawer:
     """A generator's steps, with all that stays the same from one place to the next."""
 
     def __init__(self, model, params, keys, sampling):
-        self.model, self.keys, self.sampling = model, keys, sampling
+        self.model, self.params, self.keys, self.sampling = model, params, keys, sampling
         self.apply = functools.partial(model.apply, {"params": params})
 
     def prefill(self, condition, null, valid, kept):
@@ -101,6 +109,39 @@ class _Drawer:
             valid = None if valid is None else jnp.tile(valid, (2, 1))
         caches = self.model.init_caches(rows, self.sampling.conditions)
         return self.apply(condition, caches, kept, valid, method="prefill")
+
+    def lay_out_kernels(self, output, caches, places):
+        """Has kernels by their rows for the next steps, where that is worth while.
+
+        Other processors than CPUs, and other types than float32, multiply few vectors well anyway.
+        """
+        compute = self.model.compute
+        is_whole = jax.sharding.get_abstract_mesh().empty and not compute.is_scanned
+        if jax.default_backend() != "cpu" or compute.dtype != "float32" or not is_whole:
+            return
+        gpt = self.model.config.gpt
+        ids = jnp.zeros((len(self.keys), *gpt.ids_shape[1:]), jnp.int32)
+        before = jnp.tile(ids, (self.sampling.conditions, 1)) if gpt.codes_per_place > 1 else None
+
+        def collect():
+            options = {"mutable": [ROWS]}
+            step = self.apply(ids, caches, self.sampling.conditions, method="step", **options)
+            found = step[1]
+            for code in range(gpt.codes_per_place):
+                head = self.model.apply(
+                    {"params": self.params, **found},
+                    output,
+                    code,
+                    before,
+                    method="logits_of",
+                    **options,
+                )
+                found = head[1]
+            return found
+
+        if places >= LEAST_PLACES and num_bytes(jax.eval_shape(collect)) <= MOST_BYTES:
+            found = jax.lax.optimization_barrier(collect())
+            self.apply = functools.partial(self.model.apply, {"params": self.params, **found})
 
     def step(self, ids, caches):
         return self.apply(ids, caches, self.sampling.conditions, method="step")
@@ -118,3 +159,8 @@ class _Drawer:
             keys = fold_rows(self.keys, place * codes + code)
             drawn.append(draw(logits, keys, self.sampling))
         return drawn[0] if codes == 1 else jnp.stack(drawn, axis=-1)
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the size of a tree's arrays, which may be traced or shapes only."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -9,9 +9,18 @@ from jaxtyping import Array, Int
 
 Draw = Callable[[Any, Any], Any]
 Step = Callable[[Any, Any], tuple[Any, Any]]
+PARTS, LEAST = 3, 64  # at most so many parts of a loop, each of at least so many places
 
 
-def decode(draw: Draw, step: Step, output: Any, caches: Any, first: int, last: int) -> Any:
+def decode(
+    draw: Draw,
+    step: Step,
+    output: Any,
+    caches: Any,
+    first: int,
+    last: int,
+    fit: Callable[[Any, int], Any] | None = None,
+) -> Any:
     """Returns what is drawn at places `first` to `last` - 1, along the second axis; traceable.
 
     Args:
@@ -21,6 +30,9 @@ def decode(draw: Draw, step: Step, output: Any, caches: Any, first: int, last: i
         caches: the model's, any pytree.
         first: places that are given; at least one is left to draw.
         last: the number of all places.
+        fit: `fit(caches, end)` returns the caches with room for the places before `end` alone.
+            A long loop is then cut into parts, so that early steps don't read the room of late
+            ones.
     """
     ids = draw(output, jnp.int32(first))
 
@@ -30,6 +42,12 @@ def decode(draw: Draw, step: Step, output: Any, caches: Any, first: int, last: i
         ids = draw(output, place)
         return (ids, caches), ids
 
-    places = jnp.arange(first + 1, last, dtype=jnp.int32)
-    _, others = jax.lax.scan(one, (ids, caches), places)
-    return jnp.concatenate([ids[:, None], jnp.moveaxis(others, 0, 1)], axis=1)
+    drawn, carry = [ids[None]], (ids, caches)
+    parts = 1 if fit is None else min(max((last - first) // LEAST, 1), PARTS)
+    ends = [first + 1 + (last - first - 1) * (i + 1) // parts for i in range(parts)]
+    for start, end in zip([first + 1, *ends], ends, strict=False):
+        if fit is not None:
+            carry = carry[0], fit(carry[1], end)
+        carry, others = jax.lax.scan(one, carry, jnp.arange(start, end, dtype=jnp.int32))
+        drawn.append(others)
+    return jnp.moveaxis(jnp.concatenate(drawn), 0, 1)

@@ -18,14 +18,15 @@ EMPTY = -1  # the position of a place where nothing stands
 class KVCache:
     """Keys and values of what every layer has seen; it goes into a stack and comes out longer.
 
-    It is an ordinary pytree of one shape however full it is, for scanned and unrolled layers alike,
-    and so may be carried by `lax.scan` and `lax.while_loop`. What sees what follows from positions
-    and segments alone (`ops.attention`), so rows may be padded on either side.
+    It is an ordinary pytree of one shape however full it is, and so may be carried by `lax.scan`
+    and `lax.while_loop`. What sees what follows from positions and segments alone
+    (`ops.attention`), so rows may be padded on either side.
 
     Attributes:
         keys: [l, b, g, s, e], after norms and rotary positions; a head's places lie together, which
-            is how a product with one query reads them.
-        values: [l, b, g, s, e].
+            is how a product with one query reads them. For layers that aren't scanned a tuple of l
+            arrays [b, g, s, e]: of one array a layer would have to copy its part to read it.
+        values: as `keys`.
         positions: int32 [b, s], negative where nothing stands.
         segments: int32 [b, s].
         length: int32 scalar; places that are filled, padding included.
@@ -61,6 +62,43 @@ class KVCache:
             layer=jnp.zeros((), jnp.int32),
         )
 
+    def resized(self, size: int) -> "KVCache":
+        """Returns the cache with room for `size` places; those that are filled must fit.
+
+        Attention reads all places of a cache, whether anything stands there or not.
+        """
+        added = size - self.positions.shape[1]
+
+        def fit(x, axis, empty=0):
+            if added <= 0:
+                return jax.lax.slice_in_dim(x, 0, size, axis=axis)
+            widths = [(0, added if i == axis else 0) for i in range(x.ndim)]
+            return jnp.pad(x, widths, constant_values=empty)
+
+        def fit_all(arrays):
+            return jax.tree.map(lambda x: _shard(fit(x, x.ndim - 2)), arrays)
+
+        return self.replace(
+            keys=fit_all(self.keys),
+            values=fit_all(self.values),
+            positions=fit(self.positions, 1, EMPTY),
+            segments=fit(self.segments, 1),
+        )
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether one array holds the keys of all layers."""
+        return not isinstance(self.keys, tuple)
+
+    def of_layer(self, i: int) -> "KVCache":
+        """Returns the cache of layer i alone, keys and values [b, g, s, e], of one not stacked."""
+        return self.replace(keys=self.keys[i], values=self.values[i])
+
+    def with_layers(self, layers: list["KVCache"]) -> "KVCache":
+        """Returns the cache with what `of_layer` gave of each layer."""
+        keys, values = tuple(x.keys for x in layers), tuple(x.values for x in layers)
+        return self.replace(keys=keys, values=values)
+
     def write(
         self, keys: Float[Array, "b t g e"], values: Float[Array, "b t g e"]
     ) -> tuple["KVCache", Float[Array, "b s g e"], Float[Array, "b s g e"]]:
@@ -69,25 +107,35 @@ class KVCache:
         Returns:
             The cache, in which the next layer writes next, and all keys and values of this layer.
         """
-        start = (self.layer, 0, 0, self.length - keys.shape[1], 0)
+        is_alone = self.keys.ndim == 4  # as `of_layer` gives it
+        layer = () if is_alone else (self.layer,)
+        start = (*layer, 0, 0, self.length - keys.shape[1], 0)
         every_key, every_value = (
-            _shard(_write(kept, jnp.swapaxes(new, 1, 2)[None], start))
+            _shard(_write(kept, jnp.swapaxes(new, 1, 2)[(None,) * len(layer)], start))
             for kept, new in ((self.keys, keys), (self.values, values))
         )
         cache = self.replace(keys=every_key, values=every_value, layer=self.layer + 1)
         read = [
-            jnp.swapaxes(jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False), 1, 2)
+            x if is_alone else jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False)
             for x in (every_key, every_value)
         ]
-        return cache, read[0], read[1]
+        return cache, *(jnp.swapaxes(x, 1, 2) for x in read)
 
 
-def empty_cache(config: TransformerConfig, batch_size: int, size: int, dtype: DTypeLike) -> KVCache:
+def empty_cache(
+    config: TransformerConfig,
+    batch_size: int,
+    size: int,
+    dtype: DTypeLike,
+    is_scanned: bool = True,
+) -> KVCache:
     """Returns a cache of a stack in which nothing stands.
 
     Args:
         size: places that it can hold, padding included.
         dtype: type of keys and values.
+        is_scanned: whether the stack's layers are (`Compute.is_scanned`). Others take a cache of
+            scanned layers too, and are slower with it.
 
     Raises:
         ValueError: no float type, or a negative number.
@@ -97,10 +145,16 @@ def empty_cache(config: TransformerConfig, batch_size: int, size: int, dtype: DT
             f"expected a cache of floats for at least 0 rows and places, got {dtype}, "
             f"{batch_size} and {size}"
         )
-    shape = (config.depth, batch_size, config.num_kv_heads, size, config.head_dim)
+    shape = (batch_size, config.num_kv_heads, size, config.head_dim)
+
+    def zeros():
+        if is_scanned:
+            return _shard(jnp.zeros((config.depth, *shape), dtype))
+        return tuple(_shard(jnp.zeros(shape, dtype)) for _ in range(config.depth))
+
     return KVCache(
-        keys=_shard(jnp.zeros(shape, dtype)),
-        values=_shard(jnp.zeros(shape, dtype)),
+        keys=zeros(),
+        values=zeros(),
         positions=jnp.full((batch_size, size), EMPTY, jnp.int32),
         segments=jnp.zeros((batch_size, size), jnp.int32),
         length=jnp.zeros((), jnp.int32),
@@ -114,4 +168,4 @@ def _write(array, part, start):
 
 def _shard(x):
     """Puts the batch over `data` and `fsdp`, and the heads over `tensor`."""
-    return constrain(x, None, BATCH_AXES, "tensor", None, None)
+    return constrain(x, *(None,) * (x.ndim - 4), BATCH_AXES, "tensor", None, None)

@@ -1,12 +1,22 @@
-"""The linear layers of a transformer: MLPs, and projections to and from heads."""
+"""The linear layers of a transformer: MLPs, and projections to and from heads.
+
+XLA on CPUs copies a product's right operand into blocks, which takes as long as the product itself
+where few vectors are multiplied. A loop that draws one id after another may pass the kernels by
+their output channels too, as the variables `ROWS`; then they stand on the left (`ops.products`).
+"""
+
+import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.ops.activations import activation, gated
-from toklip_jax.ops.products import dot_general, promote_to
+from toklip_jax.ops.products import Quantised, dot_general, has_few, table_products
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
+
+ROWS = "rows"  # the collection of kernels [n, k]; `apply(..., mutable=[ROWS])` gives it
 
 
 class Mlp(nn.Module):
@@ -31,23 +41,15 @@ class Mlp(nn.Module):
             hidden = gated(self.activation)(self._hidden(x, "gate"), hidden)
         else:
             hidden = activation(self.activation)(hidden)
-        return self._linear(self.out_dim, "fc2")(hidden)
+        return self._linear(hidden, self.out_dim, "fc2")
 
     def _hidden(self, x, name):
-        x = self._linear(self.hidden_dim, name)(x)
+        x = self._linear(x, self.hidden_dim, name)
         return constrain(x, BATCH_AXES, *(None,) * (x.ndim - 2), "tensor")
 
-    def _linear(self, features, name):
-        normal = nn.initializers.normal(self.init_std)
-        return nn.Dense(
-            features,
-            use_bias=self.has_bias,
-            dtype=self.dtype,
-            promote_dtype=promote_to,
-            dot_general=dot_general,
-            kernel_init=normal if self.init_std else nn.initializers.xavier_uniform(),
-            name=name,
-        )
+    def _linear(self, x, features, name):
+        options = {"has_bias": self.has_bias, "init_std": self.init_std, "name": name}
+        return Projection((x.shape[-1],), (features,), self.dtype, **options)(x)
 
 
 class Projection(nn.Module):
@@ -71,8 +73,10 @@ class Projection(nn.Module):
         ndim = len(self.in_shape)
         shape = self.in_shape + self.out_shape
         kernel = self.param("kernel", self._init(), shape, jnp.float32).astype(self.dtype)
-        axes = tuple(range(x.ndim - ndim, x.ndim)), tuple(range(ndim))
-        y = dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
+        y = by_rows(self, "kernel", kernel, x, self.in_shape)
+        if y is None:
+            axes = tuple(range(x.ndim - ndim, x.ndim)), tuple(range(ndim))
+            y = dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
         if not self.has_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, self.out_shape, jnp.float32)
@@ -84,6 +88,30 @@ class Projection(nn.Module):
         ndim = len(self.in_shape)
         axes = tuple(range(ndim)), tuple(range(ndim, ndim + len(self.out_shape)))
         return nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", *axes)
+
+
+def by_rows(
+    module: nn.Module, name: str, kernel: Any, x: Float[Array, "..."], in_shape: tuple[int, ...]
+) -> Float[Array, "..."] | None:
+    """Returns the product of few vectors with a kernel whose rows the module has, or None.
+
+    Where `ROWS` are asked for it gives those of the kernel too.
+
+    Args:
+        name: that of the kernel among the module's parameters.
+        kernel: [*in_shape, ...], in the type of the product.
+        x: vectors [..., *in_shape].
+    """
+    inner = math.prod(in_shape)
+    is_asked = module.is_mutable_collection(ROWS) and not module.is_initializing()
+    if is_asked and not isinstance(kernel, Quantised):
+        module.put_variable(ROWS, name, kernel.reshape(inner, -1).T)
+    vectors = x.shape[: x.ndim - len(in_shape)]
+    if not module.has_variable(ROWS, name) or not has_few(vectors):
+        return None
+    rows = module.get_variable(ROWS, name)
+    y = table_products(x.astype(kernel.dtype).reshape(*vectors, inner), rows)
+    return y.reshape(*vectors, *kernel.shape[len(in_shape) :])
 
 
 def shard_heads(x: Float[Array, "b n k e"]) -> Float[Array, "b n k e"]:

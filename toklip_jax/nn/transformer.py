@@ -56,7 +56,7 @@ class Stack(nn.Module):
         _check_places(positions, (b, n), "positions")
         _check_places(segments, (b, n), "segments")
         if cache is not None:
-            _check_cache(cache, self.config, b)
+            _check_cache(cache, self.config, b, self.compute.is_scanned)
             if positions is None:
                 positions = jnp.broadcast_to(cache.length + jnp.arange(n), (b, n))
             if segments is None:
@@ -66,9 +66,16 @@ class Stack(nn.Module):
         if self.compute.is_scanned:
             x, cache = self._scan(x, positions, segments, cache, keys)
             return _nan_if_overfull(x, cache), cache
+        layers, is_split = [], cache is not None and not cache.is_stacked
         for i in range(self.config.depth):
             block = self._block()(self.config, self.compute, name=f"blocks_{i}")
-            x, cache = block(x, positions, segments, cache, None if keys is None else keys[i])
+            part = cache.of_layer(i) if is_split else cache
+            x, part = block(x, positions, segments, part, None if keys is None else keys[i])
+            if is_split:
+                layers.append(part)
+            else:
+                cache = part
+        cache = cache.with_layers(layers) if is_split else cache
         return _nan_if_overfull(x, cache), cache
 
     def _scan(self, x, positions, segments, cache, keys):
@@ -111,9 +118,18 @@ def _check_places(places, shape, name):
         )
 
 
-def _check_cache(cache, config, b):
+def _check_cache(cache, config, b, is_scanned):
+    if is_scanned and not cache.is_stacked:
+        raise UserError(
+            "expected a cache with one array for all layers, which are scanned, got an array for "
+            "each: make one with empty_cache(..., is_scanned=True)"
+        )
     expected = (config.depth, b, config.num_kv_heads, config.head_dim)
-    layers, rows, heads, _, size = cache.keys.shape
+    if cache.is_stacked:
+        layers, rows, heads, _, size = cache.keys.shape
+    else:
+        layers = len(cache.keys)
+        rows, heads, _, size = cache.keys[0].shape
     if (layers, rows, heads, size) != expected:
         raise UserError(
             f"expected a cache of (layers, rows, heads, head size) {expected}, got "

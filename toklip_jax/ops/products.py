@@ -104,13 +104,17 @@ def table_products(x: Float[Array, "*b d"], table: Float[Array, "z d"]) -> Float
         # The compiler would put the operands back, to save the transposition.
         return jnp.moveaxis(jax.lax.optimization_barrier(scores), 0, -1)
 
-    # Of an exported program's symbolic rows nobody can say how many they are.
-    is_fixed = not any(map(jax.export.is_symbolic_dim, x.shape[:-1]))
-    is_of_few = is_fixed and 1 < math.prod(x.shape[:-1]) <= FEW
     # A program for TPUs may be traced on a CPU; one that is traced elsewhere never runs on a CPU.
-    if not is_of_few or jax.default_backend() != "cpu":
+    if not has_few(x.shape[:-1]) or jax.default_backend() != "cpu":
         return plain(x, table)
     return jax.lax.platform_dependent(x, table, cpu=table_first, default=plain)
+
+
+def has_few(shape: tuple[int, ...]) -> bool:
+    """Returns whether there are few vectors, but several, in an array of this shape of them."""
+    # Of an exported program's symbolic rows nobody can say how many they are.
+    is_fixed = not any(map(jax.export.is_symbolic_dim, shape))
+    return is_fixed and 1 < math.prod(shape) <= FEW
 
 
 def _summed_in_float32(

@@ -135,12 +135,17 @@ class GeneratorModel(nn.Module):
     @nn.nowrap
     def init_caches(self, batch_size: int, copies: int = 1) -> "Caches":
         """Returns empty caches for whole images, in the type of the activations."""
-        gpt = self.config.gpt
-        size, dtype = gpt.num_positions, self.compute.jax_dtype
-        encoder = None
+        gpt, compute, encoder = self.config.gpt, self.compute, None
         if gpt.semantic != "none":
-            encoder = init_encoder_cache(self.config.tokenizer.vision, batch_size, dtype)
-        return Caches(empty_cache(gpt.stack, batch_size * copies, size, dtype), encoder)
+            encoder = init_encoder_cache(self.config.tokenizer.vision, compute, batch_size)
+        size = batch_size * copies, gpt.num_positions
+        return Caches(empty_cache(gpt.stack, *size, compute.jax_dtype, compute.is_scanned), encoder)
+
+    @nn.nowrap
+    def fit_caches(self, caches: "Caches", places: int) -> "Caches":
+        """Returns caches with room for the first `places` places of an image and no more."""
+        encoder = None if caches.encoder is None else caches.encoder.resized(places)
+        return Caches(caches.gpt.resized(self.config.gpt.prefix + places), encoder)
 
     def tokenize(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b n *q"]:
         """Returns ids, int32, of RGB images in [-1, 1]."""

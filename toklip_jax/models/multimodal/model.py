@@ -256,8 +256,8 @@ class Multimodal(nn.Module):
         """Returns empty caches to draw images with; see `init_cache` and `image_step`."""
         encoder = None
         if TOKENS in self.config.reads:
-            dtype = self.compute.jax_dtype
-            encoder = init_encoder_cache(self.config.tokenizer.vision, batch_size, dtype)
+            vision = self.config.tokenizer.vision
+            encoder = init_encoder_cache(vision, self.compute, batch_size)
         return Caches(self.init_cache(batch_size * copies, size), encoder)
 
     def tokenize(self, images: Float[Array, "b h w 3"]) -> Int[Array, "b n *q"]:

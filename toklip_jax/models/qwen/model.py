@@ -121,7 +121,9 @@ class Qwen(nn.Module):
 
         It has as many heads as there are keys and values: none is repeated for the query heads.
         """
-        return empty_cache(self.config.stack, batch_size, size, self.compute.jax_dtype)
+        compute = self.compute
+        stack, is_scanned = self.config.stack, compute.is_scanned
+        return empty_cache(stack, batch_size, size, compute.jax_dtype, is_scanned)
 
 
 def positions_in(segment_ids: Int[Array, "b t"]) -> Int[Array, "b t"]:

@@ -112,7 +112,7 @@ class TokLIP(nn.Module):
         Raises:
             ValueError: attention is not causal.
         """
-        return init_encoder_cache(self.config.vision, batch_size, dtype or self.compute.jax_dtype)
+        return init_encoder_cache(self.config.vision, self.compute, batch_size, dtype)
 
     def tokens_from_code_vectors(
         self, code_vectors: Float[Array, "b n c"]

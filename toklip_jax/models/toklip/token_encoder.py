@@ -111,7 +111,7 @@ class TokenEncoder(nn.Module):
         Raises:
             ValueError: the encoder is not causal.
         """
-        return init_encoder_cache(self.config, batch_size, dtype or self.compute.jax_dtype)
+        return init_encoder_cache(self.config, self.compute, batch_size, dtype)
 
 
 class CodeMapping(nn.Module):
@@ -140,14 +140,20 @@ class CodeMapping(nn.Module):
         )
 
 
-def init_encoder_cache(config: VisionConfig, batch_size: int, dtype: DTypeLike) -> KVCache:
+def init_encoder_cache(
+    config: VisionConfig, compute: Compute, batch_size: int, dtype: DTypeLike | None = None
+) -> KVCache:
     """Returns an empty cache for all positions of a token encoder.
+
+    Args:
+        dtype: that of the activations unless given.
 
     Raises:
         ValueError: the encoder is not causal.
     """
     check_causal(config)
-    return empty_cache(config, batch_size, config.num_tokens, dtype)
+    dtype = dtype or compute.jax_dtype
+    return empty_cache(config, batch_size, config.num_tokens, dtype, compute.is_scanned)
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
