@@ -100,7 +100,7 @@ class ImageDrawer:
         if draws.sampling.is_guided:
             uncond = self.params["gpt"]["condition"].get("uncond")
             null = null_condition(gpt, condition.rows, uncond, draws.negative_class)
-        numbers = jnp.arange(len(condition.rows)) if numbers is None else numbers
+        numbers = np.arange(len(condition.rows)) if numbers is None else numbers
         keys = row_keys(draws.key, draws.first_index + numbers)
         return condition.rows, keys, null, condition.valid, kept
 

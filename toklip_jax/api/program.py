@@ -103,7 +103,8 @@ def map_rows(
     count, out = len(arrays[0]), None
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        parts = function(*(None if x is None else put(x[rows]) for x in arrays))
+        chunk = [x if x is None or size == count else x[rows] for x in arrays]
+        parts = function(*(None if x is None else put(x) for x in chunk))
         if out is None:
             out = jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), parts)
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(parts), strict=True):

@@ -96,6 +96,7 @@ def draw(
     return jnp.argmax(kept + noise, axis=-1).astype(jnp.int32)
 
 
+@jax.jit
 def row_keys(key: jax.Array, indices: Int[Array, " b"]) -> jax.Array:
     """Returns a key for each sample, from its index alone.
 
