@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from toklip_jax.ops import nearest_blocked
 from toklip_jax.ops.nearest import IMPLEMENTATIONS, nearest_code, squared_distances
 from toklip_jax.ops.nearest_blocked import NARROW
 from toklip_jax.parallel.sharding import map_sharded_rows
 from toklip_jax.planning.plan import topology_devices
 
-FAST = [None, "blocked", "products", "pallas_tpu", "pallas_gpu"]
+FAST = [None, "blocked", "products", "screening", "pallas_tpu", "pallas_gpu"]
 METRICS = ["euclidean", "inner_product"]
 LIMIT = 16 * 2**20  # bytes beside arguments and result
 
@@ -134,6 +135,50 @@ def test_codebooks_too_large_for_one_block_equal_the_plain_search(c, metric):
     vectors, codebook = drawn(200, 2**18 // c + 777, c)
     ids = search(vectors, codebook, "blocked", metric)
     np.testing.assert_array_equal(ids, search(vectors, codebook, "plain", metric))
+
+
+def screened_ids(vectors, codebook, metric="euclidean"):
+    """Compiled anew: what it calls may have been replaced."""
+    screen = jax.jit(lambda *x: nearest_blocked.search_by_screening(*x, metric))
+    return np.asarray(screen(vectors, codebook))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_screening_finds_the_best_among_codes_that_bfloat16_cannot_tell_apart(metric, monkeypatch):
+    """100 of them in groups far from one another, where rounding puts another one first."""
+    vectors, codebook = drawn(70, 9000, 32)
+    near = vectors[7] * (1 + 5e-3 * jax.random.normal(jax.random.key(5), (100, 32)))
+    codebook = codebook.at[jnp.arange(100) * 17 + 3000].set(near)
+    want = search(vectors, codebook, "plain", metric)
+    assert (want[7] - 3000) % 17 == 0
+    scores = nearest_blocked.scores_of(
+        *(nearest_blocked._rounded(x) for x in (vectors, codebook)),
+        nearest_blocked.penalty_of(codebook, metric),
+    )
+    assert np.argmax(scores[7]) != want[7]  # else this would show nothing
+    np.testing.assert_array_equal(screened_ids(vectors, codebook, metric), want)
+    monkeypatch.setattr(nearest_blocked, "MOST_GROUPS", 10**6)
+    monkeypatch.setattr(nearest_blocked, "_search_all", lambda v, e, m: jnp.full(len(v), -1))
+    np.testing.assert_array_equal(screened_ids(vectors, codebook, metric), want)
+
+
+def test_screening_searches_all_codes_only_where_too_many_may_be_the_best(monkeypatch):
+    vectors, codebook = drawn(600, 9000, 64)
+    want = search(vectors, codebook, "plain")
+    monkeypatch.setattr(nearest_blocked, "_search_all", lambda v, e, m: jnp.full(len(v), -1))
+    np.testing.assert_array_equal(screened_ids(vectors, codebook), want)
+    equal = jnp.tile(codebook[:1], (9000, 1))
+    np.testing.assert_array_equal(screened_ids(vectors, equal), [-1] * 600)
+
+
+def test_many_wide_codes_are_screened_where_the_processor_multiplies_bfloat16(monkeypatch):
+    vectors, codebook = drawn(3, nearest_blocked.SCREENED, 20)
+    taken, screening = jnp.full(3, -1), "search_by_screening"
+    monkeypatch.setattr(nearest_blocked, screening, lambda v, e, m: taken)
+    for is_able, z, is_screened in ((False, None, False), (True, -1, False), (True, None, True)):
+        monkeypatch.setattr(nearest_blocked, "multiplies_bfloat16", lambda able=is_able: able)
+        ids = nearest_blocked.search_in_blocks(vectors, codebook[:z], "inner_product")
+        assert (ids is taken) == is_screened
 
 
 @pytest.mark.parametrize("implementation", FAST)

@@ -16,6 +16,7 @@ from toklip_jax.ops.nearest_blocked import (
     penalty_of,
     scores_of,
     search_by_products,
+    search_by_screening,
     search_in_blocks,
     squares_of,
     varying_as,
@@ -47,7 +48,8 @@ def nearest_code(
         implementation: one of `IMPLEMENTATIONS`; by default the one for the platform that this is
             lowered for: the Pallas kernels on TPUs and on NVIDIA's GPUs (Ampere and later, as XLA's
             Triton has it; codes of more than `NARROW` numbers by `products` there), `blocked`
-            elsewhere. A kernel runs interpreted where its platform is not.
+            elsewhere, which is `screening` for many wide codes where the processor multiplies
+            bfloat16. A kernel runs interpreted where its platform is not.
         metric: "euclidean", or "inner_product" for the row of the greatest inner product.
 
     Raises:
@@ -112,6 +114,7 @@ IMPLEMENTATIONS = {
     "plain": nearest_code_reference,
     "blocked": search_in_blocks,
     "products": search_by_products,
+    "screening": search_by_screening,
     "pallas_tpu": _interpreted_elsewhere(search_on_tpu, "tpu"),
     "pallas_gpu": _interpreted_elsewhere(search_on_gpu, "cuda"),
 }

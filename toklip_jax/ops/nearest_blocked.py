@@ -1,5 +1,7 @@
 """Nearest code on CPUs, and what the implementations share: the score, and blocks of vectors."""
 
+import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,11 @@ ROWS = 64  # vectors scored at a time; from 512 on (8 M scores), XLA on CPU is t
 WIDE_ROWS = 256  # the same against wide codes, as far as there are at most `SCORES`
 SCORES = 2**20
 PREPARED = 2**18  # numbers of the codebook (1 MiB) that are prepared at a time
+SCREENED = 2**13  # wide codes from which it pays to screen them in bfloat16
+SCREEN_ROWS, SCREEN_CODES = 512, 1024  # of a product in bfloat16, whose scores take 2 MiB
+SCREEN_GROUP = 128  # codes of whose scores only the maximum is kept, 4 MiB at 262,144 codes
+EXACT_ROWS = 64  # vectors whose group is scored at a time: 8 MiB of codes at 256 numbers
+MOST_GROUPS = 24  # that are scored for a block of vectors before all codes are
 PRODUCT_ROWS, PRODUCT_CODES = 1024, 3072  # of a product on a GPU, whose scores take 12 MiB
 
 
@@ -21,6 +28,14 @@ def search_in_blocks(
     vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
 ) -> Int[Array, " n"]:
     """Blocks of vectors against the codebook, itself in blocks where it is large; ids are int32."""
+    z, c = codebook.shape
+    if c > NARROW and z >= SCREENED and multiplies_bfloat16():
+        return search_by_screening(vectors, codebook, metric)
+    return _search_all(vectors, codebook, metric)
+
+
+def _search_all(vectors, codebook, metric):
+    """Every score in float32."""
     z, c = codebook.shape
     size = min(z, max(GROUP, PREPARED // c))
     at_a_time = ROWS if c <= NARROW else max(ROWS, min(WIDE_ROWS, SCORES // size))
@@ -43,6 +58,104 @@ def search_in_blocks(
         return jax.lax.fori_loop(0, -(-z // size), against, nothing)[1]
 
     return by_rows(chunk, vectors, max(at_a_time, PREPARED // c))
+
+
+def search_by_screening(
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
+) -> Int[Array, " n"]:
+    """Scores all codes in bfloat16, and in float32 those that may be the best; ids are int32.
+
+    What rounding changes in a score is at most |v - v'| |e| + |v'| |e - e'|, where v' and e' are
+    the rounded ones. Groups of codes are scored exactly from the greatest rounded maximum on, until
+    the next is too small for that. Where a vector has too many such groups, as among equal codes,
+    its block is searched in float32.
+    """
+    return by_rows(lambda rows: _screened(rows, codebook, metric), vectors, SCREEN_ROWS)
+
+
+def _screened(rows, codebook, metric):
+    z, c = codebook.shape
+    size = min(z, SCREEN_CODES)
+    group = SCREEN_GROUP if size % SCREEN_GROUP == 0 else size
+    inside = size // group  # groups of a block of codes
+    rows = rows.astype(jnp.float32)
+    rounded = _rounded(rows)
+
+    def start_of(block):
+        return jnp.minimum(block * size, z - size)  # the last may overlap the one before
+
+    def screen(block, found):
+        maxima, longest, farthest = found
+        codes = jax.lax.dynamic_slice_in_dim(codebook, start_of(block), size).astype(jnp.float32)
+        rough = _rounded(codes)
+        products = jnp.einsum(
+            "rc,zc->rz",
+            rounded.astype(jnp.bfloat16),
+            rough.astype(jnp.bfloat16),
+            preferred_element_type=jnp.float32,
+        )
+        scores = 2 * products - penalty_of(codes, metric)
+        new = jnp.max(scores.reshape(len(rows), inside, group), axis=-1)
+        maxima = jax.lax.dynamic_update_slice_in_dim(maxima, new, block * inside, 1)
+        longest = jnp.maximum(longest, jnp.max(_lengths(codes)))
+        return maxima, longest, jnp.maximum(farthest, jnp.max(_lengths(codes - rough)))
+
+    blocks = -(-z // size)
+    found = jnp.zeros((len(rows), blocks * inside)), jnp.float32(0), jnp.float32(0)
+    found = jax.lax.fori_loop(0, blocks, screen, varying_as(found, rows))
+    maxima, longest, farthest = found
+    doubt = 2 * (_lengths(rows - rounded) * longest + _lengths(rounded) * farthest)
+    # Sums of c products are off by c 2^-24 of their terms' magnitudes at most, in each type.
+    doubt = 1.001 * doubt + 4 * (c + 2) * 2.0**-24 * longest * (2 * _lengths(rows) + longest)
+
+    def score(row_and_group):
+        row, which = row_and_group
+        start = start_of(which // inside) + which % inside * group
+        codes = jax.lax.dynamic_slice_in_dim(codebook, start, group).astype(jnp.float32)
+        best, place = _first_best(scores_of(row[None], codes, penalty_of(codes, metric))[0])
+        return best, start + place
+
+    def is_open(state):
+        best, _, _, (greatest, _), count = state
+        return jnp.any(greatest >= best - doubt) & (count < MOST_GROUPS)
+
+    def look(state):
+        best, ids, maxima, (greatest, which), count = state
+        new, new_ids = jax.lax.map(score, (rows, which), batch_size=EXACT_ROWS)
+        is_better = (new > best) | ((new == best) & (new_ids < ids))
+        is_better &= greatest >= best - doubt
+        groups = jnp.arange(maxima.shape[1], dtype=jnp.int32)
+        maxima = jnp.where(groups == which[:, None], -jnp.inf, maxima)
+        best, ids = jnp.where(is_better, new, best), jnp.where(is_better, new_ids, ids)
+        return best, ids, maxima, _first_best(maxima), count + 1
+
+    nothing = jnp.full(len(rows), -jnp.inf), jnp.zeros(len(rows), jnp.int32)
+    state = *nothing, maxima, _first_best(maxima), jnp.int32(0)
+    best, ids, _, (greatest, _), _ = jax.lax.while_loop(is_open, look, varying_as(state, rows))
+    return jax.lax.cond(
+        jnp.any(greatest >= best - doubt),
+        lambda: _search_all(rows, codebook, metric),
+        lambda: ids,
+    )
+
+
+def _rounded(x):
+    """Float32 with the digits of bfloat16; a cast there and back may be compiled away."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+def _lengths(x):
+    return jnp.sqrt(jnp.sum(x**2, axis=-1))
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Returns whether this computer's processor has products of bfloat16 (x86 under Linux)."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in text or "amx_bf16" in text
 
 
 def search_by_products(
