@@ -171,6 +171,15 @@ def test_screening_searches_all_codes_only_where_too_many_may_be_the_best(monkey
     np.testing.assert_array_equal(screened_ids(vectors, equal), [-1] * 600)
 
 
+def test_ties_go_to_the_lowest_index_where_rounding_puts_a_later_group_first():
+    """Two equal codes, and beside the second one that is less, and more in bfloat16."""
+    unit = 2.0**-7  # between two numbers of bfloat16 above 1
+    codebook = jnp.zeros((9000, 20)).at[jnp.array([5000, 8000]), :2].set(1 + 0.4 * unit)
+    codebook = codebook.at[8001, :2].set(jnp.array([1 + 0.6 * unit, 1]))
+    ids = search(jnp.eye(20)[:2].sum(0)[None], codebook, "screening", "inner_product")
+    np.testing.assert_array_equal(ids, [5000])
+
+
 def test_many_wide_codes_are_screened_where_the_processor_multiplies_bfloat16(monkeypatch):
     vectors, codebook = drawn(3, nearest_blocked.SCREENED, 20)
     taken, screening = jnp.full(3, -1), "search_by_screening"
