@@ -45,7 +45,7 @@ PER_CORE = 2  # programs that a multiprocessor holds for sure: 128 threads of 25
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of a stack of layers.
+    """The sizes of a stack of layers.
 
     Attributes:
         width, depth, num_heads, hidden: of the layers; `hidden` is the MLP's.
@@ -187,8 +187,13 @@ def run_layers(
         place: index of the new place.
         cos: of every place's angles, float32, p = e / 2.
         interpret: runs without a GPU, as a single program.
+
+    Raises:
+        ValueError: more sequences, or other sizes, than the kernel can compute.
     """
     b, d = x.shape
+    if b > ROWS or not fits(sizes.width, sizes.num_heads, sizes.hidden):
+        raise ValueError(f"expected at most {ROWS} sequences and sizes that fit, got {b}, {sizes}")
     programs = 1 if interpret else sizes.programs
     tilings, parts = sizes.tilings, sizes.key_parts(b, keys.shape[3])
     sums = jnp.zeros((1 + tilings["down"].splits, b, d), jnp.float32).at[0].set(x)

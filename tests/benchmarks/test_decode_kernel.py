@@ -36,7 +36,7 @@ def test_every_place_is_that_of_the_layers(load, rows, bound):
 
 @pytest.mark.parametrize("programs", [4, 64])
 def test_cuts_cover_every_number_once(load, programs):
-    """However many programs share them; several parts of the keys give one softmax."""
+    """However many programs share them."""
     kernel = load("decode_kernel")
     sizes = kernel.Sizes(256, 2, 4, 384, 1e-5, programs)
     for name, (inner, outer) in {
@@ -63,14 +63,15 @@ def test_keys_in_parts_and_hidden_places(load):
     ]
     x, angles = jnp.float32(random.standard_normal((1, 128))), jnp.ones((300, 16)) * 0.7
     outs = []
-    for programs in (4, 64):  # one part of the keys, and five
+    for programs in (4, 8, 64):  # one part of the keys, two that share them, and five
         sizes = kernel.Sizes(128, 2, 4, 256, 1e-5, programs)
         packed = kernel.pack(layers, sizes)
         args = x, packed, keys, values, visible, jnp.int32(299), angles, angles, sizes
         outs.append(kernel.run_layers(*args, interpret=True))
-    for ours, theirs in zip(*outs, strict=True):
+    for ours, shared, theirs in zip(*outs, strict=True):
         np.testing.assert_allclose(np.float32(ours), np.float32(theirs), atol=2e-5)
+        np.testing.assert_allclose(np.float32(shared), np.float32(theirs), atol=2e-5)
     unseen = jnp.where(visible[:, None, :, None] == 0, 9.0, keys).astype(keys.dtype)
     args = x, packed, unseen, values, visible, jnp.int32(299), angles, angles, sizes
     changed = kernel.run_layers(*args, interpret=True)[0]
-    np.testing.assert_array_equal(changed, outs[1][0])  # what a place doesn't see changes nothing
+    np.testing.assert_array_equal(changed, outs[-1][0])  # what a place doesn't see changes nothing

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.weights import random_params
+from toklip_jax.api import Generator
 from toklip_jax.core.errors import UserError
 from toklip_jax.costs.flops import count_flops
 from toklip_jax.decoding import Sampling, images, loop, row_keys
@@ -120,18 +121,16 @@ def test_no_output_depends_on_what_follows(generator):
     assert (np.asarray(before[:, 9:]) != np.asarray(changed[:, 9:])).any()
 
 
-@pytest.mark.parametrize("kept", [0, 3])
-@pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize(
-    "config",
+    ("config", "scale", "kept"),
     [
-        config_of(**SEMANTIC["codebook"]),
-        GeneratorConfig(dataclasses.replace(GPT, codebook_sizes=(64, 32))),
-        GeneratorConfig(GPT),
+        (config_of(**SEMANTIC["codebook"]), 2, 3),
+        (GeneratorConfig(dataclasses.replace(GPT, codebook_sizes=(64, 32))), 2, 3),
+        (GeneratorConfig(GPT), 1, 0),
     ],
     ids=["semantic", "two ids a place", "plain"],
 )
-def test_kernels_by_rows_and_a_loop_in_parts_draw_the_same(config, scale, kept, monkeypatch):
+def test_transposed_kernels_and_a_loop_in_parts_draw_the_same(config, scale, kept, monkeypatch):
     model, params = build(config)
     ids = draw_ids(config)[:, :kept]
     keys, sampling = row_keys(jax.random.key(3), jnp.arange(3)), Sampling(cfg_scale=scale)
@@ -148,10 +147,23 @@ def test_kernels_by_rows_and_a_loop_in_parts_draw_the_same(config, scale, kept, 
     monkeypatch.setattr(
         layers, "table_products", lambda *x: products.append(x) or table_products(*x)
     )
+    decode = loop.decode
+    monkeypatch.setattr(images, "decode", lambda *x: products.clear() or decode(*x))
     again = jax.jit(lambda *x: sample.__wrapped__(*x), static_argnums=(0, 4))  # compiled anew
     np.testing.assert_array_equal(again(*args), plain)
     assert len(fitted) >= 3
     assert len(products) >= 2 * 4 + 1  # of both layers, and the head
+
+
+def test_int8_kernels_are_not_transposed(monkeypatch):
+    pytest.importorskip("qwix", reason="NOT CHECKED: qwix, of the extra int8, is missing")
+    config = GeneratorConfig(GPT)
+    weights = Weights(config, jax.tree.map(np.asarray, build(config)[1]), is_scanned=False)
+    generator = Generator.from_weights(weights, param_dtype="int8")
+    ids = np.asarray(generator.sample(classes=[1, 2], key=3))
+    monkeypatch.setattr(images, "LEAST_PLACES", 1)
+    jax.clear_caches()
+    np.testing.assert_array_equal(generator.sample(classes=[1, 2], key=3), ids)
 
 
 def test_guidance_runs_the_token_encoder_once():

@@ -158,14 +158,14 @@ def test_screening_finds_the_best_among_codes_that_bfloat16_cannot_tell_apart(me
     assert np.argmax(scores[7]) != want[7]  # else this would show nothing
     np.testing.assert_array_equal(screened_ids(vectors, codebook, metric), want)
     monkeypatch.setattr(nearest_blocked, "MOST_GROUPS", 10**6)
-    monkeypatch.setattr(nearest_blocked, "_search_all", lambda v, e, m: jnp.full(len(v), -1))
+    monkeypatch.setattr(nearest_blocked, "search_in_blocks", lambda v, e, m: jnp.full(len(v), -1))
     np.testing.assert_array_equal(screened_ids(vectors, codebook, metric), want)
 
 
 def test_screening_searches_all_codes_only_where_too_many_may_be_the_best(monkeypatch):
     vectors, codebook = drawn(600, 9000, 64)
     want = search(vectors, codebook, "plain")
-    monkeypatch.setattr(nearest_blocked, "_search_all", lambda v, e, m: jnp.full(len(v), -1))
+    monkeypatch.setattr(nearest_blocked, "search_in_blocks", lambda v, e, m: jnp.full(len(v), -1))
     np.testing.assert_array_equal(screened_ids(vectors, codebook), want)
     equal = jnp.tile(codebook[:1], (9000, 1))
     np.testing.assert_array_equal(screened_ids(vectors, equal), [-1] * 600)
@@ -186,7 +186,7 @@ def test_many_wide_codes_are_screened_where_the_processor_multiplies_bfloat16(mo
     monkeypatch.setattr(nearest_blocked, screening, lambda v, e, m: taken)
     for is_able, z, is_screened in ((False, None, False), (True, -1, False), (True, None, True)):
         monkeypatch.setattr(nearest_blocked, "multiplies_bfloat16", lambda able=is_able: able)
-        ids = nearest_blocked.search_in_blocks(vectors, codebook[:z], "inner_product")
+        ids = nearest_blocked.search_on_cpu(vectors, codebook[:z], "inner_product")
         assert (ids is taken) == is_screened
 
 
@@ -230,9 +230,10 @@ def test_what_cannot_be_searched_is_refused():
     assert set(FAST) - {None} < set(IMPLEMENTATIONS)
 
 
-def extra_bytes(n, z, c, dtype="float32", sharding=None, metric="euclidean"):
+def extra_bytes(n, z, c, dtype="float32", sharding=None, metric="euclidean", implementation=None):
     shapes = [jax.ShapeDtypeStruct((rows, c), dtype, sharding=sharding) for rows in (n, z)]
-    compiled = jax.jit(lambda v, e: nearest_code(v, e, metric=metric)).lower(*shapes).compile()
+    search = jax.jit(lambda v, e: nearest_code(v, e, implementation, metric))
+    compiled = search.lower(*shapes).compile()
     return compiled.memory_analysis().temp_size_in_bytes, compiled.as_text()
 
 
@@ -249,6 +250,11 @@ SIZES = [
 @pytest.mark.parametrize("sizes", [sizes for sizes in SIZES if "float32" in sizes])
 def test_extra_memory_stays_below_16_mib(sizes, metric):
     assert extra_bytes(*sizes, metric=metric)[0] < LIMIT
+
+
+@pytest.mark.parametrize("sizes", [(1024, 262_144, 256), (1024, 16_384, 1024)])
+def test_screening_takes_less_than_16_mib_on_every_processor(sizes):
+    assert extra_bytes(*sizes, implementation="screening")[0] < LIMIT
 
 
 @pytest.mark.parametrize("metric", METRICS)

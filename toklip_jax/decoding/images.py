@@ -11,11 +11,12 @@ from jaxtyping import Array, Bool, Int
 from toklip_jax.decoding.loop import decode
 from toklip_jax.decoding.sampling import Sampling, draw, fold_rows
 from toklip_jax.models.generator.model import GeneratorModel
-from toklip_jax.nn.layers import ROWS
+from toklip_jax.nn.layers import TRANSPOSED
+from toklip_jax.ops.products import has_few
 
-LEAST_PLACES = 64  # laying kernels out takes as long as it saves in about 20 steps
-MOST_BYTES = 2**31  # of kernels that are laid out: they are held twice
-CACHE_SHARE = 4  # caches count from a quarter of the parameters on
+LEAST_PLACES = 64  # transposing kernels takes as long as it saves in about 20 steps
+MOST_BYTES = 2**31  # of transposed kernels, which are held beside the others
+CACHE_SHARE = 4  # the loop is cut into parts from caches of a quarter of the parameters' size on
 
 
 @flax.struct.dataclass
@@ -55,9 +56,9 @@ def sample_images(
     first = 0 if kept is None else kept.shape[1]
     output, caches = drawer.prefill(condition, null, valid, kept)
     last = last or model.config.gpt.num_places
-    drawer.lay_out_kernels(output, caches, last - first)
+    drawer.transpose_kernels(output, caches, last - first)
     is_large = CACHE_SHARE * num_bytes(caches) >= num_bytes(params["gpt"])
-    fit = model.fit_caches if is_large else None
+    fit = model.fit_caches if is_large and jax.default_backend() == "cpu" else None
     ids = decode(drawer.draw, drawer.step, output, caches, first, last, fit)
     return ids if kept is None else jnp.concatenate([kept.astype(jnp.int32), ids], axis=1)
 
@@ -110,21 +111,21 @@ class _Drawer:
         caches = self.model.init_caches(rows, self.sampling.conditions)
         return self.apply(condition, caches, kept, valid, method="prefill")
 
-    def lay_out_kernels(self, output, caches, places):
-        """Has kernels by their rows for the next steps, where that is worth while.
+    def transpose_kernels(self, output, caches, places):
+        """Transposes the kernels once, for all later steps, where that pays.
 
-        Other processors than CPUs, and other types than float32, multiply few vectors well anyway.
+        That is on CPUs, in float32, and for few rows that are not sharded.
         """
-        compute = self.model.compute
-        is_whole = jax.sharding.get_abstract_mesh().empty and not compute.is_scanned
-        if jax.default_backend() != "cpu" or compute.dtype != "float32" or not is_whole:
+        compute, gpt = self.model.compute, self.model.config.gpt
+        is_plain = compute.dtype == "float32" and not compute.is_scanned
+        is_whole = jax.sharding.get_abstract_mesh().empty and has_few((len(output),))
+        if jax.default_backend() != "cpu" or not is_plain or not is_whole or places < LEAST_PLACES:
             return
-        gpt = self.model.config.gpt
         ids = jnp.zeros((len(self.keys), *gpt.ids_shape[1:]), jnp.int32)
         before = jnp.tile(ids, (self.sampling.conditions, 1)) if gpt.codes_per_place > 1 else None
 
         def collect():
-            options = {"mutable": [ROWS]}
+            options = {"mutable": [TRANSPOSED]}
             step = self.apply(ids, caches, self.sampling.conditions, method="step", **options)
             found = step[1]
             for code in range(gpt.codes_per_place):
@@ -139,7 +140,7 @@ class _Drawer:
                 found = head[1]
             return found
 
-        if places >= LEAST_PLACES and num_bytes(jax.eval_shape(collect)) <= MOST_BYTES:
+        if 0 < num_bytes(jax.eval_shape(collect)) <= MOST_BYTES:  # int8 kernels stay as they are
             found = jax.lax.optimization_barrier(collect())
             self.apply = functools.partial(self.model.apply, {"params": self.params, **found})
 

@@ -30,7 +30,8 @@ class KVCache:
         positions: int32 [b, s], negative where nothing stands.
         segments: int32 [b, s].
         length: int32 scalar; places that are filled, padding included.
-        layer: int32 scalar; the layer that writes next while a stack runs.
+        layer: int32 scalar; the layer that writes next while a stack runs, where one array holds
+            all.
     """
 
     keys: Any  # arrays, or what JAX puts in their place: shapes, shardings
@@ -87,7 +88,7 @@ class KVCache:
 
     @property
     def is_stacked(self) -> bool:
-        """Whether one array holds the keys of all layers."""
+        """Whether it is of all layers in one array, or of one layer alone."""
         return not isinstance(self.keys, tuple)
 
     def of_layer(self, i: int) -> "KVCache":
@@ -95,7 +96,7 @@ class KVCache:
         return self.replace(keys=self.keys[i], values=self.values[i])
 
     def with_layers(self, layers: list["KVCache"]) -> "KVCache":
-        """Returns the cache with what `of_layer` gave of each layer."""
+        """Returns the cache with the keys and values that the layers returned."""
         keys, values = tuple(x.keys for x in layers), tuple(x.values for x in layers)
         return self.replace(keys=keys, values=values)
 

@@ -1,8 +1,8 @@
 """The linear layers of a transformer: MLPs, and projections to and from heads.
 
 XLA on CPUs copies a product's right operand into blocks, which takes as long as the product itself
-where few vectors are multiplied. A loop that draws one id after another may pass the kernels by
-their output channels too, as the variables `ROWS`; then they stand on the left (`ops.products`).
+where few vectors are multiplied. A loop that draws one id after another may therefore pass the
+kernels transposed as well, in the collection `TRANSPOSED`; they then stand on the left.
 """
 
 import math
@@ -13,10 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from toklip_jax.ops.activations import activation, gated
-from toklip_jax.ops.products import Quantised, dot_general, has_few, table_products
+from toklip_jax.ops.products import (
+    Quantised,
+    dot_general,
+    has_few,
+    promote_to,
+    table_products,
+)
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
 
-ROWS = "rows"  # the collection of kernels [n, k]; `apply(..., mutable=[ROWS])` gives it
+TRANSPOSED = "transposed"  # kernels [n, k], which `apply(..., mutable=[TRANSPOSED])` gives
 
 
 class Mlp(nn.Module):
@@ -49,7 +55,8 @@ class Mlp(nn.Module):
 
     def _linear(self, x, features, name):
         options = {"has_bias": self.has_bias, "init_std": self.init_std, "name": name}
-        return Projection((x.shape[-1],), (features,), self.dtype, **options)(x)
+        dtype = jnp.dtype(self.dtype)
+        return Projection((x.shape[-1],), (features,), dtype, **options)(x)
 
 
 class Projection(nn.Module):
@@ -72,8 +79,9 @@ class Projection(nn.Module):
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         ndim = len(self.in_shape)
         shape = self.in_shape + self.out_shape
-        kernel = self.param("kernel", self._init(), shape, jnp.float32).astype(self.dtype)
-        y = by_rows(self, "kernel", kernel, x, self.in_shape)
+        kernel = self.param("kernel", self._init(), shape, jnp.float32)
+        (kernel,) = promote_to(kernel, dtype=self.dtype)
+        y = product_of_few(self, "kernel", kernel, x, self.in_shape)
         if y is None:
             axes = tuple(range(x.ndim - ndim, x.ndim)), tuple(range(ndim))
             y = dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
@@ -90,28 +98,31 @@ class Projection(nn.Module):
         return nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", *axes)
 
 
-def by_rows(
+def product_of_few(
     module: nn.Module, name: str, kernel: Any, x: Float[Array, "..."], in_shape: tuple[int, ...]
 ) -> Float[Array, "..."] | None:
-    """Returns the product of few vectors with a kernel whose rows the module has, or None.
+    """Returns the product of few vectors with a kernel that the module has transposed, or None.
 
-    Where `ROWS` are asked for it gives those of the kernel too.
+    Where the collection `TRANSPOSED` is mutable, it stores the transposed kernel there.
 
     Args:
         name: that of the kernel among the module's parameters.
-        kernel: [*in_shape, ...], in the type of the product.
+        kernel: [*in_shape, *out_shape], in the type of the product.
         x: vectors [..., *in_shape].
+
+    Returns:
+        [..., *out_shape], float32; None unless there are few vectors and a transposed kernel.
     """
-    inner = math.prod(in_shape)
-    is_asked = module.is_mutable_collection(ROWS) and not module.is_initializing()
+    inner, ndim = math.prod(in_shape), len(in_shape)
+    is_asked = module.is_mutable_collection(TRANSPOSED) and not module.is_initializing()
     if is_asked and not isinstance(kernel, Quantised):
-        module.put_variable(ROWS, name, kernel.reshape(inner, -1).T)
-    vectors = x.shape[: x.ndim - len(in_shape)]
-    if not module.has_variable(ROWS, name) or not has_few(vectors):
+        module.put_variable(TRANSPOSED, name, kernel.reshape(inner, -1).T)
+    vectors = x.shape[: x.ndim - ndim]
+    if not module.has_variable(TRANSPOSED, name) or not has_few(vectors):
         return None
-    rows = module.get_variable(ROWS, name)
-    y = table_products(x.astype(kernel.dtype).reshape(*vectors, inner), rows)
-    return y.reshape(*vectors, *kernel.shape[len(in_shape) :])
+    table = module.get_variable(TRANSPOSED, name)
+    y = table_products(x.astype(kernel.dtype).reshape(*vectors, inner), table)
+    return y.reshape(*vectors, *kernel.shape[ndim:])
 
 
 def shard_heads(x: Float[Array, "b n k e"]) -> Float[Array, "b n k e"]:

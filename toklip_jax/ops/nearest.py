@@ -18,6 +18,7 @@ from toklip_jax.ops.nearest_blocked import (
     search_by_products,
     search_by_screening,
     search_in_blocks,
+    search_on_cpu,
     squares_of,
     varying_as,
 )
@@ -77,7 +78,7 @@ def nearest_code(
         codebook,
         tpu=functools.partial(search_on_tpu, metric=metric),
         cuda=functools.partial(search_on_gpu, metric=metric),
-        default=functools.partial(search_in_blocks, metric=metric),
+        default=functools.partial(search_on_cpu, metric=metric),
     )
 
 

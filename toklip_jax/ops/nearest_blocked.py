@@ -16,10 +16,10 @@ ROWS = 64  # vectors scored at a time; from 512 on (8 M scores), XLA on CPU is t
 WIDE_ROWS = 256  # the same against wide codes, as far as there are at most `SCORES`
 SCORES = 2**20
 PREPARED = 2**18  # numbers of the codebook (1 MiB) that are prepared at a time
-SCREENED = 2**13  # wide codes from which it pays to screen them in bfloat16
+SCREENED = 2**16  # wide codes from which it pays to screen them in bfloat16
 SCREEN_ROWS, SCREEN_CODES = 512, 1024  # of a product in bfloat16, whose scores take 2 MiB
 SCREEN_GROUP = 128  # codes of whose scores only the maximum is kept, 4 MiB at 262,144 codes
-EXACT_ROWS = 64  # vectors whose group is scored at a time: 8 MiB of codes at 256 numbers
+EXACT = 2**21  # numbers of the groups' codes (8 MiB) that are scored exactly at a time
 MOST_GROUPS = 24  # that are scored for a block of vectors before all codes are
 PRODUCT_ROWS, PRODUCT_CODES = 1024, 3072  # of a product on a GPU, whose scores take 12 MiB
 
@@ -28,14 +28,6 @@ def search_in_blocks(
     vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
 ) -> Int[Array, " n"]:
     """Blocks of vectors against the codebook, itself in blocks where it is large; ids are int32."""
-    z, c = codebook.shape
-    if c > NARROW and z >= SCREENED and multiplies_bfloat16():
-        return search_by_screening(vectors, codebook, metric)
-    return _search_all(vectors, codebook, metric)
-
-
-def _search_all(vectors, codebook, metric):
-    """Every score in float32."""
     z, c = codebook.shape
     size = min(z, max(GROUP, PREPARED // c))
     at_a_time = ROWS if c <= NARROW else max(ROWS, min(WIDE_ROWS, SCORES // size))
@@ -65,10 +57,10 @@ def search_by_screening(
 ) -> Int[Array, " n"]:
     """Scores all codes in bfloat16, and in float32 those that may be the best; ids are int32.
 
-    What rounding changes in a score is at most |v - v'| |e| + |v'| |e - e'|, where v' and e' are
-    the rounded ones. Groups of codes are scored exactly from the greatest rounded maximum on, until
-    the next is too small for that. Where a vector has too many such groups, as among equal codes,
-    its block is searched in float32.
+    What rounding changes in an inner product is at most |v - v'| |e| + |v'| |e - e'|, where v' and
+    e' are the rounded ones. Groups of codes are scored exactly from the greatest rounded maximum
+    on, until the next is too small for that. Where a vector has too many such groups, as among
+    equal codes, its block is searched in float32.
     """
     return by_rows(lambda rows: _screened(rows, codebook, metric), vectors, SCREEN_ROWS)
 
@@ -121,7 +113,8 @@ def _screened(rows, codebook, metric):
 
     def look(state):
         best, ids, maxima, (greatest, which), count = state
-        new, new_ids = jax.lax.map(score, (rows, which), batch_size=EXACT_ROWS)
+        at_a_time = max(1, EXACT // (group * c))
+        new, new_ids = jax.lax.map(score, (rows, which), batch_size=at_a_time)
         is_better = (new > best) | ((new == best) & (new_ids < ids))
         is_better &= greatest >= best - doubt
         groups = jnp.arange(maxima.shape[1], dtype=jnp.int32)
@@ -134,9 +127,19 @@ def _screened(rows, codebook, metric):
     best, ids, _, (greatest, _), _ = jax.lax.while_loop(is_open, look, varying_as(state, rows))
     return jax.lax.cond(
         jnp.any(greatest >= best - doubt),
-        lambda: _search_all(rows, codebook, metric),
+        lambda: search_in_blocks(rows, codebook, metric),
         lambda: ids,
     )
+
+
+def search_on_cpu(
+    vectors: Float[Array, "n c"], codebook: Float[Array, "z c"], metric: str = METRICS[0]
+) -> Int[Array, " n"]:
+    """By screening where codes are wide and many and the processor has products of bfloat16."""
+    z, c = codebook.shape
+    is_screened = c > NARROW and z >= SCREENED and multiplies_bfloat16()
+    search = search_by_screening if is_screened else search_in_blocks
+    return search(vectors, codebook, metric)
 
 
 def _rounded(x):

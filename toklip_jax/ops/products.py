@@ -110,7 +110,7 @@ def table_products(x: Float[Array, "*b d"], table: Float[Array, "z d"]) -> Float
     return jax.lax.platform_dependent(x, table, cpu=table_first, default=plain)
 
 
-def has_few(shape: tuple[int, ...]) -> bool:
+def has_few(shape: tuple[Any, ...]) -> bool:
     """Returns whether there are few vectors, but several, in an array of this shape of them."""
     # Of an exported program's symbolic rows nobody can say how many they are.
     is_fixed = not any(map(jax.export.is_symbolic_dim, shape))

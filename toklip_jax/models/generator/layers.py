@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from toklip_jax.models.generator.config import INIT_STD, GPTConfig
-from toklip_jax.nn.layers import by_rows
+from toklip_jax.nn.layers import product_of_few
 from toklip_jax.ops.activations import activation
 from toklip_jax.ops.products import dot_general, promote_to
 from toklip_jax.parallel.sharding import BATCH_AXES, constrain
@@ -118,8 +118,8 @@ class Heads(nn.Module):
     ) -> Float[Array, "*b v"]:
         for i in range(code):
             x = x + jnp.take(self.before[i], ids[..., i], axis=0, mode="clip").astype(x.dtype)
-        kernel = self.kernels[code].astype(self.dtype)
-        logits = by_rows(self, f"codes_{code}", kernel, x, (self.width,))
+        (kernel,) = promote_to(self.kernels[code], dtype=self.dtype)
+        logits = product_of_few(self, f"codes_{code}", kernel, x, (self.width,))
         if logits is None:
             axes = ((x.ndim - 1,), (0,)), ((), ())
             logits = dot_general(x.astype(self.dtype), kernel, axes, None, jnp.float32)
