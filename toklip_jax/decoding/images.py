@@ -124,24 +124,16 @@ class _Drawer:
         ids = jnp.zeros((len(self.keys), *gpt.ids_shape[1:]), jnp.int32)
         before = jnp.tile(ids, (self.sampling.conditions, 1)) if gpt.codes_per_place > 1 else None
 
-        def collect():
-            options = {"mutable": [TRANSPOSED]}
-            step = self.apply(ids, caches, self.sampling.conditions, method="step", **options)
-            found = step[1]
-            for code in range(gpt.codes_per_place):
-                head = self.model.apply(
-                    {"params": self.params, **found},
-                    output,
-                    code,
-                    before,
-                    method="logits_of",
-                    **options,
-                )
-                found = head[1]
-            return found
-
-        if 0 < num_bytes(jax.eval_shape(collect)) <= MOST_BYTES:  # int8 kernels stay as they are
-            found = jax.lax.optimization_barrier(collect())
+        # What else a step computes here is not used, so that the compiler leaves it away.
+        steps = {"step": [(ids, caches, self.sampling.conditions)]}
+        steps["logits_of"] = [(output, code, before) for code in range(gpt.codes_per_place)]
+        found = {}
+        for method, every in steps.items():
+            for inputs in every:
+                variables = {"params": self.params, **found}
+                _, found = self.model.apply(variables, *inputs, method=method, mutable=[TRANSPOSED])
+        if 0 < num_bytes(found) <= MOST_BYTES:  # int8 kernels stay as they are
+            found = jax.lax.optimization_barrier(found)
             self.apply = functools.partial(self.model.apply, {"params": self.params, **found})
 
     def step(self, ids, caches):
