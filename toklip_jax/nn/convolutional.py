@@ -188,6 +188,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Doubles the resolution by nearest neighbours, then applies a 3x3 convolution.
 
+    Both at once: where pixels come in equal pairs, each of the four pixels that one becomes sees
+    2x2 different ones, through the sums of the kernel's taps that meet the same. That takes 4/9 of
+    the multiplications.
+
     Attributes:
         width: channels of the output; 0 keeps the input's.
     """
@@ -197,8 +201,47 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
-        x = x.repeat(2, axis=1).repeat(2, axis=2)
-        return conv(self.width or x.shape[-1], self.dtype, "conv")(x)
+        return DoublingConv(self.width or x.shape[-1], self.dtype, name="conv")(x)
+
+
+class DoublingConv(nn.Module):
+    """`conv(features)` of an image of twice the resolution, by nearest neighbours."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        b, h, w, c = x.shape
+        shape = (3, 3, c, self.features)
+        kernel = self.param("kernel", nn.linear.default_kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, bias = x.astype(self.dtype), bias.astype(self.dtype)
+        rows = []
+        for i, of_row in enumerate(_merged_taps(kernel, axis=0)):
+            row = []
+            for j, taps in enumerate(_merged_taps(of_row, axis=1)):
+                padding = (
+                    (1 - i, i),
+                    (1 - j, j),
+                )  # an even pixel sees the one before, an odd after
+                row.append(_convolved(x, taps.astype(self.dtype), padding) + bias)
+            rows.append(jnp.stack(row, axis=3))
+        return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features)
+
+
+def _merged_taps(kernel, axis):
+    """The two taps along an axis of three that even pixels see, then those that odd ones see."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    return (
+        jnp.concatenate((first, middle + last), axis),
+        jnp.concatenate((first + middle, last), axis),
+    )
+
+
+def _convolved(x, kernel, padding):
+    form = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=form)
 
 
 def conv(
