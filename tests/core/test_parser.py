@@ -3,7 +3,7 @@
 import pytest
 
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.parser import Parser, positive
+from toklip_jax.core.parser import Parser, file_path, positive
 
 
 def make():
@@ -12,6 +12,7 @@ def make():
     parser.flag("brush-size", "of the brush", type=positive, default=3)
     parser.flag("share", "of paint", type=float, default=1.0)
     parser.flag("colour", "the colour", choices=("red", "green"))
+    parser.flag("palette", "a file", type=file_path)
     parser.flag("word", "may be repeated", action="append")
     parser.flag("weights", "the weights", required=True)
     parser.switch("dry-run", "paint nothing")
@@ -39,6 +40,11 @@ def test_every_spelling_is_read(arguments):
 @pytest.mark.parametrize("argument", ["--nodry-run", "--no-dry-run", "--dry_run=false"])
 def test_a_switch_is_turned_off(argument):
     assert not read(argument).dry_run
+
+
+def test_an_empty_path_is_not_the_current_directory():
+    with pytest.raises(UserError, match="in --palette, expected a path, got ''"):
+        read("--palette=")
 
 
 def test_a_value_may_begin_with_a_sign_or_hold_signs():

@@ -11,8 +11,7 @@ from toklip_jax.cli.folder import load_model, text_parser
 from toklip_jax.cli.running import run_plain
 from toklip_jax.cli.text_search import features_of, print_table
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser, positive
+from toklip_jax.core.parser import Parser, file_path, positive
 from toklip_jax.core.whole_files import write_whole
 from toklip_jax.evaluation.prompt_sets import CLASS_LISTS, TEMPLATE_SETS, class_names, templates
 from toklip_jax.evaluation.zeroshot import prompt_means, prompts
@@ -42,7 +41,7 @@ def parser() -> Parser:
         default="plain",
     )
     found.flag("top", "labels of an image", type=positive, default=1)
-    found.flag("output", "a .csv to write as well", type=expand_user)
+    found.flag("output", "a .csv to write as well", type=file_path)
     found.switch("overwrite", "replace that file")
     return found
 

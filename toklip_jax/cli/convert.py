@@ -13,7 +13,7 @@ import numpy as np
 from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.errors import AlreadyExists, NotFound, UserError
 from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser
+from toklip_jax.core.parser import Parser, file_path
 from toklip_jax.core.printable import printable, printable_lines
 from toklip_jax.data.text import TextTokenizer
 from toklip_jax.files import lazy_stack
@@ -161,7 +161,7 @@ def parser() -> Parser:
             name, parents=parents, help=run.__doc__, description=run.__doc__
         )
         for argument, options in arguments.items():
-            command.add_argument(argument, type=expand_user, **options)
+            command.add_argument(argument, type=file_path, **options)
         command.switch("traceback", "show where an error came from")
         command.set_defaults(run=run)
         return command
@@ -223,7 +223,7 @@ def _other_file():
         "the VQ tokenizer of a TokLIP file that doesn't hold it, a file or a converted directory; "
         "--weights and --family are then about it, and raw weights are the default, which TokLIP "
         "was trained on",
-        type=expand_user,
+        type=file_path,
     )
     return found
 

@@ -7,8 +7,7 @@ import numpy as np
 from toklip_jax.api.vq_tokenizer import VQTokenizer
 from toklip_jax.cli.folder import load_model, model_parser
 from toklip_jax.cli.running import run_plain
-from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser
+from toklip_jax.core.parser import Parser, file_path
 from toklip_jax.run.folder import IDS, expect_same, read_rows, write_images
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -23,8 +22,8 @@ def parser() -> Parser:
     found = model_parser(
         "decode", "Turns the ids that `toklip tokenize` wrote into PNG images of the same names."
     )
-    found.add_argument("ids", type=expand_user, help="the file of ids, .npz or .parquet")
-    found.add_argument("out", type=expand_user, help="the folder of the images")
+    found.add_argument("ids", type=file_path, help="the file of ids, .npz or .parquet")
+    found.add_argument("out", type=file_path, help="the folder of the images")
     found.switch("overwrite", "replace images that are there")
     return found
 

@@ -11,8 +11,7 @@ import numpy as np
 from toklip_jax.api.loading import load
 from toklip_jax.cli.running import plain_parser
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser, positive
+from toklip_jax.core.parser import Parser, file_path, positive
 from toklip_jax.data.images import DEFAULT_RESIZE, RESIZES
 from toklip_jax.parallel.sharding import local_mesh
 from toklip_jax.run.folder import Rows, expect_new, expect_suffix, map_folder, write_rows
@@ -47,7 +46,7 @@ def rows_parser(name: str, about: str, *, what: str, suffixes: Sequence[str]) ->
         suffixes: those that the file may have.
     """
     found = folder_parser(name, about)
-    found.add_argument(what, type=expand_user, help=f"the new file, {' or '.join(suffixes)}")
+    found.add_argument(what, type=file_path, help=f"the new file, {' or '.join(suffixes)}")
     found.switch("overwrite", "replace the file")
     return found
 

@@ -10,6 +10,8 @@ import platform
 
 import jax
 
+from toklip_jax.core.processor import processor_flags
+
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -27,11 +29,6 @@ def enable() -> None:
 
 
 def _processor() -> str:
-    flags = ""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        pass  # not on Linux: the architecture's name has to do
-    digest = hashlib.sha256(f"{platform.processor()}{flags}".encode()).hexdigest()[:12]
+    # Where the flags aren't known, the architecture's name has to do.
+    digest = hashlib.sha256(f"{platform.processor()}{processor_flags()}".encode()).hexdigest()[:12]
     return f"{platform.machine()}-{digest}"

@@ -5,12 +5,14 @@ Underscores in a flag's name are read as dashes, so that spellings of earlier ve
 
 import argparse
 import difflib
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from toklip_jax.core.arguments import expect_given_once
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.home import expand_user
 
 NAME = re.compile(r"(--?)([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -35,6 +37,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def file_path(text: str) -> pathlib.Path:
+    """Reads a path, with its "~" expanded; an empty one would stand for the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return expand_user(text)
 
 
 class Parser(argparse.ArgumentParser):

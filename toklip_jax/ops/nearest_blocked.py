@@ -1,13 +1,14 @@
 """Nearest code on CPUs, and what the implementations share: the score, and blocks of vectors."""
 
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from toklip_jax.core.processor import processor_flags
 
 METRICS = ("euclidean", "inner_product")
 NARROW = 16  # widest codes whose scores are summed one by one (`chain`)
@@ -154,11 +155,8 @@ def _lengths(x):
 @functools.cache
 def multiplies_bfloat16() -> bool:
     """Returns whether this computer's processor has products of bfloat16 (x86 under Linux)."""
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in text or "amx_bf16" in text
+    flags = processor_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def search_by_products(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from toklip_jax.core.errors import exit_status
 from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser
+from toklip_jax.core.parser import Parser, file_path
 from toklip_jax.report.write import write_report
 
 
@@ -28,11 +28,11 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
     found = Parser("toklip report", "Writes one self-contained page about a run.")
-    found.add_argument("workdir", type=expand_user, help="the run's directory")
+    found.add_argument("workdir", type=file_path, help="the run's directory")
     found.flag(
         "output",
         "the page, and nothing else; by default WORKDIR/report/index.html and its pictures",
-        type=expand_user,
+        type=file_path,
     )
     found.flag("phrase", "a text to look for; may be repeated", action="append", default=[])
     found.flag(
