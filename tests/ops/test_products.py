@@ -59,6 +59,58 @@ def test_float32_products_are_left_as_they_are():
     assert str(ours) == str(jax.make_jaxpr(plain)(left, right))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("left", "right", "summed"),
+    [((2, 5, 16), (16, 24), 1), ((2, 3, 5, 16), (16, 3, 8), 1), ((2, 5, 4, 8), (4, 8, 24), 2)],
+)
+def test_layers_of_many_vectors_are_the_plain_product(left, right, summed, dtype):
+    """With all vectors on one axis: values, and both gradients."""
+    keys = jax.random.split(jax.random.key(0))
+    x, kernel = (
+        jax.random.normal(key, shape).astype(dtype)
+        for key, shape in zip(keys, (left, right), strict=True)
+    )
+    ours = tuple(range(len(left) - summed, len(left))), tuple(range(summed))
+    axes = (ours, ((), ()))
+
+    def results(product):
+        def loss(x, kernel):
+            y = product(x, kernel, axes).astype(jnp.float32)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, kernel)
+
+    got, want = results(dot_general), results(jax.lax.dot_general)
+    assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, want)
+    bound = 0.05 if dtype == "bfloat16" else 1e-5  # the plain product sums in bfloat16
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=bound, atol=4 * bound)
+
+
+def test_vectors_of_a_layer_stand_on_one_axis():
+    """Its kernel's gradient is then one product of two matrices, without transpositions."""
+    x, kernel = jnp.ones((2, 5, 16)), jnp.ones((16, 24))
+    axes = (((2,), (0,)), ((), ()))
+    gradient = jax.grad(lambda kernel, x: dot_general(x, kernel, axes).sum())
+    shapes = {
+        tuple(v.aval.shape for v in equation.invars)
+        for equation in jax.make_jaxpr(gradient)(kernel, x).eqns
+        if equation.primitive.name == "dot_general"
+    }
+    assert {len(shape) for pair in shapes for shape in pair} == {2}
+
+
+def test_layers_are_exported_with_any_number_of_rows():
+    kernel = jnp.arange(384.0).reshape(16, 24)
+    (rows,) = jax.export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((rows, 5, 16), jnp.float32)
+    axes = (((2,), (0,)), ((), ()))
+    program = jax.export.export(jax.jit(lambda x: dot_general(x, kernel, axes)))(x)
+    ones = jnp.ones((3, 5, 16))
+    np.testing.assert_allclose(program.call(ones), ones @ kernel, rtol=1e-6)
+
+
 def test_a_type_that_is_asked_for_is_given():
     left, right, _ = drawn("bfloat16")
     got = dot_general(left, right, AXES, preferred_element_type=jnp.float32)

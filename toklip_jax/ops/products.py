@@ -10,6 +10,7 @@ Int8 weights have one scale for each output channel, so that the product is scal
 those are only cast, which compilers do while they read them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -66,7 +67,35 @@ def dot_general(
             left, right, dimension_numbers, precision, preferred_element_type=preferred
         )
 
+    if is_layer(left, right, dimension_numbers) and jax.default_backend() == "cpu":
+        product = functools.partial(_rows_at_once, dimension_numbers, precision)
     return _summed_in_float32(product, left, right, preferred_element_type)
+
+
+def is_layer(left: ArrayLike, right: ArrayLike, dimension_numbers: Any) -> bool:
+    """Returns whether a product is a linear layer's: vectors [b, n, ..., *k] with a kernel."""
+    (summed, ours), batch = dimension_numbers
+    rows = jnp.ndim(left) - len(summed)
+    return (
+        not any(map(len, batch))
+        and rows > 1
+        and tuple(summed) == tuple(range(rows, jnp.ndim(left)))
+        and tuple(ours) == tuple(range(len(summed)))
+    )
+
+
+def _rows_at_once(dimension_numbers, precision, left, right, preferred):
+    """A linear layer's product, with all vectors on one axis.
+
+    With two or more, XLA on CPUs transposes them for the kernel's gradient, and multiplies them in
+    a way that takes two to three times as long.
+    """
+    summed, _ = dimension_numbers[0]
+    rows = left.shape[: summed[0]]
+    numbers = ((tuple(i - len(rows) + 1 for i in summed), dimension_numbers[0][1]), ((), ()))
+    flat = left.reshape(math.prod(rows), *left.shape[len(rows) :])
+    y = jax.lax.dot_general(flat, right, numbers, precision, preferred_element_type=preferred)
+    return y.reshape(*rows, *y.shape[1:])
 
 
 def promote_to(*arrays: Any, dtype: Any) -> list[Any]:
