@@ -9,10 +9,11 @@ The layer is that of Llama and LlamaGen: RMS norms, rotary positions of neighbou
 gated MLP with SiLU, no biases. Weights, keys and values are bfloat16; the residual stream, norms,
 logits, softmax and sums are float32, so that less is rounded than in separate kernels.
 
-**Nothing uses it yet.** On an H200 it is right, and 1.7 times as fast as the package's layers with
-one sequence of GPT-B, but not with two, and a fifth as fast with 16 (docs/performance.md,
-`benchmarks.decode_layers`); its arithmetic is tested with a single program on CPUs. Should a GPU
-not run all programs at once, they give up waiting: the result is NaN, not a hang.
+**Nothing uses it yet.** On an H200 its results are right, and it is 1.7 times as fast as the
+package's layers with one sequence of GPT-B, but not with two, and a fifth as fast with 16
+(docs/performance.md, `benchmarks.decode_layers`); its arithmetic is tested with a single program on
+CPUs. Should a GPU not run all programs at once, they give up waiting: the result is NaN, not a
+hang.
 """
 
 import dataclasses

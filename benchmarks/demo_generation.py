@@ -123,9 +123,11 @@ def post_train(workdir, demo, start, reward, seed, overrides) -> None:
 
 def _main(options, workdir, demo, *flags):
     command = [sys.executable, "-m", "toklip_jax.main"]
-    bits = math.log2(load_weights(demo / "toklip" / "weights").config.vq.codebook_sizes[0])
+    tokenizer = load_weights(demo / "toklip" / "weights").config
+    bits = math.log2(tokenizer.vq.codebook_sizes[0])
     config = f"configs/demo_generation.py:{options},bits={bits:.0f}"
     command += [f"--config={config}", f"--workdir={workdir}"]
+    command += [f"--config.generator.model.grid={tokenizer.vision.grid}"]
     command += [f"--config.text.tokenizer={demo}/tokenizer.json", *flags]
     subprocess.run(command, cwd=ROOT, check=True)
 

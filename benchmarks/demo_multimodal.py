@@ -30,6 +30,7 @@ from toklip_jax.demo.emoji import EmojiSplit, named_split
 from toklip_jax.demo.questions import DRAW, KINDS, NO, YES, held_out_questions
 from toklip_jax.ops.pixels import to_uint8
 from toklip_jax.run.generate import to_grid
+from toklip_jax.weights import load_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_multimodal.json"
@@ -74,6 +75,8 @@ def train(workdir, demo, variant, seed, args, overrides) -> None:
     command += [f"--config=configs/demo_multimodal.py:reads={variant}", f"--config.seed={seed}"]
     command += [f"--config.multimodal.loop.steps={args.steps}", f"--config.source.seed={seed}"]
     command += [f"--config.source.split={args.split}"]
+    places = load_weights(demo / "toklip" / "weights").config.vision.num_tokens
+    command += [f"--config.source.tokens_per_image={places}"]
     command += [f"--config.source.text_tokenizer={demo}/tokenizer.json"]
     command += [f"--config.text.tokenizer={demo}/tokenizer.json"]
     command += [f"--config.multimodal.init.{name}={path}" for name, path in parts.items()]

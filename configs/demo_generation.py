@@ -23,7 +23,7 @@ from toklip_jax.models.serialization import config_to_dict
 # By path: configs are files and not a package.
 demo = runpy.run_path(str(pathlib.Path(__file__).with_name("demo.py")))
 SIZE, CONTEXT, WIDTH, VOCABULARY = (demo[n] for n in ("SIZE", "CONTEXT", "WIDTH", "VOCABULARY"))
-GRID = (6, 6)
+GRID = (SIZE // demo["PATCH"],) * 2
 GROUPS = (
     "activities", "animals and nature", "flags", "food and drink", "objects", "people and body",
     "smileys and emotion", "symbols", "travel and places",

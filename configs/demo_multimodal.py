@@ -7,6 +7,9 @@ It reads the ids of a finished demo, `runs/demo`, and learns from nothing.
 `reads=one_model` also draws: text and ids of images are one vocabulary.
 """
 
+import pathlib
+import runpy
+
 from ml_collections import ConfigDict, FieldReference
 
 import toklip_jax.demo  # noqa: F401 - it registers the kinds "emoji" and "emoji_questions"
@@ -14,7 +17,11 @@ from toklip_jax.core.fields import check_name, read_options
 from toklip_jax.models.qwen.config import QwenConfig
 from toklip_jax.models.serialization import config_to_dict
 
-SIZE, VOCABULARY, WIDTH, LENGTH, PLACES = 48, 2048, 128, 96, 36
+# By path: configs are files and not a package.
+demo = runpy.run_path(str(pathlib.Path(__file__).with_name("demo.py")))
+SIZE, WIDTH, VOCABULARY = (demo[name] for name in ("SIZE", "WIDTH", "VOCABULARY"))
+PLACES = (SIZE // demo["PATCH"]) ** 2
+LENGTH = PLACES + 60  # of a line: an image, and texts
 READS = {
     "tokens": ("tokens",),
     "codes": ("codes",),

@@ -47,6 +47,12 @@ def test_an_empty_path_is_not_the_current_directory():
         read("--palette=")
 
 
+@pytest.mark.parametrize("arguments", [("",), ("--weights=w", "", "photos")])
+def test_an_empty_argument_is_not_left_out(arguments):
+    with pytest.raises(UserError, match="expected no empty argument, got ''"):
+        make().read(arguments)
+
+
 def test_a_value_may_begin_with_a_sign_or_hold_signs():
     assert read("--share=-1").share == -1
     assert read("--word=a=b", "--word=--c").word == ["a=b", "--c"]

@@ -82,11 +82,11 @@ def test_a_line_trains_the_answers_alone(split, tmp_path):
     texts = [WHAT, GROUP, "which colour", "which style", "is there a", "yes no"]
     texts += [concept.name for concept in split.train.concepts[:300]]
     TextTokenizer(train_tokenizer(texts, 600), 16).save(tmp_path)
-    source = open_questions(str(tmp_path), draws=1, turns=1, length=120)
+    source = open_questions(str(tmp_path), draws=1, turns=1, length=148)
     line = source[0]
-    assert line["ids"].shape == line["labels"].shape == (120,)
+    assert line["ids"].shape == line["labels"].shape == (148,)
     assert line["images"].shape == (1, 48, 48, 3)
-    assert np.sum(line["image_places"] >= 0) == 36
+    assert np.sum(line["image_places"] >= 0) == 64
     trained = line["labels"] >= 0
     assert 0 < trained.sum() < 60
     np.testing.assert_array_equal(line["labels"][trained], line["ids"][trained])

@@ -11,7 +11,7 @@ from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.errors import UserError
 from toklip_jax.core.fields import type_hints
 from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser, positive
+from toklip_jax.core.parser import Parser, file_path, positive
 from toklip_jax.core.whole_files import write_json
 from toklip_jax.evaluation.comprehension import (
     BENCHMARKS,
@@ -39,7 +39,6 @@ def _run(args) -> None:
     fields = {f.name for f in dataclasses.fields(BENCHMARKS[args.benchmark])}
     given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
     benchmark = build_benchmark({"kind": args.benchmark, **given}, args.benchmark)
-    output = expand_user(args.output)
     data = call_on_all(benchmark.read)
     devices = jax.local_devices()
     mesh = make_mesh({"data": len(devices)}, devices) if len(devices) > 1 else None
@@ -60,18 +59,17 @@ def _run(args) -> None:
         benchmark,
         data,
         Asked(model, args.template),
-        output,
+        args.output,
         identity=identity,
         batch_size=args.batch_size,
         **settings,
     )
     result = score(benchmark, data, answers, model=identity, **settings)
-    call_on_main(lambda: write_json(output / SCORE.format(args.benchmark), result.to_plain()))
+    call_on_main(lambda: write_json(args.output / SCORE.format(args.benchmark), result.to_plain()))
     if is_main_host():
         print(result)
     if args.submission is not None:
-        path = expand_user(args.submission)
-        call_on_main(lambda: write_submission(benchmark, data, answers, path))
+        call_on_main(lambda: write_submission(benchmark, data, answers, args.submission))
     elif not data.has_references and is_main_host():
         print("--submission=FILE writes the answers as the benchmark's server takes them")
 
@@ -103,11 +101,12 @@ def parser() -> Parser:
         _add_fields(own, cls)
         add = own.flag
         add("weights", "a multimodal model: the weights of a stage", required=True)
-        add("output", "a folder for the answers and the score", required=True)
+        add("output", "a folder for the answers and the score", required=True, type=file_path)
         add("batch-size", "questions asked at once, on each host", type=positive, default=8)
         most = {"type": positive, "default": MAX_NEW_TOKENS}
         add("max-new-tokens", "tokens after which an answer ends", **most)
-        add("submission", "a file to write for the benchmark's server, where it has one")
+        about = "a file to write for the benchmark's server, where it has one"
+        add("submission", about, type=file_path)
         add("tokenizer", "the language model's directory, where the weights hold no tokenizer")
         add("template", "of the conversation, where not that of training")
         add("dtype", "float32 or bfloat16", default="float32")

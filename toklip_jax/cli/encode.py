@@ -20,8 +20,7 @@ from toklip_jax.api import load
 from toklip_jax.cli import command_line
 from toklip_jax.cli.folder import model_image_size
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser, not_negative
+from toklip_jax.core.parser import Parser, file_path, not_negative
 from toklip_jax.data.cache import expect_complete, export_parquet
 from toklip_jax.data.conversations.export import (
     IMAGE_FIRST,
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
     found = command_line.config_parser("encode", __doc__, is_required=False)
-    found.flag("output", "the cache's directory")
+    found.flag("output", "the cache's directory", type=file_path)
     found.flag("workdir", "the run whose stages are used", default="")
     found.flag("parquet", "a directory to export the cache to", default="")
     found.flag("id-offset", "added to ids in Parquet", type=not_negative, default=0)
@@ -124,7 +123,7 @@ def _work(values, experiment) -> None:
         header = encode(experiment, values.output, values.workdir, **shares)
         expect_complete(header, values.output)
         if is_main_host():
-            size = sum(path.stat().st_size for path in expand_user(values.output).iterdir())
+            size = sum(path.stat().st_size for path in values.output.iterdir())
             print(
                 f"{values.output}: {header.num_samples} samples in {header.num_shards} shards, "
                 f"{size / 2**20:,.1f} MiB"

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 
 from toklip_jax.cli import command_line
-from toklip_jax.core.parser import Parser
+from toklip_jax.core.parser import Parser, file_path
 from toklip_jax.run.run import run
 
 
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
     found = command_line.config_parser("eval", __doc__)
-    found.flag("workdir", "where the run and its results are kept", required=True)
+    about = "where the run and its results are kept"
+    found.flag("workdir", about, required=True, type=file_path)
     found.switch("allow-config-change", "evaluate a run of another config")
     return found
 

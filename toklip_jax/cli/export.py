@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from toklip_jax.api.export import FUNCTIONS, PIXELS, PLATFORMS, export
 from toklip_jax.api.loading import load
 from toklip_jax.cli.running import plain_parser, run_plain
-from toklip_jax.core.parser import Parser, positive
+from toklip_jax.core.parser import Parser, file_path, positive
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def parser() -> Parser:
         "weights and a manifest beside them.",
     )
     found.add_argument("weights", help="weights that load takes")
-    found.add_argument("output", help="a new directory")
+    found.add_argument("output", help="a new directory", type=file_path)
     add = found.flag
     add("functions", f"those of {', '.join(FUNCTIONS)} that are written; by default all")
     add("platforms", f"those of {', '.join(PLATFORMS)} that they run on", default="cpu")

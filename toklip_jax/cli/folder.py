@@ -32,7 +32,7 @@ def model_parser(name: str, about: str) -> Parser:
 def folder_parser(name: str, about: str) -> Parser:
     """Returns the parser of a command that turns a folder's images into something."""
     found = model_parser(name, about)
-    found.add_argument("folder", help="a folder of images, at any depth")
+    found.add_argument("folder", type=file_path, help="a folder of images, at any depth")
     found.flag("image-size", "the images' side in pixels; by default the model's", type=positive)
     found.flag("resize", "how images are resized", choices=tuple(RESIZES), default=DEFAULT_RESIZE)
     return found

@@ -7,8 +7,7 @@ import jax
 from toklip_jax.api.loading import load
 from toklip_jax.cli.running import plain_parser, run_plain
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.home import expand_user
-from toklip_jax.core.parser import Parser
+from toklip_jax.core.parser import Parser, file_path
 from toklip_jax.parallel.sharding import local_mesh
 from toklip_jax.run.generate import Request, generate
 from toklip_jax.weights import fingerprint
@@ -61,7 +60,7 @@ def _run(args) -> None:
     generate(
         generator,
         request,
-        expand_user(args.output),
+        args.output,
         identity=identity,
         writes_images=not args.no_png,
         writes_arrays=args.npz,
@@ -113,7 +112,7 @@ def parser() -> Parser:
     )
     add("tokenizer", "the text tokenizer, where the weights hold none", default=None)
     add("text-encoder", "directory or name of the text encoder of a generator of captions")
-    add("output", "a directory for the images", required=True)
+    add("output", "a directory for the images", required=True, type=file_path)
     add(
         "classes",
         "classes to draw, as 207,360, taken in turn; or random, uniformly (the default)",

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.cli.folder import reading
-from toklip_jax.core.home import expand_user
 from toklip_jax.run.folder import FEATURES, NPZ, expect_same, map_folder, read_rows
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -19,7 +18,7 @@ def features_of(values: argparse.Namespace, model: Any) -> tuple[tuple[str, ...]
     Raises:
         ValueError: a folder without images, or features of other weights.
     """
-    path = expand_user(values.folder)
+    path = values.folder
     if path.suffix == NPZ and path.is_file():
         rows = read_rows(path, FEATURES)
         expect_same(rows, {"sha256": fingerprint_params(model.params)}, path)

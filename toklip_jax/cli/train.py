@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from toklip_jax.cli import command_line
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.parser import Parser
+from toklip_jax.core.parser import Parser, file_path
 from toklip_jax.run.run import MODES, run
 
 
@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]):
 def parser() -> Parser:
     """Returns the parser of the command's arguments."""
     found = command_line.config_parser("train", __doc__)
-    found.flag("workdir", "where the run is kept", required=True)
+    found.flag("workdir", "where the run is kept", required=True, type=file_path)
     found.flag("mode", "train, or eval only", default=MODES[0], choices=MODES)
     found.switch("restart", "delete the workdir's run first")
     found.switch("allow-config-change", "continue a run of another config")

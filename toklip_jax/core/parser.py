@@ -86,7 +86,12 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         if not self.subcommands():
             args = [self._plain(argument) for argument in args]
-            args = [argument for argument in args if argument]
+            args = [argument for argument in args if argument is not None]
+            if "" in args:
+                raise UserError(
+                    "expected no empty argument, got '': leave it out, or see whether a variable "
+                    "of the shell is empty"
+                )
             self._expect_known(args)
         return super().parse_known_args(args, namespace)
 
@@ -143,7 +148,7 @@ class Parser(argparse.ArgumentParser):
         return {a.dest for p in parsers for a in p._actions if isinstance(a, _COLLECTING)}
 
     def _plain(self, argument):
-        """A flag with dashes in its name, and a switch without a value; "" where it is off."""
+        """A flag with dashes in its name, and a switch without a value; None where it is off."""
         found = NAME.fullmatch(argument)
         if not found or (len(found[2]) == 1 and found[1] == "-"):
             return argument
@@ -152,9 +157,9 @@ class Parser(argparse.ArgumentParser):
         known = {string.removeprefix("--") for a in switches for string in a.option_strings}
         for prefix in ("no-", "no"):
             if not value and name.removeprefix(prefix) in known and name not in known:
-                return ""
+                return None
         if name in known and value[1:].lower() in (*TRUE, *FALSE):
-            return f"--{name}" if value[1:].lower() in TRUE else ""
+            return f"--{name}" if value[1:].lower() in TRUE else None
         return f"--{name}{value}"
 
     def _expect_known(self, arguments):

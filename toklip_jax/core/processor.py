@@ -4,7 +4,10 @@ import pathlib
 
 
 def processor_flags() -> str:
-    """Returns the names of the processor's instruction sets, "" where they aren't known."""
+    """Returns the line of `/proc/cpuinfo` with the names of the processor's instruction sets.
+
+    It is "" where there is none.
+    """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -124,14 +124,13 @@ class _Drawer:
         ids = jnp.zeros((len(self.keys), *gpt.ids_shape[1:]), jnp.int32)
         before = jnp.tile(ids, (self.sampling.conditions, 1)) if gpt.codes_per_place > 1 else None
 
-        # What else a step computes here is not used, so that the compiler leaves it away.
-        steps = {"step": [(ids, caches, self.sampling.conditions)]}
-        steps["logits_of"] = [(output, code, before) for code in range(gpt.codes_per_place)]
+        # What else a step computes here is not used, so that the compiler leaves it out.
+        calls = [("step", (ids, caches, self.sampling.conditions))]
+        calls += [("logits_of", (output, code, before)) for code in range(gpt.codes_per_place)]
         found = {}
-        for method, every in steps.items():
-            for inputs in every:
-                variables = {"params": self.params, **found}
-                _, found = self.model.apply(variables, *inputs, method=method, mutable=[TRANSPOSED])
+        for method, inputs in calls:
+            variables = {"params": self.params, **found}
+            _, found = self.model.apply(variables, *inputs, method=method, mutable=[TRANSPOSED])
         if 0 < num_bytes(found) <= MOST_BYTES:  # int8 kernels stay as they are
             found = jax.lax.optimization_barrier(found)
             self.apply = functools.partial(self.model.apply, {"params": self.params, **found})

@@ -167,8 +167,8 @@ def open_questions(
     turns: int = 3,
     draws: int = 4,
     draw_share: float = 0.0,
-    length: int = 96,
-    tokens_per_image: int = 36,
+    length: int = 124,
+    tokens_per_image: int = 64,
     seed: int = 0,
 ) -> PackedSource:
     """Opens conversations about the training pictures, each in a line of its own.

@@ -1,6 +1,9 @@
-"""Matrix products in low precision: of bfloat16 and float16, and of weights kept as int8.
+"""Matrix products: of linear layers, of bfloat16 and float16, and of weights kept as int8.
 
-On CPUs those of bfloat16 and float16 are summed, and handed on, in float32.
+In programs that are traced on a CPU, a linear layer's vectors stand on one axis (`_on_one_axis`).
+On other platforms, for which it may be compiled, that is the same product.
+
+On CPUs products of bfloat16 and float16 are summed, and handed on, in float32.
 
 XLA on CPUs has fast products of bfloat16 with float32 results only: on processors that multiply
 bfloat16 (AVX512-BF16, AMX), those with results in bfloat16 take 2.5 times as long. Elsewhere sums
@@ -67,35 +70,37 @@ def dot_general(
             left, right, dimension_numbers, precision, preferred_element_type=preferred
         )
 
-    if is_layer(left, right, dimension_numbers) and jax.default_backend() == "cpu":
-        product = functools.partial(_rows_at_once, dimension_numbers, precision)
+    if jax.default_backend() == "cpu" and _is_layer(left, dimension_numbers):
+        product = functools.partial(_on_one_axis, dimension_numbers, precision)
     return _summed_in_float32(product, left, right, preferred_element_type)
 
 
-def is_layer(left: ArrayLike, right: ArrayLike, dimension_numbers: Any) -> bool:
-    """Returns whether a product is a linear layer's: vectors [b, n, ..., *k] with a kernel."""
-    (summed, ours), batch = dimension_numbers
-    rows = jnp.ndim(left) - len(summed)
+def _is_layer(left, dimension_numbers) -> bool:
+    """Whether vectors on several axes, [b, n, ..., *k], are multiplied with a kernel [*k, ...]."""
+    (summed, of_kernel), batch = dimension_numbers
+    num_axes = jnp.ndim(left) - len(summed)
     return (
-        not any(map(len, batch))
-        and rows > 1
-        and tuple(summed) == tuple(range(rows, jnp.ndim(left)))
-        and tuple(ours) == tuple(range(len(summed)))
+        not any(batch)
+        and num_axes > 1
+        and tuple(summed) == tuple(range(num_axes, jnp.ndim(left)))
+        and tuple(of_kernel) == tuple(range(len(summed)))
+        # A mesh of explicit axes lets no axis be merged that is split over devices.
+        and not any(jax.typeof(left).sharding.spec[1:num_axes])
     )
 
 
-def _rows_at_once(dimension_numbers, precision, left, right, preferred):
-    """A linear layer's product, with all vectors on one axis.
+def _on_one_axis(dimension_numbers, precision, left, right, preferred):
+    """A linear layer's product, computed with all vectors on one axis.
 
-    With two or more, XLA on CPUs transposes them for the kernel's gradient, and multiplies them in
-    a way that takes two to three times as long.
+    With several axes of vectors, XLA on CPUs transposes them for the kernel's gradient, which then
+    takes two to three times as long.
     """
-    summed, _ = dimension_numbers[0]
-    rows = left.shape[: summed[0]]
-    numbers = ((tuple(i - len(rows) + 1 for i in summed), dimension_numbers[0][1]), ((), ()))
-    flat = left.reshape(math.prod(rows), *left.shape[len(rows) :])
-    y = jax.lax.dot_general(flat, right, numbers, precision, preferred_element_type=preferred)
-    return y.reshape(*rows, *y.shape[1:])
+    summed, of_kernel = dimension_numbers[0]
+    shape, size = left.shape[: summed[0]], left.shape[summed[0] :]
+    numbers = ((tuple(range(1, len(size) + 1)), of_kernel), ((), ()))
+    vectors = left.reshape(math.prod(shape), *size)
+    y = jax.lax.dot_general(vectors, right, numbers, precision, preferred_element_type=preferred)
+    return y.reshape(*shape, *y.shape[1:])
 
 
 def promote_to(*arrays: Any, dtype: Any) -> list[Any]:
