@@ -76,7 +76,7 @@ def get_config(options: str = "") -> ConfigDict:
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
-            "encode": {"stage": "toklip", "crops": 8, "batch_size": 64, "records_per_shard": 1024},
+            "encode": {"stage": "toklip", "crops": 6, "batch_size": 64, "records_per_shard": 1024},
             **_evaluating(split, size),
             "vq": {
                 "objective": "vq",
@@ -111,7 +111,7 @@ def get_config(options: str = "") -> ConfigDict:
                     "token_weight": 0.0,
                 },
                 "optimizer": _optimizer(2e-3, 100),
-                "loop": {**_loop(1600), "evaluate_every": 800},
+                "loop": {**_loop(1350), "evaluate_every": 450},
                 "batch_size": 128,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
                 "evaluate": ("names",),
