@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
 
 def map_folder(
-    folder: str,
+    folder: str | pathlib.Path,
     function: Callable[[np.ndarray], Any],
     *,
     title: str,
@@ -76,7 +76,7 @@ def map_folder(
         FileNotFoundError: there is no such folder.
         ValueError: no image in it, or none that can be read.
     """
-    found, problems = list_pictures(folder)
+    found, problems = list_pictures(str(folder))
     bad = BadSamples(max_share=1.0)
     bad.leave_out(problems, len(found))
     if not found:
