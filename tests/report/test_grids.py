@@ -44,6 +44,19 @@ def gallery():
     )
 
 
+@pytest.mark.parametrize(("side", "is_one_a_row"), [(6, False), (8, True)])
+def test_images_stand_in_one_column_where_two_grids_would_be_cut(
+    gallery, tmp_path, side, is_one_a_row
+):
+    n = side * side
+    vectors = np.zeros((2, n, 5), np.float32)
+    pool = dataclasses.replace(gallery.pool, ids=np.full((2, n, 1), 1023))
+    sizes = {"grid": (side, side), "code_vectors": vectors, "token_features": vectors}
+    larger = dataclasses.replace(gallery, pool=pool, **sizes)
+    section = ids_section(larger, Output(tmp_path))
+    assert ('class="cards fine"' in str(tag("div", section.body))) == is_one_a_row
+
+
 def test_ids_stand_at_their_places_of_the_grid(gallery, tmp_path):
     section = ids_section(gallery, Output(tmp_path))
     first, second = re.findall(r"<svg.*?</svg>", tag("div", section.body), flags=re.S)

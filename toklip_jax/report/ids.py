@@ -14,7 +14,7 @@ from toklip_jax.report.wording import place_text
 NUM_GRIDS = 4  # images whose ids are shown
 MAX_WRITTEN = 256  # places of an image whose ids are written out
 MAX_LETTERS = 9  # of a place's ids that are written out
-COARSE = 64  # places of an image up to which two grids fit beside each other
+ROOM = 230  # pixels that a grid has where two images stand beside each other
 CELL = 26  # units of a grid's cell
 FONT, DIGIT = 9, 0.6  # units of the largest font; a digit's width in ems
 LEGIBLE = 12.2  # pixels of the font at least, on any screen
@@ -26,7 +26,8 @@ def ids_section(gallery: Gallery, output: Output) -> Section:
     colors = code_colors(gallery.code_vectors[shown])
     labels = [[place_text(place) for place in gallery.ids[i]] for i in shown]
     num_places = len(labels[0])
-    longest = max(len(label) for image in labels for label in image)
+    written = [label for image in labels for label in image]
+    longest = max(map(len, written))
     is_written = num_places <= MAX_WRITTEN and longest <= MAX_LETTERS
     figures = []
     for i in shown:
@@ -35,7 +36,8 @@ def ids_section(gallery: Gallery, output: Output) -> Section:
         grid = id_grid(labels[i], colors[i], gallery.grid, name, is_written=is_written)
         pair = tag("div", image, scroll_box(grid, f"Ids of {name}"), class_="pair")
         figures.append(tag("figure", pair, tag("figcaption", name)))
-    layout = "cards" if num_places <= COARSE else "cards fine"
+    fits = is_written and _least_width(written, gallery.grid[1]) <= ROOM
+    layout = "cards" if fits else "cards fine"
     lead = _lead(gallery.ids.shape[2] if gallery.ids.ndim == 3 else 1, is_written)
     return Section("ids", "Ids", lead, tag("div", figures, class_=layout))
 
@@ -96,8 +98,17 @@ def _style(labels, width, is_written):
     """Numbers as large as the longest allows, in a grid wide enough for them to be legible."""
     if not is_written:
         return None
-    size = min(FONT, 0.9 * CELL / (DIGIT * max(map(len, labels))))
-    return f"font-size:{size:.1f}px;min-width:{width * CELL * LEGIBLE / size:.0f}px"
+    return f"font-size:{_size(labels):.1f}px;min-width:{_least_width(labels, width):.0f}px"
+
+
+def _size(labels):
+    """Units of the font in which the longest label fits its cell."""
+    return min(FONT, 0.9 * CELL / (DIGIT * max(map(len, labels))))
+
+
+def _least_width(labels, width):
+    """Pixels of a grid of so many columns in which its labels are legible."""
+    return width * CELL * LEGIBLE / _size(labels)
 
 
 def _first(labels, count=8):
