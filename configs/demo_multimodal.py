@@ -2,7 +2,7 @@
 
     python -m toklip_jax.main --config=configs/demo_multimodal.py --workdir=runs/demo_multimodal
 
-It reads the ids of a finished demo, `runs/demo`, and learns from nothing.
+It reads the ids of a finished demo, `runs/demo`, and is trained from scratch.
 `--config=configs/demo_multimodal.py:reads=codes` chooses what it reads of an image: one of `READS`.
 `reads=one_model` also draws: text and ids of images are one vocabulary.
 """
