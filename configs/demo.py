@@ -76,7 +76,7 @@ def get_config(options: str = "") -> ConfigDict:
             "text": {"tokenizer": "", "vocab_size": VOCABULARY, "context_length": CONTEXT},
             "num_workers": 0,
             "stages": ("vq", "teacher", "toklip"),
-            "encode": {"stage": "toklip", "crops": 6, "batch_size": 64, "records_per_shard": 1024},
+            "encode": {"stage": "toklip", "crops": 4, "batch_size": 64, "records_per_shard": 1024},
             **_evaluating(split, size),
             "vq": {
                 "objective": "vq",
@@ -111,7 +111,7 @@ def get_config(options: str = "") -> ConfigDict:
                     "token_weight": 0.0,
                 },
                 "optimizer": _optimizer(2e-3, 100),
-                "loop": {**_loop(1350), "evaluate_every": 450},
+                "loop": {**_loop(1150), "evaluate_every": 575},
                 "batch_size": 128,
                 "augment": {"max_shift": 2.0, "max_scale": 1.1},
                 "evaluate": ("names",),
@@ -136,7 +136,6 @@ def _lengthened(config):
     """
     config.vq.model.stem_patch = config.teacher.model.vision.patch_size = 4
     config.teacher.model.vision.depth = 4
-    config.encode.crops = 4
     steps = {"vq": 6000, "teacher": 820, "toklip": 1000}
     for stage, number in steps.items():
         config[stage].loop.steps = number
