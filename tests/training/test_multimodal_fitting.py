@@ -148,7 +148,7 @@ def test_ids_of_parquet_are_below_the_models_codebook_size(tokenizer, objective)
 def test_places_of_images_are_compared_for_sources_of_every_kind(tokenizer, objective):
     own = {"kind": QUESTIONS.name, "text_tokenizer": str(tokenizer[0])}
     check(own | {"tokens_per_image": COUNT}, objective)
-    with pytest.raises(ValueError, match=r"answer\.source\.tokens_per_image 4, .*, got 36"):
+    with pytest.raises(ValueError, match=r"answer\.source\.tokens_per_image 4, .*, got 64"):
         check(own, objective)  # its default
     parts = (own | {"weight": 1.0, "tokens_per_image": COUNT}, own | {"weight": 1.0})
     with pytest.raises(ValueError, match=r"answer\.source\.parts\[1\]\.tokens_per_image 4"):
