@@ -77,6 +77,7 @@ def train(workdir, demo, variant, seed, args, overrides) -> None:
     command += [f"--config.source.split={args.split}"]
     places = load_weights(demo / "toklip" / "weights").config.vision.num_tokens
     command += [f"--config.source.tokens_per_image={places}"]
+    command += [f"--config.source.length={places + 60}"]  # as the config: an image, and texts
     command += [f"--config.source.text_tokenizer={demo}/tokenizer.json"]
     command += [f"--config.text.tokenizer={demo}/tokenizer.json"]
     command += [f"--config.multimodal.init.{name}={path}" for name, path in parts.items()]
