@@ -9,11 +9,12 @@ The layer is that of Llama and LlamaGen: RMS norms, rotary positions of neighbou
 gated MLP with SiLU, no biases. Weights, keys and values are bfloat16; the residual stream, norms,
 logits, softmax and sums are float32, so that less is rounded than in separate kernels.
 
-**Nothing uses it yet.** On an H200 its results are right, and it is 1.7 times as fast as the
+**Nothing uses it yet.** On an H200 its results were right, and it was 1.7 times as fast as the
 package's layers with one sequence of GPT-B, but not with two, and a fifth as fast with 16
-(docs/performance.md, `benchmarks.decode_layers`); its arithmetic is tested with a single program on
-CPUs. Should a GPU not run all programs at once, they give up waiting: the result is NaN, not a
-hang.
+(docs/performance.md, `benchmarks.decode_layers`). That was before `Sizes.is_early` and before all
+numbers of a phase were read at once, which were written without a GPU and have not run on one; its
+arithmetic is tested with a single program on CPUs. Should a GPU not run all programs at once, they
+give up waiting: the result is NaN, not a hang.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from toklip_jax.ops.nearest_blocked import shape_like
 
 ROWS = 16  # of a matrix unit's left operand: sequences at most
 FEW = 2  # sequences up to which the matrix unit isn't used
-CHUNK = 128  # of the summed axis, in a product's step
+CHUNK = 128  # of the summed axis, in a product's step, where a layer's sizes allow it
 COLUMNS = (16, 32, 64)  # of a tile's product
 SPLITS = (1, 2)  # of the summed axis, where a tile's sums are added later
 KEYS = 64  # of a step of attention
@@ -51,6 +52,10 @@ class Sizes:
         width, depth, num_heads, hidden: of the layers; `hidden` is the MLP's.
         eps: of the norms.
         programs: that run at once.
+        is_early: whether a program says that it has come before it reads weights ahead, and looks
+            at the others' count by reading it; or says so afterwards, and adds 0 at every look.
+        chunk: of the summed axis, in a product's step.
+        splits: into how many parts a sum may be cut.
     """
 
     width: int
@@ -59,10 +64,20 @@ class Sizes:
     hidden: int
     eps: float
     programs: int
+    is_early: bool = False
+    chunk: int = CHUNK
+    splits: tuple[int, ...] = SPLITS
 
     @property
     def head_dim(self) -> int:
         return self.width // self.num_heads
+
+    @property
+    def fits(self) -> bool:
+        """Whether the kernel can compute such layers."""
+        size = self.head_dim
+        is_power = size * self.num_heads == self.width and size >= 16 and size & (size - 1) == 0
+        return is_power and self.width % self.chunk == 0 and self.hidden % self.chunk == 0
 
     def key_parts(self, rows: int, places: int) -> int:
         """Returns how many programs share a head's keys."""
@@ -71,12 +86,12 @@ class Sizes:
     @property
     def tilings(self) -> dict[str, "Tiling"]:
         """How the four products of a layer are cut; the two whose sums a norm reads, only once."""
-        one = functools.partial(_tiling, programs=self.programs)
+        one = functools.partial(_tiling, programs=self.programs, chunk=self.chunk)
         return {
             "qkv": one(self.width, 3 * self.width, (1,)),
-            "proj": one(self.width, self.width, SPLITS),
+            "proj": one(self.width, self.width, self.splits),
             "up": one(self.width, 2 * self.hidden, (1,)),
-            "down": one(self.hidden, self.width, SPLITS),
+            "down": one(self.hidden, self.width, self.splits),
         }
 
 
@@ -97,12 +112,14 @@ class Tiling:
     tiles: int
 
 
-def _tiling(inner: int, outer: int, splits: tuple[int, ...], programs: int) -> Tiling:
+def _tiling(
+    inner: int, outer: int, splits: tuple[int, ...], programs: int, chunk: int
+) -> Tiling:
     """Returns the cut whose busiest program reads least."""
     cuts = []
     for columns in COLUMNS:
         for count in splits:
-            if outer % columns or inner % (count * CHUNK):
+            if outer % columns or inner % (count * chunk):
                 continue
             tiles = count * outer // columns
             cost = -(-tiles // programs) * columns * inner // count
@@ -127,13 +144,6 @@ class PackedLayers:
     proj: Any
     up: Any
     down: Any
-
-
-def fits(width: int, num_heads: int, hidden: int) -> bool:
-    """Returns whether the kernel can compute layers of these sizes."""
-    size = width // num_heads
-    is_power = size * num_heads == width and size >= 16 and size & (size - 1) == 0
-    return is_power and width % CHUNK == 0 and hidden % CHUNK == 0
 
 
 def pack(layers: list[dict[str, Any]], sizes: Sizes) -> PackedLayers:
@@ -192,7 +202,7 @@ def run_layers(
         ValueError: more sequences, or other sizes, than the kernel can compute.
     """
     b, d = x.shape
-    if b > ROWS or not fits(sizes.width, sizes.num_heads, sizes.hidden):
+    if b > ROWS or not sizes.fits:
         raise ValueError(f"expected at most {ROWS} sequences and sizes that fit, got {b}, {sizes}")
     programs = 1 if interpret else sizes.programs
     tilings, parts = sizes.tilings, sizes.key_parts(b, keys.shape[3])
@@ -255,51 +265,64 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
     def read(ref, *where):
         """Numbers of one row, or of all of them where the matrix unit takes them."""
         if is_few:
-            return plgpu.load(ref.at[where])
-        return plgpu.load(ref.at[where], mask=every_row[0] < rows, other=0.0)
+            return plgpu.load(ref.at[where], volatile=True)
+        is_there = every_row[0] < rows
+        return plgpu.load(ref.at[where], mask=is_there, other=0.0, volatile=True)
 
     def write(ref, value, *where):
         plgpu.store(ref.at[where], value, mask=None if is_few else every_row[0] < rows)
 
-    class Product:
-        """A phase in which rows are multiplied with a matrix, a tile at a time."""
+    def keep(tile, ref, value, *where):
+        """Writes what all programs compute, once."""
+        is_mine = jnp.broadcast_to(tile == 0, value.shape)
+        plgpu.store(ref.at[where], value, mask=is_mine if is_few else is_mine & (every_row[0] < rows))
 
-        def __init__(self, name, matrix, left, out, norm=None):
-            self.matrix, self.left, self.out, self.norm = matrix, left, out, norm
+    class Product:
+        """A phase in which rows are multiplied with a matrix, a tile at a time.
+
+        `left` reads what the numbers of a row are made of, `join` makes them, `kept` writes them,
+        and `out` writes the product.
+        """
+
+        def __init__(self, name, matrix, left, join, out, norm=None, kept=None):
+            self.matrix, self.left, self.join, self.out = matrix, left, join, out
+            self.norm, self.kept = norm, kept
             self.tiling = tilings[name]
             self.tiles, self.count = self.tiling.tiles, matrix.shape[1]
-            self.ahead = AHEAD // (CHUNK * self.tiling.columns)
+            self.ahead = AHEAD // (sizes.chunk * self.tiling.columns)
 
         def starts(self, tile):
             first = tile // self.count * self.tiling.length
-            return [first + i for i in range(0, self.tiling.length, CHUNK)]
+            return [first + i for i in range(0, self.tiling.length, sizes.chunk)]
 
         def fetch(self, layer, tile, is_mine=None):
             """The first weights of a tile, which may be read while others still work."""
             return [self.chunk(layer, tile, x, is_mine) for x in self.starts(tile)[: self.ahead]]
 
         def chunk(self, layer, tile, start, is_mine=None):
-            lines = start + jnp.arange(CHUNK, dtype=jnp.int32)[:, None]
+            lines = start + jnp.arange(sizes.chunk, dtype=jnp.int32)[:, None]
             columns = jnp.arange(self.tiling.columns, dtype=jnp.int32)[None]
             where = self.matrix.at[layer, tile % self.count, lines, columns]
             if is_mine is None:
                 return plgpu.load(where)
-            mask = jnp.broadcast_to(is_mine, (CHUNK, self.tiling.columns))
+            mask = jnp.broadcast_to(is_mine, (sizes.chunk, self.tiling.columns))
             return plgpu.load(where, mask=mask, other=0.0)
 
         def finish(self, layer, tile, fetched):
-            shape = (CHUNK if is_few else ROWS, self.tiling.columns)
+            shape = (sizes.chunk if is_few else ROWS, self.tiling.columns)
             totals = [jnp.zeros(shape, jnp.float32) for _ in every_row]
             squares = [jnp.float32(0) for _ in every_row]
-            for i, start in enumerate(self.starts(tile)):
+            starts = self.starts(tile)
+            if is_few:  # all at once: one after another, each waits for the one before
+                read_before = [self.operands(layer, start) for start in starts]
+            for i, start in enumerate(starts):
                 weights = fetched[i] if i < len(fetched) else self.chunk(layer, tile, start)
-                scale = 1
-                if self.norm is not None:
-                    scale = plgpu.load(self.norm.at[layer, span(start, CHUNK)])
-                    scale = scale.astype(jnp.float32)
-                for j, row in enumerate(every_row):
-                    x = self.left(tile, row, span(start, CHUNK))
+                scale, parts = read_before[i] if is_few else self.operands(layer, start)
+                for j, (row, part) in enumerate(zip(every_row, parts, strict=True)):
+                    x = self.join(*part)
                     squares[j] += x * x
+                    if self.kept is not None:
+                        self.kept(tile, x, row, span(start, sizes.chunk))
                     x = x * scale
                     if is_few:
                         totals[j] += x[:, None] * weights.astype(jnp.float32)
@@ -313,6 +336,13 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
                     inverse = jax.lax.rsqrt(mean + sizes.eps)
                     total = total * (inverse if is_few else inverse[:, None])
                 self.out(total, tile // self.count, row, span(column * size, size))
+
+        def operands(self, layer, start):
+            """The norm's scale, 1 without one, and what each row's part is made of."""
+            columns, scale = span(start, sizes.chunk), 1
+            if self.norm is not None:
+                scale = plgpu.load(self.norm.at[layer, columns]).astype(jnp.float32)
+            return scale, [self.left(row, columns) for row in every_row]
 
     class Attention:
         """The phase in which each part of the keys is seen by the new place, for each head."""
@@ -347,7 +377,7 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
 
             def own(third, channels):
                 where = third * d + head * sizes.head_dim + channels
-                return plgpu.load(projected.at[sequence, where])
+                return plgpu.load(projected.at[sequence, where], volatile=True)
 
             def rotated(third):
                 return own(third, pairs) * cosine + own(third, pairs ^ 1) * sine
@@ -392,38 +422,35 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
             plgpu.store(head_weights.at[part, jnp.int32(0), sequence, head], largest)
             plgpu.store(head_weights.at[part, jnp.int32(1), sequence, head], weight)
 
-    def stream_before(tile, row, columns):
+    def stream_before(row, columns):
         """What enters a layer: the sums of the layer before."""
-        x = read(sums, 0, row, columns)
-        for i in range(tilings["down"].splits):
-            x = x + read(sums, 1 + i, row, columns)
-        _keep(tile, lambda: write(stream, x, row, columns))
-        return x
+        return [read(sums, i, row, columns) for i in range(1 + tilings["down"].splits)]
 
-    def stream_between(tile, row, columns):
+    def stream_between(row, columns):
         """What enters a layer's MLP."""
-        x = read(stream, row, columns)
-        for i in range(tilings["proj"].splits):
-            x = x + read(attended, i, row, columns)
-        _keep(tile, lambda: write(sums, x, jnp.int32(0), row, columns))
-        return x
+        added = [read(attended, i, row, columns) for i in range(tilings["proj"].splits)]
+        return [read(stream, row, columns), *added]
 
-    def attention_of(tile, row, columns):
-        """The parts of attention, put together."""
-        del tile
+    def total(*parts):
+        return functools.reduce(jnp.add, parts)
+
+    def attention_of(row, columns):
+        """The parts of attention."""
         head = columns // sizes.head_dim
-        largest = [read(head_weights, i, 0, row, head) for i in range(parts)]
+        where = (0, row, head), (1, row, head)
+        largest, weights = ([read(head_weights, i, *x) for i in range(parts)] for x in where)
+        return largest, weights, [read(heads, i, row, columns) for i in range(parts)]
+
+    def attended_to(largest, weights, outs):
         most = functools.reduce(jnp.maximum, largest)
         factors = [jnp.exp(x - most) for x in largest]
-        out, weight = 0.0, 0.0
-        for i, factor in enumerate(factors):
-            out = out + factor * read(heads, i, row, columns)
-            weight = weight + factor * read(head_weights, i, 1, row, head)
-        return out / weight
+        weight = total(*(x * y for x, y in zip(factors, weights, strict=True)))
+        return total(*(x * y for x, y in zip(factors, outs, strict=True))) / weight
 
-    def gated(tile, row, columns):
-        del tile
-        gate, unit = read(units, row, columns), read(units, row, columns + hidden)
+    def gate_and_unit(row, columns):
+        return read(units, row, columns), read(units, row, columns + hidden)
+
+    def gated(gate, unit):
         return gate * jax.nn.sigmoid(gate) * unit
 
     phases = (
@@ -431,54 +458,48 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
             "qkv",
             qkv,
             stream_before,
+            total,
             lambda out, _, row, columns: write(projected, out, row, columns),
             norm1,
+            lambda tile, x, *where: keep(tile, stream, x, *where),
         ),
         Attention(),
-        Product("proj", proj, attention_of, lambda out, *where: write(attended, out, *where)),
+        Product(
+            "proj",
+            proj,
+            attention_of,
+            attended_to,
+            lambda out, *where: write(attended, out, *where),
+        ),
         Product(
             "up",
             up,
             stream_between,
+            total,
             lambda out, _, row, columns: write(units, out, row, columns),
             norm2,
+            lambda tile, x, *where: keep(tile, sums, x, jnp.int32(0), *where),
         ),
         Product(
             "down",
             down,
+            gate_and_unit,
             gated,
             lambda out, split, *where: write(sums, out, 1 + split, *where),
         ),
     )
 
-    def wait():
-        """Until all programs have come here."""
-        if is_alone:
-            return
-        plgpu.debug_barrier()
-        target = (plgpu.atomic_add(arrived, (0,), 1) // programs + 1) * programs
-        target = jnp.minimum(target, BROKEN)
-
-        def look(carry):
-            return plgpu.atomic_add(arrived, (0,), 0), carry[1] + 1
-
-        count, _ = jax.lax.while_loop(
-            lambda carry: (carry[0] < target) & (carry[1] < PATIENCE),
-            look,
-            (jnp.int32(0), jnp.int32(0)),
-        )
-
-        @pl.when(count < target)
-        def give_up():
-            plgpu.atomic_max(arrived, (0,), BROKEN)
-
-        plgpu.debug_barrier()
-
     def one(layer, _):
-        for phase in phases:
+        for number, phase in enumerate(phases):
             is_mine = me < phase.tiles
+            target = (layer * len(phases) + number + 1) * programs
+            if sizes.is_early and not is_alone:
+                _come(arrived)
             fetched = phase.fetch(layer, me, is_mine)
-            wait()
+            if not (sizes.is_early or is_alone):
+                _come(arrived)
+            if not is_alone:
+                _wait(arrived, target, sizes.is_early)
             pl.when(is_mine)(functools.partial(phase.finish, layer, me, fetched))
             if phase.tiles > programs:
 
@@ -494,6 +515,59 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
     jax.lax.fori_loop(0, sizes.depth, one, jnp.int32(0))
 
 
-def _keep(tile, write):
-    """Writes what all programs compute, once."""
-    pl.when(tile == 0)(write)
+def _come(arrived):
+    """Says that this program's work of a phase is done.
+
+    What it wrote is seen by whoever sees the count. Nothing waits for the count itself, but the
+    program waits here for what it reads and writes at that moment.
+    """
+    plgpu.debug_barrier()
+    plgpu.atomic_add(arrived, (0,), 1)
+
+
+def _wait(arrived, target, is_reading):
+    """Until so many have come."""
+
+    def look(carry):
+        if is_reading:
+            return plgpu.load(arrived.at[0], volatile=True), carry[1] + 1
+        return plgpu.atomic_add(arrived, (0,), 0), carry[1] + 1
+
+    count, _ = jax.lax.while_loop(
+        lambda carry: (carry[0] < target) & (carry[1] < PATIENCE),
+        look,
+        (jnp.int32(0), jnp.int32(0)),
+    )
+
+    @pl.when(count < target)
+    def give_up():
+        plgpu.atomic_max(arrived, (0,), BROKEN)
+
+    plgpu.debug_barrier()
+
+
+def run_waits(arrived: Int[Array, "1"], times: int, sizes: Sizes) -> Int[Array, "1"]:
+    """Returns the count that is left of waiting so many times, with nothing to do in between.
+
+    What the kernel's programs spend on one another, alone; on GPUs only.
+
+    Args:
+        arrived: zero.
+    """
+
+    def body(_, out):
+        def one(i, carry):
+            _come(out)
+            _wait(out, (i + 1) * sizes.programs, sizes.is_early)
+            return carry
+
+        jax.lax.fori_loop(0, times, one, jnp.int32(0))
+
+    return pl.pallas_call(
+        body,
+        grid=(sizes.programs,),
+        out_shape=shape_like((1,), jnp.int32, arrived),
+        input_output_aliases={0: 0},
+        compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=1),
+        name="decode_waits",
+    )(arrived)

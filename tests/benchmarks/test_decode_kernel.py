@@ -34,17 +34,19 @@ def test_every_place_is_that_of_the_layers(load, rows, bound):
     np.testing.assert_allclose(fused, exact, atol=bound * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("way", ["one kernel, early", "one kernel, early and even", "one kernel, short chunks"])
 @pytest.mark.parametrize("programs", [4, 64])
-def test_cuts_cover_every_number_once(load, programs):
+def test_cuts_cover_every_number_once(load, programs, way):
     """However many programs share them."""
-    kernel = load("decode_kernel")
-    sizes = kernel.Sizes(256, 2, 4, 384, 1e-5, programs)
+    kernel, ways = load("decode_kernel"), load("decode_layers").WAYS
+    sizes = kernel.Sizes(256, 2, 4, 384, 1e-5, programs, **ways[way])
     for name, (inner, outer) in {
         "qkv": (256, 768), "proj": (256, 256), "up": (256, 768), "down": (384, 256),
     }.items():  # fmt: skip
         cut = sizes.tilings[name]
         assert cut.tiles * cut.columns * cut.length == inner * outer
         assert cut.length * cut.splits == inner
+        assert cut.length % sizes.chunk == 0
     assert sizes.key_parts(1, 300) == (1 if programs == 4 else 5)
 
 
@@ -68,10 +70,16 @@ def test_keys_in_parts_and_hidden_places(load):
         packed = kernel.pack(layers, sizes)
         args = x, packed, keys, values, visible, jnp.int32(299), angles, angles, sizes
         outs.append(kernel.run_layers(*args, interpret=True))
-    for ours, shared, theirs in zip(*outs, strict=True):
-        np.testing.assert_allclose(np.float32(ours), np.float32(theirs), atol=2e-5)
-        np.testing.assert_allclose(np.float32(shared), np.float32(theirs), atol=2e-5)
+    short = load("decode_layers").WAYS["one kernel, short chunks"]
+    even = kernel.Sizes(128, 2, 4, 256, 1e-5, 64, **short)
+    assert (sizes.tilings["down"].splits, even.tilings["down"].splits) == (2, 4)
+    rest = keys, values, visible, jnp.int32(299), angles, angles
+    outs.append(kernel.run_layers(x, kernel.pack(layers, even), *rest, even, interpret=True))
+    for others in outs[:2], outs[3:]:
+        for same in others:
+            for ours, theirs in zip(same, outs[2], strict=True):
+                np.testing.assert_allclose(np.float32(ours), np.float32(theirs), atol=2e-5)
     unseen = jnp.where(visible[:, None, :, None] == 0, 9.0, keys).astype(keys.dtype)
     args = x, packed, unseen, values, visible, jnp.int32(299), angles, angles, sizes
     changed = kernel.run_layers(*args, interpret=True)[0]
-    np.testing.assert_array_equal(changed, outs[-1][0])  # what a place doesn't see changes nothing
+    np.testing.assert_array_equal(changed, outs[2][0])  # what a place doesn't see changes nothing
