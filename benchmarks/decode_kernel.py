@@ -112,9 +112,7 @@ class Tiling:
     tiles: int
 
 
-def _tiling(
-    inner: int, outer: int, splits: tuple[int, ...], programs: int, chunk: int
-) -> Tiling:
+def _tiling(inner: int, outer: int, splits: tuple[int, ...], programs: int, chunk: int) -> Tiling:
     """Returns the cut whose busiest program reads least."""
     cuts = []
     for columns in COLUMNS:
@@ -275,7 +273,9 @@ def _kernel(*refs, sizes, programs, rows, parts, is_alone):
     def keep(tile, ref, value, *where):
         """Writes what all programs compute, once."""
         is_mine = jnp.broadcast_to(tile == 0, value.shape)
-        plgpu.store(ref.at[where], value, mask=is_mine if is_few else is_mine & (every_row[0] < rows))
+        if not is_few:
+            is_mine = is_mine & (every_row[0] < rows)
+        plgpu.store(ref.at[where], value, mask=is_mine)
 
     class Product:
         """A phase in which rows are multiplied with a matrix, a tile at a time.

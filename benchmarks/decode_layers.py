@@ -30,8 +30,8 @@ from toklip_jax.ops.rotary import rotary_table_2d
 ROWS, ROUNDS, BAR = (1, 2, 16), 8, 0.5
 TOLERANCE = 0.02  # of the kernel's error, as a share of the largest output
 WAITS = 1000  # in a row, to time one
-# Ways to run the kernel: when programs say that they have come, how evenly they share a product's
-# weights (with two splits the busiest has 1.7 times its share in B, with more 1.3 times), and chunks
+# Ways to run the kernel: when programs say that they have come; how evenly they share a product's
+# weights (with two splits the busiest has 1.7 times its share in B, with more 1.3 times); chunks
 # of fewer numbers than a program has threads, which need no change of layout, but more reads.
 EVEN = {"is_early": True, "splits": (1, 2, 3, 4, 5)}
 WAYS = {
@@ -100,12 +100,12 @@ def measure_one(
     )
     rows = []
     for name in WAYS:
+        what = f"{label}, {name}"
         if name not in right:
-            rows.append({"what": f"{label}, {name}: wrong, not timed; error", "value": errors[name]})
-            rows[-1] |= against_bar(errors[name], TOLERANCE, is_most=True)
+            row = {"what": f"{what}: wrong, not timed; error", "value": errors[name]}
+            rows.append(row | against_bar(errors[name], TOLERANCE, is_most=True))
             continue
         share = read_bytes(config, b) / rate / statistics.median(seconds[name])
-        what = f"{label}, {name}"
         row = {"what": f"{what}: share of the memory floor", "value": share}
         rows += [compare(seconds, name, "plain", what, None), row | against_bar(share, BAR)]
     return rows, checks

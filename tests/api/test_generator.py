@@ -272,6 +272,8 @@ def test_what_candidates_are_compared_with_is_checked(with_images):
     for options in ({"num": 2.5}, {"num": 0}, {"num": 3, "drop_at": 4}, {"drop_at": "4"}):
         with pytest.raises(UserError, match="expected"):
             with_images.best_of(texts, classes=[1, 2], **options)
+    with pytest.raises(UserError, match="first_index below 1,073,741,824 with num=2, got 1,073,74"):
+        with_images.best_of(texts, classes=[1, 2], num=2, first_index=2**30)
 
 
 def test_captions_without_meaning_are_refused(golden):
@@ -313,3 +315,16 @@ def test_a_stream_draws_what_a_sample_and_a_completion_do(generator, classes):
     np.testing.assert_array_equal(rest, completed[:, 8:])
     with pytest.raises(UserError, match="from 0 to 9"):
         generator.stream(classes=[11])  # at once, not when it is read
+
+
+@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+def test_other_kinds_of_keys_draw_alike_whatever_the_batch(generator, implementation):
+    """JAX would draw one stream for the rows of a batch with these."""
+    of_seed = generator.sample(classes=[1, 2, 3], key=7)
+    key = jax.random.key(7, impl=implementation)
+    together = generator.sample(classes=[1, 2, 3], key=key)
+    alone = generator.sample(classes=[3], key=key, first_index=2)
+    np.testing.assert_array_equal(alone, together[2:])
+    assert (together != of_seed).any()
+    with jax.default_prng_impl(implementation):
+        np.testing.assert_array_equal(generator.sample(classes=[1, 2, 3], key=7), of_seed)

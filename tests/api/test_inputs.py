@@ -98,6 +98,7 @@ def test_pictures_are_cropped_unless_they_are_to_be_squashed():
         ([np.zeros((384, 384, 3)), np.zeros((3, 3, 3))], "resize them alike"),
         ([GRADIENT, "x.png"], r"found no file x\.png: check the path"),
         ("x.png", r"found no file x\.png"),
+        ("", "found no file '': check the path"),
         ([pathlib.Path("x.png")], r"found no file x\.png"),
         (np.array(["x.png"]), "got text: pass paths as a list"),
         ((image for image in [GRADIENT]), "got objects: pass paths as a list"),

@@ -156,3 +156,8 @@ def test_a_missing_package_is_one_clear_error(golden, monkeypatch):
 def test_other_models_have_no_int8(golden):
     with pytest.raises(UserError, match="that may be kept as int8, TokLIP or a generator"):
         toklip_jax.load(golden("taming_tiny/checkpoint.safetensors"), param_dtype="int8")
+
+
+def test_a_mistyped_type_of_a_generators_weights_is_told_of_int8(golden):
+    with pytest.raises(UserError, match=r"'int8'\], got 'int4': did you mean 'int8'"):
+        toklip_jax.load(golden(FILE), param_dtype="int4")

@@ -53,6 +53,9 @@ def test_features_of_prefixes_end_in_those_of_all_ids(small, pictures):
     np.testing.assert_allclose(small.prefix_features(changed, (1,)), features[:, :1], atol=1e-6)
     with pytest.raises(ValueError, match=rf"expected counts in \[1, {n}\], got \(0,\)"):
         small.prefix_features(ids, (0,))
+    for wrong in ("3", 3, (1.5,)):
+        with pytest.raises(ValueError, match="expected counts as whole numbers"):
+            small.prefix_features(ids, wrong)
 
 
 def test_uint8_floats_and_pillow_images_give_the_same_ids(toklip, inputs):
@@ -195,6 +198,9 @@ def test_other_weights_are_refused(golden, tmp_path):
         toklip_jax.load(tmp_path / "none.pt")
     with pytest.raises(ValueError, match="expected a dtype"):
         toklip_jax.load(golden("toklip_tiny/checkpoint.pt"), dtype="float8")
+    for given in ({"path": ""}, {"path": "x", "vq": ""}, {"path": "x", "tokenizer": ""}):
+        with pytest.raises(ValueError, match=r"expected a path or a name for .*, got ''"):
+            toklip_jax.load(**given)
 
 
 def test_load_names_its_arguments_where_one_is_unknown(golden):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import re
 import struct
 import threading
@@ -84,6 +85,21 @@ def test_what_cannot_be_read_says_so_and_the_others_are_encoded(client, picture)
     assert [sorted(one) == ["error"] for one in found] == [True, False, True, True]
     assert "not an image" in found[0]["error"]
     assert "\n" not in found[2]["error"]
+
+
+def test_a_file_of_the_folder_that_cannot_be_read_spoils_no_other(toklip, picture, tmp_path):
+    for name in ("good.png", "gone.png", os.fsdecode(b"\xff.png")):
+        (tmp_path / name).write_bytes(encoded(picture))
+    (tmp_path / "a_link_to_nothing.png").symlink_to("nothing.png")
+    (tmp_path / "link.png").symlink_to("good.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    client = client_of(build(Models(toklip), folder=str(tmp_path)))
+    (tmp_path / "gone.png").unlink()
+    found = client.post("/api/folder", json={"start": 0}).json()["pictures"]
+    names = ["gone.png", "good.png", "link.png", "\\udcff.png"]
+    assert [one["name"] for one in found] == names
+    assert ["error" in one for one in found] == [True, False, False, False]
+    assert "missing image" in found[0]["error"]
 
 
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client):
@@ -235,6 +251,8 @@ def test_other_pages_other_names_and_large_requests_are_refused(client, nested):
         assert client.post("/api/look", json=body, headers=headers).status_code == 200, host
     large = b"x" * (2 * 2**20 + 1)
     assert client.post("/api/look", content=large).status_code == 413
+    endless = {"content-length": "9" * 5000}
+    assert client.post("/api/look", content=b"{}", headers=endless).status_code == 413
     in_pieces = (large[i : i + 65536] for i in range(0, len(large), 65536))
     answer = client.post("/api/look", content=in_pieces)
     assert answer.status_code == 413

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 import toklip_jax
+from toklip_jax.cli.text_search import print_table
 from toklip_jax.cli.toklip import main
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 
@@ -186,3 +187,8 @@ def test_ids_of_other_weights_are_refused(run, directory):
     status, _, err = run("decode", "other.npz", "out4", "--weights=toklip_s_256")
     assert status == 2
     assert "expected what these weights made in other.npz, got that of b.pt" in err
+
+
+def test_a_name_is_printed_on_one_line_and_steers_no_terminal(capsys):
+    print_table([("0.5", "a\n\x1b[2J.png"), ("0.4", "é b.png")])
+    assert capsys.readouterr().out == "0.5\ta\\n\\x1b[2J.png\n0.4\té b.png\n"

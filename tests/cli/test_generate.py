@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 import toklip_jax
+from toklip_jax.api import drawing
 from toklip_jax.cli.generate import main
 from toklip_jax.data.text import TextTokenizer, train_tokenizer
 from toklip_jax.run import generate as run
@@ -174,6 +175,8 @@ def test_a_picture_of_too_many_pixels_is_one_clear_line(weights, tmp_path, capsy
         (["--classes=1,99"], "from 0 to 9"),
         (["--classes=cat"], "numbers with commas"),
         (["--num=0"], "num and a batch size"),
+        (["--num=100000000000"], "expected num of at most 10,000,000, got 100,000,000,000"),
+        (["--num=99999999999999999999"], "expected num of at most 10,000,000, got 99,999"),
         (["--keep-rows=2"], "together"),
         (["--top-p=3"], "top_p"),
         (["--image=none.png", "--keep-rows=2"], "found no file none.png"),
@@ -247,6 +250,17 @@ def test_a_tokenizer_may_come_later_and_a_damaged_part_is_named(weights, tmp_pat
     assert main([*weights, *flags]) == 0
 
 
+def test_a_part_of_another_number_of_rows_is_damaged(weights, tmp_path, capsys):
+    flags = [weights[0], "--num=3", "--batch-size=2", f"--output={tmp_path}"]
+    assert main(flags) == 0
+    part = tmp_path / "ids" / "part-00001.npz"
+    with np.load(part) as arrays:
+        np.savez(part, **{name: np.repeat(array, 2, axis=0) for name, array in arrays.items()})
+    assert main([*weights, *flags[1:]]) == 2
+    error = capsys.readouterr().err
+    assert "part-00001.npz, which is damaged (expected 1 rows in it): delete it" in error
+
+
 def test_sigterm_ends_with_the_status_that_asks_for_a_restart(
     weights, tmp_path, monkeypatch, capsys
 ):
@@ -315,6 +329,7 @@ def test_the_best_of_several_candidates_is_kept(weights, tokenizer, golden, tmp_
         (["--best-of=0"], "best_of of at least 1"),
         (["--drop-at=4"], "above 1 with drop_at"),
         (["--best-of=2"], "a text for each"),
+        (["--best-of=1000", "--num=3000000", "--text=a dog"], "num of at most 2,147,483"),
         (["--best-of=2", "--text=a dog", "--classes=1,2"], "a text for each of 2 classes"),
         (["--text=a dog"], "add --best-of"),
         (["--best-of=3", "--drop-at=4", "--text=a dog", "--classes=1"], "even where half"),
@@ -373,3 +388,20 @@ def parts_of(folder):
         with np.load(path) as part:
             found[path.name] = part["ids"].tolist(), part["labels"].tolist()
     return found
+
+
+@pytest.mark.parametrize(("num", "rows"), [(1, 1), (3, 4)])
+def test_a_few_images_are_not_padded_to_a_whole_batch(weights, tmp_path, monkeypatch, num, rows):
+    """The images are those of a large batch all the same."""
+    drawn, draw = [], drawing.draw_images
+
+    def counted(*inputs):
+        drawn.append(len(inputs[5]))  # conditions
+        return draw(*inputs)
+
+    monkeypatch.setattr(drawing, "draw_images", counted)
+    for size, name in ((2 * num - 1, "large"), (32, "few")):
+        flags = [f"--num={num}", "--classes=1", f"--batch-size={size}"]
+        assert main([*weights, *flags, f"--output={tmp_path / name}"]) == 0
+    assert drawn[-1] == rows
+    assert images_of(tmp_path / "few") == images_of(tmp_path / "large")

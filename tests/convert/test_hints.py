@@ -35,6 +35,11 @@ def test_a_hint_reaches_the_family_or_is_refused(family, hint):
         assert not seen
 
 
+def test_no_heads_are_refused_for_a_generator_too(golden):
+    with pytest.raises(ValueError, match=r"num_heads of at least 1 .*got 64, 3, 0 and"):
+        read_weights(golden("gpt_c2i_tiny/checkpoint.safetensors"), num_heads=0)
+
+
 CONVERTED = pathlib.Path(__file__).parents[1] / "weights" / "format_1"
 
 

@@ -2,7 +2,9 @@
 
 import ast
 import errno
+import io
 import pathlib
+import sys
 
 import pytest
 
@@ -47,6 +49,13 @@ def test_what_the_user_can_fix_is_one_line(error, line, capsys):
     assert told.count("\n") == 1
     with pytest.raises(type(error)):
         exit_status(raising(error), has_traceback=True)
+
+
+def test_a_name_that_standard_output_cannot_hold_is_printed_escaped(monkeypatch):
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8", errors="strict"))
+    assert exit_status(lambda: print("o/é\udcff: 1 images", flush=True)) == 0
+    assert out.getvalue().decode() == "o/é\\udcff: 1 images\n"
 
 
 def test_no_name_in_an_error_can_steer_a_terminal(capsys):

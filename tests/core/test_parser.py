@@ -47,6 +47,11 @@ def test_an_empty_path_is_not_the_current_directory():
         read("--palette=")
 
 
+def test_a_path_with_a_nul_is_none():
+    with pytest.raises(UserError, match=r"in --palette, expected a path, got 'a\\x00b'"):
+        read("--palette=a\0b")
+
+
 @pytest.mark.parametrize("arguments", [("",), ("--weights=w", "", "photos")])
 def test_an_empty_argument_is_not_left_out(arguments):
     with pytest.raises(UserError, match="expected no empty argument, got ''"):

@@ -30,6 +30,12 @@ def test_a_draft_that_a_killed_process_left_is_no_obstacle(tmp_path):
     assert not (tmp_path / ".results.md").exists()
 
 
+def test_a_draft_of_the_longest_name_has_a_name_that_is_no_longer(tmp_path):
+    path = tmp_path / ("é" * 127 + "a")  # 255 bytes
+    write_whole(path, "a table\n")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 NO_OBJECTS = {
     "empty": b"",
     "cut off": b"{",

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet
 import pytest
+from array_record.python import array_record_module
 
 from tests.data.small_cache import CROPS, TOKENS, arrays_of, several_ids_header
 from toklip_jax.data.cache import METADATA, export_parquet
@@ -63,3 +64,35 @@ def test_a_record_that_is_not_this_caches_is_not_exported(cache, tmp_path, chang
     write_records(path, [change(record) for record in read_records(path)])
     with pytest.raises(ValueError, match=r"records of this cache in .*part-00000.*in row 0"):
         export_parquet(cache, tmp_path / "parquet")
+
+
+def test_parquet_of_something_else_is_neither_replaced_nor_mixed_with(cache, tmp_path):
+    files = export_parquet(cache, tmp_path, id_offset=7)
+    before = [path.read_bytes() for path in files]
+    (tmp_path / ".part-00001-of-00003.parquet").write_bytes(b"of another host")
+    assert export_parquet(cache, tmp_path, id_offset=7) == files  # the same may be written again
+    with pytest.raises(ValueError, match=r"another cache or offset.*part-00000-of-00003\.parquet"):
+        export_parquet(cache, tmp_path, id_offset=8)
+    assert [path.read_bytes() for path in files] == before
+    (tmp_path / "train-0.parquet").write_bytes(b"not one")
+    with pytest.raises(ValueError, match=r"found train-0\.parquet: choose another directory"):
+        export_parquet(cache, tmp_path, id_offset=7)
+
+
+@pytest.mark.parametrize("fails", ["write", "close"])
+def test_nothing_is_left_of_records_that_do_not_fit_on_the_disk(tmp_path, monkeypatch, fails):
+    class Full(array_record_module.ArrayRecordWriter):
+        def close(self):
+            super().close()
+            if fails == "close":
+                raise RuntimeError("No space left on device")
+
+        def write(self, record):
+            if fails == "write":
+                raise RuntimeError("No space left on device")
+            super().write(record)
+
+    monkeypatch.setattr(array_record_module, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=r"can't write .*shard: No space left"):
+        write_records(tmp_path / "shard", [b"x"])
+    assert not list(tmp_path.iterdir())

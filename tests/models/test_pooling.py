@@ -62,6 +62,8 @@ def test_prefixes_need_a_causal_encoder_and_a_count_in_range():
     ids = jnp.zeros((1, 16), jnp.int32)
     with pytest.raises(ValueError, match=r"counts in \[1, 16\], got \(0,\)"):
         model.apply(params, ids, (0,), method="prefix_features")
+    with pytest.raises(ValueError, match=r"counts in \[1, 16\], got \(\)"):
+        model.apply(params, ids, (), method="prefix_features")
     vision = dataclasses.replace(model.config.vision, is_causal=False)
     model = TokLIP(dataclasses.replace(model.config, vision=vision), Compute())
     with pytest.raises(ValueError, match="expected a causal token encoder"):

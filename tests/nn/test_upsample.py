@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toklip_jax.nn.convolutional import Upsample, conv
+from toklip_jax.nn.convolutional import Upsample, _doubled_by_phases, conv
 
 FLOAT = jnp.dtype("float32")
 
@@ -101,3 +101,8 @@ def test_takes_four_ninths_of_the_multiplications():
         for module in (Upsample(FLOAT), Plain())
     ]
     assert flops[0] < 0.48 * flops[1]
+
+
+def test_no_image_gives_none():
+    out = _doubled_by_phases(jnp.zeros((0, 4, 3, 2)), jnp.zeros((3, 3, 2, 5)))
+    assert out.shape == (0, 8, 6, 5)

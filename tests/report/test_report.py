@@ -322,3 +322,13 @@ def contrast(one, other):
 
     low, high = sorted([luminance(one), luminance(other)])
     return (high + 0.05) / (low + 0.05)
+
+
+def test_a_file_that_is_no_page_is_not_replaced(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        assert main([str(tmp_path), f"--output={page}"]) == 0
+    assert main([str(tmp_path), f"--output={tmp_path / 'config.json'}"]) == 2
+    assert "which is there and is no report: choose another" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "{}"

@@ -55,6 +55,15 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(door, tmp_path)
         read(tower)
 
 
+def test_without_a_length_in_the_config_that_of_the_weights_is_taken(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    TextTokenizer(train_tokenizer(["one two"], 16), 6).save(path)
+    context = context_of(tmp_path / "run", text={"tokenizer": str(path)})
+    context = dataclasses.replace(context, tokenizer_path=path)
+    tower = dataclasses.replace(tiny_run["TEACHER"].text, context_length=9)
+    assert context.text_tokenizer(tower).context_length == 9
+
+
 def test_a_cache_is_made_with_the_tokenizer_that_the_runs_stages_were_trained_with(tmp_path):
     tower = tiny_run["TEACHER"].text
     for name, words in (("run", "one two"), ("other", "three four")):

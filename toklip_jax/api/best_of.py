@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from toklip_jax.api.conditions import Condition
 from toklip_jax.api.drawing import ImageDrawer
-from toklip_jax.api.settings import Draws, whole_number
+from toklip_jax.api.settings import MAX_SAMPLES, Draws, whole_number
 from toklip_jax.api.tokenized import TokenizedModel
 from toklip_jax.core.errors import UserError
 from toklip_jax.ops.normalize import l2_normalize
@@ -51,6 +51,11 @@ def choose(
     """
     num, drop_at = check_candidates(num, drop_at, generator.config.gpt.num_places)
     rows = len(condition.rows)
+    if draws.first_index * num >= MAX_SAMPLES:
+        raise UserError(
+            f"expected a first_index below {-(-MAX_SAMPLES // num):,} with num={num}, got "
+            f"{draws.first_index:,}"
+        )
     draws = dataclasses.replace(draws, first_index=draws.first_index * num)
     numbers = jnp.arange(rows * num)  # of all candidates; those that stay keep theirs
     kept, count = None, num

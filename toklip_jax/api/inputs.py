@@ -158,7 +158,8 @@ class Images:
         if isinstance(image, PATHS):
             path = expand_user(image)
             if not path.is_file():
-                raise NotFound(f"expected an image file, found no file {path}: check the path")
+                name = path if str(image) else repr(image)
+                raise NotFound(f"expected an image file, found no file {name}: check the path")
             return path
         if 0 in image.size:
             raise UserError(f"{self._expected}, got a Pillow image without pixels")

@@ -84,7 +84,11 @@ def load(
             weights have no use for; says what to pass.
         FileNotFoundError: nothing at `path`, or no connection to fetch it; lists the files.
     """
-    _check_arguments(sizes, image_size, batch_size, vq, mesh)
+    _check_path("the weights", path)
+    for name, given in {"tokenizer": tokenizer, "vq": vq, "text_encoder": text_encoder}.items():
+        if given is not None:
+            _check_path(name, given)
+    _check_arguments(sizes, image_size, batch_size, mesh)
     located = [locate(path, FROM_WEIGHTS)]
     weights = read_weights(located[0].path, **{**located[0].options, **sizes})
     if vq is not None:
@@ -121,13 +125,16 @@ def load(
     return model
 
 
-def _check_arguments(sizes, image_size, batch_size, vq, mesh):
+def _check_path(name, given):
+    if not (isinstance(given, str | pathlib.Path) and str(given)):
+        raise UserError(f"expected a path or a name for {name}, got {given!r}")
+
+
+def _check_arguments(sizes, image_size, batch_size, mesh):
     for name in sizes:
         check_name("an argument of load", name, ARGUMENTS)
     check_type(image_size, int | Sequence[int] | None, "image_size")
     check_type(batch_size, int | None, "batch_size")
-    if vq is not None and not (isinstance(vq, str | pathlib.Path) and str(vq)):
-        raise UserError(f"expected a path for vq, got {vq!r}")
     if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
         raise UserError(
             f"expected a mesh with the axes {AXES}, as parallel.sharding.make_mesh gives, got "

@@ -15,6 +15,8 @@ _CONDITION = "say what to draw with classes=[...] or captions=[...], as the mode
 _KEY = "pass key=SEED, or a key of jax.random.key"
 _SCALE = "the scale of guidance is cfg_scale=..."
 _NUMBER = "an image is drawn for each of classes or captions: repeat one for more images"
+THREEFRY = "threefry2x32"
+MAX_SAMPLES = 2**31  # of a key: their indices are int32
 # Names that other packages give to arguments, and what to pass to a generator instead.
 OTHER_NAMES = {
     **dict.fromkeys(("text", "texts", "prompt", "prompts", "caption"), _CONDITION),
@@ -47,7 +49,7 @@ class Draws:
     def __post_init__(self):
         object.__setattr__(self, "key", as_key(self.key))
         first = whole_number(self.first_index, "first_index")
-        if not 0 <= first < 2**31:
+        if not 0 <= first < MAX_SAMPLES:
             raise UserError(f"expected a first_index in [0, 2**31), got {first}")
         object.__setattr__(self, "first_index", first)
         if self.negative_class is None:
@@ -120,14 +122,19 @@ def read_answer_sampling(settings: dict[str, Any]) -> Sampling:
 
 
 def as_key(key: Any) -> jax.Array:
-    """Returns the key of a seed, or the key itself.
+    """Returns the key of a seed, or the key itself, always one of threefry.
+
+    Of JAX's kinds of keys only threefry draws for each row what it would draw for it alone; one of
+    another kind gives the seed of one of threefry.
 
     Raises:
         ValueError: neither.
     """
     if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape == ():
+        if key.shape == () and jax.random.key_impl(key) == THREEFRY:
             return key
+        if key.shape == ():
+            return jax.random.wrap_key_data(jax.random.bits(key, (2,)), impl=THREEFRY)
         raise UserError(f"expected one key, got {list(key.shape)} of them: pass one")
     if isinstance(key, bool) or not isinstance(key, int | np.integer):
         is_raw = getattr(key, "dtype", None) == np.uint32
@@ -135,4 +142,4 @@ def as_key(key: Any) -> jax.Array:
         raise UserError(f"expected a seed or a key of jax.random.key, got {key!r}{hint}")
     if not 0 <= key < 2**32:
         raise UserError(f"expected a seed in [0, 2**32), got {key}")
-    return jax.random.key(int(key))
+    return jax.random.key(int(key), impl=THREEFRY)

@@ -3,7 +3,6 @@
 import dataclasses
 import operator
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -136,7 +135,7 @@ class Tokenizer(ImageModel):
         return self._features("token_features", ids, normalize)
 
     def prefix_features(
-        self, ids: Any, counts: Sequence[int], *, normalize: bool = True
+        self, ids: Any, counts: Any, *, normalize: bool = True
     ) -> Float[Array, "b k d"]:
         """Returns the pooled features that the first ids of images give, float32.
 
@@ -147,7 +146,12 @@ class Tokenizer(ImageModel):
             ValueError: a count out of range, or a token encoder that isn't causal.
         """
         kind = self._methods()["image_features"].inputs
-        counts = tuple(operator.index(count) for count in counts)
+        try:
+            counts = tuple(map(operator.index, counts))
+        except TypeError as error:
+            raise UserError(
+                f"expected counts as whole numbers, as (1, 8), got {counts!r}"
+            ) from error
         method = Method("prefix_features", kind, (("counts", counts),))
 
         def function(chunk):

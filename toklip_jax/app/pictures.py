@@ -16,6 +16,7 @@ from toklip_jax.core.home import expand_user
 from toklip_jax.data.health import BadSample
 from toklip_jax.data.images import DEFAULT_RESIZE, FORMATS, RESIZES, open_image, to_8_bits
 from toklip_jax.data.sources.image_folder import IMAGE_SUFFIXES
+from toklip_jax.data.sources.records import read_image_bytes
 from toklip_jax.ops.pixels import to_uint8
 
 MAX_PIXELS = 2**26  # as training takes them; the header tells, before anything is decoded
@@ -23,13 +24,18 @@ URI = "data:image/png;base64,"
 WHITE = "white"  # under what is transparent
 
 
-def read_picture(data: bytes, size: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns an encoded picture as the models see it: turned as its EXIF data say, and resized.
+def read_picture(source: bytes | pathlib.Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns a picture as the models see it: turned as its EXIF data say, and resized.
+
+    Args:
+        source: the encoded picture, or the path of its file.
 
     Raises:
-        ValueError: it is no picture of `FORMATS`, damaged, or larger than `MAX_PIXELS`.
+        ValueError: it is no picture of `FORMATS`, damaged, or larger than `MAX_PIXELS`; or its file
+            can't be read.
     """
     try:
+        data = source if isinstance(source, bytes) else read_image_bytes(str(source))
         picture = open_image(data, min_side=1, max_pixels=MAX_PIXELS)
         picture.load()
         picture = _on_white(PIL.ImageOps.exif_transpose(picture))
@@ -47,6 +53,8 @@ def read_picture(data: bytes, size: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3
 def list_pictures(folder: str, most: int) -> list[pathlib.Path]:
     """Returns the first `most` pictures of a folder and the folders within it, sorted.
 
+    Links to files are followed; what is no file, such as a pipe, is passed over.
+
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: there is no picture in it.
@@ -58,7 +66,9 @@ def list_pictures(folder: str, most: int) -> list[pathlib.Path]:
         pathlib.Path(parent, name)
         for parent, _, names in os.walk(root)
         for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        if name.lower().endswith(IMAGE_SUFFIXES)
+        and not name.startswith(".")
+        and os.path.isfile(os.path.join(parent, name))
     )
     if not found:
         raise UserError(f"expected pictures in --folder, found none in {folder}")

@@ -10,7 +10,7 @@ import json
 import logging
 import pathlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -27,7 +27,7 @@ from toklip_jax.app.models import Models
 from toklip_jax.app.pictures import list_pictures, read_picture
 from toklip_jax.app.worker import Busy, Worker
 from toklip_jax.core.errors import UserError
-from toklip_jax.core.printable import printable_lines
+from toklip_jax.core.printable import escaped, printable_lines
 from toklip_jax.evaluation import prompt_sets
 
 logger = logging.getLogger(__name__)
@@ -249,12 +249,12 @@ class _Server:
             logger.exception("a drawing or an answer failed")
             yield json.dumps({"error": FAILED}) + "\n"
 
-    def _encoded(self, files: list[bytes]) -> list[dict[str, Any]]:
+    def _encoded(self, files: Sequence[bytes | pathlib.Path]) -> list[dict[str, Any]]:
         """The pictures of files, in their order; those that can't be read say why."""
         images, problems = [], {}
-        for place, data in enumerate(files):
+        for place, file in enumerate(files):
             try:
-                images.append(read_picture(data, self.models.size))
+                images.append(read_picture(file, self.models.size))
             except UserError as error:
                 problems[place] = {"error": printable_lines(str(error))}
         encoded = iter(self.meaning.encode(images))
@@ -262,8 +262,9 @@ class _Server:
 
     def _from_folder(self, start: int) -> list[dict[str, Any]]:
         paths = self.paths[start : start + BATCH]
-        found = self._encoded([path.read_bytes() for path in paths])
-        return [{**one, "name": path.name} for one, path in zip(found, paths, strict=True)]
+        found = self._encoded(paths)
+        names = [escaped(path.name) for path in paths]
+        return [{**one, "name": name} for one, name in zip(found, names, strict=True)]
 
 
 BUSY = "expected a moment's patience: too many requests are waiting; try again"

@@ -25,7 +25,10 @@ def main(arguments: Sequence[str]) -> int:
 def _run(args) -> None:
     names = ("grid", "num_heads")
     sizes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    options = {"dtype": args.dtype, "batch_size": args.batch_size, "mesh": local_mesh()}
+    # Batches are padded: a few images don't take a whole one.
+    is_few = 2 * args.num * args.best_of <= args.batch_size
+    size = None if is_few else args.batch_size
+    options = {"dtype": args.dtype, "batch_size": size, "mesh": local_mesh()}
     options |= {"param_dtype": INT8} if args.int8 else {}
     for name in ("tokenizer", "text_encoder"):
         options |= {name: getattr(args, name)} if getattr(args, name) else {}

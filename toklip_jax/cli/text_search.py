@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from toklip_jax.cli.folder import reading
+from toklip_jax.core.printable import escaped
 from toklip_jax.run.folder import FEATURES, NPZ, expect_same, map_folder, read_rows
 from toklip_jax.weights.fingerprints import fingerprint_params
 
@@ -27,7 +28,8 @@ def features_of(values: argparse.Namespace, model: Any) -> tuple[tuple[str, ...]
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows with tabs between their cells; on a terminal in columns."""
+    """Prints rows with tabs between their cells, on a terminal in columns; each on one line."""
+    rows = [[escaped(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in rows))
         return

@@ -6,6 +6,7 @@ with `USER_ERROR`. Any other is the program's, and keeps its traceback.
 """
 
 import errno
+import io
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -108,9 +109,13 @@ class Problems:
 def exit_status(work: Callable[[], int | None], has_traceback: bool = False) -> int:
     """Calls `work`, and returns its exit status; an error of the user is printed in one line.
 
+    What is printed meanwhile may hold names that standard output can't: they are escaped.
+
     Args:
         has_traceback: raise errors of the user too.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it
     try:
         return work() or SUCCESS
     except USERS as error:

@@ -41,8 +41,8 @@ def positive(text: str) -> int:
 
 def file_path(text: str) -> pathlib.Path:
     """Reads a path, with its "~" expanded; an empty one would stand for the current directory."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, got ''")
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
     return expand_user(text)
 
 

@@ -18,6 +18,10 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(_printable_line, text.split("\n")))
 
 
+def escaped(text: str) -> str:
+    """Returns a whole text, such as a file's name, with its control characters escaped."""
+    return "".join(c if c.isprintable() else printable(c) for c in text)
+
+
 def _printable_line(line):
-    line = line if len(line) <= MAX_LINE else line[:MAX_LINE] + "..."
-    return "".join(c if c.isprintable() else printable(c) for c in line)
+    return escaped(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "...")

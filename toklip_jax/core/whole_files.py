@@ -9,6 +9,7 @@ from typing import Any
 
 from toklip_jax.core.errors import UserError
 
+MAX_NAME = 255  # bytes of a file's name, nearly everywhere
 MAX_BYTES = 2**25  # of a json object: ten times the results of the largest codebooks; takes 1 GB
 
 
@@ -29,7 +30,8 @@ def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     An error deletes it, and leaves what was at `path`.
     """
-    draft = path.with_name(f".{path.name}")
+    name = os.fsencode(path.name)[: MAX_NAME - 1]
+    draft = path.with_name(f".{os.fsdecode(name)}")
     try:
         yield draft
         draft.replace(path)

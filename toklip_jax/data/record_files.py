@@ -15,21 +15,29 @@ _OPTIONS = "group_size:1"
 
 
 def write_records(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
-    """Writes one file and returns the number of records; nothing is left of one that fails."""
+    """Writes one file and returns the number of records; nothing is left of one that fails.
+
+    Raises:
+        OSError: it can't be written, as on a full disk.
+    """
     from array_record.python import array_record_module
 
     draft, number = f"{path}.part", 0
-    writer = array_record_module.ArrayRecordWriter(draft, _OPTIONS)
+    with _writing(path):
+        writer = array_record_module.ArrayRecordWriter(draft, _OPTIONS)
     try:
-        for record in records:
-            writer.write(record)
-            number += 1
+        try:
+            for record in records:
+                with _writing(path):
+                    writer.write(record)
+                number += 1
+        finally:
+            with _writing(path):
+                writer.close()
+        os.replace(draft, path)
     except BaseException:
-        writer.close()
-        os.unlink(draft)
+        pathlib.Path(draft).unlink(missing_ok=True)
         raise
-    writer.close()
-    os.replace(draft, path)
     return number
 
 
@@ -84,6 +92,15 @@ class RecordFiles:
             return self._records[index]
         except RuntimeError:
             raise BadSample("damaged record") from None
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """The library's errors as the system's."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"can't write {path}: {error}") from error
 
 
 @contextlib.contextmanager

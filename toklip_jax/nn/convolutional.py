@@ -240,7 +240,7 @@ def _doubled_by_phases(x, kernel):
     its row and its column are even or odd. The taps that meet the same pixel are summed in float32.
     """
     kernel = kernel.astype(jnp.float32)
-    b, h, w, _ = x.shape
+    (b, h, w, _), features = x.shape, kernel.shape[-1]
     rows = []
     for i, of_row in enumerate(_merged_taps(kernel, axis=0)):
         row = []
@@ -248,7 +248,7 @@ def _doubled_by_phases(x, kernel):
             padding = ((1 - i, i), (1 - j, j))  # even pixels see the one before, odd the one after
             row.append(_convolved(x, taps.astype(x.dtype), padding))
         rows.append(jnp.stack(row, axis=3))
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, features)
 
 
 def _merged_taps(kernel, axis):

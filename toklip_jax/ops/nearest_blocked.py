@@ -21,6 +21,7 @@ SCREENED = 2**16  # wide codes from which it pays to screen them in bfloat16
 SCREEN_ROWS, SCREEN_CODES = 512, 1024  # of a product in bfloat16, whose scores take 2 MiB
 SCREEN_GROUP = 128  # codes of whose scores only the maximum is kept, 4 MiB at 262,144 codes
 EXACT = 2**21  # numbers of the groups' codes (8 MiB) that are scored exactly at a time
+SHORTEST = 1e-12  # codes of which the longest is shorter aren't screened
 MOST_GROUPS = 24  # that are scored for a block of vectors before all codes are
 PRODUCT_ROWS, PRODUCT_CODES = 1024, 3072  # of a product on a GPU, whose scores take 12 MiB
 
@@ -100,6 +101,8 @@ def _screened(rows, codebook, metric):
     doubt = 2 * (_lengths(rows - rounded) * longest + _lengths(rounded) * farthest)
     # Sums of c products are off by c 2^-24 of their terms' magnitudes at most, in each type.
     doubt = 1.001 * doubt + 4 * (c + 2) * 2.0**-24 * longest * (2 * _lengths(rows) + longest)
+    # Lengths whose squares float32 can't hold bound nothing.
+    doubt = jnp.where((longest > SHORTEST) & jnp.isfinite(doubt), doubt, jnp.inf)
 
     def score(row_and_group):
         row, which = row_and_group

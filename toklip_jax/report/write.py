@@ -42,6 +42,8 @@ IMAGE_SECTIONS = {
 }
 TEXT_SECTIONS = ("where", "naming")  # those that need phrases too
 SIZES = ("num_images", "num_searched")  # fields of the config's section
+TITLE = "TokLIP: "  # of all pages, before the run's name
+START = 2048  # bytes of a page that have its title
 PAGE = pathlib.Path("report") / "index.html"
 LINKED = (RESULTS, "results.md", "config.json")  # files of the run, if they are there
 
@@ -79,6 +81,8 @@ def write_report(
     others = read_seeds(run, seeds)
     notes = import_extensions(run.imports, imports)
     path = run.workdir / PAGE if output is None else expand_user(output)
+    if output is not None:
+        _expect_earlier_page(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     place = Output(path.parent if output is None else None)
     weights, reason = _weights(run)
@@ -102,13 +106,25 @@ def write_report(
         ),
     ]
     page = render_page(
-        f"TokLIP: {run.workdir.resolve().name}",
+        TITLE + run.workdir.resolve().name,
         header(run, weights, _links(run, path)),
         sections,
         data=map_data(maps) if maps else None,
     )
     write_whole(path, page)
     return path
+
+
+def _expect_earlier_page(path):
+    """Checks that a file which the page would replace is a page too."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if f"<title>{TITLE}".encode() in file.read(START):
+                return
+        raise UserError(
+            f"expected the page's own file, got {path}, which is there and is no report: choose "
+            f"another"
+        )
 
 
 def _keep_config(run: Run, place: Output) -> str:

@@ -179,7 +179,8 @@ def write_images(
         decode: returns images in [-1, 1] of ids.
 
     Raises:
-        ValueError: a name that leads out of the folder, or a file that is there already.
+        ValueError: a name that leads out of the folder, two names that would be one file, or a file
+            that is there already.
     """
     paths = [folder / name for name in _png_names(rows.names)]
     for path in paths:
@@ -241,12 +242,12 @@ def _causes(bad):
 
 def _storable(name):
     """A name as UTF-8 can hold it."""
-    return name.encode("utf-8", "surrogateescape").decode(errors="replace")
+    return name.encode("utf-8", "surrogateescape").decode(errors="backslashreplace")
 
 
 def _read_npz(path, what) -> Rows:
     with np.load(path, allow_pickle=False) as arrays:
-        names, about = arrays["names"], json.loads(str(arrays["about"]))
+        names, about = arrays["names"], _read_about(str(arrays["about"]))
         rows = Rows(tuple(map(str, names)), arrays[what], about)
     if len(rows.names) != len(rows.values):
         raise UserError(f"{len(rows.names)} names and {len(rows.values)} rows")
@@ -259,21 +260,50 @@ def _read_parquet(path) -> Rows:
     from toklip_jax.data.cache import METADATA
 
     table = pyarrow.parquet.read_table(path)
-    about = json.loads(table.schema.metadata[METADATA])
+    about = _read_about((table.schema.metadata or {})[METADATA])
     ids = np.asarray(table["image_tokens"].to_pylist(), np.int64) - about["id_offset"]
     is_named = "name" in table.column_names
     names = table["name"].to_pylist() if is_named else [f"{i:06}" for i in range(len(ids))]
     return Rows(tuple(names), ids.astype(np.int32), about)
 
 
-def _png_names(names) -> list[str]:
-    """A PNG's name for each image; the whole name stays where two differ in their suffix alone."""
+def _read_about(text) -> dict[str, Any]:
+    about = json.loads(text)
+    if not isinstance(about, dict):
+        raise UserError(f"about is a {type(about).__name__}, no object")
+    return about
+
+
+def _png_names(names) -> list[pathlib.PurePosixPath]:
+    """A PNG's name for each image: its suffix becomes ".png".
+
+    Where two would differ in their suffix alone, both keep it; all do if that is not enough.
+    """
     paths = [pathlib.PurePosixPath(name) for name in names]
     for path in paths:
-        if path.is_absolute() or ".." in path.parts or not path.name:
+        is_within = path.name and not path.is_absolute() and ".." not in path.parts
+        if not is_within or "\0" in str(path):
             raise UserError(f"expected names of files within the folder, got {shown(str(path))!r}")
-    counts = collections.Counter(path.with_suffix("") for path in paths)
-    return [
-        str(path.with_suffix(".png") if counts[path.with_suffix("")] == 1 else f"{path}.png")
-        for path in paths
-    ]
+    short = [path.with_suffix(".png") for path in paths]
+    whole = [path.with_name(f"{path.name}.png") for path in paths]
+    counts = collections.Counter(short)
+    files = [x if counts[x] == 1 else y for x, y in zip(short, whole, strict=True)]
+    if _clash(files):
+        files = whole
+    if clash := _clash(files):
+        first, second = (shown(names[i]) for i in clash)
+        raise UserError(
+            f"expected names of images that can be files beside each other, got {first!r} and "
+            f"{second!r}: rename one in the file of ids, or decode them apart"
+        )
+    return files
+
+
+def _clash(files) -> tuple[int, int] | None:
+    """The indices of two that are one file, or of a file and one in a folder of its name."""
+    indices = {file: i for i, file in enumerate(files)}
+    for i, file in enumerate(files):
+        for above in (file, *file.parents):
+            if indices.get(above, i) != i:
+                return i, indices[above]
+    return None

@@ -22,7 +22,7 @@ import PIL.Image
 from toklip_jax.api import Generator
 from toklip_jax.api.best_of import check_candidates
 from toklip_jax.api.conditions import check_classes, check_negative_class
-from toklip_jax.api.settings import Draws, read_sampling
+from toklip_jax.api.settings import MAX_SAMPLES, Draws, read_sampling
 from toklip_jax.core.errors import UserError, line_for_user
 from toklip_jax.core.home import expand_user
 from toklip_jax.core.whole_files import draft_of, read_object, write_json
@@ -38,6 +38,7 @@ SETTINGS = "samples.json"
 ARRAYS = "samples.npz"
 GRID = "grid.png"
 MAX_IN_GRID = 64
+MAX_IMAGES = 10**7  # of a run, whose indices are held in memory; FID takes 50,000
 LEFT = "parts are left to draw"
 
 
@@ -82,6 +83,11 @@ class Request:
             raise UserError(
                 f"expected best_of of at least 1, and above 1 with drop_at, got {self.best_of} "
                 f"and {self.drop_at}"
+            )
+        if self.num > (most := min(MAX_IMAGES, MAX_SAMPLES // self.best_of)):
+            raise UserError(
+                f"expected num of at most {most:,}, got {self.num:,}: draw the others into another "
+                f"directory, with another seed"
             )
         if self.best_of > 1 and self.image:
             raise UserError("expected no image with best_of, whose candidates are whole images")
@@ -181,7 +187,7 @@ def generate(
             write_npz(_path(output, number), ids=ids, labels=labels)
             progress.advance()
         if writes_images:  # perhaps of a run without
-            _write_images(generator, output, number, indices)
+            _write_images(generator, request, output, number, indices)
 
     with Progress("generate", len(missing), 0) as progress:
         _complete_all(ours, complete)
@@ -252,12 +258,15 @@ def _path(output, number) -> pathlib.Path:
     return output / "ids" / f"part-{number:05}.npz"
 
 
-def _read_part(output, number) -> dict[str, np.ndarray]:
+def _read_part(output, number, request) -> dict[str, np.ndarray]:
     """The arrays of a part; nothing stays open, as a long run has thousands."""
-    path = _path(output, number)
+    path, rows = _path(output, number), min(request.chunk, request.num - number * request.chunk)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("ids", "labels")}
+            part = {name: arrays[name] for name in ("ids", "labels")}
+        if {array.shape[:1] for array in part.values()} != {(rows,)}:
+            raise UserError(f"expected {rows} rows in it")
+        return part
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"expected ids in {path}, which is damaged ({error}): delete it, and run the same "
@@ -265,12 +274,12 @@ def _read_part(output, number) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _write_images(generator, output, number, indices):
+def _write_images(generator, request, output, number, indices):
     """Writes the images of a part that are not there, each whole or not at all."""
     paths = [output / f"{index:06}.png" for index in indices]
     if not _decodes(generator) or all(path.exists() for path in paths):
         return
-    images = _to_uint8(generator.detokenize(_read_part(output, number)["ids"]))
+    images = _to_uint8(generator.detokenize(_read_part(output, number, request)["ids"]))
     for path, image in zip(paths, images, strict=True):
         _write_image(path, image)
 
@@ -324,14 +333,14 @@ def _finish(generator, request, output, writes_arrays):
     size = min(request.num, MAX_IN_GRID)
     numbers = list(_parts(request))
     shown = numbers[: -(-size // request.chunk)]
-    first = np.concatenate([_read_part(output, number)["ids"] for number in shown])[:size]
+    first = np.concatenate([_read_part(output, n, request)["ids"] for n in shown])[:size]
     _write_image(output / GRID, to_grid(list(_to_uint8(generator.detokenize(first)))))
     if writes_arrays:
-        _write_arrays(generator, output, numbers, request.num)
+        _write_arrays(generator, request, output, numbers)
     print(f"{output}: {request.num} images, the first {size} of them together in {GRID}")
 
 
-def _write_arrays(generator, output, numbers, num):
+def _write_arrays(generator, request, output, numbers):
     """Writes `arr_0`, uint8 [num, h, w, 3], and `arr_1`, the labels, part by part."""
     labels = []
     with (
@@ -340,11 +349,11 @@ def _write_arrays(generator, output, numbers, num):
     ):
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             for number in numbers:
-                part = _read_part(output, number)
+                part = _read_part(output, number, request)
                 images = _to_uint8(generator.detokenize(part["ids"]))
                 if not labels:
                     header = {"descr": "|u1", "fortran_order": False}
-                    shape = {"shape": (num, *images.shape[1:])}
+                    shape = {"shape": (request.num, *images.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header | shape)
                 file.write(images.tobytes())
                 labels.append(part["labels"].astype(np.int64))

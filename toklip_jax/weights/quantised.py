@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from toklip_jax.core.errors import UserError
+from toklip_jax.core.fields import check_name
 from toklip_jax.core.imports import import_extra
 from toklip_jax.models.base import Family
+from toklip_jax.nn.config import DTYPES
 from toklip_jax.weights.base import Weights
 from toklip_jax.weights.placing import place_params
 
@@ -32,6 +34,8 @@ def place_model(
     """
     if param_dtype == INT8:
         return place_int8(weights, family, mesh)
+    if family.quantised:
+        check_name("param_dtype", param_dtype, [*DTYPES, INT8])
     return place_params(
         weights, param_dtype, mesh, rules=family.sharding, exact=family.full_precision
     )

@@ -9,6 +9,7 @@ ids. The same offset is added to all of them; codebook i's ids are below `codebo
 metadata before it is, so a trainer that wants ranges of their own adds the sizes before i to it.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -40,7 +41,7 @@ def export_parquet(
 
     Raises:
         FileNotFoundError, ValueError: no cache, or one that is not finished; an offset that is
-            negative or leaves int32.
+            negative or leaves int32; Parquet files of something else in `output`.
     """
     header = load_header(directory)
     largest = 2**31 - max(header.codebook_sizes)
@@ -48,14 +49,34 @@ def export_parquet(
         raise UserError(f"expected an id_offset from 0 to {largest}, got {id_offset}")
     output = expand_user(output)
     output.mkdir(parents=True, exist_ok=True)
+    targets = {
+        output / pathlib.Path(path).with_suffix(".parquet").name: path
+        for path in expect_complete(header, directory)
+    }
+    about = json.loads(json.dumps(_about(header, id_offset)))  # as it is read
+    _expect_no_others(output, targets, about)
     written = []
-    for path in expect_complete(header, directory)[host::hosts]:
-        target = output / pathlib.Path(path).with_suffix(".parquet").name
+    for target, path in list(targets.items())[host::hosts]:
         records = read_records(path)
         expect_whole(header, records, path)
-        write_table(target, _table(header, records, id_offset))
+        write_table(target, _table(header, records, about))
         written.append(target)
     return written
+
+
+def _expect_no_others(output, targets, about):
+    """Checks that all Parquet files in a directory are this export's: readers take them all."""
+    import pyarrow.parquet
+
+    for path in sorted(output.glob("[!.]*.parquet")):  # not drafts, of another host perhaps
+        with contextlib.suppress(pyarrow.ArrowInvalid, OSError):
+            metadata = pyarrow.parquet.read_schema(path).metadata or {}
+            if path in targets and json.loads(metadata.get(METADATA, b"{}")) == about:
+                continue
+        raise UserError(
+            f"expected no Parquet files of another cache or offset in {output}, found {path.name}: "
+            f"choose another directory, or remove them"
+        )
 
 
 def expect_whole(header: Header, records: list[bytes], path: str) -> None:
@@ -79,13 +100,19 @@ def expect_whole(header: Header, records: list[bytes], path: str) -> None:
             )
 
 
-def _table(header: Header, records: list[bytes], id_offset: int):
+def _table(header: Header, records: list[bytes], about: dict[str, Any]):
     (ids,) = (field for field in header.fields if field.name == "ids")
     crops = range(header.crops)
     rows = [ids.read(record, crop) for record in records for crop in crops]
     captions = [_caption(header, record) for record in records for _ in crops]
-    shape = np.zeros((0, *ids.shape), np.int32)
-    about = {
+    ids = np.stack(rows) if rows else np.zeros((0, *ids.shape), np.int32)
+    return ids_table(ids, {"caption": captions}, about, about["id_offset"])
+
+
+def _about(header, id_offset):
+    """What the files' metadata says of the ids."""
+    return {
+        "id_offset": id_offset,
         "grid": header.grid,
         "codes_per_place": header.codes_per_place,
         "codebook_sizes": header.codebook_sizes,
@@ -94,7 +121,6 @@ def _table(header: Header, records: list[bytes], id_offset: int):
         "crops": header.crops,
         "vq_sha256": header.hashes.get("vq", ""),
     }
-    return ids_table(np.stack(rows) if rows else shape, {"caption": captions}, about, id_offset)
 
 
 def ids_table(

@@ -38,7 +38,7 @@ def infer(tensors: Tensors, hints: Hints, prefix: str = "") -> GeneratorConfig:
     gpt = GPTConfig(
         width,
         depth,
-        hints.num_heads or named.num_heads,
+        named.num_heads if hints.num_heads is None else hints.num_heads,
         shape_of(tensors, f"{prefix}layers.0.feed_forward.w1.weight", 2)[0],
         grid=_grid(hints, named, tokenizer),
         **fields,

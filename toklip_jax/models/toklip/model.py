@@ -146,7 +146,7 @@ class TokLIP(nn.Module):
         """
         config = self.config.vision
         check_causal(config)
-        if not all(1 <= count <= config.num_tokens for count in counts):
+        if not counts or not all(1 <= count <= config.num_tokens for count in counts):
             raise UserError(f"expected counts in [1, {config.num_tokens}], got {counts}")
         tokens = self.semantic_tokens(ids)
         pooled = [self.pool_tokens(first_tokens(tokens, k, config.pool)) for k in counts]
