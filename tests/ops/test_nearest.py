@@ -300,11 +300,10 @@ def test_the_tpu_kernel_compiles_within_16_mib(topology):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", ["one huge code", "tiny codes"])
 def test_screening_does_not_trust_lengths_that_float32_cannot_hold(case, metric):
-    vectors, codebook = drawn(64, 2048, 32)
-    vectors, codebook = np.round(3 * np.asarray(vectors)), np.array(codebook)  # exact in bfloat16
+    vectors, codebook = map(np.array, drawn(256, 2048, 32))
     if case == "one huge code":
-        codebook[100] *= 1e20
+        vectors, codebook[100] = np.round(3 * vectors), 1e20 * codebook[100]  # exact in bfloat16
     else:
-        codebook *= 1e-30
+        codebook *= 1e-20
     ids = search(vectors, codebook, "screening", metric)
     np.testing.assert_array_equal(ids, search(vectors, codebook, "blocked", metric))
