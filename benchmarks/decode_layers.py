@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import decode_kernel as kernel
+from benchmarks.decode_tiling import Sizes, pack
 from benchmarks.sampling import read_rate
 from benchmarks.timing import Case, Quiet, against_bar, alternate, compare, machine
 from benchmarks.weights import random_params
@@ -116,7 +117,7 @@ def measure_waits(rounds: int, quiet: Quiet) -> list[dict[str, Any]]:
     programs = kernel.PER_CORE * jax.devices()[0].core_count
     cases = {}
     for name, is_early in {"looking by adding 0": False, "by reading": True}.items():
-        sizes = kernel.Sizes(128, 1, 1, 128, 1e-5, programs, is_early)
+        sizes = Sizes(128, 1, 1, 128, 1e-5, programs, is_early)
         wait = jax.jit(functools.partial(kernel.run_waits, times=WAITS, sizes=sizes))
         count = int(wait(jnp.zeros(1, jnp.int32))[0])
         if count != WAITS * programs:
@@ -161,7 +162,7 @@ def fused_layers(config: GPTConfig, params: dict[str, Any], b: int, **way):
     """Returns what `plain_layers` does, by the kernel, whose `Sizes` take `way`."""
     is_alone = jax.default_backend() != "gpu"
     cores = 1 if is_alone else jax.devices()[0].core_count
-    sizes = kernel.Sizes(
+    sizes = Sizes(
         config.width,
         config.depth,
         config.num_heads,
@@ -171,7 +172,7 @@ def fused_layers(config: GPTConfig, params: dict[str, Any], b: int, **way):
         **way,
     )
     layers = [kernel_layer(params[f"blocks_{i}"], config.width) for i in range(config.depth)]
-    packed = jax.jit(functools.partial(kernel.pack, sizes=sizes))(layers)
+    packed = jax.jit(functools.partial(pack, sizes=sizes))(layers)
     n = config.num_positions
     table = rotary_table_2d(
         jnp.arange(n)[None],
@@ -201,7 +202,7 @@ def fused_layers(config: GPTConfig, params: dict[str, Any], b: int, **way):
 
 
 def kernel_layer(block: dict[str, Any], width: int) -> dict[str, Any]:
-    """Returns a layer's parameters as `decode_kernel.pack` takes them."""
+    """Returns a layer's parameters as `decode_tiling.pack` takes them."""
     attn, mlp = block["attn"], block["mlp"]
     return {
         "norm1": block["norm1"]["scale"],

@@ -38,8 +38,8 @@ def test_every_place_is_that_of_the_layers(load, rows, bound):
 @pytest.mark.parametrize("programs", [4, 64])
 def test_cuts_cover_every_number_once(load, programs, way):
     """However many programs share them."""
-    kernel, ways = load("decode_kernel"), load("decode_layers").WAYS
-    sizes = kernel.Sizes(256, 2, 4, 384, 1e-5, programs, **ways[f"one kernel, {way}"])
+    tiling, ways = load("decode_tiling"), load("decode_layers").WAYS
+    sizes = tiling.Sizes(256, 2, 4, 384, 1e-5, programs, **ways[f"one kernel, {way}"])
     for name, (inner, outer) in {
         "qkv": (256, 768), "proj": (256, 256), "up": (256, 768), "down": (384, 256),
     }.items():  # fmt: skip
@@ -51,7 +51,8 @@ def test_cuts_cover_every_number_once(load, programs, way):
 
 
 def test_keys_in_parts_and_hidden_places(load):
-    kernel, random = load("decode_kernel"), np.random.default_rng(0)
+    kernel, tiling = load("decode_kernel"), load("decode_tiling")
+    random = np.random.default_rng(0)
     shape = 2, 1, 4, 300, 32  # layers, sequences, heads, places, size
     keys, values = (jnp.bfloat16(random.standard_normal(shape)) for _ in range(2))
     visible = jnp.asarray(random.random((1, 300)) < 0.8, jnp.int32)
@@ -66,15 +67,15 @@ def test_keys_in_parts_and_hidden_places(load):
     x, angles = jnp.float32(random.standard_normal((1, 128))), jnp.ones((300, 16)) * 0.7
     outs = []
     for programs in (4, 8, 64):  # one part of the keys, two that share them, and five
-        sizes = kernel.Sizes(128, 2, 4, 256, 1e-5, programs)
-        packed = kernel.pack(layers, sizes)
+        sizes = tiling.Sizes(128, 2, 4, 256, 1e-5, programs)
+        packed = tiling.pack(layers, sizes)
         args = x, packed, keys, values, visible, jnp.int32(299), angles, angles, sizes
         outs.append(kernel.run_layers(*args, interpret=True))
     short = load("decode_layers").WAYS["one kernel, short chunks"]
-    even = kernel.Sizes(128, 2, 4, 256, 1e-5, 64, **short)
+    even = tiling.Sizes(128, 2, 4, 256, 1e-5, 64, **short)
     assert (sizes.tilings["down"].splits, even.tilings["down"].splits) == (2, 4)
     rest = keys, values, visible, jnp.int32(299), angles, angles
-    outs.append(kernel.run_layers(x, kernel.pack(layers, even), *rest, even, interpret=True))
+    outs.append(kernel.run_layers(x, tiling.pack(layers, even), *rest, even, interpret=True))
     for others in outs[:2], outs[3:]:
         for same in others:
             for ours, theirs in zip(same, outs[2], strict=True):
